@@ -1,0 +1,23 @@
+"""What the docstrings' examples may use without importing it, and how hypothesis runs."""
+
+import os
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import settings
+
+import keras_bucketing
+
+# Building a graph takes longer than hypothesis' deadline of 200 ms, and how long depends on the machine.
+settings.register_profile("no_deadline", deadline=None, print_blob=True)
+settings.load_profile("no_deadline")
+
+
+@pytest.fixture(autouse=True)
+def _names_in_docstrings(doctest_namespace):
+    doctest_namespace.update(keras_bucketing=keras_bucketing, keras=keras, np=np, tf=tf, tempfile=tempfile)

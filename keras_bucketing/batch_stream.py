@@ -1,0 +1,44 @@
+"""The pipeline: passes over epochs, epochs cut into batches, batches gathered. All in graph."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from keras_bucketing.batch_gather import BatchGatherer
+from keras_bucketing.epoch_plan import EpochPlanner
+from keras_bucketing.pass_counter import PassCounter
+
+# Gathering one batch is a few hundred microseconds of work; two at once keep up with a training step on any machine,
+# and a fixed number spares the autotuner's start.
+_PARALLEL_GATHERS = 2
+_PREFETCHED_BATCHES = 8
+
+
+def batch_stream(counter: PassCounter, planner: EpochPlanner, gatherer: BatchGatherer) -> tf.data.Dataset:
+    """One pass over one epoch: known length, and the epoch is the next one each time.
+
+    After `seek(epoch, batch)` fewer batches are left, and the pass must end early although its length was declared:
+    `tf.data.experimental.assert_cardinality` would fail the run, every other way to end early makes the length unknown.
+    But `choose_from_datasets` counts as endless as soon as one of its inputs is, even one that is never chosen, and
+    ends with the input it draws from; `take` then declares the length.
+    """
+    one_pass = tf.data.Dataset.range(1).flat_map(lambda _: _one_by_one(*planner.batches(*counter.begin_pass()[1:])))
+    always_the_first = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
+    endless = tf.data.Dataset.choose_from_datasets([one_pass, _never_chosen(one_pass)], always_the_first)
+    cuts = endless.take(planner.num_batches)
+    batches = cuts.map(gatherer, num_parallel_calls=_PARALLEL_GATHERS, deterministic=True)
+    return batches.prefetch(_PREFETCHED_BATCHES)
+
+
+def _one_by_one(rows: tf.Tensor, cuts: tf.Tensor) -> tf.data.Dataset:
+    """The cuts of an epoch, each with the rows it is a cut of (the same tensor every time, not a copy)."""
+    return tf.data.Dataset.zip((tf.data.Dataset.from_tensors(rows).repeat(), tf.data.Dataset.from_tensor_slices(cuts)))
+
+
+def _never_chosen(like: tf.data.Dataset) -> tf.data.Dataset:
+    """An endless data set with elements of that kind, as small as can be: it is part of every iterator's graph."""
+
+    def empty(spec: tf.TensorSpec) -> tf.Tensor:
+        return tf.zeros([size or 0 for size in spec.shape], spec.dtype)
+
+    return tf.data.Dataset.from_tensors(tf.nest.map_structure(empty, like.element_spec)).repeat()

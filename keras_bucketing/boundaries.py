@@ -1,0 +1,172 @@
+"""Bucket boundaries and batch sizes, from lengths alone.
+
+    length     1 . . . . . 9 10 . . . . 19 20 . . . . . . . longest
+    boundary                 |              |
+               [  bucket 0  ][  bucket 1   ][    bucket 2         ]
+    upper                  9             19                 longest
+
+Bucket i holds `boundaries[i - 1] <= length < boundaries[i]`, as in `tf.data.Dataset.bucket_by_sequence_length`: k
+buckets have k - 1 boundaries, and the last bucket has no upper end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from keras_bucketing.checks import check_integer, check_lengths
+
+# The automatic choice stops at the first number of buckets that pads no more than this; beyond it another bucket buys
+# little and makes the batches less random.
+AUTOMATIC_EFFICIENCY = 0.95
+AUTOMATIC_MOST_BUCKETS = 32
+
+_UNREACHABLE = np.iinfo(np.int64).max // 4
+
+
+def optimal_bucket_boundaries(lengths: Any, num_buckets: int) -> list[int]:
+    """Finds the boundaries of at most `num_buckets` buckets that leave the least padding.
+
+    Padding is counted as if every sequence were padded to the longest of its bucket. The minimum is exact, found by
+    dynamic programming over the distinct lengths: with `best(k, j)` the least padded timesteps of the j shortest
+    distinct lengths in k buckets, `best(k, j) = min over i of best(k - 1, i) + upper_j * rows(i..j)`. The cost has the
+    quadrangle inequality (Yao, "Efficient dynamic programming using quadrangle inequalities", STOC 1980), so the best i
+    grows with j and divide and conquer finds a whole k in O(U log U) for U distinct lengths.
+
+    Args:
+        lengths: Integers of shape `(num_sequences,)`, the timesteps of each sequence, at least 1.
+        num_buckets: Int, the number of buckets, at least 1. Fewer come out where there are fewer distinct lengths.
+
+    Returns:
+        List of ints in the sense of `tf.data.Dataset.bucket_by_sequence_length`: bucket i holds the sequences with
+        `boundaries[i - 1] <= length < boundaries[i]`, in timesteps. One entry less than there are buckets.
+
+    Raises:
+        ValueError: If `lengths` is empty, not flat, not whole or below 1, or if `num_buckets` is below 1.
+        TypeError: If `lengths` or `num_buckets` are not integers.
+
+    Example:
+    >>> optimal_bucket_boundaries([2, 2, 3, 9, 10, 30], num_buckets=3)
+    [4, 11]
+    """
+    num_buckets = check_integer("num_buckets", num_buckets)
+    distinct, counts = np.unique(check_lengths(lengths), return_counts=True)
+    if num_buckets >= len(distinct):  # one bucket for each length leaves no padding at all
+        return _boundaries_after(distinct, list(range(1, len(distinct) + 1)))
+    no_minimum = np.zeros(len(distinct), np.int64)
+    best: list[int] = []
+    for ends, _ in _best_partitions(distinct, counts, no_minimum, num_buckets):
+        best = ends
+    return _boundaries_after(distinct, best)
+
+
+def automatic_bucket_boundaries(lengths: np.ndarray, min_rows: Callable[[np.ndarray], np.ndarray]) -> list[int]:
+    """Finds the fewest minimum-padding buckets that reach 95 % padding efficiency, none smaller than its batch.
+
+    Args:
+        lengths: Int64 array of shape `(num_sequences,)`.
+        min_rows: Function from longest lengths, shape `(num_distinct,)`, to the rows that a bucket which ends there
+            must have at least: its batch size. It must not grow with the length.
+
+    Returns:
+        List of boundaries, as of `optimal_bucket_boundaries`. At most 32 buckets, and one bucket where the data is too
+        small for two.
+    """
+    distinct, counts = np.unique(lengths, return_counts=True)
+    minimum = np.minimum(min_rows(distinct), lengths.size)
+    real = int(lengths.sum())
+    best: list[int] = [len(distinct)]
+    for ends, padded in _best_partitions(distinct, counts, minimum, min(AUTOMATIC_MOST_BUCKETS, len(distinct))):
+        best = ends
+        if real >= AUTOMATIC_EFFICIENCY * padded:
+            break
+    return _boundaries_after(distinct, best)
+
+
+def _boundaries_after(distinct: np.ndarray, ends: list[int]) -> list[int]:
+    return [int(distinct[end - 1]) + 1 for end in ends[:-1]]
+
+
+def _best_partitions(
+    distinct: np.ndarray, counts: np.ndarray, min_rows: np.ndarray, most_buckets: int
+) -> Iterator[tuple[list[int], int]]:
+    """Yields, for 1, 2, ... buckets, the best partition's ends (exclusive, into `distinct`) and its padded timesteps.
+
+    Stops at the first number of buckets that the minimum of rows leaves impossible.
+    """
+    rows_before = np.concatenate([[0], np.cumsum(counts)])  # rows_before[i]: rows of the i shortest distinct lengths
+    size = len(distinct)
+    # The first bucket of a partition may begin at 0 only, so one bucket is the cost of everything up to j.
+    best = np.concatenate([[0], distinct * rows_before[1:]])
+    best[1:][rows_before[1:] < min_rows] = _UNREACHABLE
+    best[0] = _UNREACHABLE  # a bucket in front of others is never empty
+    # A bucket that ends at j must begin at or before latest_start[j]: the constraint is a staircase, which keeps the
+    # quadrangle inequality (an infinite cost stays infinite for every narrower bucket).
+    latest_start = np.searchsorted(rows_before, rows_before[1:] - min_rows, side="right") - 1
+    latest_start = np.concatenate([[-1], np.minimum(latest_start, np.arange(size))])
+    starts: list[np.ndarray] = []
+    for buckets in range(1, most_buckets + 1):
+        if buckets > 1:
+            best, start = _add_bucket(best, distinct, rows_before, latest_start)
+            starts.append(start)
+        if best[size] >= _UNREACHABLE:
+            if buckets == 1:  # fewer rows than one batch: a single bucket all the same
+                yield [size], int(distinct[-1] * rows_before[-1])
+            return
+        ends = [size]
+        for start in reversed(starts):
+            ends.append(int(start[ends[-1]]))
+        yield ends[::-1], int(best[size])
+
+
+def _add_bucket(
+    best: np.ndarray, distinct: np.ndarray, rows_before: np.ndarray, latest_start: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """One more bucket behind every partition, by divide and conquer, all nodes of one level at once.
+
+    Args:
+        best: Int64 `(U + 1,)`, the cost of the best partition of the j shortest distinct lengths.
+        distinct: Int64 `(U,)`, the distinct lengths.
+        rows_before: Int64 `(U + 1,)`.
+        latest_start: Int64 `(U + 1,)`, the last start that leaves a bucket ending at j enough rows; -1 for none.
+
+    Returns:
+        The new costs and, for each j, where its last bucket starts, both of shape `(U + 1,)`.
+    """
+    size = len(distinct)
+    new_best = np.full(size + 1, _UNREACHABLE, np.int64)
+    new_start = np.zeros(size + 1, np.int64)
+    # A node (first, last, lowest, highest): ends first..last are open, and their best starts lie in lowest..highest.
+    first, last = np.array([1]), np.array([size])
+    lowest, highest = np.array([0]), np.array([size - 1])
+    while first.size:
+        middle = (first + last) // 2
+        low = lowest
+        high = np.maximum(np.minimum(highest, latest_start[middle]), low)
+        widths = high - low + 1
+        offsets = np.concatenate([[0], np.cumsum(widths)[:-1]])
+        node = np.repeat(np.arange(middle.size), widths)
+        candidates = np.arange(widths.sum()) - offsets[node] + low[node]
+        rows = rows_before[middle][node] - rows_before[candidates]
+        cost = np.minimum(best[candidates] + distinct[middle - 1][node] * rows, _UNREACHABLE)
+        cost[candidates > latest_start[middle][node]] = _UNREACHABLE
+        least = np.minimum.reduceat(cost, offsets)
+        hits = np.flatnonzero(cost == least[node])
+        hit_nodes, first_hit = np.unique(node[hits], return_index=True)
+        start = np.empty(middle.size, np.int64)
+        start[hit_nodes] = candidates[hits[first_hit]]
+        new_best[middle], new_start[middle] = least, start
+        # Where nothing reaches `middle`, nothing is known of its neighbours' starts: leave their ranges as they are.
+        reached = least < _UNREACHABLE
+        upper_of_left = np.where(reached, start, highest)
+        lower_of_right = np.where(reached, start, lowest)
+        left, right = first < middle, middle < last
+        first, last, lowest, highest = (
+            np.concatenate([first[left], (middle + 1)[right]]),
+            np.concatenate([(middle - 1)[left], last[right]]),
+            np.concatenate([lowest[left], lower_of_right[right]]),
+            np.concatenate([upper_of_left[left], highest[right]]),
+        )
+    return new_best, new_start

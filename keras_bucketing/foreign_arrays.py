@@ -1,0 +1,137 @@
+"""Arrow, awkward and pandas data: none of these libraries is imported unless the data come from it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+
+def values_and_row_splits(rows: Any, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Takes the flat values and the row splits out of a columnar array without touching its rows.
+
+    Args:
+        rows: Anything. Recognised are pyarrow's `ListArray`, `LargeListArray`, `FixedSizeListArray` and chunked columns
+            of them, a pandas Series of an Arrow list type, and an awkward array with one variable axis.
+        name: What to call it in an error message.
+
+    Returns:
+        The values `(num_values, *feature_shape)` and the splits `(num_rows + 1,)`; None if `rows` is none of these.
+
+    Raises:
+        ValueError: If a row or a value is missing, or the features are ragged too.
+    """
+    if _comes_from("pandas", rows) and hasattr(getattr(rows, "array", None), "__arrow_array__"):
+        import pyarrow
+
+        rows = pyarrow.array(rows.array)
+    if _comes_from("pyarrow", rows) and hasattr(rows, "type"):
+        return _from_arrow(rows, name)
+    if _comes_from("awkward", rows):
+        return _from_awkward(rows, name)
+    return None
+
+
+def as_list(rows: Any, name: str) -> list[Any]:
+    """The rows of a list, an object array or a pandas Series, as a list."""
+    if isinstance(rows, list):
+        return rows
+    if isinstance(rows, np.ndarray) and rows.dtype == object and rows.ndim == 1:
+        return list(rows.tolist())
+    if _comes_from("pandas", rows) and hasattr(rows, "tolist"):
+        return list(rows.tolist())
+    if isinstance(rows, (np.ndarray, np.generic)) or (hasattr(rows, "__array__") and hasattr(rows, "shape")):
+        shape = tuple(np.shape(rows))
+        if len(shape) < 2:
+            raise TypeError(
+                f"`{name}` must be a list of sequences. Received one array of shape {shape}: `{name}[0]` is a "
+                "scalar where "
+                "a sequence belongs. Pass a list with one array a sequence, or flat values to "
+                "BucketedSequence.from_row_splits(values, row_splits)."
+            )
+        raise ValueError(
+            f"`{name}` must be a list of sequences. Received one array of shape {shape}, in which every sequence "
+            "has the "
+            f"length {shape[1]}. If it is padded, use BucketedSequence.from_padded({name}, ...); if all lengths "
+            "really are "
+            f"equal, there is nothing to bucket: pass it to fit() as it is, or pass list({name})."
+        )
+    raise TypeError(
+        f"`{name}` is not a collection of sequences. Expected a list of arrays, an object array, a tf.RaggedTensor, "
+        "a pyarrow "
+        f"list array, a pandas Series of lists or an awkward array, received {type(rows).__name__}."
+    )
+
+
+def is_columnar_list(rows: Any) -> bool:
+    """Whether this is an Arrow, pandas or awkward column whose rows are lists."""
+    if _comes_from("pandas", rows):
+        return hasattr(rows, "dtype") and ("list" in str(rows.dtype) or rows.dtype == object)
+    if _comes_from("pyarrow", rows) and hasattr(rows, "type"):
+        return "list" in str(rows.type)
+    return _comes_from("awkward", rows) and getattr(rows, "ndim", 1) > 1
+
+
+def _comes_from(library: str, rows: Any) -> bool:
+    """Whether the object's class is of a library, without importing that library."""
+    return library in sys.modules and type(rows).__module__.split(".")[0] == library
+
+
+def _from_arrow(column: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+    if hasattr(column, "combine_chunks"):
+        column = column.combine_chunks()
+        if hasattr(column, "chunks"):  # pyarrow before 15 gives a chunked array with one chunk
+            column = column.chunk(0)
+    _refuse_nulls(column, name, "sequence")
+    kind = str(column.type)
+    if "list" not in kind:
+        raise TypeError(
+            f"`{name}` must be a column of lists. Received the Arrow type {kind}: `{name}[0]` is a scalar where a "
+            "sequence "
+            "belongs."
+        )
+    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+    splits = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    values, features = column.flatten(), []
+    while "list" in str(values.type):
+        _refuse_nulls(values, name, "timestep")
+        widths = np.unique(values.value_lengths().to_numpy(zero_copy_only=False))
+        if len(widths) > 1:
+            raise ValueError(
+                f"All sequences must share one feature shape. Received timesteps of {widths[0]} and of {widths[1]} "
+                "features "
+                f"in `{name}`. Reshape or drop those sequences."
+            )
+        features.append(int(widths[0]) if len(widths) else 0)
+        values = values.flatten()
+    _refuse_nulls(values, name, "value")
+    return values.to_numpy(zero_copy_only=False).reshape(-1, *features), splits
+
+
+def _refuse_nulls(array: Any, name: str, what: str) -> None:
+    if array.null_count:
+        at = int(np.argmax(array.is_null().to_numpy(zero_copy_only=False)))
+        where = f"{name}[{at}]" if what == "sequence" else f"flat position {at} of `{name}`"
+        raise ValueError(f"`{name}` must not hold missing entries. Received a null {what} at {where}. Fill or drop it.")
+
+
+def _from_awkward(array: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+    import awkward
+
+    if array.ndim < 2:
+        raise TypeError(
+            f"`{name}` must be an array of lists. Received the awkward type {array.type}: `{name}[0]` is a scalar "
+            "where a "
+            "sequence belongs."
+        )
+    try:
+        lengths = awkward.to_numpy(awkward.num(array, axis=1), allow_missing=False)
+        values = awkward.to_numpy(awkward.flatten(array, axis=1), allow_missing=False)
+    except ValueError as error:
+        raise ValueError(
+            f"`{name}` must have one variable axis and no missing entries. Received the awkward type {array.type}. "
+            "Make its "
+            "inner axes regular with awkward.to_regular, and fill or drop missing entries."
+        ) from error
+    return values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

@@ -1,0 +1,108 @@
+"""The lengths of the rows of a padded batch, read off the batch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+def sequence_paths(x: Any, sequences: Any = None) -> list[Any]:
+    """Chooses the entries of a model's input that have a time axis.
+
+    Args:
+        x: The input's specs or arrays: a single one, or a dict, tuple or list of them.
+        sequences: Optional str or int, the entry of `x` that holds the sequences.
+
+    Returns:
+        List of keys into `x`, or `[None]` where `x` itself is the batch.
+
+    Raises:
+        ValueError: If no entry can be a batch of sequences, or one cannot tell which.
+    """
+    entries = _entries(x)
+    if sequences is not None:
+        if sequences not in entries:
+            raise ValueError(
+                f"`sequences` names no entry of the batches' x. Expected one of {list(entries)}, received "
+                f"{sequences!r}."
+            )
+        return [sequences]
+    padded = {key: tuple(leaf.shape) for key, leaf in entries.items() if _rank(leaf) >= 2}
+    if not padded:
+        raise ValueError(
+            "No entry of the batches' x has a time axis. Expected at least one of shape (batch, time, ...), received "
+            f"{ {key: tuple(leaf.shape) if _rank(leaf) >= 0 else 'unknown shape' for key, leaf in entries.items()} }. "
+            "Batch and pad the dataset before monitor_padding()."
+        )
+    # An axis of varying size is time; one of a fixed size may be features.
+    varying = [key for key, shape in padded.items() if shape[1] is None]
+    if not varying and len({shape[1] for shape in padded.values()}) > 1:
+        raise ValueError(
+            f"Which entry of the batches' x holds the sequences is not clear. Received the shapes {padded}. Say so: "
+            f"monitor_padding(dataset, sequences={next(iter(padded))!r})."
+        )
+    return varying or list(padded)
+
+
+def row_lengths(x: Any, paths: list[Any], mask_value: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """Measures a batch; in graph or eagerly.
+
+    A one-dimensional integer entry "lengths" of a dict is believed. Otherwise a length is what remains
+    without the trailing `mask_value` timesteps, or without the leading ones if more rows of the batch begin
+    than end with them. A row of nothing but `mask_value` counts as one timestep, as `SequenceMasking`
+    leaves it.
+
+    Args:
+        x: The model's input, as `sequence_paths` saw it.
+        paths: What `sequence_paths` returned.
+        mask_value: What padding holds.
+
+    Returns:
+        The rows' lengths, int32 of shape `(batch,)`, and the padded length, an int32 scalar, both in
+        timesteps.
+    """
+    entries = _entries(x)
+    leaves = [tf.convert_to_tensor(entries[path]) for path in paths]
+    padded_length = tf.reduce_max(tf.stack([tf.shape(leaf)[1] for leaf in leaves]))
+    given = entries.get("lengths")
+    if given is not None and _rank(given) == 1 and tf.as_dtype(given.dtype).is_integer:
+        return tf.cast(given, tf.int32), padded_length
+    lengths = tf.stack([_unpadded_lengths(leaf, mask_value) for leaf in leaves])
+    return tf.reduce_max(lengths, axis=0), padded_length
+
+
+def _unpadded_lengths(leaf: tf.Tensor, mask_value: Any) -> tf.Tensor:
+    if leaf.dtype == tf.string and mask_value == 0:
+        mask_value = ""
+    if isinstance(mask_value, (float, np.floating)) and math.isnan(mask_value):
+        is_padding = tf.math.is_nan(leaf)
+    else:
+        is_padding = tf.equal(leaf, tf.cast(mask_value, leaf.dtype))
+    is_real = tf.logical_not(tf.reduce_all(is_padding, axis=tf.range(2, tf.rank(leaf))))
+    time = tf.shape(leaf)[1]
+    steps = tf.range(1, time + 1)
+    until_last = tf.reduce_max(tf.where(is_real, steps, 0), axis=1)
+    from_first = tf.reduce_max(tf.where(is_real, time + 1 - steps, 0), axis=1)
+    end_padded = tf.math.count_nonzero(until_last < time)
+    begin_padded = tf.math.count_nonzero(from_first < time)
+    return tf.maximum(tf.where(begin_padded > end_padded, from_first, until_last), 1)
+
+
+def _entries(x: Any) -> dict[Any, Any]:
+    if isinstance(x, dict):
+        return dict(x)
+    if isinstance(x, (tuple, list)):
+        return dict(enumerate(x))
+    return {None: x}
+
+
+def _rank(leaf: Any) -> int:
+    """The number of axes; -1 where nobody knows, or for what is no dense tensor."""
+    shape = getattr(leaf, "shape", None)
+    if shape is None or isinstance(leaf, (tf.RaggedTensorSpec, tf.SparseTensorSpec)):
+        return -1
+    rank = getattr(shape, "rank", None) if isinstance(shape, tf.TensorShape) else len(shape)
+    return -1 if rank is None else int(rank)
