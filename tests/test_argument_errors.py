@@ -1,0 +1,186 @@
+"""What a stranger reads after a mistake: argument, index, what was received, what to do. TensorFlow never speaks."""
+
+import numpy as np
+import pytest
+
+from keras_bucketing.bucketed_sequence import BucketedSequence
+
+X = [[1, 2, 3], [4], [5, 6]]
+Y = [0, 1, 0]
+
+
+def text_of_error(error, function, *arguments, **options):
+    with pytest.raises(error) as raised:
+        function(*arguments, **options)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "texts"),
+    [
+        ([], ValueError, ["`x` has no sequences. Expected at least one."]),
+        (None, TypeError, ["`x` is not a collection of sequences. Expected a list of arrays, ", "received NoneType."]),
+        (7, TypeError, ["`x` is not a collection of sequences.", "received int."]),
+        ("some text", TypeError, ["`x` is not a collection of sequences.", "received str."]),
+        ((row for row in X), TypeError, ["`x` is not a collection of sequences.", "received generator."]),
+        ([1, 2, 3], TypeError, ["`x[0]` must be a sequence. Received the scalar 1. Wrap each sequence in a list"]),
+        ([[1], 2], TypeError, ["`x[1]` must be a sequence. Received the scalar 2."]),
+        (np.arange(3), TypeError, ["Received one array of shape (3,): `x[0]` is a scalar where a sequence belongs."]),
+        (
+            np.zeros((2, 5)),
+            ValueError,
+            ["Received one array of shape (2, 5), in which every", "BucketedSequence.from_padded"],
+        ),
+        (
+            [[1], "two"],
+            TypeError,
+            ["`x[1]` must be a sequence of numbers. Received the string 'two'. Map strings to ids"],
+        ),
+        ([[1], [2, "b"]], TypeError, ["`x[1]` must be a sequence of numbers.", "at x[1][1].", "StringLookup"]),
+        ([[1], None], TypeError, ["`x[1]` must be a sequence of numbers. Received NoneType. Drop that row"]),
+        ([[1], [2, None]], TypeError, ["`x[1]` must be a sequence of numbers. Received None at x[1][1]."]),
+        ([[1], {"a": 1}], TypeError, ["`x[1]` must be a sequence of numbers. Received dict."]),
+        ([[1], [1j]], TypeError, ["`x[1]` must be a sequence of numbers."]),
+        (
+            [np.array(["a"])],
+            TypeError,
+            ["`x[0]` must hold numbers. Expected a bool, int or float dtype, received <U1."],
+        ),
+        ([[[1, 2], [3]]], ValueError, ["`x[0]` must be a regular array. Received timesteps of different shapes."]),
+        (
+            [np.zeros((3, 12)), np.zeros((2, 12)), np.zeros((3, 13))],
+            ValueError,
+            ["All sequences must share one feature shape. Expected (12,) as in x[0], received (13,) at x[2]."],
+        ),
+        ([[1], [[2]]], ValueError, ["Expected () as in x[0], received (1,) at x[1]."]),
+        (
+            [[1], []],
+            ValueError,
+            ["Sequences must not be empty. Received length 0 at x[1] (1 in all).", 'on_empty="drop"'],
+        ),
+        ({"a": X, "b": X[:2]}, ValueError, ["`x['b']` must have one row for each sequence. Expected 3 as in `x['a']`"]),
+    ],
+)
+def test_wrong_sequences(x, error, texts):
+    message = text_of_error(error, BucketedSequence, x)
+    assert all(text in message for text in texts), message
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"y": [0, 1]}, ValueError, "`y` must have one row for each sequence. Expected 3 as in `x`, received 2."),
+        ({"y": Y, "sample_weight": [1]}, ValueError, "`sample_weight` must have one row for each sequence."),
+        ({"batch_size": 0}, ValueError, "`batch_size` is too small. Expected an int >= 1, received 0."),
+        (
+            {"batch_size": "32"},
+            TypeError,
+            "`batch_size` must be an integer. Expected an int >= 1, received '32' (str).",
+        ),
+        ({"batch_size": 8, "bucket_batch_sizes": [8]}, ValueError, "The batch size must be given in one way."),
+        (
+            {"bucket_boundaries": [5, 3]},
+            ValueError,
+            "`bucket_boundaries` must increase. Received 3 at bucket_boundaries[1]",
+        ),
+        (
+            {"bucket_boundaries": [2], "bucket_batch_sizes": [8]},
+            ValueError,
+            "Expected 2 for the boundaries [2], received 1.",
+        ),
+        ({"bucket_boundaries": ["a"]}, TypeError, "`bucket_boundaries[0]` must be an integer."),
+        ({"max_timesteps_per_batch": 2}, ValueError, "Expected at least 3 for the 3 timesteps of x[0], received 2."),
+        ({"batch_size_multiple": 5}, ValueError, "`x` has too few sequences for a single batch. Expected at least 5"),
+        (
+            {"batch_size": 6, "num_shards": 4, "seed": 1},
+            ValueError,
+            "Expected a multiple of 4, received 6. Use 4 or 8.",
+        ),
+        ({"num_buckets": 0}, ValueError, "`num_buckets` is too small."),
+        ({"num_buckets": 2.0}, TypeError, "`num_buckets` must be an integer."),
+        ({"pad_to_bucket_boundary": 1}, TypeError, "`pad_to_bucket_boundary` must be a boolean."),
+        ({"padding_value": None}, TypeError, "`padding_value` must be a number."),
+        (
+            {"padding_value": 0.5},
+            ValueError,
+            "`padding_value` must be a value of the data's dtype. Expected one that int64",
+        ),
+        (
+            {"y": X, "label_padding_value": 2**70},
+            ValueError,
+            "`label_padding_value` must be a value of the data's dtype.",
+        ),
+        ({"maxlen": 0}, ValueError, "`maxlen` is too small. Expected an int >= 1, received 0."),
+        ({"maxlen": 2.5}, TypeError, "`maxlen` must be an integer."),
+        ({"maxlen": 2, "truncating": "end"}, ValueError, "`truncating` is unknown. Expected one of ['post', 'pre']"),
+        (
+            {"on_empty": "skip"},
+            ValueError,
+            "`on_empty` is unknown. Expected one of ['raise', 'drop', 'keep'], received 'skip'.",
+        ),
+        ({"include_lengths": "yes"}, TypeError, "`include_lengths` must be a boolean."),
+        (
+            {"remainder": "pad"},
+            ValueError,
+            "`remainder` is unknown. Expected one of ['spill', 'keep', 'drop'], received 'pad'.",
+        ),
+        ({"remainder": True}, TypeError, "`remainder` must be a string."),
+        ({"remainder": "drop"}, ValueError, "No bucket of `x` has enough sequences for a full batch"),
+        ({"shuffle": None}, TypeError, "`shuffle` must be a boolean."),
+        ({"seed": -1}, ValueError, "`seed` is too small. Expected an int >= 0, received -1."),
+        ({"seed": 2**64}, ValueError, "`seed` is too large. Expected an int below 2**63"),
+        ({"seed": "a"}, TypeError, "`seed` must be an integer."),
+        ({"num_shards": 2, "batch_size": 2}, ValueError, "`seed` must be given for num_shards=2 with shuffle=True"),
+        ({"num_shards": 2, "shard_index": 2, "seed": 1}, ValueError, "`shard_index` is out of range."),
+    ],
+)
+def test_wrong_options(options, error, text):
+    assert text in text_of_error(error, BucketedSequence, X, **options)
+
+
+def test_an_unused_wrong_option_is_refused_too():
+    assert "`truncating` is unknown" in text_of_error(ValueError, BucketedSequence, X, truncating="end")
+
+
+def test_options_are_given_by_name():
+    assert "positional" in text_of_error(TypeError, BucketedSequence, X, Y, None, 32)
+    assert "batchsize" in text_of_error(TypeError, BucketedSequence, X, batchsize=32)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "error", "text"),
+    [
+        ("seek", [-1], ValueError, "`epoch` is too small. Expected an int >= 0, received -1."),
+        ("seek", [1.0], TypeError, "`epoch` must be an integer."),
+        ("seek", [0, -1], ValueError, "`batch` is too small."),
+        ("seek", [0, 4], ValueError, "`batch` is out of range. Expected 0 to 3, the batches of an epoch, received 4."),
+        ("epoch_plan", [-1], ValueError, "`epoch` is too small."),
+        ("epoch_plan", ["0"], TypeError, "`epoch` must be an integer."),
+        ("padding_stats", [-1], ValueError, "`epoch` is too small."),
+        ("state_dict", [0.5], TypeError, "`epoch` must be an integer."),
+        ("state_dict", [0, 99], ValueError, "`batch` is out of range. Expected 0 to 3"),
+        ("load_state_dict", [{}], ValueError, "`state` must be what state_dict() returned."),
+        (
+            "restore_order",
+            [np.zeros(2)],
+            ValueError,
+            "`outputs` must have one row for each sequence. Expected 3, received 2.",
+        ),
+    ],
+)
+def test_wrong_arguments_of_methods(dataset, method, arguments, error, text):
+    assert text in text_of_error(error, getattr(dataset, method), *arguments)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return BucketedSequence(X, Y, batch_size=1, seed=1)
+
+
+def test_a_state_of_other_data_or_options_is_refused(dataset):
+    state = dataset.state_dict()
+    dataset.load_state_dict(state)
+    for other in (BucketedSequence([[1, 2, 3], [4], [5, 7]], Y, batch_size=1), BucketedSequence(X, Y, batch_size=2)):
+        assert "`state` belongs to another data set" in text_of_error(ValueError, other.load_state_dict, state)
+    reseeded = BucketedSequence(X, Y, batch_size=1, seed=2)
+    assert "Pass seed=1 to BucketedSequence" in text_of_error(ValueError, reseeded.load_state_dict, state)

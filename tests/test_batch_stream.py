@@ -1,0 +1,107 @@
+"""Passes over epochs: whoever iterates, however far, and after seek()."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_bucketing.bucketed_sequence import BucketedSequence
+
+NUM_ROWS = 23
+X = [[row] * (1 + row % 7) for row in range(NUM_ROWS)]
+
+
+def make(**options):
+    return BucketedSequence(X, np.arange(NUM_ROWS), **{"batch_size": 3, "seed": 1, "num_buckets": 3, **options})
+
+
+def rows_of(batches):
+    return [labels.numpy().tolist() for _, labels in batches]
+
+
+def planned(dataset, epoch, first_batch=0):
+    return [rows.tolist() for rows in dataset.epoch_plan(epoch)][first_batch:]
+
+
+WRAPPERS = {
+    "plain": lambda dataset: dataset,
+    "prefetch": lambda dataset: dataset.prefetch(2),
+    "map": lambda dataset: dataset.map(lambda x, y: (x, y), num_parallel_calls=2),
+    "map, prefetch": lambda dataset: dataset.map(lambda x, y: (x, y)).prefetch(tf.data.AUTOTUNE),
+    "options": lambda dataset: dataset.with_options(tf.data.Options()),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_sought_pass_is_the_rest_of_its_epoch_and_the_next_ones_are_whole(wrapper):
+    dataset = make()
+    wrapped = WRAPPERS[wrapper](dataset)
+    assert rows_of(wrapped) == planned(dataset, 0)
+    for first_batch in (0, 3, len(dataset) - 1):
+        dataset.seek(5, first_batch)
+        assert len(wrapped) == len(dataset) == dataset.num_batches
+        assert rows_of(wrapped) == planned(dataset, 5, first_batch)
+        assert rows_of(wrapped) == planned(dataset, 6)
+    dataset.seek(5, len(dataset))
+    assert rows_of(wrapped) == planned(dataset, 6)
+
+
+def test_repeating_reads_one_epoch_after_the_other():
+    dataset = make()
+    dataset.seek(2, 4)
+    expected = planned(dataset, 2, 4) + planned(dataset, 3) + planned(dataset, 4)
+    assert rows_of(dataset.repeat().take(len(expected))) == expected
+
+
+def test_an_iterator_that_is_never_read_takes_no_epoch():
+    dataset = make()
+    unread = [iter(dataset) for _ in range(3)]
+    assert dataset.newest_pass().number == 0
+    assert rows_of(dataset) == planned(dataset, 0)
+    assert dataset.newest_pass().number == 1
+    assert (dataset.epoch, dataset.newest_pass().epoch) == (1, 0)
+    assert rows_of(unread[1]) == planned(dataset, 1)
+
+
+def test_an_abandoned_pass_is_over():
+    dataset = make()
+    for epoch in range(3):
+        assert rows_of(dataset.take(2)) == planned(dataset, epoch)[:2]
+    iterator = iter(dataset)
+    next(iterator)
+    del iterator
+    assert rows_of(dataset) == planned(dataset, 4)
+
+
+def test_two_passes_at_once_read_different_epochs():
+    dataset = make()
+    first, second = iter(dataset), iter(dataset)
+    interleaved = [(rows_of([next(first)]), rows_of([next(second)])) for _ in range(len(dataset))]
+    assert [one[0] for one, _ in interleaved] == planned(dataset, 0)
+    assert [other[0] for _, other in interleaved] == planned(dataset, 1)
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_of_threads_that_begin_at_once_only_one_gets_the_rest_of_the_epoch(attempt):
+    dataset, num_threads = make(), 4
+    dataset.seek(7, 5)
+    barrier = Barrier(num_threads)
+
+    def read(_):
+        iterator = iter(dataset)
+        barrier.wait()
+        return rows_of(iterator)
+
+    with ThreadPoolExecutor(num_threads) as threads:
+        passes = sorted(threads.map(read, range(num_threads)))
+    expected = [planned(dataset, 7, 5), *(planned(dataset, epoch) for epoch in (8, 9, 10))]
+    assert passes == sorted(expected)
+
+
+def test_the_declared_length_is_that_of_every_epoch():
+    for remainder in ("spill", "keep", "drop"):
+        dataset = make(remainder=remainder)
+        assert int(dataset.cardinality()) == dataset.num_batches == len(dataset)
+        assert [len(list(dataset)) for _ in range(3)] == [len(dataset)] * 3

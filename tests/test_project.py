@@ -1,0 +1,54 @@
+"""What is said in several places is the same in all of them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import keras_bucketing
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    tomllib = pytest.importorskip("tomli", reason="needs tomli on Python 3.10")
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+LOWER_BOUNDS = dict(re.fullmatch(r"([\w-]+)>=([\d.]+).*", entry).groups() for entry in PROJECT["dependencies"])
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_run_time_needs_nothing_but_tensorflow_keras_and_numpy() -> None:
+    assert set(LOWER_BOUNDS) == {"tensorflow", "keras", "numpy"}
+
+
+def test_the_oldest_versions_that_are_tested_are_the_lower_bounds() -> None:
+    file = ROOT / ".ci" / "oldest.txt"
+    if not file.exists():
+        pytest.skip("the tests run outside of the source tree")
+    tested = dict(re.findall(r"^([\w-]+)==([\d.]+)$", file.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert {name: version.rsplit(".", 1)[0] for name, version in tested.items()} == LOWER_BOUNDS
+
+
+def test_the_support_table_of_the_readme_is_that_of_pyproject() -> None:
+    table = dict(re.findall(r"^\| (Python|TensorFlow|Keras|NumPy) \| ([\d.]+) ", README, flags=re.MULTILINE))
+    expected = {
+        "Python": PROJECT["requires-python"].removeprefix(">="),
+        "TensorFlow": LOWER_BOUNDS["tensorflow"],
+        "Keras": LOWER_BOUNDS["keras"],
+        "NumPy": LOWER_BOUNDS["numpy"],
+    }
+    assert table == expected
+
+
+def test_the_changelog_has_an_entry_for_this_version() -> None:
+    file = ROOT / "CHANGELOG.md"
+    if not file.exists():
+        pytest.skip("the tests run outside of the source tree")
+    assert f"## [{keras_bucketing.__version__}]" in file.read_text(encoding="utf-8")
+
+
+def test_every_public_name_is_described_in_the_readme_and_has_a_docstring_with_an_example() -> None:
+    for name in keras_bucketing.__all__:
+        assert f"`{name}" in README, name
+        assert ">>>" in (getattr(keras_bucketing, name).__doc__ or ""), name

@@ -1,0 +1,51 @@
+"""The README is executed: its Python blocks in one go, as somebody would type them, its links and commands checked."""
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_five_lines_at_the_top_run() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(3, 30, 70)
+    model = keras.Sequential([keras.layers.Masking(), keras.layers.LSTM(4), keras.layers.Dense(2)])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    names = {"x": [rng.normal(size=(n, 2)) for n in lengths], "y": rng.integers(0, 2, 70), "model": model}
+    exec(compile(BLOCKS[0], "README.md", "exec"), names)
+    assert names["predictions"].shape == (70, 2)
+
+
+@pytest.mark.slow
+def test_the_guide_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in BLOCKS[1:]:
+        exec(compile(block, "README.md", "exec"), names)
+
+
+def test_every_link_into_the_repository_leads_somewhere() -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["run", "test"])
+def test_the_commands_do_all_the_set_up(name: str) -> None:
+    command = re.search(rf"<!-- {name} command -->\n```bash\n(.*?)```", README, flags=re.DOTALL)
+    assert command, f"the README has no {name} command"
+    assert "python3 -m venv" in command[1]
+    assert "pip install" in command[1]
+
+
+def test_scripts_that_the_readme_names_exist() -> None:
+    scripts = set(re.findall(r"\b(?:examples|benchmarks)/\w+\.py\b", README))
+    assert scripts
+    assert [script for script in sorted(scripts) if not (ROOT / script).exists()] == []

@@ -1,0 +1,134 @@
+"""SequenceMasking as a Keras layer: precision, errors, serialisation, Keras' own tests."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+# run_layer_test and run_class_serialization_test are Keras' own conformance tests for layers. They have no public
+# name; a layer that passes them behaves as Keras' own do. Nothing else is taken from keras.src.
+from keras.src.testing import TestCase as KerasTestCase
+
+from keras_bucketing import SequenceMasking
+
+X = np.array([[[1.0], [0.0], [2.0], [0.0]], [[1.0], [2.0], [3.0], [4.0]]], "float32")
+LENGTHS = np.array([3, 2], "int32")
+
+
+class ReturnsItsMask(keras.layers.Layer):
+    """What the next layer sees: the mask that the outputs carry, after any cast that Keras did."""
+
+    def __init__(self):
+        super().__init__()
+        self.supports_masking = True
+
+    def call(self, sequences, mask=None):
+        return mask
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
+def test_small_genuine_values_are_compared_before_they_are_rounded(policy):
+    x = np.array([[[1.0], [0.0], [1e-9], [0.0]]], "float32")
+    outputs = SequenceMasking(dtype=policy)(x)
+    assert keras.backend.standardize_dtype(outputs.dtype) == policy.removeprefix("mixed_")
+    assert np.array(ReturnsItsMask()(outputs)).tolist() == [[True, True, True, False]]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("mask_value", [-999.1, 0.1, 1e6])
+def test_a_mask_value_is_found_whatever_it_was_rounded_to(dtype, mask_value):
+    x = keras.ops.cast(np.array([[1.0, mask_value, 2.0, mask_value]], "float64"), dtype)
+    assert np.array(SequenceMasking(mask_value).compute_mask(x)).tolist() == [[True, True, True, False]]
+
+
+def test_long_float_lengths_are_exact_in_half_precision():
+    x = np.zeros((1, 2052, 1), "float32")
+    outputs = SequenceMasking(dtype="mixed_float16")(x, lengths=np.array([2049.0], "float32"))
+    assert np.array(ReturnsItsMask()(outputs)).sum() == 2049
+
+
+@pytest.mark.parametrize(("given", "expected"), [("int32", "int32"), ("int64", "int64"), ("float64", "float32")])
+def test_integers_keep_their_dtype_and_floats_take_the_layers(given, expected):
+    x = np.ones((1, 2), given)
+    assert keras.backend.standardize_dtype(SequenceMasking()(x).dtype) == expected
+    assert SequenceMasking()(keras.Input((None,), dtype=given)).dtype == expected
+
+
+# Errors.
+
+
+@pytest.mark.parametrize("mask_value", ["0", None, True, [0.0]])
+def test_a_mask_value_that_is_no_number_is_refused(mask_value):
+    with pytest.raises(TypeError, match=r"`mask_value` must be a number\. Expected .*, received .*Pass the value"):
+        SequenceMasking(mask_value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m(np.ones(3, "float32")), "must come in a batch. Expected shape (batch, time)"),
+        (lambda m: m({"x": X, "lengths": LENGTHS}), "Received ['lengths', 'x']"),
+        (lambda m: m({"sequences": X}, lengths=LENGTHS), "Give the lengths once"),
+        (lambda m: m(X, lengths=[1, 2, 3]), "Expected shape (2,) for sequences of shape (2, 4, 1), received (3,)"),
+        (lambda m: m(X, lengths=[1]), "received (1,)"),
+        (lambda m: m(X, lengths=np.ones((2, 4), "int32")), "received (2, 4)"),
+        (lambda m: m(X, lengths=np.array(2)), "received ()"),
+    ],
+)
+def test_what_cannot_be_masked_is_refused(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call(SequenceMasking())
+
+
+@pytest.mark.parametrize(("mask_value", "dtype"), [(0.5, "int32"), (np.nan, "int32"), (np.inf, "int32"), (-1, "uint8")])
+def test_a_mask_value_that_the_integers_cannot_hold_is_refused(mask_value, dtype):
+    with pytest.raises(ValueError, match=f"Expected one of dtype {dtype}, received {mask_value}"):
+        SequenceMasking(mask_value)(np.ones((1, 2), dtype))
+
+
+# Serialisation, and Keras' own tests.
+
+
+@pytest.mark.parametrize("mask_value", [0.0, -1, 2.5])
+def test_the_config_holds_the_mask_value(mask_value):
+    layer = SequenceMasking(mask_value, name="here", dtype="mixed_float16")
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert (copy.mask_value, copy.name, copy.dtype_policy.name) == (mask_value, "here", "mixed_float16")
+    assert type(copy.mask_value) is type(mask_value)
+
+
+# run_layer_test trains a model of this layer alone, on a generator: Keras warns that it has no weights and that fit's
+# default shuffle=True does nothing.
+@pytest.mark.filterwarnings("ignore:The model does not have any trainable weights:UserWarning")
+@pytest.mark.filterwarnings("ignore:.shuffle=True. was passed:UserWarning")
+class TestAsKerasTestsItsLayers(KerasTestCase):
+    def test_vectors(self):
+        self.run_layer_test(
+            SequenceMasking,
+            init_kwargs={"mask_value": 1.0},
+            input_shape=(2, 3, 4),
+            expected_output_shape=(2, 3, 4),
+            expected_num_trainable_weights=0,
+            expected_num_non_trainable_weights=0,
+            expected_num_seed_generators=0,
+            expected_num_losses=0,
+            supports_masking=True,
+            expected_mask_shape=(2, 3),
+        )
+
+    def test_token_ids(self):
+        self.run_layer_test(
+            SequenceMasking,
+            init_kwargs={"mask_value": 0},
+            input_shape=(2, 3),
+            input_dtype="int32",
+            expected_output_shape=(2, 3),
+            expected_output_dtype="int32",
+            supports_masking=True,
+            expected_mask_shape=(2, 3),
+            run_training_check=False,  # integers have no gradient
+        )
+
+    def test_serialization(self):
+        self.run_class_serialization_test(SequenceMasking(mask_value=3.0, name="masking"))

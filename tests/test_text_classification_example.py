@@ -1,0 +1,65 @@
+"""examples/text_classification.py, run as a user would, with a tiny model on tiny corpora."""
+
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "text_classification.py"
+SUBJECTS = {"kitchen": ["salt", "pan", "oven", "recipe"], "harbour": ["ship", "rope", "anchor", "tide"]}
+
+WITHOUT_SUBJECT = ["the", "of", "and", "a", "to", "in", "is", "it"]
+
+
+def run(folder: Path, options: str) -> str:
+    command = [sys.executable, str(EXAMPLE), *options.split()]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def write_corpus(path: Path, num_texts: int, seed: int) -> None:
+    """Two words in three say nothing about the label; one text in four is of the harbour."""
+    rng = random.Random(seed)
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(num_texts):
+            label = rng.choice(["kitchen", "kitchen", "kitchen", "harbour"])
+            words = [rng.choice([*SUBJECTS[label], *(WITHOUT_SUBJECT)]) for _ in range(rng.randint(5, 40))]
+            file.write(f"{label}\t{' '.join(words)}.\n")
+
+
+def accuracies(output: str) -> tuple[float, float]:
+    """Of the model, and of always answering the most frequent class."""
+    found = re.search(r"mean test accuracy ([\d.]+).*\nalways answering \w[\w ]*: ([\d.]+)", output)
+    assert found, output
+    return float(found[1]), float(found[2])
+
+
+def test_it_learns_from_a_file_and_is_tested_on_another(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "train.tsv", 400, seed=0)
+    write_corpus(tmp_path / "test.tsv", 100, seed=1)
+    output = run(tmp_path, "--train train.tsv --test test.tsv --units 16 --epochs 25 --seeds 0 1")
+    assert "400 texts to train on, 100 to test on, 2 classes" in output
+    assert output.count("s an epoch") == 2
+    accuracy, majority = accuracies(output)
+    assert 0.6 < majority < 0.9
+    assert accuracy > majority + 0.1
+
+
+def test_one_file_is_split(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "texts.tsv", 60, seed=0)
+    output = run(tmp_path, "--train texts.tsv --units 4 --epochs 1")
+    assert "54 texts to train on, 6 to test on" in output
+
+
+def test_without_a_file_it_reads_the_functions_on_this_machine(tmp_path: Path) -> None:
+    output = run(tmp_path, "--per-package 100 --units 4 --epochs 1")
+    assert "3 classes" in output
+    assert 0.6 < float(re.search(r"padding efficiency ([\d.]+)", output)[1]) <= 1
