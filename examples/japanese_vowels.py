@@ -1,0 +1,147 @@
+"""Tells nine speakers apart by recordings of different lengths: UCI Japanese Vowels.
+
+    python examples/japanese_vowels.py                      # one seed
+    python examples/japanese_vowels.py --seeds 0 1 2 3 4    # mean accuracy and spread
+    python examples/japanese_vowels.py --cross-validate     # how RECIPE was chosen
+
+270 recordings to train on and 370 to test on, 12 channels (LPC cepstrum coefficients), 7 to 29 timesteps. The `sktime`
+package carries the data, so nothing is downloaded.
+
+RECIPE is the better of CANDIDATES in a five-fold cross-validation on the TRAINING split alone (accuracy .967 against
+.952); `--cross-validate` runs it again. Pooling, dropout, units and batch size come from a coarser search on the same
+folds. The test split was read only after that choice: its mean accuracy over seeds 0 to 4 is .9795, from .9757 to
+.9865.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+from sktime.datasets import load_japanese_vowels
+
+from keras_bucketing import BucketedSequence, MaskedLSTMClassifier, PaddingStatsCallback
+
+RECIPE = {"units": 64, "pooling": "last", "dropout": 0.3, "learning_rate": 1e-2, "batch_size": 32, "epochs": 40}
+CANDIDATES = [RECIPE, {**RECIPE, "learning_rate": 3e-3}]  # what --cross-validate compares
+NUM_FOLDS = 5
+
+
+def load_recordings(split: str) -> tuple[list[np.ndarray], np.ndarray]:
+    """The recordings `(length, 12)` of a split, "train" or "test", and their speakers, 0 to 8."""
+    frames, speakers = load_japanese_vowels(split=split, return_type="df-list")
+    return [frame.to_numpy() for frame in frames], speakers.astype(int) - 1
+
+
+def standardize(recordings: list[np.ndarray], reference: list[np.ndarray]) -> list[np.ndarray]:
+    """Gives each channel the mean 0 and the standard deviation 1 over all timesteps of the reference."""
+    timesteps = np.concatenate(reference)
+    mean, deviation = timesteps.mean(axis=0), timesteps.std(axis=0)
+    return [(recording - mean) / deviation for recording in recordings]
+
+
+def train(
+    x: list[np.ndarray], y: np.ndarray, recipe: dict, seed: int, verbose: int = 0
+) -> tuple[keras.Model, BucketedSequence]:
+    """A classifier trained on standardised recordings, and the batches that it was trained on."""
+    keras.utils.set_random_seed(seed)
+    dataset = BucketedSequence(x, y, batch_size=recipe["batch_size"], include_lengths=True, seed=seed)
+    model = MaskedLSTMClassifier(
+        num_classes=9,
+        units=recipe["units"],
+        bidirectional=True,
+        pooling=recipe["pooling"],
+        dropout=recipe["dropout"],
+    )
+    learning_rate = keras.optimizers.schedules.CosineDecay(recipe["learning_rate"], recipe["epochs"] * len(dataset))
+    model.compile(keras.optimizers.Adam(learning_rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    callback = PaddingStatsCallback(dataset)
+    model.fit(dataset, epochs=recipe["epochs"], shuffle=False, callbacks=[callback], verbose=verbose)
+    return model, dataset
+
+
+def predict(model: keras.Model, x: list[np.ndarray]) -> np.ndarray:
+    """The probabilities `(num_recordings, 9)`, in the order of the recordings."""
+    dataset = BucketedSequence(x, batch_size=64, include_lengths=True, shuffle=False)
+    return dataset.restore_order(model.predict(dataset, verbose=0))
+
+
+def make_folds(speakers: np.ndarray) -> np.ndarray:
+    """The fold of each recording: runs of consecutive recordings of each speaker.
+
+    Recordings that follow one another sound more alike than those of the test split will, so folds drawn at random
+    would flatter every candidate.
+    """
+    folds = np.empty(len(speakers), int)
+    for speaker in np.unique(speakers):
+        rows = np.flatnonzero(speakers == speaker)
+        folds[rows] = np.arange(len(rows)) * NUM_FOLDS // len(rows)
+    return folds
+
+
+def cross_validate(recipe: dict, seed: int) -> tuple[float, float]:
+    """Accuracy and loss on held-out parts of the training split."""
+    recordings, speakers = load_recordings("train")
+    folds = make_folds(speakers)
+    probabilities = np.empty((len(speakers), 9))
+    for fold in range(NUM_FOLDS):
+        rest, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        reference = [recordings[row] for row in rest]
+        model, _ = train(standardize(reference, reference), speakers[rest], recipe, seed)
+        probabilities[held_out] = predict(model, standardize([recordings[row] for row in held_out], reference))
+    of_speaker = probabilities[np.arange(len(speakers)), speakers]
+    return float(np.mean(probabilities.argmax(axis=1) == speakers)), float(-np.mean(np.log(of_speaker)))
+
+
+def print_cross_validation(candidates: list[dict], seed: int) -> None:
+    """One line for each candidate."""
+    for candidate in candidates:
+        accuracy, loss = cross_validate(candidate, seed)
+        print(f"accuracy {accuracy:.4f}  loss {loss:.4f}  {candidate}", flush=True)
+
+
+def run(recipe: dict, seeds: list[int], output: Path) -> None:
+    """Trains with each seed and evaluates on the test split."""
+    reference, y = load_recordings("train")
+    x = standardize(reference, reference)
+    recordings, test_y = load_recordings("test")
+    test_x = standardize(recordings, reference)
+    accuracies = []
+    for seed in seeds:
+        start = time.perf_counter()
+        model, dataset = train(x, y, recipe, seed, verbose=1 if len(seeds) == 1 else 0)
+        probabilities = predict(model, test_x)
+        accuracies.append(np.mean(probabilities.argmax(axis=1) == test_y))
+        print(f"seed {seed}: test accuracy {accuracies[-1]:.4f} ({time.perf_counter() - start:.0f} s)", flush=True)
+    if len(seeds) > 1:
+        print(f"mean {np.mean(accuracies):.4f}, from {min(accuracies):.4f} to {max(accuracies):.4f}")
+
+    print("\nThe buckets:")
+    dataset.summary()
+    stats = dataset.padding_stats()
+    saved = 1 - stats.total_timesteps / stats.pad_to_longest_timesteps
+    print(f"\n{stats.pad_to_longest_timesteps} timesteps an epoch with everything padded to the longest recording.")
+    print(f"{stats.total_timesteps} in these buckets, {saved:.0%} fewer; {stats.real_timesteps} of them are real.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    dataset.plot().figure.savefig(output, dpi=150)
+    print(f"\nA picture of the buckets: {output}")
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", "--seed", type=int, nargs="+", default=[0], help="one training run each")
+    parser.add_argument("--cross-validate", action="store_true", help="compare CANDIDATES on the training split")
+    parser.add_argument("--quick", action="store_true", help="a tiny model and two epochs, to see that all of it runs")
+    parser.add_argument("--output", type=Path, default=Path("output/japanese_vowels_buckets.png"), help="the picture")
+    arguments = parser.parse_args()
+    quick = {"units": 8, "epochs": 2} if arguments.quick else {}
+    if arguments.cross_validate:
+        print_cross_validation([{**candidate, **quick} for candidate in CANDIDATES], arguments.seeds[0])
+    else:
+        run({**RECIPE, **quick}, arguments.seeds, arguments.output)
+
+
+if __name__ == "__main__":
+    main()
