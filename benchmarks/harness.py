@@ -1,0 +1,191 @@
+"""What the benchmark scripts share: interleaved repeats, medians with their spread, tables, JSON and pictures.
+
+Machines are noisy, so contenders take turns in one process, each round in another order, and ratios are formed within a
+round: what slows a whole round down cancels out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_bucketing.text_table import format_table
+
+# Before TensorFlow starts: its notes about missing GPUs are not part of a benchmark's output.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+_PACKAGES = ("keras-bucketing", "tensorflow", "keras", "numpy", "torch")
+
+
+class Spread(NamedTuple):
+    """A median and its interquartile range."""
+
+    median: float
+    lower: float
+    upper: float
+
+    def __str__(self) -> str:
+        return f"{_significant(self.median)} ({_significant(self.lower)} - {_significant(self.upper)})"
+
+
+def spread_of(figures: Sequence[float]) -> Spread:
+    """The median of the figures, and where the middle half of them lies."""
+    lower, median, upper = np.percentile(figures, [25, 50, 75]).tolist()
+    return Spread(median, lower, upper)
+
+
+def parse_arguments(description: str | None) -> argparse.Namespace:
+    """Reads the command line that all benchmarks share: `--output DIR`, `--quick`."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser.add_argument("--output", type=Path, default=Path("output"), help="where JSON and picture go")
+    parser.add_argument("--quick", action="store_true", help="tiny data: shows that the script runs, measures nothing")
+    return parser.parse_args()
+
+
+def interleave(
+    contenders: Mapping[str, Callable[[], float]], rounds: int, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """Lets the contenders take turns.
+
+    Args:
+        contenders: Functions that measure themselves once and return the figure.
+        rounds: Int, how often each of them is measured. Every round begins with another contender.
+        warm_up: Whether a first round is thrown away: traced functions, threads, caches.
+
+    Returns:
+        The figures of each contender, one a round.
+    """
+    names = list(contenders)
+    figures: dict[str, list[float]] = {name: [] for name in names}
+    if warm_up:
+        for name in names:
+            contenders[name]()
+    for number in range(rounds):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            figures[name].append(contenders[name]())
+    return figures
+
+
+def ratios_within_rounds(figures: Sequence[float], others: Sequence[float]) -> Spread:
+    """The spread of `figures / others`, each figure against the other one of its round."""
+    return spread_of([figure / other for figure, other in zip(figures, others, strict=True)])
+
+
+def environment() -> dict[str, Any]:
+    """Date, processor count, package versions and command: what a quoted figure must carry."""
+    installed = {distribution.name for distribution in importlib.metadata.distributions()}
+    versions = {package: importlib.metadata.version(package) for package in _PACKAGES if package in installed}
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processors": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "command": shlex.join(["python", *sys.argv]),
+    }
+
+
+def environment_line() -> str:
+    """The same as `environment()`, in one line of text."""
+    facts = environment()
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return (
+        f"{facts['date']}, {facts['processors']} processors, Python {facts['python']}, {versions}: {facts['command']}"
+    )
+
+
+def report(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:
+    """Prints a table with its title, and a note below it."""
+    cells = [[str(cell) if isinstance(cell, Spread) else cell for cell in row] for row in rows]
+    print(f"\n{title}\n\n{format_table(header, cells)}\n")
+    if note:
+        print(f"{note}\n")
+
+
+def write_json(output: Path, name: str, results: Mapping[str, Any]) -> None:
+    """Writes the results, with the environment, to `output/name.json`."""
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / f"{name}.json"
+    path.write_text(json.dumps({"environment": environment(), **results}, indent=2, default=_to_json) + "\n")
+    print(f"{environment_line()}\nwritten: {path}")
+
+
+def write_picture(
+    output: Path,
+    name: str,
+    draw: Callable[[Any], None],
+    panels: int = 1,
+    columns: int = 2,
+    height: float = 3.6,
+) -> None:
+    """Lets `draw(axes)` paint panels into `output/name.png`; without Matplotlib, says so.
+
+    Args:
+        output: The folder.
+        name: Str, the file's name without ending.
+        draw: Function that takes a list of Matplotlib axes.
+        panels: Int, how many axes.
+        columns: Int, how many of them side by side.
+        height: Float, of one panel, in inches.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        print("no picture: pip install 'keras-bucketing[plot]' brings Matplotlib")
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    output.mkdir(parents=True, exist_ok=True)
+    columns = min(columns, panels)
+    rows = -(-panels // columns)
+    with pyplot.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, axes = pyplot.subplots(
+            rows, columns, figsize=(10 if columns > 1 else 6, height * rows), layout="constrained", squeeze=False
+        )
+        for axis in axes.flat[panels:]:
+            axis.set_axis_off()
+        draw(axes.flat[:panels].tolist())
+        figure.savefig(output / f"{name}.png", dpi=150)
+        pyplot.close(figure)
+    print(f"written: {output / f'{name}.png'}")
+
+
+def draw_bars(axis: Any, spreads: Mapping[str, Spread], label: str, highlight: str, number: str = "{:,.0f}") -> None:
+    """Draws horizontal bars with their spread, the first on top; the highlighted one black, the others grey."""
+    names = list(spreads)
+    medians = [spread.median for spread in spreads.values()]
+    errors = [[s.median - s.lower for s in spreads.values()], [s.upper - s.median for s in spreads.values()]]
+    shades = ["0.15" if name.startswith(highlight) else "0.7" for name in names]
+    axis.barh(names, medians, xerr=errors, color=shades, ecolor="0.45", capsize=2)
+    for position, spread in enumerate(spreads.values()):
+        axis.annotate(
+            number.format(spread.median), (spread.upper, position), (5, 0), textcoords="offset points", va="center"
+        )
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1.18 * max(spread.upper for spread in spreads.values()))
+    axis.set_xlabel(label)
+
+
+def _significant(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"Cannot write {type(value).__name__} as JSON.")

@@ -1,0 +1,159 @@
+"""Padding efficiency of five ways to choose bucket boundaries, and how long the minimum-padding ones take to find.
+
+Every sequence is padded to the longest of its bucket, as with `pad_to_bucket_boundary=True`. The ways:
+
+- minimum padding: `optimal_bucket_boundaries`;
+- quantile: as many sequences in each bucket;
+- equal width: boundaries at equal distances;
+- geometric: each boundary the same factor above the one before;
+- equal total duration: as many timesteps in each bucket (lhotse's DynamicBucketingSampler).
+
+Two equal boundaries leave one bucket less; nobody gets another one for it. The data comes with sktime and Python, or
+is drawn from heavy-tailed distributions.
+
+    python benchmarks/padding.py
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import harness
+import numpy as np
+from lengths import functions_of_standard_library, lognormal_lengths, pareto_lengths, sktime_lengths
+
+from keras_bucketing import optimal_bucket_boundaries
+
+OURS = "minimum padding"
+NUM_BUCKETS = [2, 4, 8, 16, 32]
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    arguments = harness.parse_arguments(__doc__)
+    quick = arguments.quick
+    data = distributions(quick)
+    num_buckets = [2, 8] if quick else NUM_BUCKETS
+    efficiencies = {name: measure_efficiency(lengths, num_buckets) for name, lengths in data.items()}
+    for name, by_method in efficiencies.items():
+        lengths = data[name]
+        title = (
+            f"{name}: {len(lengths):,} sequences of {lengths.min()} to {lengths.max()} timesteps, "
+            f"median {np.median(lengths):g}; padding efficiency by number of buckets"
+        )
+        rows = [[method, *figures.values()] for method, figures in by_method.items()]
+        harness.report(title, ["boundaries", *map(str, num_buckets)], rows)
+
+    sizes = [100, 1_000] if quick else [100, 1_000, 10_000, 100_000]
+    seconds = measure_time(sizes, num_buckets=8, rounds=2 if quick else 5)
+    harness.report(
+        "seconds to find 8 minimum-padding boundaries",
+        ["distinct lengths", "seconds"],
+        [[f"{size:,}", spread] for size, spread in seconds.items()],
+        note="Median (quartiles).",
+    )
+    harness.write_json(arguments.output, "padding", {"efficiency": efficiencies, "seconds_to_find": seconds})
+    harness.write_picture(
+        arguments.output, "padding", lambda axes: draw(axes, efficiencies), panels=len(data), columns=3, height=2.6
+    )
+
+
+def distributions(quick: bool) -> dict[str, np.ndarray]:
+    """The lengths, by name."""
+    synthetic = 500 if quick else 100_000
+    data = {
+        "Japanese Vowels": sktime_lengths("JapaneseVowels"),
+        "PLAID": sktime_lengths("PLAID"),
+        "standard library functions": functions_of_standard_library(20 if quick else None),
+        "lognormal, as IMDB": lognormal_lengths(synthetic, mean=235, median=174, longest=2_500),
+        "lognormal, wide": lognormal_lengths(synthetic, mean=300, median=75, longest=20_000),
+        "Pareto": pareto_lengths(synthetic, shape=1.2, shortest=10, longest=20_000),
+    }
+    return {name: lengths for name, lengths in data.items() if lengths is not None}
+
+
+def quantile(lengths: np.ndarray, num_buckets: int) -> np.ndarray:
+    """As many sequences in each bucket."""
+    return np.quantile(lengths, np.arange(1, num_buckets) / num_buckets)
+
+
+def equal_width(lengths: np.ndarray, num_buckets: int) -> np.ndarray:
+    """Boundaries at equal distances."""
+    return np.linspace(lengths.min(), lengths.max(), num_buckets + 1)[1:-1]
+
+
+def geometric(lengths: np.ndarray, num_buckets: int) -> np.ndarray:
+    """Each boundary the same factor above the one before."""
+    return np.geomspace(lengths.min(), lengths.max(), num_buckets + 1)[1:-1]
+
+
+def equal_total_duration(lengths: np.ndarray, num_buckets: int) -> np.ndarray:
+    """As many timesteps in each bucket."""
+    ordered = np.sort(lengths)
+    timesteps = np.cumsum(ordered)
+    return ordered[np.searchsorted(timesteps, timesteps[-1] * np.arange(1, num_buckets) / num_buckets)]
+
+
+METHODS: dict[str, Callable[[np.ndarray, int], Any]] = {
+    OURS: optimal_bucket_boundaries,
+    "quantile": quantile,
+    "equal width": equal_width,
+    "geometric": geometric,
+    "equal total duration": equal_total_duration,
+}
+
+
+def padding_efficiency(lengths: np.ndarray, boundaries: Any) -> float:
+    """Real timesteps over all timesteps, every sequence padded to the longest of its bucket."""
+    buckets = np.searchsorted(np.unique(np.ceil(boundaries)), lengths, side="right")
+    longest = np.zeros(buckets.max() + 1, np.int64)
+    np.maximum.at(longest, buckets, lengths)
+    return float(lengths.sum() / longest[buckets].sum())
+
+
+def measure_efficiency(lengths: np.ndarray, num_buckets: list[int]) -> dict[str, dict[int, float]]:
+    """The padding efficiency of each way with each number of buckets."""
+    return {
+        name: {count: padding_efficiency(lengths, find(lengths, count)) for count in num_buckets}
+        for name, find in METHODS.items()
+    }
+
+
+def measure_time(sizes: list[int], num_buckets: int, rounds: int) -> dict[int, harness.Spread]:
+    """Seconds to find boundaries among so many distinct lengths, each occurring up to nine times."""
+    random = np.random.default_rng(0)
+
+    def timer(size: int) -> Callable[[], float]:
+        lengths = np.repeat(np.arange(1, size + 1), random.integers(1, 10, size))
+
+        def seconds() -> float:
+            begin = time.perf_counter()
+            optimal_bucket_boundaries(lengths, num_buckets)
+            return time.perf_counter() - begin
+
+        return seconds
+
+    figures = harness.interleave({str(size): timer(size) for size in sizes}, rounds)
+    return {size: harness.spread_of(figures[str(size)]) for size in sizes}
+
+
+def draw(axes: Any, efficiencies: dict[str, dict[str, dict[int, float]]]) -> None:
+    """One panel a data set: efficiency over the number of buckets, one line a way."""
+    styles = {OURS: ("o", "-"), "quantile": ("v", ":"), "equal width": ("s", "--")}
+    styles |= {"geometric": ("D", "-."), "equal total duration": ("^", "-")}
+    for axis, (name, by_method) in zip(axes, efficiencies.items(), strict=True):
+        for method, figures in by_method.items():
+            marker, line = styles[method]
+            emphasis = {"color": "0.1", "linewidth": 2} if method == OURS else {"color": "0.5", "linewidth": 1}
+            axis.plot(list(figures), list(figures.values()), marker=marker, ls=line, ms=4, label=method, **emphasis)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(list(figures), map(str, figures))
+        axis.set(ylim=(0, 1.02), xlabel="buckets", ylabel="padding efficiency")
+        axis.set_title(name, loc="left")
+    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""How random bucketed batches are, on real lengths: `python benchmarks/randomness.py`.
+
+Grouping by length makes batches less random than a plain shuffle. Three figures say by how much, each next to what
+chance alone would give:
+
+- neighbours: the correlation of padded length between a batch and the next one. 0 if the order of batches is random.
+- meetings: how many pairs of sequences share a batch in two epochs. Fewer buckets, or larger ones, mean fewer.
+- label imbalance: how far the labels of a batch are from those of all the data, as a multiple of what random batches
+  have. 1 if lengths say nothing about labels.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import sysconfig
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_bucketing.bucketed_sequence import BucketedSequence
+from keras_bucketing.epoch_plan import EpochPlan
+
+
+class LabelledLengths(NamedTuple):
+    """The lengths of real sequences, int64 `(num_sequences,)` in timesteps, and their labels, ints of that shape."""
+
+    lengths: np.ndarray
+    labels: np.ndarray
+
+
+def standard_library_functions(num_modules: int = 40) -> LabelledLengths:
+    """The functions of Python's largest single-file modules: how many words long, and from which module."""
+    files = sorted(
+        Path(sysconfig.get_paths()["stdlib"]).glob("*.py"), key=lambda path: (-path.stat().st_size, path.name)
+    )
+    lengths, labels = [], []
+    for label, path in enumerate(files[:num_modules]):
+        source = path.read_text(encoding="utf-8")
+        lines = source.splitlines()
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lengths.append(sum(len(line.split()) for line in lines[node.lineno - 1 : node.end_lineno]))
+                labels.append(label)
+    return LabelledLengths(np.array(lengths), np.array(labels))
+
+
+def japanese_vowels() -> LabelledLengths:
+    """The recordings of the UCI Japanese Vowels data, both splits: 7 to 29 timesteps, 9 speakers."""
+    from sktime.datasets import load_japanese_vowels
+
+    x, speakers = load_japanese_vowels(return_X_y=True)
+    return LabelledLengths(
+        np.array([len(row.iloc[0]) for _, row in x.iterrows()]), np.unique(speakers, return_inverse=True)[1]
+    )
+
+
+def make_dataset(lengths: np.ndarray, **options: object) -> BucketedSequence:
+    """A data set of sequences with these lengths; what they hold does not matter here."""
+    return BucketedSequence.from_row_splits(np.zeros(lengths.sum(), np.int8), np.cumsum([0, *lengths]), **options)
+
+
+def batch_of_each_row(plan: EpochPlan, num_rows: int) -> np.ndarray:
+    """Int array `(num_rows,)`: the batch a row is in, -1 if it was left out."""
+    batches = np.full(num_rows, -1)
+    batches[plan.rows] = np.repeat(np.arange(len(plan)), np.diff(plan.batch_splits))
+    return batches
+
+
+def neighbour_correlation(plan: EpochPlan) -> float:
+    """The correlation of padded length between a batch and the next one."""
+    deviations = plan.padded_lengths - plan.padded_lengths.mean()
+    return float((deviations[:-1] * deviations[1:]).sum() / (deviations**2).sum())
+
+
+def repeated_meetings(plan: EpochPlan, other: EpochPlan, num_rows: int) -> int:
+    """How many pairs of rows share a batch in both epochs."""
+    together = np.stack([batch_of_each_row(plan, num_rows), batch_of_each_row(other, num_rows)])
+    counts = np.unique(together[:, (together >= 0).all(axis=0)], axis=1, return_counts=True)[1]
+    return int((counts * (counts - 1) // 2).sum())
+
+
+def batch_buckets(plan: EpochPlan, row_buckets: np.ndarray) -> np.ndarray:
+    """Int array `(num_batches, num_buckets)`: how many rows of each bucket a batch has; the same in every epoch."""
+    composition = np.zeros((len(plan), row_buckets.max() + 1), np.int64)
+    np.add.at(composition, (batch_of_each_row(plan, len(row_buckets))[plan.rows], row_buckets[plan.rows]), 1)
+    return composition
+
+
+def expected_meetings(composition: np.ndarray, bucket_rows: np.ndarray) -> float:
+    """What `repeated_meetings` is on average if rows are shuffled evenly inside their buckets.
+
+    Two rows of a bucket of n share one of its batches, with c rows of it each, with probability p = sum c (c - 1) /
+    (n (n - 1)); rows of two buckets with p = sum c d / (n m). In two independent epochs: p squared, for each pair.
+    """
+    shared = (composition.T @ composition).astype(float)
+    np.fill_diagonal(shared, (composition * (composition - 1)).sum(axis=0) / 2)
+    pairs = np.outer(bucket_rows, bucket_rows).astype(float)
+    np.fill_diagonal(pairs, bucket_rows * (bucket_rows - 1) / 2)
+    shared, pairs = shared[np.triu_indices(len(pairs))], pairs[np.triu_indices(len(pairs))]
+    return float((shared[pairs > 0] ** 2 / pairs[pairs > 0]).sum())
+
+
+def label_imbalance(plan: EpochPlan, labels: np.ndarray) -> float:
+    """How far the labels of the batches are from those of all rows, as a multiple of what random batches have."""
+    counts = batch_buckets(plan, labels)
+    return float(_squared_distance(counts, labels) / _random_distance(counts.sum(axis=1), labels))
+
+
+def expected_label_imbalance(composition: np.ndarray, row_buckets: np.ndarray, labels: np.ndarray) -> float:
+    """What `label_imbalance` is on average if rows are shuffled evenly inside their buckets.
+
+    The labels of c rows out of a bucket of n are hypergeometric: mean c p, variance c p (1 - p) (n - c) / (n - 1).
+    """
+    table = np.zeros((row_buckets.max() + 1, labels.max() + 1))
+    np.add.at(table, (row_buckets, labels), 1)
+    rows = table.sum(axis=1, keepdims=True)
+    shares = table / np.maximum(rows, 1)
+    spread = composition * (rows.T - composition) / np.maximum(rows.T - 1, 1)
+    variance = spread @ (shares * (1 - shares))
+    distance = _squared_distance(composition @ shares, labels) + variance.sum()
+    return float(distance / _random_distance(composition.sum(axis=1), labels))
+
+
+def _squared_distance(counts: np.ndarray, labels: np.ndarray) -> float:
+    shares = np.bincount(labels) / len(labels)
+    return float(((counts - counts.sum(axis=1, keepdims=True) * shares) ** 2).sum())
+
+
+def _random_distance(sizes: np.ndarray, labels: np.ndarray) -> float:
+    shares = np.bincount(labels) / len(labels)
+    return float((sizes * (len(labels) - sizes)).sum() / (len(labels) - 1) * (shares * (1 - shares)).sum())
+
+
+def main() -> None:
+    """Prints the figures for both data sets and several numbers of buckets."""
+    num_epochs = 40
+    print(f"{'':34}{'neighbours':>12}{'meetings':>12}{'expected':>10}{'random':>8}{'imbalance':>12}{'expected':>10}")
+    for name, load in (("standard library", standard_library_functions), ("Japanese Vowels", japanese_vowels)):
+        lengths, labels = load()
+        for options in ({"num_buckets": 1}, {"num_buckets": 4}, {}, {"num_buckets": 32}):
+            dataset = make_dataset(lengths, seed=0, **options)
+            row_buckets = np.searchsorted(dataset.bucket_boundaries, lengths, side="right")
+            plans = [dataset.epoch_plan(epoch) for epoch in range(num_epochs)]
+            composition = batch_buckets(plans[0], row_buckets)
+            sizes = composition.sum(axis=1, keepdims=True)
+            figures = [
+                np.mean([neighbour_correlation(plan) for plan in plans]),
+                np.mean([repeated_meetings(*pair, len(lengths)) for pair in itertools.pairwise(plans)]),
+                expected_meetings(composition, np.bincount(row_buckets)),
+                expected_meetings(sizes, np.array([len(lengths)])),
+                np.mean([label_imbalance(plan, labels) for plan in plans]),
+                expected_label_imbalance(composition, row_buckets, labels),
+            ]
+            head = f"{name}, {len(dataset.bucket_batch_sizes)} buckets, {len(lengths)} rows"
+            widths_and_digits = zip(figures, (12, 12, 10, 8, 12, 10), (3, 1, 1, 1, 2, 2), strict=True)
+            print(f"{head:34}" + "".join(f"{figure:{width}.{digits}f}" for figure, width, digits in widths_and_digits))
+
+
+if __name__ == "__main__":
+    main()

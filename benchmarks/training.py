@@ -1,0 +1,233 @@
+"""Training the same LSTM on the same sequences: seconds per epoch, accuracy, and seconds to an accuracy of 0.9.
+
+The lengths are those of IMDB reviews: lognormal, mean 235, median 174, at most 2,500 timesteps. To fit in five minutes
+there are a few hundred sequences, at the quantiles of that distribution. The label is the majority of marker tokens in
+the sequence (labelled_tokens.py): synthetic, but to be learned, and the best accuracy is the same for everybody.
+
+Model: Embedding(32, mask_zero) - LSTM(64) - Dense(1), Adam(0.005), the same initial weights (PyTorch draws its own); 32
+rows a batch, except for the timestep budgets. `bucket_by_sequence_length` has the boundaries 100, 200, 300, 500, 1000.
+All train in turns, one epoch each. Before that each trains on two batches and goes back to its initial weights, so that
+no epoch holds the tracing. XLA compiles each shape in the first epoch. The accuracy is measured outside of the clock.
+
+    python benchmarks/training.py
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import harness
+import keras
+import numpy as np
+import tensorflow as tf
+from contenders import bucket_by_sequence_length, shuffled_padded_batch
+from labelled_tokens import VOCABULARY_SIZE, labelled_token_sequences, quantile_lengths
+from sequences import Sequences
+
+from keras_bucketing import BucketedSequence
+
+BATCH_SIZE = 32
+LEARNING_RATE = 0.005
+BOUNDARIES = [100, 200, 300, 500, 1_000]
+GOAL = 0.9
+FULL, QUICK = (640, 2_500, 4), (120, 120, 2)  # sequences, longest, epochs
+PADDED, RANDOM, RIVAL = "pad everything", "shuffled padded_batch", "bucket_by_sequence_length"
+OURS = "BucketedSequence"
+
+
+class Trainee(Protocol):
+    """Something that trains for one epoch at a time."""
+
+    def train_epoch(self) -> int:
+        """Trains for one epoch and returns the number of updates."""
+
+    def accuracy(self) -> float:
+        """The accuracy on the validation sequences."""
+
+
+def main() -> None:
+    """Trains, prints, writes."""
+    arguments = harness.parse_arguments(__doc__)
+    # bucket_by_sequence_length has no known length, and Keras warns after every epoch; a new model is traced anew.
+    warnings.filterwarnings("ignore", message="Your input ran out of data")
+    tf.get_logger().setLevel("ERROR")
+    num_sequences, longest, epochs = QUICK if arguments.quick else FULL
+    mean = longest * 235 / 2_500 if arguments.quick else 235
+    lengths = [quantile_lengths(size, mean, mean * 174 / 235, longest) for size in (num_sequences, num_sequences // 4)]
+    train, validation = (labelled_token_sequences(lengths[seed], seed=seed) for seed in (0, 1))
+    trainees = make_trainees(train, validation, longest)
+    records: dict[str, list[dict[str, float]]] = {name: [] for name in trainees}
+    for epoch in range(epochs):
+        names = list(trainees)
+        for name in names[epoch % len(names) :] + names[: epoch % len(names)]:
+            begin = time.perf_counter()
+            updates = trainees[name].train_epoch()
+            seconds = time.perf_counter() - begin
+            accuracy = trainees[name].accuracy()
+            records[name].append({"seconds": seconds, "updates": updates, "accuracy": accuracy})
+            print(f"epoch {epoch + 1}, {name}: {seconds:.1f} s, accuracy {accuracy:.3f}", flush=True)
+    results = {name: summarize(record, records) for name, record in records.items()}
+    harness.report(
+        f"{num_sequences:,} sequences of 1 to {longest:,} timesteps, {epochs} epochs",
+        [
+            "batches",
+            "seconds per epoch",
+            f"times faster than {PADDED}",
+            f"than {RANDOM}",
+            f"than {RIVAL}",
+            "updates per epoch",
+            f"accuracy after {epochs} epochs",
+            f"seconds to {GOAL}",
+        ],
+        [[name, *_cells(row)] for name, row in results.items()],
+        note="Median (quartiles) over the epochs, the first one left out; ratios are formed within an epoch.",
+    )
+    settings = {"num_sequences": num_sequences, "longest": longest, "boundaries_of_rival": BOUNDARIES}
+    harness.write_json(arguments.output, "training", {**settings, "results": results, "epochs": records})
+    harness.write_picture(arguments.output, "training", lambda axes: draw(axes, results, records), panels=2, height=4)
+
+
+def make_trainees(train: Sequences, validation: Sequences, longest: int) -> dict[str, Trainee]:
+    """Everybody, ready for the first epoch."""
+    budget = 6 * longest
+    data: dict[str, Iterable[Any]] = {
+        PADDED: pad_everything(train, longest),
+        RANDOM: shuffled_padded_batch(train, BATCH_SIZE),
+        RIVAL: bucket_by_sequence_length(train, [BATCH_SIZE] * (len(BOUNDARIES) + 1), BOUNDARIES),
+        OURS: bucketed(train, batch_size=BATCH_SIZE),
+        f"{OURS}, budget {budget:,}": bucketed(train, max_timesteps_per_batch=budget),
+        f"{OURS}, budget {2 * budget:,}": bucketed(train, max_timesteps_per_batch=2 * budget),
+        f"{OURS}, boundary + XLA": bucketed(train, batch_size=BATCH_SIZE, pad_to_bucket_boundary=True, num_buckets=8),
+    }
+    evaluator = make_model(jit_compile=False)
+    validate = bucketed(validation, batch_size=128, shuffle=False)
+    trainees: dict[str, Trainee] = {
+        name: KerasTrainee(dataset, evaluator, validate, jit_compile="XLA" in name) for name, dataset in data.items()
+    }
+    try:
+        from torch_training import PackedLSTM
+    except ImportError:
+        print("without PyTorch: it is not installed")
+    else:
+        trainees["PyTorch, packed sequences"] = PackedLSTM(train, validation, BATCH_SIZE, LEARNING_RATE)
+    return trainees
+
+
+def pad_everything(sequences: Sequences, longest: int) -> tf.data.Dataset:
+    """All sequences in one array, as `pad_sequences` makes it, in shuffled batches, as `fit` makes them of arrays."""
+    padded = keras.utils.pad_sequences(sequences.arrays, maxlen=longest, padding="post")
+    rows = tf.data.Dataset.from_tensor_slices((padded, sequences.labels)).shuffle(len(padded))
+    return rows.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
+
+
+def bucketed(sequences: Sequences, **options: Any) -> BucketedSequence:
+    """A BucketedSequence of these sequences."""
+    return BucketedSequence.from_row_splits(sequences.values, sequences.row_splits, sequences.labels, seed=0, **options)
+
+
+def make_model(jit_compile: bool) -> keras.Model:
+    """The model, with the same initial weights every time."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.layers.Embedding(VOCABULARY_SIZE, 32, mask_zero=True),
+            keras.layers.LSTM(64),
+            keras.layers.Dense(1),
+        ]
+    )
+    model.compile(
+        keras.optimizers.Adam(LEARNING_RATE),
+        keras.losses.BinaryCrossentropy(from_logits=True),
+        metrics=[keras.metrics.BinaryAccuracy(threshold=0)],
+        jit_compile=jit_compile,
+    )
+    model.build((None, None))
+    return model
+
+
+class KerasTrainee:
+    """Trains the model with `fit`; the accuracy comes from one other model, traced once for all."""
+
+    def __init__(self, dataset: Any, evaluator: keras.Model, validation: BucketedSequence, jit_compile: bool):
+        self._dataset, self._evaluator, self._validation = dataset, evaluator, validation
+        self._model = make_model(jit_compile)
+        # Tracing is not part of an epoch: two batches, then back to the beginning.
+        optimizer = self._model.optimizer
+        optimizer.build(self._model.trainable_variables)
+        variables = [*self._model.weights, *optimizer.variables]
+        initial = [keras.ops.convert_to_numpy(variable) for variable in variables]
+        self._model.fit(dataset.take(2), shuffle=False, verbose=0)
+        for variable, value in zip(variables, initial, strict=True):
+            variable.assign(value)
+
+    def train_epoch(self) -> int:
+        """Trains for one epoch and returns the number of updates."""
+        before = int(self._model.optimizer.iterations.numpy())
+        self._model.fit(self._dataset, shuffle=False, verbose=0)
+        return int(self._model.optimizer.iterations.numpy()) - before
+
+    def accuracy(self) -> float:
+        """The accuracy on the validation sequences."""
+        self._evaluator.set_weights(self._model.get_weights())
+        return float(self._evaluator.evaluate(self._validation, verbose=0, return_dict=True)["binary_accuracy"])
+
+
+def summarize(record: list[dict[str, float]], records: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """One line of the table."""
+
+    def seconds(of: list[dict[str, float]]) -> list[float]:
+        return [epoch["seconds"] for epoch in of[1:]]
+
+    total = np.cumsum([epoch["seconds"] for epoch in record])
+    reached = [epoch["accuracy"] >= GOAL for epoch in record]
+
+    def times_faster_than(other: str) -> harness.Spread:
+        return harness.ratios_within_rounds(seconds(records[other]), seconds(record))
+
+    return {
+        "seconds_per_epoch": harness.spread_of(seconds(record)),
+        "times_padded": times_faster_than(PADDED),
+        "times_random": times_faster_than(RANDOM),
+        "times_rival": times_faster_than(RIVAL),
+        "updates_per_epoch": record[-1]["updates"],
+        "accuracy": record[-1]["accuracy"],
+        "seconds_to_goal": float(total[np.argmax(reached)]) if any(reached) else None,
+    }
+
+
+def draw(axes: Any, results: dict[str, Any], records: dict[str, list[dict[str, float]]]) -> None:
+    """Bars of the seconds per epoch, and the accuracy over the seconds."""
+    harness.draw_bars(
+        axes[0],
+        {name: row["seconds_per_epoch"] for name, row in results.items()},
+        "seconds per epoch",
+        OURS,
+        "{:,.3g}",
+    )
+    markers = "svDopPX^"
+    for (name, record), marker in zip(records.items(), markers, strict=False):
+        emphasis = {"color": "0.1", "linewidth": 1.5} if name.startswith(OURS) else {"color": "0.6", "linewidth": 1}
+        total = np.cumsum([epoch["seconds"] for epoch in record])
+        axes[1].semilogx(total, [epoch["accuracy"] for epoch in record], marker=marker, ms=4, label=name, **emphasis)
+    axes[1].axhline(GOAL, color="0.7", linewidth=0.8, linestyle=":")
+    axes[1].set(xlabel="seconds of training", ylabel="validation accuracy", ylim=(0.45, 1.01))
+    axes[1].figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+
+
+def _cells(row: dict[str, Any]) -> list[Any]:
+    to_goal = row["seconds_to_goal"]
+    ratios = [f"{row[key].median:.2f}" for key in ("times_padded", "times_random", "times_rival")]
+    return [
+        row["seconds_per_epoch"],
+        *ratios,
+        int(row["updates_per_epoch"]),
+        row["accuracy"],
+        "-" if to_goal is None else f"{to_goal:.1f}",
+    ]
+
+
+if __name__ == "__main__":
+    main()
