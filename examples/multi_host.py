@@ -34,7 +34,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--sequences", type=int, default=1000)
     parser.add_argument("--backup-dir", help="a directory that all processes reach")
     parser.add_argument("--save-freq", type=int, default=10, help="batches between two backups")
-    parser.add_argument("--weights", help="write the final weights to this .weights.h5 file")
+    parser.add_argument("--weights", help="write this process' final weights to this .weights.h5 file")
     return parser.parse_args()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,18 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         backup_dir: Path of a directory for this training run alone.
         save_freq: "epoch", or an int: back up after every so many batches as well. Defaults to "epoch".
         delete_checkpoint: Bool, whether to delete the backup when `fit` ends. Defaults to True.
-        is_chief: Bool, whether this process writes. With several hosts, one of them does, into a directory that all of
-            them read: backups of their own could be of different steps. Defaults to True.
+        is_chief: Bool, whether this process keeps what it writes. With several hosts, all of them need this callback
+            and one is the chief, with a directory that all of them read: backups of their own could be of different
+            steps. Defaults to True.
 
     Raises:
         TypeError: If `dataset` is no `BucketedSequence`, or `save_freq` of the wrong kind.
         ValueError: When `fit` begins: if the model is not built, or the backup is that of other data or options.
 
     Example:
-    >>> dataset = keras_bucketing.BucketedSequence([[1], [2, 3]], y=[0.0, 1.0], batch_size=1, seed=1)
-    >>> model = keras_bucketing.MaskedLSTMClassifier(num_classes=1, units=2, vocabulary_size=4, embedding_dim=2)
-    >>> model.compile("sgd", "mse")
+    >>> dataset = keras_bucketing.BucketedSequence([[1], [2, 3]], y=[0, 1], batch_size=1, seed=1)
+    >>> model = keras_bucketing.MaskedLSTMClassifier(num_classes=2, units=2, vocabulary_size=4, embedding_dim=2)
+    >>> model.compile("sgd", "sparse_categorical_crossentropy")
     >>> model.build((None, None))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     backup = keras_bucketing.BackupAndRestoreSequence(dataset, f"{folder}/backup", save_freq=1)
@@ -139,7 +141,13 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
     def _save(self, keras_epoch: int) -> None:
         """Writes a backup into a directory of its own, then makes it the newest by one atomic rename."""
         current = self._batches.current()
-        if current is None or not self._is_chief:
+        if current is None:
+            return
+        if not self._is_chief:
+            # Keras saves with collective operations (with JAX, keras/src/saving/saving_lib.py makes a variable on all
+            # hosts), so that a chief who saved alone would wait for ever.
+            with tempfile.TemporaryDirectory() as nowhere:
+                self._keras_backup(Path(nowhere)).on_epoch_end(keras_epoch - 1)
             return
         position, consumed = current
         previous = self._newest_backup()

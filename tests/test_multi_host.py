@@ -1,0 +1,125 @@
+"""examples/multi_host.py: real processes that train together over gloo on the loopback interface."""
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+EPOCHS, SEQUENCES = 2, 200
+# Runs the example. With a step to be killed at, process 1 kills itself with SIGKILL there, as soon as process 0 has
+# written a backup of that epoch.
+RUN = """
+import json, os, pathlib, signal, sys, time
+import multi_host
+
+class KillsItself(multi_host.BackupAndRestoreSequence):
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, logs)
+        while (self.epoch, batch) == (1, 3):
+            latest = self.folder / "latest.json"
+            newest = self.folder / json.loads(latest.read_text())["backup"] / "sequence_state.json"
+            try:
+                state = json.loads(newest.read_text())
+                if state["keras_epoch"] == self.epoch and state["dataset"]["batch"]:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            except FileNotFoundError:  # a newer one has just replaced it
+                pass
+            time.sleep(0.05)
+
+if os.environ.get("KILL") and "--process-id=1" in sys.argv:
+    KillsItself.folder = pathlib.Path(os.environ["KILL"])
+    multi_host.BackupAndRestoreSequence = KillsItself
+multi_host.main()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("localhost", 0))
+        return int(sock.getsockname()[1])
+
+
+def start(num_processes: int, *options: str, **environment: str) -> list[subprocess.Popen]:
+    """One process a host."""
+    port = free_port()
+    path = os.pathsep.join([str(EXAMPLES), *sys.path])
+    return [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-c", RUN, f"--coordinator=localhost:{port}", f"--num-processes={num_processes}"),
+                *(f"--process-id={index}", f"--epochs={EPOCHS}", f"--sequences={SEQUENCES}"),
+                *(option.format(index=index) for option in options),
+            ],
+            env={**os.environ, "PYTHONPATH": path, "KERAS_BACKEND": "jax", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(num_processes)
+    ]
+
+
+def finish(processes: list[subprocess.Popen]) -> None:
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, output
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def weights_in(path: Path) -> list[np.ndarray]:
+    weights: list[np.ndarray] = []
+    with h5py.File(path) as file:
+        file.visititems(lambda _, item: weights.append(item[()]) if isinstance(item, h5py.Dataset) else None)
+    assert weights
+    return weights
+
+
+def assert_equal_weights(received: Path, expected: Path) -> None:
+    for one, other in zip(weights_in(received), weights_in(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.backends
+def test_two_processes_train_as_one_and_go_on_after_a_kill(tmp_path: Path) -> None:
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("needs the `backends` extra: jax is not installed")
+    weights = [tmp_path / f"{name}.weights.h5" for name in ("together-0", "together-1", "alone-0", "resumed-0", "resumed-1")]
+    together_0, together_1, alone, resumed_0, resumed_1 = weights
+
+    finish(start(2, f"--weights={tmp_path}/together-{{index}}.weights.h5"))
+    assert_equal_weights(together_1, together_0)
+    finish(start(1, f"--weights={tmp_path}/alone-{{index}}.weights.h5"))
+    assert_equal_weights(together_0, alone)
+
+    backup = tmp_path / "backup"
+    resumable = (f"--backup-dir={backup}", "--save-freq=2", f"--weights={tmp_path}/resumed-{{index}}.weights.h5")
+    first, second = start(2, *resumable, KILL=str(backup))
+    output, _ = second.communicate(timeout=300)
+    first.kill()  # it waits for the other
+    first.communicate()
+    assert second.returncode == -signal.SIGKILL, output
+    assert not resumed_0.exists()
+    newest = json.loads((backup / "latest.json").read_text())["backup"]
+    state = json.loads((backup / newest / "sequence_state.json").read_text())
+    assert (state["keras_epoch"], state["dataset"]["batch"]) in ((1, 2), (1, 4)), "the newest backup is of mid-epoch"
+
+    finish(start(2, *resumable))
+    assert_equal_weights(resumed_0, together_0)
+    assert_equal_weights(resumed_1, together_0)
