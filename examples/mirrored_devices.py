@@ -3,8 +3,8 @@
     python examples/mirrored_devices.py                     # all GPUs
     python examples/mirrored_devices.py --cpu-devices 2     # no GPU: two parts of the processor, to try it
 
-Each batch is split among the devices. `batch_size_multiple` makes the parts equal: without it, a batch whose rows do not
-divide gives one device fewer rows than another or none at all, and the loss of no rows is NaN.
+Each batch is split among the devices. `batch_size_multiple` makes the parts equal: without it, a batch whose rows do
+not divide gives one device fewer rows than another or none at all, and the loss of no rows is NaN.
 
 The data are made up: noisy sine waves of 5 to 120 timesteps, and the model tells slow from fast ones.
 """

@@ -113,9 +113,9 @@ def pad(sequences: list[np.ndarray], padding: str = "post") -> np.ndarray:
 class RandomBatches(keras.utils.PyDataset):
     """Batches that are each padded to their own longest."""
 
-    def __init__(self, seed: int, **kwargs):
+    def __init__(self, seed: int, count: int = NUM_SEQUENCES, **kwargs):
         super().__init__(**kwargs)
-        self.x, self.y = make_sequences(seed)
+        self.x, self.y = make_sequences(seed, count)
 
     def __len__(self):
         return math.ceil(len(self.x) / BATCH_SIZE)
@@ -144,6 +144,15 @@ DATASETS: dict[str, Callable[[int], Any]] = {
     "monitored_repeat": lambda seed: monitor_padding(bucketed(seed).repeat().prefetch(3)),
     "py_dataset": lambda seed: monitor_padding(RandomBatches(seed)),
     "py_dataset_threads": lambda seed: monitor_padding(RandomBatches(seed, workers=3)),
+}
+
+# For two replicas: Keras averages them over one batch to build the model, so that halves of different sizes fail
+# (keras/src/backend/tensorflow/trainer.py, `get_data`).
+PAIRED_DATASETS: dict[str, Callable[[int], Any]] = {
+    "bucketed": lambda seed: bucketed(seed, batch_size_multiple=2),
+    "monitored_right": lambda seed: monitor_padding(padded_batches(seed).take(10)),
+    "monitored_repeat": lambda seed: monitor_padding(bucketed(seed, remainder="drop").repeat().prefetch(3)),
+    "py_dataset": lambda seed: monitor_padding(RandomBatches(seed, count=80)),
 }
 
 
@@ -293,10 +302,25 @@ def all_cases() -> list[tuple[str, Callable[..., None], int]]:
     return cases
 
 
-def run(kind: str, scenario: Callable[..., None], steps_per_execution: int, fresh_model: bool = False) -> None:
+def mirrored_cases() -> list[tuple[str, Callable[..., None], int]]:
+    """What goes together under a MirroredStrategy, where several steps at once fail in Keras itself (keras#19246)."""
+    of_every_kind = (fewer_steps, validated, evaluated, taken, repeated)
+    return [
+        (kind, scenario, steps_per_execution)
+        for kind, scenario, steps_per_execution in all_cases()
+        if steps_per_execution == 1 and (kind == "bucketed" or (kind in PAIRED_DATASETS and scenario in of_every_kind))
+    ]
+
+
+def run(
+    kind: str,
+    scenario: Callable[..., None],
+    steps_per_execution: int,
+    datasets: dict[str, Callable[[int], Any]] = DATASETS,
+) -> None:
     """Raises AssertionError unless the callback and the counting layer agree in every figure of every epoch."""
-    train, val = DATASETS[kind](1), DATASETS[kind](2)
-    model = make_model(steps_per_execution) if fresh_model else model_for(steps_per_execution)
+    train, val = datasets[kind](1), datasets[kind](2)
+    model = model_for(steps_per_execution)
     callback, oracle = PaddingStatsCallback(train, val), Oracle()
     with out_of_data_allowed():
         scenario(model, train, val, {"callbacks": [oracle, callback], "verbose": 0, "shuffle": False})
@@ -334,24 +358,26 @@ def threads_of_hooks(dataset: Any, *callbacks: keras.callbacks.Callback) -> set[
 
 
 def main(strategy: str, *kinds: str) -> None:
-    scope: Any = contextlib.nullcontext
     if strategy == "mirrored":
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-        scope = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope
+        scope: Any = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope
+        cases, datasets = mirrored_cases(), PAIRED_DATASETS
+    else:
+        scope, cases, datasets = contextlib.nullcontext, all_cases(), DATASETS
     if keras.backend.backend() != "tensorflow":
         dataset = bucketed(1)
         assert threads_of_hooks(dataset, PaddingStatsCallback(dataset)) == {False}
-    cases = [case for case in all_cases() if not kinds or case[0] in kinds]
-    failures = [failure for index, case in enumerate(cases) if (failure := _failure(case, scope, index == 0))]
+    cases = [case for case in cases if not kinds or case[0] in kinds]
+    failures = [failure for case in cases if (failure := _failure(case, datasets, scope))]
     print(f"{len(cases) - len(failures)} of {len(cases)} agree", *failures, sep="\n")
-    sys.exit(bool(failures))
+    sys.exit(bool(failures or not cases))
 
 
-def _failure(case: tuple[str, Callable[..., None], int], scope: Any, fresh_model: bool) -> str:
+def _failure(case: tuple[str, Callable[..., None], int], datasets: dict[str, Callable[[int], Any]], scope: Any) -> str:
     try:
         with scope():
-            run(*case, fresh_model=fresh_model)
+            run(*case, datasets)
     except Exception as error:
         return f"{case} {type(error).__name__}: {error}"
     return ""

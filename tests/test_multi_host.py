@@ -100,7 +100,9 @@ def assert_equal_weights(received: Path, expected: Path) -> None:
 def test_two_processes_train_as_one_and_go_on_after_a_kill(tmp_path: Path) -> None:
     if importlib.util.find_spec("jax") is None:
         pytest.skip("needs the `backends` extra: jax is not installed")
-    weights = [tmp_path / f"{name}.weights.h5" for name in ("together-0", "together-1", "alone-0", "resumed-0", "resumed-1")]
+    weights = [
+        tmp_path / f"{name}.weights.h5" for name in ("together-0", "together-1", "alone-0", "resumed-0", "resumed-1")
+    ]
     together_0, together_1, alone, resumed_0, resumed_1 = weights
 
     finish(start(2, f"--weights={tmp_path}/together-{{index}}.weights.h5"))

@@ -45,11 +45,8 @@ def test_callback_agrees_on_another_backend(backend):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "KERAS_BUCKETING_LONG_TESTS" not in os.environ, reason="takes many minutes: set KERAS_BUCKETING_LONG_TESTS=1"
-)
 def test_callback_agrees_under_a_mirrored_strategy_of_two_devices():
-    run_script("mirrored", "bucketed", "monitored_right", "monitored_repeat", "py_dataset")
+    run_script("mirrored")
 
 
 def fit(dataset, *callbacks, **arguments):
