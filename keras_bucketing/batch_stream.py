@@ -27,7 +27,19 @@ def batch_stream(counter: PassCounter, planner: EpochPlanner, gatherer: BatchGat
     endless = tf.data.Dataset.choose_from_datasets([one_pass, _never_chosen(one_pass)], always_the_first)
     cuts = endless.take(planner.num_batches)
     batches = cuts.map(gatherer, num_parallel_calls=_PARALLEL_GATHERS, deterministic=True)
-    return batches.prefetch(_PREFETCHED_BATCHES)
+    return batches.prefetch(_PREFETCHED_BATCHES).with_options(_without_rewriting())
+
+
+def _without_rewriting() -> tf.data.Options:
+    """Spares the rewriting of the graph, which finds nothing to improve here.
+
+    It copies all the data into the rewritten graph, where they stay as long as the dataset does, and every new iterator
+    waits for it and for the start of the autotuner, longer than an epoch of a small data set takes.
+    """
+    options = tf.data.Options()
+    options.experimental_optimization.apply_default_optimizations = False
+    options.autotune.enabled = False
+    return options
 
 
 def _one_by_one(rows: tf.Tensor, cuts: tf.Tensor) -> tf.data.Dataset:

@@ -1,6 +1,8 @@
 """Passes over epochs: whoever iterates, however far, and after seek()."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 
 import numpy as np
@@ -105,3 +107,21 @@ def test_the_declared_length_is_that_of_every_epoch():
         dataset = make(remainder=remainder)
         assert int(dataset.cardinality()) == dataset.num_batches == len(dataset)
         assert [len(list(dataset)) for _ in range(3)] == [len(dataset)] * 3
+
+
+def test_iterating_does_not_copy_the_data():
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("needs /proc to measure memory")
+
+    def resident() -> int:
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    for _ in BucketedSequence([[1, 2], [3]], batch_size=2):  # what the first data set of a process loads
+        pass
+    values = np.ones(32_000_000, np.int32)
+    dataset = BucketedSequence.from_row_splits(values, np.arange(0, values.size + 1, 1000), batch_size=32)
+    before = resident()
+    for _ in range(3):
+        next(iter(dataset))
+    assert resident() - before < values.nbytes / 2
