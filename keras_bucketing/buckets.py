@@ -137,8 +137,7 @@ def choose_buckets(
     if sizing.bucket_batch_sizes is not None and len(sizing.bucket_batch_sizes) != len(boundaries) + 1:
         raise ValueError(
             f"`bucket_batch_sizes` must have one entry for each bucket. Expected {len(boundaries) + 1} for the "
-            "boundaries "
-            f"{_shorten(boundaries)}, received {len(sizing.bucket_batch_sizes)}."
+            f"boundaries {_shorten(boundaries)}, received {len(sizing.bucket_batch_sizes)}."
         )
     row_buckets = np.searchsorted(boundaries, lengths, side="right").astype(np.int32)
     longest = int(lengths.max())
@@ -201,8 +200,7 @@ def _check_boundaries(bucket_boundaries: Any, num_buckets: Any) -> list[int]:
         if boundary <= previous:
             raise ValueError(
                 f"`bucket_boundaries` must increase. Received {boundary} at bucket_boundaries[{index}] after "
-                f"{previous}. "
-                "Sort them and drop doubles."
+                f"{previous}. Sort them and drop doubles."
             )
     if num_buckets is not None and check_integer("num_buckets", num_buckets) != len(boundaries) + 1:
         raise ValueError(
@@ -218,8 +216,7 @@ def _check_batch_size(name: str, value: Any, multiple: int) -> int:
         below, above = size // multiple * multiple, (size // multiple + 1) * multiple
         raise ValueError(
             f"`{name}` must be a multiple of batch_size_multiple x num_shards. Expected a multiple of {multiple}, "
-            "received "
-            f"{size}. Use {f'{below} or ' if below else ''}{above}."
+            f"received {size}. Use {f'{below} or ' if below else ''}{above}."
         )
     return size
 
@@ -243,10 +240,9 @@ def _check_budget(
     padded = f", padded to {budgeted[bucket]}" if pad_to_bucket_boundary and budgeted[bucket] > lengths[row] else ""
     raise ValueError(
         f"`max_timesteps_per_batch` must hold at least {sizing.multiple} row{'s' if sizing.multiple > 1 else ''} of "
-        "every "
-        f"sequence. Expected at least {sizing.multiple * int(budgeted[bucket])} for the {lengths[row]} timesteps of "
-        f"x[{row if kept is None else kept[row]}]{padded}, received {sizing.max_timesteps_per_batch}. Raise the "
-        "budget, or "
+        f"every sequence. Expected at least {sizing.multiple * int(budgeted[bucket])} for the {lengths[row]} "
+        f"timesteps of x[{row if kept is None else kept[row]}]{padded}, received {sizing.max_timesteps_per_batch}. "
+        "Raise the budget, or "
         f"cut long sequences with maxlen={max(sizing.max_timesteps_per_batch // sizing.multiple, 1)}."  # type: ignore[operator]
     )
 

@@ -18,8 +18,8 @@ def check_integer(name: str, value: Any, minimum: int = 1, fix: str = "") -> int
         number = operator.index(value)
     except TypeError:
         raise TypeError(
-            f"`{name}` must be an integer. Expected an int >= {minimum}, "
-            f"received {value!r} ({type(value).__name__}).{hint}"
+            f"`{name}` must be an integer. Expected an int >= {minimum}, received {value!r} "
+            f"({type(value).__name__}).{hint}"
         ) from None
     if number < minimum:
         raise ValueError(f"`{name}` is too small. Expected an int >= {minimum}, received {number}.{hint}")
@@ -68,35 +68,35 @@ def check_lengths(lengths: Any, name: str = "lengths", minimum: int = 1) -> np.n
         array = np.asarray(lengths)
     except ValueError as error:
         raise TypeError(
-            f"`{name}` must be a flat list of integers. Received a nested list of uneven shape. "
-            "Pass one number a sequence, e.g. [len(sequence) for sequence in x]."
+            f"`{name}` must be a flat list of integers. Received a nested list of uneven shape. Pass one number a "
+            "sequence, e.g. [len(sequence) for sequence in x]."
         ) from error
     if array.ndim != 1:
         raise ValueError(
-            f"`{name}` must have one dimension. Expected shape (num_sequences,), received shape {array.shape}. "
-            "Pass one number a sequence, e.g. [len(sequence) for sequence in x]."
+            f"`{name}` must have one dimension. Expected shape (num_sequences,), received shape {array.shape}. Pass "
+            "one number a sequence, e.g. [len(sequence) for sequence in x]."
         )
     if array.size == 0:
         raise ValueError(f"`{name}` is empty. Expected at least one length.")
     if array.dtype.kind not in "iuf":
         raise TypeError(
-            f"`{name}` must be integers. Received dtype {array.dtype} (first entry {array[0]!r}). "
-            "Pass one number a sequence, e.g. [len(sequence) for sequence in x]."
+            f"`{name}` must be integers. Received dtype {array.dtype} (first entry {array[0]!r}). Pass one number a "
+            "sequence, e.g. [len(sequence) for sequence in x]."
         )
     if array.dtype.kind == "f":
         whole = np.isfinite(array) & (array == np.floor(array))
         if not whole.all():
             at = int(np.argmin(whole))
             raise ValueError(
-                f"`{name}` must be whole numbers of timesteps. Received {array[at]!s} at {name}[{at}]. "
-                "Correct or drop that sequence."
+                f"`{name}` must be whole numbers of timesteps. Received {array[at]!s} at {name}[{at}]. Correct or "
+                "drop that sequence."
             )
     small = array < minimum
     if small.any():
         at = int(np.argmax(small))
         raise ValueError(
-            f"`{name}` must be at least {minimum}. Received {array[at]!s} at {name}[{at}]. "
-            "Correct or drop that sequence."
+            f"`{name}` must be at least {minimum}. Received {array[at]!s} at {name}[{at}]. Correct or drop that "
+            "sequence."
         )
     large = array > np.iinfo(np.int32).max
     if large.any():

@@ -41,14 +41,14 @@ def check_embedding(
         return None, None
     if vocabulary_size is None or embedding_dim is None:
         raise ValueError(
-            "`vocabulary_size` and `embedding_dim` go together. Received "
-            f"vocabulary_size={vocabulary_size!r} and embedding_dim={embedding_dim!r}. Give both for token "
-            "ids, for example vocabulary_size=20_000, embedding_dim=128, and neither for vectors."
+            f"`vocabulary_size` and `embedding_dim` go together. Received vocabulary_size={vocabulary_size!r} and "
+            f"embedding_dim={embedding_dim!r}. Give both for token ids, for example vocabulary_size=20_000, "
+            "embedding_dim=128, and neither for vectors."
         )
     if isinstance(mask_value, Real) and mask_value != mask_value // 1:
         raise ValueError(
-            f"`mask_value` must be a whole number where the model takes token ids. Received {mask_value!r} "
-            f"next to vocabulary_size={vocabulary_size}. Pass the id that the padding holds, for example 0."
+            f"`mask_value` must be a whole number where the model takes token ids. Received {mask_value!r} next to "
+            f"vocabulary_size={vocabulary_size}. Pass the id that the padding holds, for example 0."
         )
     return check_integer("vocabulary_size", vocabulary_size), check_integer("embedding_dim", embedding_dim)
 
@@ -59,13 +59,13 @@ def check_activation(activation: Any, num_classes: int) -> Callable[..., Any]:
         function: Callable[..., Any] = keras.activations.get(activation)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            "`classifier_activation` is unknown. Expected None, or an activation such as 'softmax', "
-            f"received {activation!r}."
+            "`classifier_activation` is unknown. Expected None, or an activation such as 'softmax', received "
+            f"{activation!r}."
         ) from error
     if num_classes == 1 and function is keras.activations.softmax:
         raise ValueError(
-            "A softmax over one class is always 1. Received num_classes=1 and classifier_activation='softmax' "
-            "(the default). Pass classifier_activation='sigmoid' for a binary model, or num_classes=2."
+            "A softmax over one class is always 1. Received num_classes=1 and classifier_activation='softmax' (the "
+            "default). Pass classifier_activation='sigmoid' for a binary model, or num_classes=2."
         )
     return function
 
@@ -74,11 +74,11 @@ def check_inputs_shape(shape: Sequence[int | None], takes_token_ids: bool) -> No
     """Refuses vectors where the model takes token ids, and the reverse."""
     if takes_token_ids and len(shape) != 2:
         raise ValueError(
-            f"Expected token ids (batch, time), received shape {tuple(shape)}. For vectors, make the model "
-            "without vocabulary_size and embedding_dim."
+            f"Expected token ids (batch, time), received shape {tuple(shape)}. For vectors, make the model without "
+            "vocabulary_size and embedding_dim."
         )
     if not takes_token_ids and (len(shape) != 3 or shape[2] is None):
         raise ValueError(
-            f"Expected vectors (batch, time, features), received shape {tuple(shape)}. For token ids, make the "
-            "model with vocabulary_size and embedding_dim; for one number per timestep, pass x[..., None]."
+            f"Expected vectors (batch, time, features), received shape {tuple(shape)}. For token ids, make the model "
+            "with vocabulary_size and embedding_dim; for one number per timestep, pass x[..., None]."
         )

@@ -46,16 +46,13 @@ def check_state(state: Any, data_fingerprint: str, seed: int, seed_was_given: bo
     if state["version"] != STATE_VERSION:
         raise ValueError(
             f"`state` is of another version. Expected {STATE_VERSION}, received {state['version']!r}. Save it anew "
-            "with this "
-            "version of keras-bucketing."
+            "with this version of keras-bucketing."
         )
     if state["fingerprint"] != data_fingerprint:
         raise ValueError(
             "`state` belongs to another data set: its data or options differ from this one's, so the same position "
-            "would be "
-            f"other batches. Expected fingerprint {data_fingerprint}, received {state['fingerprint']!r}. Make the "
-            "data set "
-            "from the same data, in the same order, with the same options."
+            f"would be other batches. Expected fingerprint {data_fingerprint}, received {state['fingerprint']!r}. "
+            "Make the data set from the same data, in the same order, with the same options."
         )
     epoch, batch = (check_integer(f"state[{key!r}]", state[key], minimum=0) for key in ("epoch", "batch"))
     state_seed = check_integer("state['seed']", state["seed"], minimum=0)

@@ -105,14 +105,12 @@ def _no_batches(buckets: Buckets, remainder: str, multiple: int) -> str:
     if rows < multiple:
         return (
             f"`x` has too few sequences for a single batch. Expected at least {multiple} (batch_size_multiple x "
-            "num_shards), "
-            f"received {rows}. Lower batch_size_multiple or num_shards."
+            f"num_shards), received {rows}. Lower batch_size_multiple or num_shards."
         )
     return (
         f"No bucket of `x` has enough sequences for a full batch, and remainder={remainder!r} leaves the rest out. "
-        "Received "
-        f"{buckets.counts.tolist()} sequences for batches of {buckets.batch_sizes}. Lower the batch size or pass "
-        'remainder="spill".'
+        f"Received {buckets.counts.tolist()} sequences for batches of {buckets.batch_sizes}. Lower the batch size or "
+        'pass remainder="spill".'
     )
 
 

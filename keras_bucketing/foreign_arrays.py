@@ -45,22 +45,18 @@ def as_list(rows: Any, name: str) -> list[Any]:
         shape = tuple(np.shape(rows))
         if len(shape) < 2:
             raise TypeError(
-                f"`{name}` must be a list of sequences. Received one array of shape {shape}: `{name}[0]` is a "
-                "scalar where "
-                "a sequence belongs. Pass a list with one array a sequence, or flat values to "
+                f"`{name}` must be a list of sequences. Received one array of shape {shape}: `{name}[0]` is a scalar "
+                "where a sequence belongs. Pass a list with one array a sequence, or flat values to "
                 "BucketedSequence.from_row_splits(values, row_splits)."
             )
         raise ValueError(
-            f"`{name}` must be a list of sequences. Received one array of shape {shape}, in which every sequence "
-            "has the "
-            f"length {shape[1]}. If it is padded, use BucketedSequence.from_padded({name}, ...); if all lengths "
-            "really are "
-            f"equal, there is nothing to bucket: pass it to fit() as it is, or pass list({name})."
+            f"`{name}` must be a list of sequences. Received one array of shape {shape}, in which every sequence has "
+            f"the length {shape[1]}. If it is padded, use BucketedSequence.from_padded({name}, ...); if all lengths "
+            f"really are equal, there is nothing to bucket: pass it to fit() as it is, or pass list({name})."
         )
     raise TypeError(
-        f"`{name}` is not a collection of sequences. Expected a list of arrays, an object array, a tf.RaggedTensor, "
-        "a pyarrow "
-        f"list array, a pandas Series of lists or an awkward array, received {type(rows).__name__}."
+        f"`{name}` is not a collection of sequences. Expected a list of arrays, an object array, a tf.RaggedTensor, a "
+        f"pyarrow list array, a pandas Series of lists or an awkward array, received {type(rows).__name__}."
     )
 
 
@@ -88,8 +84,7 @@ def _from_arrow(column: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     if "list" not in kind:
         raise TypeError(
             f"`{name}` must be a column of lists. Received the Arrow type {kind}: `{name}[0]` is a scalar where a "
-            "sequence "
-            "belongs."
+            "sequence belongs."
         )
     lengths = column.value_lengths().to_numpy(zero_copy_only=False)
     splits = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
@@ -100,8 +95,7 @@ def _from_arrow(column: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
         if len(widths) > 1:
             raise ValueError(
                 f"All sequences must share one feature shape. Received timesteps of {widths[0]} and of {widths[1]} "
-                "features "
-                f"in `{name}`. Reshape or drop those sequences."
+                f"features in `{name}`. Reshape or drop those sequences."
             )
         features.append(int(widths[0]) if len(widths) else 0)
         values = values.flatten()
@@ -122,8 +116,7 @@ def _from_awkward(array: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     if array.ndim < 2:
         raise TypeError(
             f"`{name}` must be an array of lists. Received the awkward type {array.type}: `{name}[0]` is a scalar "
-            "where a "
-            "sequence belongs."
+            "where a sequence belongs."
         )
     try:
         lengths = awkward.to_numpy(awkward.num(array, axis=1), allow_missing=False)
@@ -131,7 +124,6 @@ def _from_awkward(array: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     except ValueError as error:
         raise ValueError(
             f"`{name}` must have one variable axis and no missing entries. Received the awkward type {array.type}. "
-            "Make its "
-            "inner axes regular with awkward.to_regular, and fill or drop missing entries."
+            "Make its inner axes regular with awkward.to_regular, and fill or drop missing entries."
         ) from error
     return values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

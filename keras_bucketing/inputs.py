@@ -72,8 +72,7 @@ def collect_inputs(x: Any, y: Any, sample_weight: Any) -> Inputs:
             hint = " A tuple is a structure of inputs: pass the sequences as a list." if isinstance(x, tuple) else ""
             raise ValueError(
                 f"`{name}` must have one row for each sequence. Expected {first.num_rows} as in `{first_name}`, "
-                "received "
-                f"{rows}.{hint}"
+                f"received {rows}.{hint}"
             )
     for name, leaf in named_leaves(inputs_y, "y"):
         check_label_lengths(name, leaf, sequences)
@@ -102,9 +101,8 @@ def handle_empty(inputs: Inputs, on_empty: str, padding_value: Any) -> Inputs:
                 at = int(np.argmax(no_timesteps))
                 raise ValueError(
                     f"Sequences must not be empty. Received length 0 at {name}[{at}] ({int(no_timesteps.sum())} in "
-                    "all). "
-                    'Pass on_empty="drop" to leave such rows out, or on_empty="keep" to give them one timestep of '
-                    "padding."
+                    'all). Pass on_empty="drop" to leave such rows out, or on_empty="keep" to give them one timestep '
+                    "of padding."
                 )
     if not empty.any():
         return inputs
@@ -137,8 +135,7 @@ def check_padding_value(name: str, value: Any, structure: Structure) -> None:
         if not holds:
             raise ValueError(
                 f"`{name}` must be a value of the data's dtype. Expected one that {dtype} can hold, received "
-                f"{value!r}. "
-                "Convert the data first, or choose another value."
+                f"{value!r}. Convert the data first, or choose another value."
             )
 
 
@@ -192,8 +189,8 @@ def _convert_leaf(leaf: Any, name: str) -> Leaf:
     if array.dtype.kind in "OSU":
         at = first_non_number(array.tolist())
         raise TypeError(
-            f"`{name}` must hold numbers. Received {array[at]!s} ({type(array[at]).__name__}) at {name}[{at}]. "
-            "Map strings to ids first, e.g. with keras.layers.StringLookup, and drop rows without a value."
+            f"`{name}` must hold numbers. Received {array[at]!s} ({type(array[at]).__name__}) at {name}[{at}]. Map "
+            "strings to ids first, e.g. with keras.layers.StringLookup, and drop rows without a value."
         )
     return array.astype(standard_dtype(array.dtype, name), copy=True)
 

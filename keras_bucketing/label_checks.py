@@ -21,9 +21,9 @@ def check_label_lengths(name: str, leaf: Leaf, sequences: list[tuple[str, Ragged
         wrong = wrong or (x_name, int(different[0]), int(sequence.lengths[different[0]]))
     x_name, at, expected = wrong or ("x", 0, 0)
     raise ValueError(
-        f"`{name}` is ragged, so it must hold one label a timestep. Expected {expected} as in {x_name}[{at}], received "
-        f"{int(leaf.lengths[at])} at {name}[{at}]. If these are not per-timestep labels, pass one array, e.g. "
-        "np.asarray(y)."
+        f"`{name}` is ragged, so it must hold one label a timestep. Expected {expected} as in {x_name}[{at}], "
+        f"received {int(leaf.lengths[at])} at {name}[{at}]. If these are not per-timestep labels, pass one array, "
+        "e.g. np.asarray(y)."
     )
 
 

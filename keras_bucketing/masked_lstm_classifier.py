@@ -231,8 +231,8 @@ class MaskedLSTMClassifier(keras.Model):
         if input_signature is None:
             if not self.built:
                 raise ValueError(
-                    "Only a model with weights can be exported. Received one that was neither built nor "
-                    "called. Call fit, or build((None, None, features)), or build((None, None)) for token ids."
+                    "Only a model with weights can be exported. Received one that was neither built nor called. Call "
+                    "fit, or build((None, None, features)), or build((None, None)) for token ids."
                 )
             input_signature = [self._symbolic_inputs(self._takes_lengths)]
         super().export(filepath, format=format, verbose=verbose, input_signature=input_signature, **kwargs)

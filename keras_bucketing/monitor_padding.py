@@ -64,8 +64,8 @@ def monitor_padding(
         return MonitoredPyDataset(dataset, mask_value, sequences, bucket_boundaries)
     raise TypeError(
         "`dataset` cannot be monitored. Expected a tf.data.Dataset or a keras.utils.PyDataset of padded batches, "
-        f"received {type(dataset).__name__}. Make one of arrays with "
-        "tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x)).batch(32)."
+        f"received {type(dataset).__name__}. Make one of arrays with tf.data.Dataset.from_tensor_slices((x, "
+        "y)).shuffle(len(x)).batch(32)."
     )
 
 

@@ -113,8 +113,8 @@ class MonitoredPyDataset(keras.utils.PyDataset):
         if cut_short and self.workers > 1 and not self._warned:
             self._warned = True
             warnings.warn(
-                f"With workers={self.workers}, batches are made out of order, and this epoch did not consume all "
-                "of them: the padding statistics may have counted a few others. Use workers=1 for exact figures.",
+                f"With workers={self.workers}, batches are made out of order, and this epoch did not consume all of "
+                "them: the padding statistics may have counted a few others. Use workers=1 for exact figures.",
                 stacklevel=2,
             )
         return stats_of_entries(entries, self._bucket_boundaries)

@@ -33,8 +33,7 @@ def ragged_from_padded(x: Any, lengths: Any, mask_value: Any, padding: str, name
     if array.ndim < 2:
         raise ValueError(
             f"`{name}` must be padded. Expected an array of shape (num_sequences, time, ...), received shape "
-            f"{array.shape}. "
-            "Pass sequences that are not padded to BucketedSequence itself."
+            f"{array.shape}. Pass sequences that are not padded to BucketedSequence itself."
         )
     if not len(array):
         raise ValueError(f"`{name}` has no sequences. Expected at least one.")

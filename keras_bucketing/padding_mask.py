@@ -67,8 +67,8 @@ class PaddingMask(keras.Operation):
         whole = math.isfinite(self.mask_value) and int(self.mask_value) == self.mask_value
         if not whole or (self.mask_value < 0 and dtype.startswith("uint")):
             raise ValueError(
-                f"`mask_value` must be a value that padding can hold. Expected one of dtype {dtype}, "
-                f"received {self.mask_value!r}. Pass lengths, or what the padding holds, for example 0."
+                f"`mask_value` must be a value that padding can hold. Expected one of dtype {dtype}, received "
+                f"{self.mask_value!r}. Pass lengths, or what the padding holds, for example 0."
             )
         return int(self.mask_value)
 
@@ -97,13 +97,13 @@ def split_lengths(inputs: Any) -> tuple[Tensor, Tensor | None]:
     sequences, lengths = split_pair(inputs)
     if len(sequences.shape) < 2:
         raise ValueError(
-            "Sequences must come in a batch. Expected shape (batch, time) or (batch, time, *features), "
-            f"received {tuple(sequences.shape)}. Add the batch axis, for example x[None]."
+            "Sequences must come in a batch. Expected shape (batch, time) or (batch, time, *features), received "
+            f"{tuple(sequences.shape)}. Add the batch axis, for example x[None]."
         )
     if lengths is not None and not is_one_per_row(lengths, sequences):
         raise ValueError(
-            f"`lengths` must hold one number per row. Expected shape ({sequences.shape[0]},) for sequences "
-            f"of shape {tuple(sequences.shape)}, received {tuple(lengths.shape)}."
+            f"`lengths` must hold one number per row. Expected shape ({sequences.shape[0]},) for sequences of shape "
+            f"{tuple(sequences.shape)}, received {tuple(lengths.shape)}."
         )
     return sequences, lengths
 

@@ -90,9 +90,8 @@ class PaddingStats:
         padded_lengths = np.asarray(padded_lengths, np.int64)
         if batch_splits.size != padded_lengths.size + 1 or batch_splits[-1] - batch_splits[0] != lengths.size:
             raise ValueError(
-                "`batch_splits` must hold one entry more than there are batches, up to the number of rows. "
-                f"Received {lengths.size} lengths, {padded_lengths.size} padded lengths and "
-                f"{batch_splits.size} splits."
+                "`batch_splits` must hold one entry more than there are batches, up to the number of rows. Received "
+                f"{lengths.size} lengths, {padded_lengths.size} padded lengths and {batch_splits.size} splits."
             )
         rows = np.diff(batch_splits)
         real = np.diff(np.concatenate([[0], np.cumsum(lengths)])[batch_splits - batch_splits[0]])

@@ -284,15 +284,15 @@ def _check_counted(name: str, dataset: Any) -> CountedDataset:
         counted: CountedDataset = dataset
         return counted
     raise TypeError(
-        f"`{name}` cannot tell its padding. Expected a BucketedSequence or what monitor_padding() returned, "
-        f"received {type(dataset).__name__}. Wrap it, {name} = monitor_padding({name}), and give the result to "
-        "both `fit` and this callback; if it is made of a BucketedSequence, pass that."
+        f"`{name}` cannot tell its padding. Expected a BucketedSequence or what monitor_padding() returned, received "
+        f"{type(dataset).__name__}. Wrap it, {name} = monitor_padding({name}), and give the result to both `fit` and "
+        "this callback; if it is made of a BucketedSequence, pass that."
     )
 
 
 def _warn_unread(name: str, what: str) -> None:
     warnings.warn(
-        f"PaddingStatsCallback: no batch of `{name}` was read in {what}, so its padding is unknown. Give the "
-        "callback the object itself that `fit` reads, or that the dataset for `fit` was made of.",
+        f"PaddingStatsCallback: no batch of `{name}` was read in {what}, so its padding is unknown. Give the callback "
+        "the object itself that `fit` reads, or that the dataset for `fit` was made of.",
         stacklevel=2,
     )

@@ -65,8 +65,8 @@ def plot_buckets(
     if max(bucket_batch_sizes) > min(bucket_batch_sizes):
         rows += f" to {max(bucket_batch_sizes)}"
     ax.set_title(
-        f"{len(lengths)} sequences, {len(bucket_batch_sizes)} buckets, {rows} rows a batch: "
-        f"padding efficiency {padding_stats.padding_efficiency:.3f}",
+        f"{len(lengths)} sequences, {len(bucket_batch_sizes)} buckets, {rows} rows a batch: padding efficiency "
+        f"{padding_stats.padding_efficiency:.3f}",
         fontsize="medium",
     )
     return ax

@@ -110,8 +110,8 @@ def standard_dtype(dtype: np.dtype, name: str) -> np.dtype:
     """The dtype a leaf is stored in: float64 becomes Keras' floatx, as in `fit`; else only the byte order changes."""
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise TypeError(
-            f"`{name}` must hold numbers. Expected a bool, int or float dtype, received {dtype}. "
-            "Map strings to ids first, e.g. with keras.layers.StringLookup or keras.layers.TextVectorization."
+            f"`{name}` must hold numbers. Expected a bool, int or float dtype, received {dtype}. Map strings to ids "
+            "first, e.g. with keras.layers.StringLookup or keras.layers.TextVectorization."
         )
     native = dtype.newbyteorder("=")  # TensorFlow takes no other
     return np.dtype(keras.config.floatx()) if native == np.float64 else native
@@ -149,8 +149,8 @@ def ragged_from_row_splits(values: Any, row_splits: Any, name: str = "values") -
         raise TypeError(f"`row_splits` must be integers. Received dtype {splits.dtype}.")
     if splits.ndim != 1 or splits.size < 2:
         raise ValueError(
-            "`row_splits` must have one dimension and one entry more than there are sequences, at least two. "
-            f"Received shape {splits.shape}."
+            "`row_splits` must have one dimension and one entry more than there are sequences, at least two. Received "
+            f"shape {splits.shape}."
         )
     splits = splits.astype(np.int64)
     if splits[0] != 0:
@@ -162,8 +162,8 @@ def ragged_from_row_splits(values: Any, row_splits: Any, name: str = "values") -
     if (steps < 0).any():
         at = int(np.argmax(steps < 0)) + 1
         raise ValueError(
-            f"`row_splits` must not decrease. Received row_splits[{at}] = {splits[at]} after {splits[at - 1]}. "
-            "Pass cumulative offsets, e.g. np.concatenate([[0], np.cumsum(lengths)])."
+            f"`row_splits` must not decrease. Received row_splits[{at}] = {splits[at]} after {splits[at - 1]}. Pass "
+            "cumulative offsets, e.g. np.concatenate([[0], np.cumsum(lengths)])."
         )
     if splits[-1] != len(values):
         at = int(np.argmax(splits > len(values))) if splits[-1] > len(values) else len(splits) - 1
@@ -259,8 +259,8 @@ def _as_row(row: Any, name: str) -> np.ndarray:
     """One sequence as an array `(length, *feature_shape)`."""
     if isinstance(row, (str, bytes)):
         raise TypeError(
-            f"`{name}` must be a sequence of numbers. Received the string {row!r}. Map strings to ids first, e.g. with "
-            "keras.layers.StringLookup or keras.layers.TextVectorization."
+            f"`{name}` must be a sequence of numbers. Received the string {row!r}. Map strings to ids first, e.g. "
+            "with keras.layers.StringLookup or keras.layers.TextVectorization."
         )
     if row is None or isinstance(row, (dict, set)):
         raise TypeError(
@@ -272,8 +272,8 @@ def _as_row(row: Any, name: str) -> np.ndarray:
         array = np.asarray(row)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"`{name}` must be a regular array. Received timesteps of different shapes. "
-            "Give every timestep the same features."
+            f"`{name}` must be a regular array. Received timesteps of different shapes. Give every timestep the same "
+            "features."
         ) from error
     if array.ndim == 0:
         raise TypeError(

@@ -26,9 +26,8 @@ def restore_order(outputs: Any, plan: EpochPlan, num_given: int, lengths: np.nda
     missing = np.setdiff1d(np.arange(num_given), plan.rows)
     if missing.size:
         raise ValueError(
-            f"The input's order cannot be restored: {missing.size} of {num_given} rows were not yielded, the first "
-            "of them "
-            f'x[{missing[0]}]. For predictions use remainder="spill" or "keep", on_empty="raise" or "keep", '
+            f"The input's order cannot be restored: {missing.size} of {num_given} rows were not yielded, the first of "
+            f'them x[{missing[0]}]. For predictions use remainder="spill" or "keep", on_empty="raise" or "keep", '
             "batch_size_multiple=1 and num_shards=1."
         )
     position = np.empty(num_given, np.int64)
@@ -37,8 +36,8 @@ def restore_order(outputs: Any, plan: EpochPlan, num_given: int, lengths: np.nda
     def restore(output: Any) -> Any:
         if not hasattr(output, "shape"):
             raise TypeError(
-                f"`outputs` must be an array, or a dict or list of arrays. Received {type(output).__name__}. Pass what "
-                "model.predict(dataset) returned."
+                f"`outputs` must be an array, or a dict or list of arrays. Received {type(output).__name__}. Pass "
+                "what model.predict(dataset) returned."
             )
         rows = output.shape[0] if len(output.shape) else 0
         if rows != num_given:

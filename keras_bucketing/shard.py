@@ -26,7 +26,7 @@ def check_shard(num_shards: Any, shard_index: Any, needs_seed: bool) -> Shard:
         )
     if num_shards > 1 and needs_seed:
         raise ValueError(
-            f"`seed` must be given for num_shards={num_shards} with shuffle=True: all shards must draw the same order. "
-            "Pass the same seed in every process."
+            f"`seed` must be given for num_shards={num_shards} with shuffle=True: all shards must draw the same "
+            "order. Pass the same seed in every process."
         )
     return Shard(num_shards, shard_index)
