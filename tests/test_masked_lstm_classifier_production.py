@@ -99,6 +99,7 @@ def test_exported_for_inputs_without_lengths(tmp_path):
         np.testing.assert_allclose(served.serve(tf.constant(x)), model(x), atol=1e-6)
 
 
+@pytest.mark.onnx
 @pytest.mark.parametrize("with_lengths", [True, False])
 @pytest.mark.filterwarnings("ignore:In the future .np.object.:FutureWarning")  # keras/src/export/tf2onnx_lib.py
 def test_onnx_takes_batches_and_lengths_never_seen(trained, with_lengths, tmp_path):
