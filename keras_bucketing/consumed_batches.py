@@ -4,9 +4,8 @@
     called here       begin()          begin_step(0)        begin_step(3)        end_step(5)    consumed()
     newest pass       4                                     5: pass 5 is ours
 
-What was planned or prefetched does not count. A pass that begins after `begin()` is the one Keras reads:
-Keras makes more iterators than it reads from, but a pass takes its number only when its first batch is
-read.
+What was planned or prefetched does not count. A pass that begins after `begin()` is the one Keras reads: Keras makes
+more iterators than it reads from, but a pass takes its number only when its first batch is read.
 """
 
 from __future__ import annotations
@@ -46,10 +45,6 @@ class ConsumedBatches:
     `end_step` may be called late, out of order and from another thread, as Keras does with callbacks that are
     `async_safe`; the other methods belong into hooks that Keras calls in order (`on_*_begin`, `on_epoch_end`,
     `on_test_end`). Memory and time per step are those of one comparison.
-
-    One object lives as long as one call of `fit`, `evaluate` or `predict`: each of them makes a new
-    iterator, and only inside `fit` may an epoch go on with the pass of the epoch before
-    (`steps_per_epoch`).
 
     One object lives as long as one call of `fit`, `evaluate` or `predict`: each of them makes a new
     iterator, and only inside `fit` may an epoch go on with the pass of the epoch before
