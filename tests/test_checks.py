@@ -84,7 +84,7 @@ def test_lengths_of_every_kind_become_int64(lengths):
             "`lengths` must be a flat list of integers. Received a nested list of uneven shape.",
         ),
         (5, ValueError, "`lengths` must have one dimension. Expected shape (num_sequences,), received shape ()."),
-        (["a"], TypeError, "`lengths` must be integers. Received dtype <U1 (first entry np.str_('a'))."),
+        (["a"], TypeError, "`lengths` must be integers. Received dtype <U1 (first entry 'a')."),
         ([True], TypeError, "`lengths` must be integers. Received dtype bool"),
         ([1, None], TypeError, "`lengths` must be integers. Received dtype object"),
         ([2.0, float("nan")], ValueError, "`lengths` must be whole numbers of timesteps. Received nan at lengths[1]."),
