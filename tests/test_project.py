@@ -27,7 +27,7 @@ def test_the_oldest_versions_that_are_tested_are_the_lower_bounds() -> None:
     if not file.exists():
         pytest.skip("the tests run outside of the source tree")
     tested = dict(re.findall(r"^([\w-]+)==([\d.]+)$", file.read_text(encoding="utf-8"), flags=re.MULTILINE))
-    assert {name: version.rsplit(".", 1)[0] for name, version in tested.items()} == LOWER_BOUNDS
+    assert {name: version.removesuffix(".0") for name, version in tested.items()} == LOWER_BOUNDS
 
 
 def test_the_support_table_of_the_readme_is_that_of_pyproject() -> None:
