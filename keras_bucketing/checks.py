@@ -80,8 +80,8 @@ def check_lengths(lengths: Any, name: str = "lengths", minimum: int = 1) -> np.n
         raise ValueError(f"`{name}` is empty. Expected at least one length.")
     if array.dtype.kind not in "iuf":
         raise TypeError(
-            f"`{name}` must be integers. Received dtype {array.dtype} (first entry {array.tolist()[0]!r}). Pass one number a "
-            "sequence, e.g. [len(sequence) for sequence in x]."
+            f"`{name}` must be integers. Received dtype {array.dtype} (first entry {array.tolist()[0]!r}). Pass one "
+            "number a sequence, e.g. [len(sequence) for sequence in x]."
         )
     if array.dtype.kind == "f":
         whole = np.isfinite(array) & (array == np.floor(array))
