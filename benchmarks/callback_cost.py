@@ -1,82 +1,106 @@
-"""What a training step costs with and without PaddingStatsCallback and monitor_padding.
-
-    python benchmarks/callback_cost.py
+"""What a training step costs with PaddingStatsCallback and monitor_padding, as a multiple of the step without.
 
 One model is as small as can be, so that a cost shows; the other has an LSTM, as models have that padding matters to.
-Epochs with and without are interleaved, and the medians of their times compared.
+Token ids of lognormal length (mean 75, median 50, at most 300 timesteps), 32 rows a batch. Epochs with and without
+take turns, and each one's time is divided by that of its round without.
+
+    python benchmarks/callback_cost.py
 """
 
-import argparse
-import functools
-import statistics
-import time
+from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import Any
+
+import harness
 import keras
-import numpy as np
 import tensorflow as tf
+from lengths import lognormal_lengths
+from sequences import Sequences, token_sequences
 
 from keras_bucketing import BucketedSequence, PaddingStatsCallback, monitor_padding
 
 BATCH_SIZE = 32
+VOCABULARY_SIZE = 1_000
+FULL, QUICK = (6_000, 15), (200, 2)  # sequences, rounds
+
+MODELS: dict[str, Callable[[], keras.layers.Layer]] = {
+    "embedding, mean, dense": keras.layers.GlobalAveragePooling1D,
+    "embedding, LSTM-64, dense": lambda: keras.layers.LSTM(64),
+}
 
 
-def make_data(num_sequences: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Token ids of lognormal lengths, mean 75, at most 300."""
-    rng = np.random.default_rng(0)
-    lengths = np.clip(rng.lognormal(3.9, 0.9, num_sequences).astype(int), 1, 300)
-    return [rng.integers(1, 1000, length) for length in lengths], rng.integers(0, 2, num_sequences)
+def main() -> None:
+    """Measures, prints, writes."""
+    arguments = harness.parse_arguments(__doc__)
+    num_sequences, rounds = QUICK if arguments.quick else FULL
+    sequences = token_sequences(lognormal_lengths(num_sequences, mean=75, median=50, longest=300), VOCABULARY_SIZE)
+    results = {name: measure(make_layer, sequences, rounds) for name, make_layer in MODELS.items()}
+    harness.report(
+        f"a training step, {num_sequences:,} sequences",
+        ["model and data set", "microseconds a step", "times the step without"],
+        [
+            [f"{model}: {way}", row["microseconds"], row["times_without"]]
+            for model, rows in results.items()
+            for way, row in rows.items()
+        ],
+        note=f"Median (quartiles) over {rounds} epochs each; ratios are formed within a round.",
+    )
+    harness.write_json(arguments.output, "callback_cost", {"rounds": rounds, "results": results})
+    harness.write_picture(arguments.output, "callback_cost", lambda axes: draw(axes, results), panels=len(results))
 
 
-def make_model(pooling: keras.layers.Layer) -> keras.Model:
-    """Embeds, pools and classifies."""
-    model = keras.Sequential([keras.layers.Embedding(1000, 16), pooling, keras.layers.Dense(2)])
+def measure(make_layer: Callable[[], keras.layers.Layer], sequences: Sequences, rounds: int) -> dict[str, Any]:
+    """The step's time for each way to feed the model, against the way without the callback or the monitor."""
+    model = make_model(make_layer())
+    bucketed = BucketedSequence.from_row_splits(
+        sequences.values, sequences.row_splits, sequences.labels, batch_size=BATCH_SIZE, seed=0
+    )
+    padded = keras.utils.pad_sequences(sequences.arrays, padding="post")
+    batches = tf.data.Dataset.from_tensor_slices((padded, sequences.labels)).batch(BATCH_SIZE).prefetch(2)
+    monitored = monitor_padding(batches)
+    contenders = {
+        "BucketedSequence": timer(model, bucketed, []),
+        "BucketedSequence, callback": timer(model, bucketed, [PaddingStatsCallback(bucketed)]),
+        "padded batches": timer(model, batches, []),
+        "padded batches, monitor and callback": timer(model, monitored, [PaddingStatsCallback(monitored)]),
+    }
+    figures = harness.interleave(contenders, rounds)
+    without = {name: figures["padded batches" if "padded" in name else "BucketedSequence"] for name in figures}
+    return {
+        name: {
+            "microseconds": harness.spread_of(of),
+            "times_without": harness.ratios_within_rounds(of, without[name]),
+        }
+        for name, of in figures.items()
+    }
+
+
+def make_model(layer: keras.layers.Layer) -> keras.Model:
+    """Embeds, applies the layer and classifies."""
+    model = keras.Sequential([keras.layers.Embedding(VOCABULARY_SIZE, 16), layer, keras.layers.Dense(2)])
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
     return model
 
 
-def seconds_per_step(model: keras.Model, dataset: tf.data.Dataset, callbacks: list[keras.callbacks.Callback]) -> float:
-    """One epoch's time, divided by its steps."""
-    began = time.perf_counter()
-    model.fit(dataset, callbacks=callbacks, verbose=0, shuffle=False)
-    return (time.perf_counter() - began) / len(dataset)
+def timer(model: keras.Model, dataset: tf.data.Dataset, callbacks: list[keras.callbacks.Callback]) -> Any:
+    """A function that trains for one epoch and returns the microseconds of a step."""
+
+    def microseconds() -> float:
+        begin = time.perf_counter()
+        model.fit(dataset, callbacks=callbacks, verbose=0, shuffle=False)
+        return (time.perf_counter() - begin) / len(dataset) * 1e6
+
+    return microseconds
 
 
-def compare(
-    name: str, pooling: keras.layers.Layer, without: tf.data.Dataset, with_it: tf.data.Dataset, repeats: int
-) -> float:
-    """Prints both medians; returns their ratio."""
-    model = make_model(pooling)
-    callback = PaddingStatsCallback(with_it)
-    for dataset in (without, with_it):
-        seconds_per_step(model, dataset, [])  # traces the model
-    times: tuple[list[float], list[float]] = ([], [])
-    for repeat in range(repeats):
-        order = (0, 1) if repeat % 2 else (1, 0)
-        for which in order:
-            dataset, callbacks = ((without, []), (with_it, [callback]))[which]
-            times[which].append(seconds_per_step(model, dataset, callbacks))
-    medians = [statistics.median(of) * 1e6 for of in times]
-    ratio = medians[1] / medians[0]
-    print(f"{name:44}{medians[0]:8.0f} us a step without, {medians[1]:8.0f} us with, ratio {ratio:.3f}")
-    return ratio
-
-
-def main() -> None:
-    """Measures the callback on a BucketedSequence, and callback and monitor on padded arrays."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num-sequences", type=int, default=10_000)
-    parser.add_argument("--repeats", type=int, default=9)
-    options = parser.parse_args()
-    x, y = make_data(options.num_sequences)
-    bucketed = BucketedSequence(x, y, batch_size=BATCH_SIZE, seed=0)
-    padded = tf.data.Dataset.from_tensor_slices((keras.utils.pad_sequences(x), y)).batch(BATCH_SIZE).prefetch(2)
-    monitored = monitor_padding(padded)
-    for name, make_pooling in (
-        ("mean", keras.layers.GlobalAveragePooling1D),
-        ("LSTM", functools.partial(keras.layers.LSTM, 16)),
-    ):
-        compare(f"{name}, BucketedSequence", make_pooling(), bucketed, bucketed, options.repeats)
-        compare(f"{name}, padded arrays with monitor_padding", make_pooling(), padded, monitored, options.repeats)
+def draw(axes: Any, results: dict[str, dict[str, Any]]) -> None:
+    """Bars of the steps' times, one panel a model."""
+    for axis, (name, rows) in zip(axes, results.items(), strict=True):
+        bars = {way.replace(", ", ",\n", 1): row["microseconds"] for way, row in rows.items()}
+        harness.draw_bars(axis, bars, "microseconds a step", "BucketedSequence")
+        axis.set_title(name, loc="left")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
-"""How random bucketed batches are, on real lengths: `python benchmarks/randomness.py`.
+"""How random bucketed batches are, on real lengths, next to what chance alone would give.
 
-Grouping by length makes batches less random than a plain shuffle. Three figures say by how much, each next to what
-chance alone would give:
+Grouping by length makes batches less random than a plain shuffle. Three figures say by how much:
 
 - neighbours: the correlation of padded length between a batch and the next one. 0 if the order of batches is random.
 - meetings: how many pairs of sequences share a batch in two epochs. Fewer buckets, or larger ones, mean fewer.
 - label imbalance: how far the labels of a batch are from those of all the data, as a multiple of what random batches
   have. 1 if lengths say nothing about labels.
+
+"in fair buckets" is what a perfect shuffle inside the same buckets gives on average; "in random batches" what one of
+all sequences does. Batches have 32 rows.
+
+    python benchmarks/randomness.py
 """
 
 from __future__ import annotations
@@ -15,8 +19,9 @@ import ast
 import itertools
 import sysconfig
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import harness
 import numpy as np
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
@@ -133,29 +138,82 @@ def _random_distance(sizes: np.ndarray, labels: np.ndarray) -> float:
     return float((sizes * (len(labels) - sizes)).sum() / (len(labels) - 1) * (shares * (1 - shares)).sum())
 
 
+def measure(data: LabelledLengths, num_epochs: int, **options: object) -> dict[str, float]:
+    """The figures of one data set with one choice of buckets, averaged over epochs."""
+    lengths, labels = data
+    dataset = make_dataset(lengths, seed=0, **options)
+    row_buckets = np.searchsorted(dataset.bucket_boundaries, lengths, side="right")
+    plans = [dataset.epoch_plan(epoch) for epoch in range(num_epochs)]
+    composition = batch_buckets(plans[0], row_buckets)
+    sizes = composition.sum(axis=1, keepdims=True)
+    return {
+        "buckets": len(dataset.bucket_batch_sizes),
+        "padding_efficiency": dataset.padding_stats().padding_efficiency,
+        "neighbours": float(np.mean([neighbour_correlation(plan) for plan in plans])),
+        "neighbours_expected": -1 / len(plans[0]),
+        "meetings": float(np.mean([repeated_meetings(*pair, len(lengths)) for pair in itertools.pairwise(plans)])),
+        "meetings_expected": expected_meetings(composition, np.bincount(row_buckets)),
+        "meetings_random": expected_meetings(sizes, np.array([len(lengths)])),
+        "imbalance": float(np.mean([label_imbalance(plan, labels) for plan in plans])),
+        "imbalance_expected": expected_label_imbalance(composition, row_buckets, labels),
+    }
+
+
 def main() -> None:
-    """Prints the figures for both data sets and several numbers of buckets."""
-    num_epochs = 40
-    print(f"{'':34}{'neighbours':>12}{'meetings':>12}{'expected':>10}{'random':>8}{'imbalance':>12}{'expected':>10}")
-    for name, load in (("standard library", standard_library_functions), ("Japanese Vowels", japanese_vowels)):
-        lengths, labels = load()
-        for options in ({"num_buckets": 1}, {"num_buckets": 4}, {}, {"num_buckets": 32}):
-            dataset = make_dataset(lengths, seed=0, **options)
-            row_buckets = np.searchsorted(dataset.bucket_boundaries, lengths, side="right")
-            plans = [dataset.epoch_plan(epoch) for epoch in range(num_epochs)]
-            composition = batch_buckets(plans[0], row_buckets)
-            sizes = composition.sum(axis=1, keepdims=True)
-            figures = [
-                np.mean([neighbour_correlation(plan) for plan in plans]),
-                np.mean([repeated_meetings(*pair, len(lengths)) for pair in itertools.pairwise(plans)]),
-                expected_meetings(composition, np.bincount(row_buckets)),
-                expected_meetings(sizes, np.array([len(lengths)])),
-                np.mean([label_imbalance(plan, labels) for plan in plans]),
-                expected_label_imbalance(composition, row_buckets, labels),
-            ]
-            head = f"{name}, {len(dataset.bucket_batch_sizes)} buckets, {len(lengths)} rows"
-            widths_and_digits = zip(figures, (12, 12, 10, 8, 12, 10), (3, 1, 1, 1, 2, 2), strict=True)
-            print(f"{head:34}" + "".join(f"{figure:{width}.{digits}f}" for figure, width, digits in widths_and_digits))
+    """Measures, prints, writes."""
+    arguments = harness.parse_arguments(__doc__)
+    num_epochs = 3 if arguments.quick else 40
+    results = {}
+    for name, load in (
+        ("standard library functions", standard_library_functions),
+        ("Japanese Vowels", japanese_vowels),
+    ):
+        data = load()
+        choices: tuple[dict[str, int], ...] = ({"num_buckets": 1}, {"num_buckets": 4}, {"num_buckets": 16}, {})
+        results[name] = [measure(data, num_epochs, **options) for options in choices]
+        harness.report(
+            f"{name}: {len(data.lengths):,} sequences of {len(np.unique(data.labels))} classes, {num_epochs} epochs",
+            [
+                *("buckets", "padding efficiency", "neighbours", "meetings", "in fair buckets", "in random batches"),
+                *("label imbalance", "in fair buckets"),
+            ],
+            [_cells(row) for row in results[name]],
+            note="The last line has the buckets that are chosen automatically.",
+        )
+    harness.write_json(arguments.output, "randomness", {"epochs": num_epochs, "results": results})
+    harness.write_picture(arguments.output, "randomness", lambda axes: draw(axes, results), panels=2)
+
+
+def draw(axes: Any, results: dict[str, list[dict[str, float]]]) -> None:
+    """Meetings and label imbalance against the number of buckets."""
+    for axis, figure, label in (
+        (axes[0], "meetings", "pairs that meet again / in random batches"),
+        (axes[1], "imbalance", "label imbalance / of random batches"),
+    ):
+        for (name, choices), marker in zip(results.items(), "os", strict=True):
+            rows = sorted(choices, key=lambda row: row["buckets"])
+            buckets = [row["buckets"] for row in rows]
+            scale = [row["meetings_random"] if figure == "meetings" else 1 for row in rows]
+            measured = [row[figure] / by for row, by in zip(rows, scale, strict=True)]
+            expected = [row[f"{figure}_expected"] / by for row, by in zip(rows, scale, strict=True)]
+            shade = "0.1" if marker == "o" else "0.55"
+            axis.loglog(buckets, expected, "--", color=shade, linewidth=1, base=2)
+            axis.loglog(buckets, measured, marker, color=shade, label=name, base=2)
+        axis.axhline(1, color="0.7", linewidth=0.8)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.set(xlabel="buckets", ylabel=label)
+    axes[0].legend(frameon=False, title="dots: measured; dashes: a fair shuffle inside the buckets", title_fontsize=8)
+
+
+def _cells(row: dict[str, float]) -> list[Any]:
+    return [
+        row["buckets"],
+        f"{row['padding_efficiency']:.3f}",
+        f"{row['neighbours']:.3f}",
+        *(f"{row[name]:.1f}" for name in ("meetings", "meetings_expected", "meetings_random")),
+        *(f"{row[name]:.2f}" for name in ("imbalance", "imbalance_expected")),
+    ]
 
 
 if __name__ == "__main__":

@@ -5,18 +5,11 @@ shuffle, which one seed in two million exceeds.
 """
 
 import functools
-import importlib.util
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-_SPEC = importlib.util.spec_from_file_location(
-    "randomness", Path(__file__).parent.parent / "benchmarks" / "randomness.py"
-)
-randomness = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(randomness)
+import randomness
 
 NUM_EPOCHS = 40
 
