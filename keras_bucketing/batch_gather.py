@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_bucketing.host_tensor import host_tensor
 from keras_bucketing.inputs import Inputs
-from keras_bucketing.ragged import Ragged, host_tensor
+from keras_bucketing.ragged import Ragged
 from keras_bucketing.shard import Shard
 from keras_bucketing.structures import Leaf, Structure
 

@@ -21,6 +21,7 @@ from keras_bucketing.inputs import (
 )
 from keras_bucketing.padded_arrays import labels_from_padded, ragged_from_padded
 from keras_bucketing.planned_dataset import PlannedDataset
+from keras_bucketing.planned_epochs import PlannedEpochs
 from keras_bucketing.ragged import ragged_from_row_splits
 from keras_bucketing.shard import check_shard
 
@@ -152,23 +153,14 @@ class BucketedSequence(PlannedDataset):
         )
         cuts = cut_batches(buckets, remainder, sizing.multiple)
         lengths = inputs.lengths.astype(np.int32)
+        planner = EpochPlanner(lengths, buckets, cuts, pad_to_bucket_boundary, shuffle)
+        pads_further = pad_to_bucket_boundary or on_empty == "keep"
         super().__init__(
-            lengths=lengths,
+            epochs=PlannedEpochs(planner, lengths, shard, inputs.kept, inputs.num_given),
             buckets=buckets,
-            planner=EpochPlanner(lengths, buckets, cuts, pad_to_bucket_boundary, shuffle),
-            gatherer=BatchGatherer(
-                inputs,
-                padding_value,
-                label_padding_value,
-                include_lengths,
-                pads_further=pad_to_bucket_boundary or on_empty == "keep",
-                shard=shard,
-            ),
-            shard=shard,
+            gatherer=BatchGatherer(inputs, padding_value, label_padding_value, include_lengths, pads_further, shard),
             seed=seed,
             seed_was_given=seed_was_given,
-            kept=inputs.kept,
-            num_given=inputs.num_given,
             options={
                 "boundaries": buckets.boundaries,
                 "batch_sizes": buckets.batch_sizes,

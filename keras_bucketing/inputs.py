@@ -12,8 +12,10 @@ import tensorflow as tf
 
 from keras_bucketing import foreign_arrays
 from keras_bucketing.checks import check_choice, check_number
+from keras_bucketing.host_tensor import standard_dtype
 from keras_bucketing.label_checks import check_label_lengths, check_weights
-from keras_bucketing.ragged import Ragged, as_ragged, first_non_number, standard_dtype
+from keras_bucketing.ragged import Ragged, as_ragged
+from keras_bucketing.sequence_lists import first_non_number
 from keras_bucketing.structures import Leaf, Structure, describe, map_structure, named_leaves, num_rows
 
 

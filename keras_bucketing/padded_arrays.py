@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from keras_bucketing.checks import check_choice, check_lengths, check_number
-from keras_bucketing.ragged import Ragged, as_regular_array, row_splits_of, standard_dtype
+from keras_bucketing.host_tensor import standard_dtype
+from keras_bucketing.ragged import Ragged, as_regular_array, row_splits_of
 
 
 def ragged_from_padded(x: Any, lengths: Any, mask_value: Any, padding: str, name: str = "x") -> Ragged:

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from keras_bucketing.consumed_batches import ConsumedBatches, CountedDataset
+from keras_bucketing.evaluated_batches import EvaluatedBatches
 from keras_bucketing.padding_history import PaddingHistory, describe
 from keras_bucketing.padding_stats import PaddingStats
 from keras_bucketing.received_rows import PredictedRows, rows_in_loss
@@ -81,12 +82,12 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         self._record = PaddingHistory()
         self._in_epoch = False
         self._trained = ConsumedBatches(self.dataset)
-        self._evaluated: list[ConsumedBatches] = []
+        self._evaluated = EvaluatedBatches([])
         self._validation: PaddingStats | None = None
         self._train_rows: int | None = None
         self._predicted_rows = PredictedRows()
         self._train_seconds: float | None = None
-        self._training_began = self._evaluation_began = 0.0
+        self._training_began = 0.0
 
     # What happened.
 
@@ -201,29 +202,24 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         if self._in_epoch:
             self._trained.locate()  # the validation may begin a pass on the same dataset
             self._end_training_part()
-        # Which of the two is evaluated shows only when one of them begins a pass.
-        self._evaluated = [ConsumedBatches(self.dataset)]
+        candidates = [self.dataset]
         if self.validation_data is not None and self.validation_data is not self.dataset:
-            self._evaluated.insert(0, ConsumedBatches(self.validation_data))
-        for evaluated in self._evaluated:
-            evaluated.begin()
-        self._evaluation_began = time.perf_counter()
+            candidates.insert(0, self.validation_data)
+        self._evaluated = EvaluatedBatches(candidates)
 
     def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Notes a step."""
-        for evaluated in self._evaluated:
-            evaluated.begin_step(batch)
+        self._evaluated.begin_step(batch)
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """Notes a step, possibly late and in another thread."""
-        for evaluated in self._evaluated:
-            evaluated.end_step(batch)
+        self._evaluated.end_step(batch)
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """Counts what the evaluation consumed."""
         # Inside `fit`, Keras tells the steps of training.
         expected_steps = None if self._in_epoch else self._expected_steps()
-        stats = self._stats_of_evaluated(lambda: rows_in_loss(self.model), expected_steps)
+        stats = self._evaluated.padding_stats(lambda: rows_in_loss(self.model), expected_steps)
         if self._in_epoch:
             self._validation = stats
             if stats is None and self.validation_data is not None:
@@ -251,7 +247,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
 
     def on_predict_end(self, logs: Any = None) -> None:
         """Counts what the prediction consumed."""
-        stats = self._stats_of_evaluated(lambda: self._predicted_rows.total, self._expected_steps())
+        stats = self._evaluated.padding_stats(lambda: self._predicted_rows.total, self._expected_steps())
         if stats is not None:
             self.predict_history.append(stats)
 
@@ -264,16 +260,6 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         self._train_seconds = time.perf_counter() - self._training_began
         if getattr(self.model, "steps_per_execution", 1) > 1:
             self._train_rows = rows_in_loss(self.model)
-
-    def _stats_of_evaluated(
-        self, count_rows: Callable[[], int | None], expected_steps: int | None
-    ) -> PaddingStats | None:
-        seconds = time.perf_counter() - self._evaluation_began
-        for evaluated in self._evaluated:
-            consumed = evaluated.consumed(count_rows, expected_steps)
-            if consumed is not None:
-                return dataclasses.replace(evaluated.dataset.pass_stats(*consumed), seconds=seconds)
-        return None
 
     def _expected_steps(self) -> int | None:
         return (self.params or {}).get("steps")

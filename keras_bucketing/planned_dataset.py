@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,48 +13,39 @@ from keras_bucketing.batch_stream import batch_stream
 from keras_bucketing.buckets import Buckets, summarize_buckets
 from keras_bucketing.checks import check_integer
 from keras_bucketing.dataset_state import check_state, fingerprint, make_state
-from keras_bucketing.epoch_plan import EpochPlan, EpochPlanner
+from keras_bucketing.epoch_plan import EpochPlan
 from keras_bucketing.padding_stats import PaddingStats
 from keras_bucketing.pass_counter import PassCounter, PassPosition
+from keras_bucketing.planned_epochs import PlannedEpochs
 from keras_bucketing.restore_order import restore_order
-from keras_bucketing.shard import Shard
 
 
 class PlannedDataset(tf.data.Dataset):
     """The part of `BucketedSequence` behind its door: everything is checked, and the batches are planned.
 
     Args:
-        lengths: Int32 array `(num_sequences,)`, timesteps.
+        epochs: The plans.
         buckets: The buckets that the batches were cut from.
-        planner: Plans the epochs.
         gatherer: Holds the data.
-        shard: Which rows of each batch are this data set's.
         seed: Int.
         seed_was_given: Whether a loaded state may not replace the seed.
-        kept: Int array `(num_sequences,)`, where each row stood in the input; None where none was dropped.
-        num_given: Int, the rows of the input.
         options: What, besides the data, decides which batches come; it goes into the fingerprint of a state.
     """
 
     def __init__(
         self,
-        lengths: np.ndarray,
+        epochs: PlannedEpochs,
         buckets: Buckets,
-        planner: EpochPlanner,
         gatherer: BatchGatherer,
-        shard: Shard,
         seed: int,
         seed_was_given: bool,
-        kept: np.ndarray | None,
-        num_given: int,
         options: Mapping[str, Any],
     ):
-        self._lengths, self._buckets, self._planner, self._gatherer = lengths, buckets, planner, gatherer
-        self._shard, self._seed_was_given = shard, seed_was_given
-        self._kept, self._num_given, self._plan_options = kept, num_given, options
+        self._epochs, self._buckets, self._gatherer = epochs, buckets, gatherer
+        self._seed_was_given, self._plan_options = seed_was_given, options
         self._fingerprint: str | None = None
         self._counter = PassCounter(seed)
-        self._batches = batch_stream(self._counter, planner, gatherer)
+        self._batches = batch_stream(self._counter, epochs.planner, gatherer)
         super().__init__(tf.data.experimental.to_variant(self._batches))
 
     # What tf.data asks of a subclass.
@@ -79,17 +69,17 @@ class PlannedDataset(tf.data.Dataset):
     @property
     def num_batches(self) -> int:
         """The batches of every epoch."""
-        return self._planner.num_batches
+        return self._epochs.num_batches
 
     @property
     def num_sequences(self) -> int:
         """The sequences of every epoch, on all shards, before any are left out of the last batch."""
-        return len(self._lengths)
+        return len(self._epochs.lengths)
 
     @property
     def lengths(self) -> np.ndarray:
         """Int array `(num_sequences,)`: timesteps of each sequence, in the order of the input."""
-        return self._lengths.copy()
+        return self._epochs.lengths.copy()
 
     @property
     def bucket_boundaries(self) -> list[int]:
@@ -131,11 +121,7 @@ class PlannedDataset(tf.data.Dataset):
         >>> [rows.tolist() for rows in dataset.epoch_plan(0)]
         [[1, 2], [0]]
         """
-        epoch = check_integer("epoch", epoch, minimum=0)
-        plan = self._row_plan(epoch)
-        if self._kept is None:
-            return plan
-        return replace(plan, rows=self._kept[plan.rows], left_out=self._kept[plan.left_out])
+        return self._epochs.plan(check_integer("epoch", epoch, minimum=0), self.seed)
 
     def padding_stats(self, epoch: int = 0) -> PaddingStats:
         """What an epoch pads, on this shard.
@@ -148,8 +134,7 @@ class PlannedDataset(tf.data.Dataset):
         >>> dataset.padding_stats().real_timesteps, dataset.padding_stats().total_timesteps
         (6, 7)
         """
-        plan = self._row_plan(check_integer("epoch", epoch, minimum=0))
-        return self._stats_of(plan, 0, len(plan), left_out=len(plan.left_out))
+        return self._epochs.padding_stats(check_integer("epoch", epoch, minimum=0), self.seed)
 
     def newest_pass(self) -> PassPosition:
         """The newest pass that has yielded a batch: its number, its epoch, and the batch it began with."""
@@ -163,11 +148,8 @@ class PlannedDataset(tf.data.Dataset):
             start: Int, the first batch, counted from where the pass began.
             stop: Int, one after the last batch.
         """
-        plan = self._row_plan(position.epoch)
-        first = position.first_batch + start
-        last = min(position.first_batch + stop, len(plan))
-        complete = first == 0 and last == len(plan)
-        return self._stats_of(plan, first, last, left_out=len(plan.left_out) if complete else 0)
+        first = position.first_batch
+        return self._epochs.padding_stats(position.epoch, self.seed, first + start, first + stop)
 
     def summary(self, print_fn: Callable[[str], Any] | None = None) -> None:
         """Prints the buckets as a table: lengths, sequences, rows a batch, and the padding of epoch 0.
@@ -197,7 +179,7 @@ class PlannedDataset(tf.data.Dataset):
         """
         from keras_bucketing.plotting import plot_buckets
 
-        return plot_buckets(self._lengths, self.bucket_boundaries, self.bucket_batch_sizes, self.padding_stats(), ax=ax)
+        return plot_buckets(self.lengths, self.bucket_boundaries, self.bucket_batch_sizes, self.padding_stats(), ax=ax)
 
     # Where it stands.
 
@@ -274,21 +256,8 @@ class PlannedDataset(tf.data.Dataset):
         >>> dataset.restore_order(np.array([[10.0], [20.0], [30.0]])).tolist()
         [[30.0], [10.0], [20.0]]
         """
-        return restore_order(outputs, self.epoch_plan(self.newest_pass().epoch), self._num_given, self._lengths)
-
-    def _row_plan(self, epoch: int) -> EpochPlan:
-        """The plan in terms of rows that are used, not of rows that were given."""
-        return self._planner.plan(epoch, self.seed, self._shard)
-
-    def _stats_of(self, plan: EpochPlan, first: int, last: int, left_out: int) -> PaddingStats:
-        splits = plan.batch_splits[first : last + 1]
-        return PaddingStats.from_batches(
-            self._lengths[plan.rows[splits[0] : splits[-1]]],
-            splits - splits[0],
-            plan.padded_lengths[first:last],
-            buckets=plan.buckets[first:last],
-            left_out=left_out,
-        )
+        plan = self.epoch_plan(self.newest_pass().epoch)
+        return restore_order(outputs, plan, self._epochs.num_given, self._epochs.lengths)
 
     def _check_position(self, epoch: Any, batch: Any) -> tuple[int, int]:
         epoch, batch = check_integer("epoch", epoch, minimum=0), check_integer("batch", batch, minimum=0)

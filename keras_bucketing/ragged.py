@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing import foreign_arrays
-
-# TensorFlow's kernels insist on it (EIGEN_MAX_ALIGN_BYTES); NumPy aligns to 16 bytes only.
-_ALIGNMENT = 64
+from keras_bucketing import foreign_arrays, sequence_lists
+from keras_bucketing.host_tensor import host_tensor, standard_dtype
 
 
 @dataclass(frozen=True)
@@ -79,42 +75,6 @@ def row_splits_of(lengths: np.ndarray) -> np.ndarray:
     splits = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=splits[1:])
     return splits
-
-
-def host_tensor(array: np.ndarray, owned: bool = False) -> tf.Tensor:
-    """Puts an array into a tensor in host memory with one copy, or none if it is `owned` and aligned.
-
-    `tf.constant` makes two copies, the second because NumPy's memory is not aligned as TensorFlow's kernels need it.
-    """
-    if array.dtype == np.bool_ or array.size == 0:  # DLPack in TensorFlow 2.18 knows neither
-        with tf.device("CPU:0"):
-            return tf.constant(array)
-    if not (owned and array.ctypes.data % _ALIGNMENT == 0 and array.flags.c_contiguous and array.flags.writeable):
-        copy = aligned_empty(array.shape, array.dtype)
-        np.copyto(copy, array)
-        array = copy
-    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-
-
-def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An uninitialised array whose memory TensorFlow can use as it is."""
-    dtype = np.dtype(dtype)
-    num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    buffer = np.empty(num_bytes + _ALIGNMENT, np.uint8)
-    offset = -buffer.ctypes.data % _ALIGNMENT
-    aligned: np.ndarray = buffer[offset : offset + num_bytes].view(dtype).reshape(shape)
-    return aligned
-
-
-def standard_dtype(dtype: np.dtype, name: str) -> np.dtype:
-    """The dtype a leaf is stored in: float64 becomes Keras' floatx, as in `fit`; else only the byte order changes."""
-    if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise TypeError(
-            f"`{name}` must hold numbers. Expected a bool, int or float dtype, received {dtype}. Map strings to ids "
-            "first, e.g. with keras.layers.StringLookup or keras.layers.TextVectorization."
-        )
-    native = dtype.newbyteorder("=")  # TensorFlow takes no other
-    return np.dtype(keras.config.floatx()) if native == np.float64 else native
 
 
 def as_regular_array(values: Any, name: str, fix: str) -> np.ndarray:
@@ -202,88 +162,13 @@ def as_ragged(rows: Any, name: str) -> Ragged:
         values, splits = parts
         ragged = ragged_from_row_splits(values, splits, name) if len(splits) > 1 else None
     else:
-        ragged = _from_sequences(foreign_arrays.as_list(rows, name), name)
-    if ragged is None or not ragged.num_rows:
+        sequences = foreign_arrays.as_list(rows, name)
+        ragged = _from_sequences(sequences, name) if sequences else None
+    if ragged is None:
         raise ValueError(f"`{name}` has no sequences. Expected at least one.")
     return ragged
 
 
-def _from_sequences(rows: Sequence[Any], name: str) -> Ragged | None:
-    if not len(rows):
-        return None
-    arrays = [
-        row if isinstance(row, np.ndarray) and row.ndim else _as_row(row, f"{name}[{index}]")
-        for index, row in enumerate(rows)
-    ]
-    lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
-    features = _feature_shape(arrays, lengths, name)
-    filled = [array for array in arrays if len(array)] if not lengths.all() else arrays
-    dtypes = {array.dtype for array in filled} or {arrays[0].dtype}
-    for dtype in dtypes:
-        if dtype.kind not in "biuf":
-            at = next(index for index, array in enumerate(arrays) if array.dtype == dtype)
-            standard_dtype(dtype, f"{name}[{at}]")
-    values = aligned_empty((int(lengths.sum()), *features), standard_dtype(np.result_type(*dtypes), name))
-    if filled:
-        np.concatenate(filled, out=values, casting="unsafe")
+def _from_sequences(sequences: list[Any], name: str) -> Ragged:
+    values, lengths = sequence_lists.concatenate(sequences, name)
     return Ragged(values, row_splits_of(lengths), owned=True)
-
-
-def _feature_shape(arrays: list[np.ndarray], lengths: np.ndarray, name: str) -> tuple[int, ...]:
-    """The shape of one timestep, which all rows that have a timestep must share."""
-    shapes = {array.shape[1:] for array in arrays}
-    if len(shapes) == 1:
-        return shapes.pop()
-    first = int(np.argmax(lengths > 0))
-    expected = arrays[first].shape[1:]
-    for index, array in enumerate(arrays):
-        # An empty list has no feature axis to go by: NumPy gives it the shape (0,).
-        if array.shape[1:] != expected and not (len(array) == 0 and array.ndim == 1):
-            raise ValueError(
-                f"All sequences must share one feature shape. Expected {expected} as in {name}[{first}], received "
-                f"{array.shape[1:]} at {name}[{index}]. Reshape or drop that sequence."
-            )
-    for index, array in enumerate(arrays):
-        if len(array) == 0:
-            arrays[index] = np.empty((0, *expected), arrays[first].dtype)
-    return expected
-
-
-def first_non_number(values: Iterable[Any]) -> int:
-    """Where the first entry stands that is no number, or 0."""
-    numbers = (bool, int, float, np.bool_, np.number)
-    return next((at for at, value in enumerate(values) if not isinstance(value, numbers)), 0)
-
-
-def _as_row(row: Any, name: str) -> np.ndarray:
-    """One sequence as an array `(length, *feature_shape)`."""
-    if isinstance(row, (str, bytes)):
-        raise TypeError(
-            f"`{name}` must be a sequence of numbers. Received the string {row!r}. Map strings to ids first, e.g. "
-            "with keras.layers.StringLookup or keras.layers.TextVectorization."
-        )
-    if row is None or isinstance(row, (dict, set)):
-        raise TypeError(
-            f"`{name}` must be a sequence of numbers. Received {type(row).__name__}. Drop that row or give it an array."
-        )
-    if isinstance(row, Iterable) and not hasattr(row, "__len__") and not hasattr(row, "__array__"):
-        row = list(row)
-    try:
-        array = np.asarray(row)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"`{name}` must be a regular array. Received timesteps of different shapes. Give every timestep the same "
-            "features."
-        ) from error
-    if array.ndim == 0:
-        raise TypeError(
-            f"`{name}` must be a sequence. Received the scalar {row!r}. Wrap each sequence in a list or an array."
-        )
-    if array.dtype.kind not in "biuf":
-        # Name the first entry that is no number, not only its row.
-        at = first_non_number(row)
-        raise TypeError(
-            f"`{name}` must be a sequence of numbers. Received {array.flat[at] if array.ndim == 1 else array.dtype!r} "
-            f"at {name}[{at}]. Map strings to ids first, e.g. with keras.layers.StringLookup, and drop missing values."
-        )
-    return array

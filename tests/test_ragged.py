@@ -3,12 +3,11 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import DTYPES, lengths_lists, random_bits, random_sequences, seeds, sequence_lists
+from strategies import lengths_lists, random_sequences, seeds, sequence_lists
 
-from keras_bucketing.ragged import Ragged, as_ragged, host_tensor, ragged_from_row_splits, standard_dtype
+from keras_bucketing.ragged import Ragged, as_ragged, ragged_from_row_splits
 
 with_empty_rows = lengths_lists(min_length=0)
 
@@ -70,36 +69,6 @@ def test_filling_gives_only_empty_rows_one_timestep(sequences):
     assert_same_rows(as_ragged(sequences, "x").fill_empty(1), expected)
 
 
-@pytest.mark.parametrize("dtype", [*DTYPES, "float64"])
-@pytest.mark.parametrize("shape", [(0,), (1,), (7, 3)])
-@pytest.mark.parametrize("owned", [False, True])
-def test_host_tensors_hold_the_array_in_host_memory(dtype, shape, owned):
-    array = random_bits(shape, dtype, np.random.default_rng(0))
-    tensor = host_tensor(array, owned)
-    assert tensor.dtype.name == dtype
-    assert "CPU" in tensor.device
-    assert tensor.numpy().tobytes() == array.tobytes()
-
-
-@pytest.mark.parametrize("array", [np.arange(64.0)[::2], np.arange(12).reshape(3, 4).T, np.arange(9)[1:]])
-def test_views_become_host_tensors_too(array):
-    assert np.array_equal(host_tensor(array), array)
-
-
-def test_host_tensors_do_not_follow_the_callers_array():
-    array = np.arange(1000)
-    tensor = host_tensor(array)
-    array[:] = -1
-    assert np.array_equal(tensor, np.arange(1000))
-
-
-def test_host_tensors_outlive_the_array():
-    tensors = [host_tensor(as_ragged([np.full(1000, i)], "x").values, owned=True) for i in range(50)]
-    for _ in range(50):
-        np.full(1000, -1)  # would reuse memory that was freed too early
-    assert all((tensor.numpy() == i).all() for i, tensor in enumerate(tensors))
-
-
 def test_a_list_of_arrays_is_copied_only_once():
     ragged = as_ragged([np.arange(100), np.arange(50)], "x")
     assert ragged.owned
@@ -115,35 +84,6 @@ def test_the_byte_order_of_the_input_does_not_matter(byte_order, dtype):
     for ragged in (ragged_from_row_splits(values, [0, 2, 5]), as_ragged([values[:2], values[2:]], "x")):
         assert ragged.values.dtype.isnative
         assert np.array_equal(ragged.values_tensor(), np.arange(5))
-
-
-def test_float64_becomes_floatx():
-    assert standard_dtype(np.dtype("float64"), "x") == np.float32
-    assert as_ragged([[1.0, 2.0], [3]], "x").values.dtype == np.float32
-    keras.config.set_floatx("float16")
-    try:
-        assert standard_dtype(np.dtype("float64"), "x") == np.float16
-        assert standard_dtype(np.dtype("float32"), "x") == np.float32
-    finally:
-        keras.config.set_floatx("float32")
-
-
-@pytest.mark.parametrize(
-    ("sequences", "dtype"),
-    [
-        ([[1, 2], [3]], np.int64),
-        ([[True], [False]], np.bool_),
-        ([[1], [2.5]], np.float32),
-        ([[True], [2]], np.int64),
-        ([np.array([1], np.int8), np.array([300], np.int16)], np.int16),
-        ([[], [1]], np.int64),  # an empty list has no dtype of its own
-        ([[[1, 2]], []], np.int64),
-        ([(1, 2), range(3)], np.int64),
-        ([tf.constant([1]), np.array([2], np.int32)], np.int32),
-    ],
-)
-def test_mixed_rows_share_the_dtype_that_holds_all(sequences, dtype):
-    assert as_ragged(sequences, "x").values.dtype == dtype
 
 
 @pytest.mark.parametrize(

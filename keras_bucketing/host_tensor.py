@@ -1,0 +1,48 @@
+"""How arrays are stored: their dtype, and a tensor in host memory with one copy at most."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# TensorFlow's kernels insist on it (EIGEN_MAX_ALIGN_BYTES); NumPy aligns to 16 bytes only.
+_ALIGNMENT = 64
+
+
+def standard_dtype(dtype: np.dtype, name: str) -> np.dtype:
+    """The dtype a leaf is stored in: float64 becomes Keras' floatx, as in `fit`; else only the byte order changes."""
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise TypeError(
+            f"`{name}` must hold numbers. Expected a bool, int or float dtype, received {dtype}. Map strings to ids "
+            "first, e.g. with keras.layers.StringLookup or keras.layers.TextVectorization."
+        )
+    native = dtype.newbyteorder("=")  # TensorFlow takes no other
+    return np.dtype(keras.config.floatx()) if native == np.float64 else native
+
+
+def host_tensor(array: np.ndarray, owned: bool = False) -> tf.Tensor:
+    """Puts an array into a tensor in host memory with one copy, or none if it is `owned` and aligned.
+
+    `tf.constant` makes two copies, the second because NumPy's memory is not aligned as TensorFlow's kernels need it.
+    """
+    if array.dtype == np.bool_ or array.size == 0:  # DLPack in TensorFlow 2.18 knows neither
+        with tf.device("CPU:0"):
+            return tf.constant(array)
+    if not (owned and array.ctypes.data % _ALIGNMENT == 0 and array.flags.c_contiguous and array.flags.writeable):
+        copy = aligned_empty(array.shape, array.dtype)
+        np.copyto(copy, array)
+        array = copy
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An uninitialised array whose memory TensorFlow can use as it is."""
+    dtype = np.dtype(dtype)
+    num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    buffer = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+    offset = -buffer.ctypes.data % _ALIGNMENT
+    aligned: np.ndarray = buffer[offset : offset + num_bytes].view(dtype).reshape(shape)
+    return aligned
