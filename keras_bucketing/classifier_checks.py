@@ -58,6 +58,8 @@ def check_activation(activation: Any, num_classes: int) -> Callable[..., Any]:
     try:
         function: Callable[..., Any] = keras.activations.get(activation)
     except (TypeError, ValueError) as error:
+        if isinstance(activation, dict):  # out of a saved model: Keras says best what it does not load
+            raise
         raise ValueError(
             "`classifier_activation` is unknown. Expected None, or an activation such as 'softmax', received "
             f"{activation!r}."
