@@ -5,14 +5,18 @@
 
 The task: which package does a function come from, the Python standard library, NumPy or Keras? The text is the source
 of the functions installed on this machine. The project does what most do: `pad_sequences`, `Embedding(mask_zero=True)`,
-an LSTM. Sequences are cut to MAXLEN tokens to keep the padded run short; on uncut data bucketing saves more.
+an LSTM. Sequences are cut to MAXLEN tokens to keep the padded run short; on uncut data bucketing saves more. With
+Matplotlib installed, it draws an epoch before and after.
 """
 
 import argparse
+import importlib.util
+from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
+from epoch_picture import DrawnEpoch, draw_epochs
 from functions_corpus import PACKAGES, load_functions
 
 from keras_bucketing import BucketedSequence, PaddingStats, PaddingStatsCallback, monitor_padding
@@ -59,11 +63,29 @@ def train(name: str, dataset: tf.data.Dataset, test: tuple, vocabulary_size: int
     return padding.history[-1]
 
 
+def draw(before: PaddingStats, after: PaddingStats, dataset: BucketedSequence, path: Path) -> None:
+    """Draws the last epoch before and after the change."""
+    plan = dataset.epoch_plan(dataset.epoch - 1)
+    rows = np.random.default_rng(0).permutation(len(dataset.lengths))
+    random_batches = np.split(dataset.lengths[rows], np.arange(BATCH_SIZE, len(rows), BATCH_SIZE))
+    titles = [f"{stats.padding_efficiency:.0%} real timesteps, {stats.seconds:.1f} s" for stats in (before, after)]
+    figure = draw_epochs(
+        [
+            DrawnEpoch(f"padded to the longest: {titles[0]}", random_batches, [MAXLEN] * len(random_batches)),
+            DrawnEpoch(f"BucketedSequence: {titles[1]}", [dataset.lengths[rows] for rows in plan], plan.padded_lengths),
+        ]
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    print(f"written: {path}")
+
+
 def main(arguments: list[str] | None = None) -> tuple[PaddingStats, PaddingStats]:
     """Runs both; returns the padding of their last epochs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="120 functions of each package instead of 1000")
     parser.add_argument("--epochs", type=int, default=3, help="default: 3")
+    parser.add_argument("--picture", type=Path, default=Path("output/existing_project.png"))
     options = parser.parse_args(arguments)
     (x, y), test, vocabulary_size = load_padded(120 if options.quick else 1000)
     majority = np.bincount(test[1]).max() / len(test[1])
@@ -80,6 +102,8 @@ def main(arguments: list[str] | None = None) -> tuple[PaddingStats, PaddingStats
         f"\npadding efficiency {before.padding_efficiency:.3f} -> {after.padding_efficiency:.3f}, "
         f"epoch {before.seconds:.1f} s -> {after.seconds:.1f} s ({before.seconds / after.seconds:.1f} x)"
     )
+    if importlib.util.find_spec("matplotlib"):
+        draw(before, after, dataset, options.picture)
     return before, after
 
 
