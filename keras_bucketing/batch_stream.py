@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 
 from keras_bucketing.batch_gather import BatchGatherer
@@ -22,11 +25,15 @@ def batch_stream(counter: PassCounter, planner: EpochPlanner, gatherer: BatchGat
     But `choose_from_datasets` counts as endless as soon as one of its inputs is, even one that is never chosen, and
     ends with the input it draws from; `take` then declares the length.
     """
-    one_pass = tf.data.Dataset.range(1).flat_map(lambda _: _one_by_one(*planner.batches(*counter.begin_pass()[1:])))
+    one_pass = tf.data.Dataset.range(1).flat_map(
+        _as_it_is(lambda _: _one_by_one(*planner.batches(*counter.begin_pass()[1:])))
+    )
     always_the_first = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
     endless = tf.data.Dataset.choose_from_datasets([one_pass, _never_chosen(one_pass)], always_the_first)
     cuts = endless.take(planner.num_batches)
-    batches = cuts.map(gatherer, num_parallel_calls=_PARALLEL_GATHERS, deterministic=True)
+    batches = cuts.map(
+        _as_it_is(lambda rows, cut: gatherer(rows, cut)), num_parallel_calls=_PARALLEL_GATHERS, deterministic=True
+    )
     return batches.prefetch(_PREFETCHED_BATCHES).with_options(_without_rewriting())
 
 
@@ -40,6 +47,12 @@ def _without_rewriting() -> tf.data.Options:
     options.experimental_optimization.apply_default_optimizations = False
     options.autotune.enabled = False
     return options
+
+
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Spares AutoGraph the conversion of a function that has no Python control flow for tensors."""
+    converted: Callable[..., Any] = tf.autograph.experimental.do_not_convert(function)
+    return converted
 
 
 def _one_by_one(rows: tf.Tensor, cuts: tf.Tensor) -> tf.data.Dataset:
