@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import torch
 from labelled_tokens import VOCABULARY_SIZE
@@ -41,15 +43,16 @@ class PackedLSTM:
         self._optimizer = torch.optim.Adam(self._model.parameters(), learning_rate)
         self._loss = torch.nn.BCEWithLogitsLoss()
 
-    def train_epoch(self) -> int:
-        """Trains for one epoch and returns the number of updates."""
+    def train_epoch(self) -> tuple[float, int]:
+        """Trains for one epoch; returns the seconds and the number of updates."""
+        begin = time.perf_counter()
         sequences, labels = self._train
         batches = torch.randperm(len(sequences)).split(self._batch_size)
         for rows in batches:
             self._optimizer.zero_grad()
             self._loss(self._logits(sequences, rows), labels[rows]).backward()
             self._optimizer.step()
-        return len(batches)
+        return time.perf_counter() - begin, len(batches)
 
     def accuracy(self) -> float:
         """The accuracy on the validation sequences."""
