@@ -81,7 +81,7 @@ def main() -> None:
             *("updates per epoch", f"accuracy after {epochs}", f"seconds to {GOAL}"),
         ],
         [[name, *_cells(row)] for name, row in results.items()],
-        note="x: so many times faster. Median (quartiles) over the epochs but the first; ratios are formed within an epoch.",
+        note="x: times faster. Median (quartiles) over the epochs but the first; ratios are formed within an epoch.",
     )
     settings = {"num_sequences": num_sequences, "longest": longest, "boundaries_of_rival": BOUNDARIES}
     harness.write_json(arguments.output, "training", {**settings, "results": results, "epochs": records})
