@@ -13,6 +13,7 @@ import keras
 
 from keras_bucketing.checks import check_flag, check_integer
 from keras_bucketing.consumed_batches import ConsumedBatches
+from keras_bucketing.pass_counter import PassPosition
 from keras_bucketing.planned_dataset import PlannedDataset
 
 _STATE_FILE = "sequence_state.json"
@@ -32,7 +33,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
     other batches. This callback lets it write each backup, adds the position of what the model has consumed (not of
     what was prefetched), and publishes both with one atomic rename: a process that is killed while it writes leaves the
     backup before. The first epoch after a restart is as much shorter as it had gone before; its metrics are those of
-    the rest.
+    the rest. Keras' epochs must be passes over the data: `steps_per_epoch`, `take`, `repeat` and `cache` are refused.
 
     What Keras keeps outside of the weights is not restored, e.g. the random states of dropout.
 
@@ -47,7 +48,8 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
 
     Raises:
         TypeError: If `dataset` is no `BucketedSequence`, or `save_freq` of the wrong kind.
-        ValueError: When `fit` begins: if the model is not built, or the backup is that of other data or options.
+        ValueError: When `fit` begins: if the model is not built, an epoch is no pass over the data, or the backup is
+            damaged or that of other data or options. In the first epoch: if `fit` reads another dataset.
 
     Example:
     >>> dataset = keras_bucketing.BucketedSequence([[1], [2, 3]], y=[0, 1], batch_size=1, seed=1)
@@ -84,14 +86,16 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         self._epoch = 0
         self._step = 0
         self._saved_step = 0
+        self._passes_before = 0
         self._shorter_epoch: int | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Restores the newest backup, if there is one."""
+        self._check_fit()
         backup = self._newest_backup()
         if backup is None:
             return
-        state = json.loads((backup / _STATE_FILE).read_text(encoding="utf-8"))
+        state = self._read_json(backup / _STATE_FILE)
         self._dataset.load_state_dict(state["dataset"])
         self._shorter_epoch = state["keras_epoch"] if self._dataset.next_first_batch else None
         self._keras_backup(backup).on_train_begin()
@@ -99,6 +103,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Begins to follow the epoch's batches."""
         self._epoch, self._step, self._saved_step = epoch, 0, 0
+        self._passes_before = self._dataset.newest_pass().number
         self._batches.begin()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -106,13 +111,17 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         self._batches.begin_step(batch)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Backs up every `save_freq` batches."""
+        """Backs up every `save_freq` batches; the end of a pass is backed up as that of its epoch."""
         self._batches.end_step(batch)
         self._step = batch + 1
-        if self._save_freq != "epoch" and self._step - self._saved_step >= int(self._save_freq):
+        if self._save_freq == "epoch" and self._epoch != self._shorter_epoch:
+            return
+        position, next_batch = self._position()
+        is_end = next_batch >= self._dataset.num_batches
+        if self._save_freq != "epoch" and not is_end and self._step - self._saved_step >= int(self._save_freq):
             self._saved_step = self._step
-            self._save(self._epoch)
-        if self._epoch == self._shorter_epoch and self._is_end_of_pass():
+            self._save(self._epoch, position.epoch, next_batch)
+        if is_end and self._epoch == self._shorter_epoch:
             self.model.stop_training = _END_OF_SHORTER_EPOCH
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -124,32 +133,50 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         self._shorter_epoch = None
         if self.model.stop_training is _END_OF_SHORTER_EPOCH:  # and not True, which another callback has set since
             self.model.stop_training = False
-        self._save(epoch + 1)
+        position, next_batch = self._position()
+        self._save(epoch + 1, position.epoch, next_batch)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Deletes the backup, unless told otherwise."""
         if self._is_chief and self._delete_checkpoint and self._directory.exists():
             shutil.rmtree(self._directory)
 
-    def _is_end_of_pass(self) -> bool:
-        current = self._batches.current()
-        if current is None:
-            return False
-        position, consumed = current
-        return position.first_batch + consumed >= self._dataset.num_batches
+    def _check_fit(self) -> None:
+        """Refuses what could not be resumed before anything is trained."""
+        if not self.model.built:
+            raise ValueError(
+                "BackupAndRestoreSequence restores weights when fit() begins, so the model must have some by then. "
+                "Received a model that is not built. Build it, e.g. model.build((None, None, features)), or call it "
+                "on a batch."
+            )
+        steps, num_batches = (self.params or {}).get("steps"), self._dataset.num_batches
+        if steps is not None and steps != num_batches:
+            raise ValueError(
+                "BackupAndRestoreSequence needs epochs that are passes over the data. Expected "
+                f"{num_batches} steps an epoch, received {steps} (steps_per_epoch, take or repeat). Leave that out; to "
+                "back up more often than once a pass, use save_freq."
+            )
 
-    def _save(self, keras_epoch: int) -> None:
-        """Writes a backup into a directory of its own, then makes it the newest by one atomic rename."""
+    def _position(self) -> tuple[PassPosition, int]:
+        """The pass that is being read, and the batch of its epoch that comes next."""
         current = self._batches.current()
-        if current is None:
-            return
+        if current is None or current[0].number <= self._passes_before:
+            raise ValueError(
+                "`dataset` was not read by fit() in this epoch, so there is no position to back up. Give "
+                "BackupAndRestoreSequence the BucketedSequence that fit() gets, or that its dataset is made of without "
+                "cache()."
+            )
+        position, consumed = current
+        return position, position.first_batch + consumed
+
+    def _save(self, keras_epoch: int, epoch: int, batch: int) -> None:
+        """Writes a backup into a directory of its own, then makes it the newest by one atomic rename."""
         if not self._is_chief:
             # Keras saves with collective operations (with JAX, keras/src/saving/saving_lib.py makes a variable on all
             # hosts), so that a chief who saved alone would wait for ever.
             with tempfile.TemporaryDirectory() as nowhere:
                 self._keras_backup(Path(nowhere)).on_epoch_end(keras_epoch - 1)
             return
-        position, consumed = current
         previous = self._newest_backup()
         number = 0 if previous is None else int(previous.name.split("-")[1]) + 1
         backup = self._directory / f"backup-{number}"
@@ -157,8 +184,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         backup.mkdir(parents=True)
         # BackupAndRestore writes at the end of an epoch that the one after it is the next.
         self._keras_backup(backup).on_epoch_end(keras_epoch - 1)
-        state = self._dataset.state_dict(position.epoch, position.first_batch + consumed)
-        content = {"keras_epoch": keras_epoch, "dataset": state}
+        content = {"keras_epoch": keras_epoch, "dataset": self._dataset.state_dict(epoch, batch)}
         (backup / _STATE_FILE).write_text(json.dumps(content), encoding="utf-8")
         latest = self._directory / f"{_LATEST_FILE}.new"
         latest.write_text(json.dumps({"backup": backup.name}), encoding="utf-8")
@@ -170,7 +196,19 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         latest = self._directory / _LATEST_FILE
         if not latest.exists():
             return None
-        return self._directory / str(json.loads(latest.read_text(encoding="utf-8"))["backup"])
+        return self._directory / str(self._read_json(latest).get("backup"))
+
+    def _read_json(self, path: Path) -> dict[str, Any]:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError(f"expected an object, received {type(content).__name__}")
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"The backup in `backup_dir` is damaged: {path} cannot be read ({error}). Delete {self._directory} to "
+                "start anew."
+            ) from error
+        return content
 
     def _keras_backup(self, directory: Path) -> keras.callbacks.BackupAndRestore:
         """Keras' own callback, which knows how to restore weights and epoch, on one backup's directory."""

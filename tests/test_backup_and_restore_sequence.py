@@ -128,6 +128,32 @@ def test_the_shortened_epoch_ends_without_a_warning_and_the_next_ones_are_whole(
     assert history.epoch == [0, 1, 2]
 
 
+@pytest.mark.parametrize("save_freq", [1, 2, 3, 4])
+def test_a_run_killed_in_validation_goes_on_like_the_uninterrupted_one(tmp_path: Path, save_freq: int) -> None:
+    class Interrupt(keras.callbacks.Callback):
+        epochs_left = 2
+
+        def on_test_begin(self, logs=None) -> None:
+            self.epochs_left -= 1
+            if not self.epochs_left:
+                raise KeyboardInterrupt
+
+    def fit(folder: str, *callbacks: keras.callbacks.Callback) -> tuple[keras.Model, BucketedSequence]:
+        keras.utils.set_random_seed(0)
+        dataset, model = small_dataset(), small_model()
+        backup = BackupAndRestoreSequence(dataset, tmp_path / folder, save_freq=save_freq)
+        model.fit(dataset, validation_data=small_dataset(), epochs=3, verbose=0, callbacks=[backup, *callbacks])
+        return model, dataset
+
+    whole, _ = fit("whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit("cut", Interrupt())
+    resumed, dataset = fit("cut")
+    assert dataset.newest_pass().epoch == 2
+    for weights, expected in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_allclose(weights, expected, rtol=1e-6)
+
+
 def test_another_callback_can_still_stop_training_in_the_shortened_epoch(tmp_path: Path) -> None:
     interrupt(small_dataset(), tmp_path / "backup", after_steps=3)
     dataset = small_dataset()
@@ -177,3 +203,36 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
         BackupAndRestoreSequence(dataset, tmp_path, save_freq="batch")
     with pytest.raises(ValueError, match="`save_freq` is too small"):
         BackupAndRestoreSequence(dataset, tmp_path, save_freq=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "text"),
+    [
+        (lambda dataset: dataset, {"steps_per_epoch": 2}, "Expected 4 steps an epoch, received 2"),
+        (lambda dataset: dataset.take(3), {}, "Expected 4 steps an epoch, received 3"),
+        (lambda dataset: dataset.repeat(), {"steps_per_epoch": 8}, "Expected 4 steps an epoch, received 8"),
+        (lambda dataset: dataset.cache(), {}, "`dataset` was not read by fit"),
+        (lambda dataset: small_dataset(seed=2), {}, "`dataset` was not read by fit"),
+    ],
+)
+def test_epochs_that_could_not_be_resumed_are_refused(tmp_path: Path, change, options: dict, text: str) -> None:
+    dataset = small_dataset()
+    backup = BackupAndRestoreSequence(dataset, tmp_path / "backup")
+    with pytest.raises(ValueError, match=text):
+        small_model().fit(change(dataset), epochs=2, verbose=0, shuffle=False, callbacks=[backup], **options)
+
+
+def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
+    dataset = small_dataset()
+    model = keras.Sequential([keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"a model that is not built\. Build it"):
+        model.fit(dataset, verbose=0, shuffle=False, callbacks=[BackupAndRestoreSequence(dataset, tmp_path / "backup")])
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"backup": "backup-7"}'])
+def test_a_damaged_backup_says_where_it_is(tmp_path: Path, damage: str) -> None:
+    interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
+    (tmp_path / "backup" / "latest.json").write_text(damage)
+    with pytest.raises(ValueError, match=r"The backup in `backup_dir` is damaged: .*json.*Delete .* to start anew"):
+        interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
