@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.host_tensor import host_tensor
+from keras_bucketing.host_tensor import host_tensor, stored_floatx
 from keras_bucketing.inputs import Inputs
 from keras_bucketing.ragged import Ragged
 from keras_bucketing.shard import Shard
@@ -95,7 +94,7 @@ class BatchGatherer:
         def weigh(labels: tf.Tensor, table: _Table, weight: _Table | None) -> tf.Tensor:
             if isinstance(weight, _RaggedTable):
                 return batch.gather(weight)
-            floatx = keras.config.floatx()
+            floatx = stored_floatx()
             row_weights = tf.ones(tf.shape(batch.rows), floatx) if weight is None else batch.gather(weight)
             if isinstance(table, _PlainTable):
                 return row_weights

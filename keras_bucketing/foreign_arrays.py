@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def values_and_row_splits(rows: Any, name: str) -> tuple[np.ndarray, np.ndarray]
         import pyarrow
 
         rows = pyarrow.array(rows.array)
-    if _comes_from("pyarrow", rows) and hasattr(rows, "type"):
+    if _is_arrow(rows):
         return _from_arrow(rows, name)
     if _comes_from("awkward", rows):
         return _from_awkward(rows, name)
@@ -37,6 +38,7 @@ def as_list(rows: Any, name: str) -> list[Any]:
     """The rows of a list, an object array or a pandas Series, as a list."""
     if isinstance(rows, list):
         return rows
+    refuse_missing(rows, name)
     if isinstance(rows, np.ndarray) and rows.dtype == object and rows.ndim == 1:
         return list(rows.tolist())
     if _comes_from("pandas", rows) and hasattr(rows, "tolist"):
@@ -54,19 +56,57 @@ def as_list(rows: Any, name: str) -> list[Any]:
             f"the length {shape[1]}. If it is padded, use BucketedSequence.from_padded({name}, ...); if all lengths "
             f"really are equal, there is nothing to bucket: pass it to fit() as it is, or pass list({name})."
         )
+    if isinstance(rows, Sequence) and not isinstance(rows, (tuple, str, bytes, range)):
+        return list(rows)
     raise TypeError(
         f"`{name}` is not a collection of sequences. Expected a list of arrays, an object array, a tf.RaggedTensor, a "
         f"pyarrow list array, a pandas Series of lists or an awkward array, received {type(rows).__name__}."
     )
 
 
-def is_columnar_list(rows: Any) -> bool:
-    """Whether this is an Arrow, pandas or awkward column whose rows are lists."""
+def is_ragged_column(rows: Any) -> bool:
+    """Whether this is an Arrow, pandas or awkward column whose rows are lists of different lengths."""
     if _comes_from("pandas", rows):
-        return hasattr(rows, "dtype") and ("list" in str(rows.dtype) or rows.dtype == object)
-    if _comes_from("pyarrow", rows) and hasattr(rows, "type"):
-        return "list" in str(rows.type)
-    return _comes_from("awkward", rows) and getattr(rows, "ndim", 1) > 1
+        return hasattr(rows, "dtype") and ("list<" in str(rows.dtype) or rows.dtype == object)
+    if _is_arrow(rows):
+        return _is_arrow_list(rows.type) and not _is_fixed_size(rows.type)
+    return _comes_from("awkward", rows) and getattr(rows, "ndim", 1) > 1 and " * var * " in f" * {rows.type}"
+
+
+def as_plain_array(column: Any, name: str) -> Any:
+    """An Arrow column of lists of one length as an array `(num_rows, length)`; anything else as it is."""
+    refuse_missing(column, name)
+    if _is_arrow(column) and _is_arrow_list(column.type):
+        values, splits = _from_arrow(column, name)
+        return values.reshape(len(splits) - 1, -1, *values.shape[1:])
+    return column
+
+
+def refuse_missing(values: Any, name: str) -> None:
+    """Refuses masked and missing entries, which NumPy would turn into NaN or into what lies behind the mask."""
+    is_missing: Any = False
+    if isinstance(values, np.ma.MaskedArray):
+        is_missing = np.ma.getmaskarray(values)
+    elif _is_arrow(values):
+        is_missing = values.is_null().to_pylist() if values.null_count else False
+    elif _comes_from("pandas", values) and not isinstance(getattr(values, "dtype", None), np.dtype):
+        is_missing = np.asarray(values.isna())  # a NaN in a NumPy column is the user's own
+    if np.any(is_missing):
+        at = int(np.argwhere(is_missing)[0][0])
+        raise ValueError(f"`{name}` must not hold missing entries. Received none at {name}[{at}]. Fill or drop it.")
+
+
+def _is_arrow(values: Any) -> bool:
+    return _comes_from("pyarrow", values) and hasattr(values, "type") and hasattr(values, "null_count")
+
+
+def _is_arrow_list(kind: Any) -> bool:
+    # By name: the list views are younger than the oldest pyarrow that is supported.
+    return str(kind).startswith(("list<", "large_list<", "fixed_size_list<", "list_view<", "large_list_view<"))
+
+
+def _is_fixed_size(kind: Any) -> bool:
+    return str(kind).startswith("fixed_size_list<")
 
 
 def _comes_from(library: str, rows: Any) -> bool:
@@ -80,16 +120,15 @@ def _from_arrow(column: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
         if hasattr(column, "chunks"):  # pyarrow before 15 gives a chunked array with one chunk
             column = column.chunk(0)
     _refuse_nulls(column, name, "sequence")
-    kind = str(column.type)
-    if "list" not in kind:
+    if not _is_arrow_list(column.type):
         raise TypeError(
-            f"`{name}` must be a column of lists. Received the Arrow type {kind}: `{name}[0]` is a scalar where a "
-            "sequence belongs."
+            f"`{name}` must be a column of lists. Received the Arrow type {column.type}: `{name}[0]` is a scalar where "
+            "a sequence belongs."
         )
     lengths = column.value_lengths().to_numpy(zero_copy_only=False)
     splits = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     values, features = column.flatten(), []
-    while "list" in str(values.type):
+    while _is_arrow_list(values.type):
         _refuse_nulls(values, name, "timestep")
         widths = np.unique(values.value_lengths().to_numpy(zero_copy_only=False))
         if len(widths) > 1:
@@ -100,6 +139,8 @@ def _from_arrow(column: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
         features.append(int(widths[0]) if len(widths) else 0)
         values = values.flatten()
     _refuse_nulls(values, name, "value")
+    if not hasattr(values, "to_numpy") or str(values.type).startswith(("struct<", "map<", "union")):
+        raise TypeError(f"`{name}` must hold numbers. Received values of the Arrow type {values.type}.")
     return values.to_numpy(zero_copy_only=False).reshape(-1, *features), splits
 
 
@@ -121,9 +162,9 @@ def _from_awkward(array: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         lengths = awkward.to_numpy(awkward.num(array, axis=1), allow_missing=False)
         values = awkward.to_numpy(awkward.flatten(array, axis=1), allow_missing=False)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(
-            f"`{name}` must have one variable axis and no missing entries. Received the awkward type {array.type}. "
-            "Make its inner axes regular with awkward.to_regular, and fill or drop missing entries."
+            f"`{name}` must hold numbers, with one variable axis and no missing entries. Received the awkward type "
+            f"{array.type}. Make its inner axes regular with awkward.to_regular, and fill or drop missing entries."
         ) from error
     return values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

@@ -14,13 +14,24 @@ _ALIGNMENT = 64
 
 def standard_dtype(dtype: np.dtype, name: str) -> np.dtype:
     """The dtype a leaf is stored in: float64 becomes Keras' floatx, as in `fit`; else only the byte order changes."""
-    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+    if dtype.kind in "SUOM":
         raise TypeError(
             f"`{name}` must hold numbers. Expected a bool, int or float dtype, received {dtype}. Map strings to ids "
             "first, e.g. with keras.layers.StringLookup or keras.layers.TextVectorization."
         )
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:  # bfloat16, complex, longdouble, structures
+        raise TypeError(
+            f"`{name}` must hold numbers. Expected a bool, int or float dtype of NumPy's and TensorFlow's, received "
+            f"{dtype}. Convert it first, e.g. to float32."
+        )
     native = dtype.newbyteorder("=")  # TensorFlow takes no other
-    return np.dtype(keras.config.floatx()) if native == np.float64 else native
+    return stored_floatx() if native == np.float64 else native
+
+
+def stored_floatx() -> np.dtype:
+    """Keras' floatx; float32 where that is bfloat16, which NumPy does not have: the model's layers cast it."""
+    floatx = keras.config.floatx()
+    return np.dtype(np.float32 if floatx == "bfloat16" else floatx)
 
 
 def host_tensor(array: np.ndarray, owned: bool = False) -> tf.Tensor:

@@ -6,15 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_bucketing import foreign_arrays
 from keras_bucketing.checks import check_choice, check_number
-from keras_bucketing.host_tensor import standard_dtype
+from keras_bucketing.host_tensor import standard_dtype, stored_floatx
 from keras_bucketing.label_checks import check_label_lengths, check_weights
-from keras_bucketing.ragged import Ragged, as_ragged
+from keras_bucketing.ragged import Ragged, as_ragged, as_regular_array
 from keras_bucketing.sequence_lists import first_non_number
 from keras_bucketing.structures import Leaf, Structure, describe, map_structure, named_leaves, num_rows
 
@@ -174,14 +173,12 @@ def _convert_leaf(leaf: Any, name: str) -> Leaf:
     """A list of sequences, or a ragged or object array, is ragged; numbers and arrays are plain."""
     if str(getattr(leaf, "dtype", None)) == "object" and getattr(leaf, "ndim", 0) == 1:  # an array or a pandas Series
         leaf = leaf.tolist()
-    is_list_of_sequences = isinstance(leaf, list) and any(
-        isinstance(row, (list, tuple, str, bytes)) or np.ndim(row) for row in leaf
-    )
+    is_list_of_sequences = isinstance(leaf, list) and any(_is_sequence(row) for row in leaf)
     if is_list_of_sequences or isinstance(leaf, (Ragged, tf.RaggedTensor)):
         return as_ragged(leaf, name)
-    if foreign_arrays.is_columnar_list(leaf):
+    if foreign_arrays.is_ragged_column(leaf):
         return as_ragged(leaf, name)
-    array = np.asarray(leaf)
+    array = as_regular_array(foreign_arrays.as_plain_array(leaf, name), name, "Give every row the same shape.")
     if array.ndim == 0 and array.dtype.kind in "biufc":
         raise TypeError(
             f"`{name}` must have one row for each sequence. Received the scalar {leaf!r}. Pass a list or an array."
@@ -197,9 +194,15 @@ def _convert_leaf(leaf: Any, name: str) -> Leaf:
     return array.astype(standard_dtype(array.dtype, name), copy=True)
 
 
+def _is_sequence(row: Any) -> bool:
+    if isinstance(row, (int, float)):  # by far the most frequent, and np.ndim is slow
+        return False
+    return isinstance(row, (list, tuple, str, bytes)) or bool(np.ndim(row))
+
+
 def _convert_weight(leaf: Any, name: str) -> Leaf:
     converted = _convert_leaf(leaf, name)
-    floatx = keras.config.floatx()
+    floatx = stored_floatx()
     if isinstance(converted, Ragged):
         if converted.values.ndim != 1:
             raise ValueError(

@@ -78,13 +78,16 @@ def row_splits_of(lengths: np.ndarray) -> np.ndarray:
 
 
 def as_regular_array(values: Any, name: str, fix: str) -> np.ndarray:
-    """The values as an array, refusing nested lists of uneven shape."""
+    """The values as an array, refusing missing entries, nested lists of uneven shape and what is no array."""
+    foreign_arrays.refuse_missing(values, name)
     try:
         return np.asarray(values)
-    except ValueError as error:
-        raise ValueError(
-            f"`{name}` must be one regular array. Received a nested list of uneven shape. {fix}"
-        ) from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        if isinstance(values, (list, tuple)):
+            raise ValueError(
+                f"`{name}` must be one regular array. Received a nested list of uneven shape. {fix}"
+            ) from error
+        raise sequence_lists.not_an_array(values, name, error) from error
 
 
 def ragged_from_row_splits(values: Any, row_splits: Any, name: str = "values") -> Ragged:
@@ -150,12 +153,7 @@ def as_ragged(rows: Any, name: str) -> Ragged:
     if isinstance(rows, Ragged):
         return rows
     if isinstance(rows, tf.RaggedTensor):
-        if rows.ragged_rank != 1:
-            raise ValueError(
-                f"`{name}` must be ragged in time alone. Expected a RaggedTensor of ragged_rank 1, received "
-                f"{rows.ragged_rank}. Make its inner axes uniform first."
-            )
-        parts: tuple[Any, Any] | None = (rows.values.numpy(), rows.row_splits.numpy())
+        parts: tuple[Any, Any] | None = _parts_of_ragged_tensor(rows, name)
     else:
         parts = foreign_arrays.values_and_row_splits(rows, name)
     if parts is not None:
@@ -167,6 +165,22 @@ def as_ragged(rows: Any, name: str) -> Ragged:
     if ragged is None:
         raise ValueError(f"`{name}` has no sequences. Expected at least one.")
     return ragged
+
+
+def _parts_of_ragged_tensor(rows: tf.RaggedTensor, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Values and row splits; inner axes may be ragged by name, as `tf.ragged.stack` leaves them, but not in fact."""
+    values, features = rows.values, []
+    while isinstance(values, tf.RaggedTensor):
+        widths = np.unique(values.row_lengths().numpy())
+        if len(widths) > 1:
+            raise ValueError(
+                f"All sequences must share one feature shape. Received timesteps of {widths[0]} and of {widths[1]} "
+                f"features in `{name}`. Reshape or drop those sequences."
+            )
+        features.append(int(widths[0]) if len(widths) else 0)
+        values = values.values
+    flat, splits = values.numpy(), rows.row_splits.numpy()
+    return flat.reshape(splits[-1], *features, *flat.shape[1:]), splits
 
 
 def _from_sequences(sequences: list[Any], name: str) -> Ragged:

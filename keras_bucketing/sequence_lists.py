@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_bucketing.foreign_arrays import refuse_missing
 from keras_bucketing.host_tensor import aligned_empty, standard_dtype
 
 
@@ -26,7 +27,7 @@ def concatenate(sequences: list[Any], name: str) -> tuple[np.ndarray, np.ndarray
         ValueError: If they do not share one feature shape.
     """
     arrays = [
-        row if isinstance(row, np.ndarray) and row.ndim else _as_row(row, f"{name}[{index}]")
+        row if type(row) is np.ndarray and row.ndim else _as_row(row, f"{name}[{index}]")
         for index, row in enumerate(sequences)
     ]
     lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
@@ -69,6 +70,15 @@ def first_non_number(values: Iterable[Any]) -> int:
     return next((at for at, value in enumerate(values) if not isinstance(value, numbers)), 0)
 
 
+def not_an_array(value: Any, name: str, error: Exception) -> TypeError:
+    """The error for an object that NumPy cannot read, e.g. a tensor of another library on another device."""
+    return TypeError(
+        f"`{name}` must be readable by NumPy. Received {type(value).__module__}.{type(value).__name__}, which says: "
+        f"{' '.join(str(error).split())} Convert it first, e.g. a PyTorch tensor with "
+        "tensor.detach().float().cpu().numpy()."
+    )
+
+
 def _as_row(row: Any, name: str) -> np.ndarray:
     """One sequence as an array `(length, *feature_shape)`."""
     if isinstance(row, (str, bytes)):
@@ -82,9 +92,12 @@ def _as_row(row: Any, name: str) -> np.ndarray:
         )
     if isinstance(row, Iterable) and not hasattr(row, "__len__") and not hasattr(row, "__array__"):
         row = list(row)
+    refuse_missing(row, name)
     try:
         array = np.asarray(row)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
+        if not isinstance(row, (list, tuple)):
+            raise not_an_array(row, name, error) from error
         raise ValueError(
             f"`{name}` must be a regular array. Received timesteps of different shapes. Give every timestep the same "
             "features."
@@ -93,6 +106,8 @@ def _as_row(row: Any, name: str) -> np.ndarray:
         raise TypeError(
             f"`{name}` must be a sequence. Received the scalar {row!r}. Wrap each sequence in a list or an array."
         )
+    if array.dtype.kind not in "biufSUO":
+        standard_dtype(array.dtype, name)  # says what is wrong with it
     if array.dtype.kind not in "biuf":
         # Name the first entry that is no number, not only its row.
         at = first_non_number(row)

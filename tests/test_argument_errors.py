@@ -40,7 +40,7 @@ def text_of_error(error, function, *arguments, **options):
         ([[1], None], TypeError, ["`x[1]` must be a sequence of numbers. Received NoneType. Drop that row"]),
         ([[1], [2, None]], TypeError, ["`x[1]` must be a sequence of numbers. Received None at x[1][1]."]),
         ([[1], {"a": 1}], TypeError, ["`x[1]` must be a sequence of numbers. Received dict."]),
-        ([[1], [1j]], TypeError, ["`x[1]` must be a sequence of numbers."]),
+        ([[1], [1j]], TypeError, ["`x[1]` must hold numbers.", "received complex128"]),
         (
             [np.array(["a"])],
             TypeError,

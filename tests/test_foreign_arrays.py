@@ -1,5 +1,7 @@
 """Arrow, pandas, awkward and TensorFlow data give the same rows as a list of arrays."""
 
+import collections
+
 import awkward
 import numpy as np
 import pandas
@@ -10,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import lengths_lists, sequence_lists
 
-from keras_bucketing.ragged import as_ragged
+from keras_bucketing.inputs import collect_inputs
+from keras_bucketing.padded_arrays import ragged_from_padded
+from keras_bucketing.ragged import as_ragged, ragged_from_row_splits
+
+
+def rows_of(ragged):
+    return np.split(ragged.values, ragged.row_splits[1:-1])
+
 
 ARROW_DTYPES = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32"]
 plain_sequences = sequence_lists(lengths=lengths_lists(min_length=0), dtypes=ARROW_DTYPES, feature_shapes=[()])
@@ -138,9 +147,16 @@ def test_arrow_booleans_and_masked_slices():
         (pandas.Series([], dtype=object), ValueError, "`x` has no sequences."),
         (awkward.Array([1, 2]), TypeError, "Received the awkward type 2 * int64: `x[0]` is a scalar"),
         (awkward.Array([[1], None]), ValueError, "Received the awkward type 2 * option[var * int64]."),
-        (awkward.Array([[1], [None]]), ValueError, "must have one variable axis and no missing entries."),
+        (awkward.Array([[1], [None]]), ValueError, "with one variable axis and no missing entries."),
         (awkward.Array([[[1], [1, 2]]]), ValueError, "Make its inner axes regular with awkward.to_regular"),
-        (tf.ragged.constant([[[1], [2, 3]]]), ValueError, "Expected a RaggedTensor of ragged_rank 1, received 2."),
+        (awkward.Array([[1, "a"], [2]]), ValueError, "must hold numbers, with one variable axis"),
+        (tf.ragged.constant([[[1], [2, 3]]]), ValueError, "Received timesteps of 1 and of 2 features in `x`."),
+        (
+            pyarrow.array([[{"listens": 1}]]),
+            TypeError,
+            "Received values of the Arrow type struct<",
+        ),
+        (pyarrow.array([{"listens": 1}]), TypeError, "Received the Arrow type struct<listens: int64>"),
         (tf.ragged.constant([["a"]]), TypeError, "`x` must hold numbers."),
     ],
 )
@@ -148,3 +164,69 @@ def test_what_cannot_be_rows_of_numbers_is_refused(rows, error, text):
     with pytest.raises(error) as raised:
         as_ragged(rows, "x")
     assert text in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        pandas.Series([0, None, 2], dtype="Int64"),
+        pandas.Series([0, None, 2], dtype=pandas.ArrowDtype(pyarrow.int64())),
+        pyarrow.array([0, None, 2]),
+        pyarrow.chunked_array([[0], [None, 2]]),
+        np.ma.array([0, 1, 2], mask=[False, True, False]),
+    ],
+)
+def test_a_missing_value_is_never_taken_for_a_number(y):
+    calls = [
+        lambda: collect_inputs([[1], [2], [3]], y, None),
+        lambda: collect_inputs([[1], [2], [3]], [0, 1, 2], y),
+        lambda: ragged_from_row_splits(y, [0, 1, 3]),
+        lambda: as_ragged([y, y], "x"),
+    ]
+    for call in calls:
+        with pytest.raises(
+            ValueError, match=r"must not hold missing entries\. Received none at .*\[1\]\. Fill or drop it\."
+        ):
+            call()
+    with pytest.raises(ValueError, match="must not hold missing entries"):
+        ragged_from_padded(np.ma.array([[1, 2]], mask=[[False, True]]), None, 0, "post")
+
+
+@pytest.mark.parametrize(
+    "one_hot",
+    [
+        pyarrow.FixedSizeListArray.from_arrays(pyarrow.array([1, 0, 0, 1]), 2),
+        awkward.to_regular(awkward.Array([[1, 0], [0, 1]])),
+        pandas.Series([1, 0]),
+    ],
+)
+def test_labels_of_one_length_are_no_ragged_labels(one_hot):
+    labels = collect_inputs([[1, 2, 3], [4]], one_hot, None).y
+    assert isinstance(labels, np.ndarray)
+    assert labels.tolist() in ([[1, 0], [0, 1]], [1, 0])
+
+
+def test_inner_axes_that_are_ragged_by_name_only_are_taken():
+    vectors = [tf.ones((2, 3)), tf.zeros((1, 3))]
+    nested = tf.ragged.constant([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0]], []])
+    assert [row.shape for row in rows_of(as_ragged(tf.ragged.stack(vectors), "x"))] == [(2, 3), (1, 3)]
+    assert [row.tolist() for row in rows_of(as_ragged(nested, "x"))] == [[[1, 2], [3, 4]], [[5, 6]], []]
+
+
+def test_any_sequence_of_sequences_will_do():
+    assert as_ragged(collections.deque([[1], [2, 3]]), "x").lengths.tolist() == [1, 2]
+    assert as_ragged(collections.UserList([[1], [2, 3]]), "x").lengths.tolist() == [1, 2]
+
+
+@pytest.mark.backends
+def test_tensors_that_numpy_cannot_read_say_how_to_convert_them():
+    torch = pytest.importorskip("torch", reason="needs the `backends` extra: torch is not installed")
+    needs_gradient, half = torch.ones(2, requires_grad=True), torch.ones(2, dtype=torch.bfloat16)
+    for x, y in [
+        ([needs_gradient], None),
+        ([half], None),
+        ([[1], [2]], needs_gradient),
+        ([[1], [2]], half),
+    ]:
+        with pytest.raises(TypeError, match=r"must be readable by NumPy\. Received torch\.Tensor.*tensor\.detach\(\)"):
+            collect_inputs(x, y, None)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from strategies import DTYPES, random_bits
 
+from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.host_tensor import aligned_empty, host_tensor, standard_dtype
 
 
@@ -49,6 +50,15 @@ def test_float64_becomes_floatx():
     try:
         assert standard_dtype(np.dtype("float64"), "x") == np.float16
         assert standard_dtype(np.dtype("float32"), "x") == np.float32
+    finally:
+        keras.config.set_floatx("float32")
+
+
+def test_bfloat16_as_floatx_is_stored_as_float32():
+    keras.config.set_floatx("bfloat16")
+    try:
+        dataset = BucketedSequence([[0.5], [1.5, 2.5]], [0.5, 1.5], [1, 1], shuffle=False)
+        assert [tensor.dtype.name for tensor in next(iter(dataset))] == ["float32"] * 3
     finally:
         keras.config.set_floatx("float32")
 

@@ -173,7 +173,7 @@ def test_keeping_empty_rows_gives_them_one_timestep():
             [1j, 2],
             None,
             TypeError,
-            "`y` must hold numbers. Expected a bool, int or float dtype, received complex128.",
+            "Expected a bool, int or float dtype of NumPy's and TensorFlow's, received complex128.",
         ),
         (
             X,
