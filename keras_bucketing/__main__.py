@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,13 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _load(path: Path) -> np.ndarray:
     with path.open("rb") as file:
         is_numpy = file.read(6) == b"\x93NUMPY"
-    if is_numpy:
-        lengths: np.ndarray = np.load(path, allow_pickle=False)
-        return lengths
     try:
-        text = path.read_text(encoding="utf-8").split()
+        if is_numpy:
+            lengths: np.ndarray = np.load(path, allow_pickle=False)
+            return lengths
+        text = path.read_text(encoding="utf-8-sig").split()
         return np.array([float(number) for number in text])
-    except ValueError:
+    except (ValueError, EOFError, SyntaxError, tokenize.TokenError):  # NumPy reads a header as Python
         raise ValueError(
             "not a file of lengths. Expected what np.save(path, lengths) writes, or text with one number in a line."
         ) from None

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_bucketing.batch_gather import BatchGatherer
 from keras_bucketing.buckets import check_sizing, choose_buckets
-from keras_bucketing.checks import check_choice, check_flag, check_integer
+from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer
 from keras_bucketing.epoch_plan import EpochPlanner, cut_batches
 from keras_bucketing.inputs import (
     check_padding_value,
@@ -83,7 +83,7 @@ class BucketedSequence(PlannedDataset):
     Attributes:
         num_batches: Int, the batches of every epoch.
         num_sequences: Int, the sequences of every epoch, on all shards.
-        lengths: Int array `(num_sequences,)`, timesteps, in the order of the input.
+        lengths: Int array, one entry for each sequence of the input, in timesteps; 0 for one that was dropped as empty.
         bucket_boundaries: Ints, in timesteps.
         bucket_batch_sizes: Ints, rows, one for each bucket.
         epoch: Int, the epoch that the next pass reads.
@@ -134,7 +134,7 @@ class BucketedSequence(PlannedDataset):
         check_flag("include_lengths", include_lengths)
         check_flag("pad_to_bucket_boundary", pad_to_bucket_boundary)
         seed_was_given = seed is not None
-        seed = check_integer("seed", seed, minimum=0) if seed_was_given else random.randrange(2**31)
+        seed = check_integer("seed", seed, minimum=0, maximum=INT64_MAX) if seed_was_given else random.randrange(2**31)
         shard = check_shard(num_shards, shard_index, needs_seed=check_flag("shuffle", shuffle) and not seed_was_given)
         sizing = check_sizing(
             batch_size, bucket_batch_sizes, max_timesteps_per_batch, batch_size_multiple, shard.num_shards
@@ -210,6 +210,7 @@ class BucketedSequence(PlannedDataset):
         lengths: Any = None,
         mask_value: float = 0,
         padding: str = "post",
+        timestep_labels: bool | None = None,
         **options: Any,
     ) -> BucketedSequence:
         """Makes a data set from an array that is already padded, e.g. by `keras.utils.pad_sequences`.
@@ -217,18 +218,21 @@ class BucketedSequence(PlannedDataset):
         Args:
             x: Array `(num_sequences, time, *features)`.
             y: As of `BucketedSequence`. An array `(num_sequences, time, ...)` that is padded like `x` holds one label a
-                timestep.
+                timestep; see `timestep_labels`.
             sample_weight: As of `BucketedSequence`; padded like `x` where `y` is.
             lengths: Ints `(num_sequences,)`, the real timesteps. Defaults to None: all but the run of timesteps at the
                 padded end in which every feature equals `mask_value`.
             mask_value: Number that the padding holds. Defaults to 0.
             padding: "post" or "pre": at which end the padding is. `pad_sequences` pads "pre" unless told otherwise.
                 Defaults to "post".
+            timestep_labels: Bool, whether arrays `(num_sequences, time, ...)` in `y` and `sample_weight` hold one value
+                a timestep, or `time` values a row, as one-hot labels do. Defaults to None: one a timestep if they hold
+                one constant where `x` is padded; an error otherwise.
             **options: The other arguments of `BucketedSequence`.
 
         Raises:
             TypeError: If `x` is no array of numbers.
-            ValueError: If the shapes or lengths do not fit.
+            ValueError: If the shapes or lengths do not fit, or if it is not clear what `y` holds.
 
         Example:
         >>> padded = keras.utils.pad_sequences([[1, 2, 3], [4], [5, 6]])
@@ -237,5 +241,10 @@ class BucketedSequence(PlannedDataset):
         [[4, 0, 0], [5, 6, 0], [1, 2, 3]]
         """
         sequences = ragged_from_padded(x, lengths, mask_value, padding)
-        y, sample_weight = labels_from_padded((y, sample_weight), np.shape(x)[:2], sequences.lengths, padding)
+        if timestep_labels is not None:
+            check_flag("timestep_labels", timestep_labels)
+        y, sample_weight = (
+            labels_from_padded(labels, sequences.lengths, np.shape(x)[1], padding, timestep_labels, name)
+            for name, labels in (("y", y), ("sample_weight", sample_weight))
+        )
         return cls(sequences, y, sample_weight, **options)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_bucketing.boundaries import automatic_bucket_boundaries, optimal_bucket_boundaries
-from keras_bucketing.checks import check_integer
+from keras_bucketing.checks import INT64_MAX, check_integer
 from keras_bucketing.padding_stats import PaddingStats
 from keras_bucketing.text_table import format_table
 
@@ -107,7 +107,7 @@ def check_sizing(
             _check_batch_size(f"bucket_batch_sizes[{index}]", size, multiple) for index, size in enumerate(sizes)
         ]
     if max_timesteps_per_batch is not None:
-        max_timesteps_per_batch = check_integer("max_timesteps_per_batch", max_timesteps_per_batch)
+        max_timesteps_per_batch = check_integer("max_timesteps_per_batch", max_timesteps_per_batch, maximum=INT64_MAX)
     return BatchSizing(batch_size, bucket_batch_sizes, max_timesteps_per_batch, multiple)
 
 

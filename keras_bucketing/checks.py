@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+_INT32_MAX = int(np.iinfo(np.int32).max)
+INT64_MAX = int(np.iinfo(np.int64).max)
 
-def check_integer(name: str, value: Any, minimum: int = 1, fix: str = "") -> int:
-    """Returns `value` as an `int`, refusing booleans, fractions and what is below `minimum`."""
+
+def check_integer(name: str, value: Any, minimum: int = 1, maximum: int = _INT32_MAX, fix: str = "") -> int:
+    """Returns `value` as an `int`, refusing booleans, fractions and what is out of range."""
     hint = f" {fix}" if fix else ""
     try:
         if isinstance(value, (bool, np.bool_)):
@@ -23,8 +26,8 @@ def check_integer(name: str, value: Any, minimum: int = 1, fix: str = "") -> int
         ) from None
     if number < minimum:
         raise ValueError(f"`{name}` is too small. Expected an int >= {minimum}, received {number}.{hint}")
-    if number > np.iinfo(np.int64).max:
-        raise ValueError(f"`{name}` is too large. Expected an int below 2**63, received {number}.{hint}")
+    if number > maximum:
+        raise ValueError(f"`{name}` is too large. Expected an int <= {maximum}, received {number}.{hint}")
     return number
 
 
@@ -56,6 +59,8 @@ def check_number(name: str, value: Any) -> bool | int | float:
         raise TypeError(
             f"`{name}` must be a number. Expected a bool, int or float, received {value!r} ({type(value).__name__})."
         )
+    if isinstance(value, int) and abs(value) >= 2**64:
+        raise ValueError(f"`{name}` must be a number of at most 64 bits. Received an int of {value.bit_length()} bits.")
     return value
 
 
@@ -98,7 +103,7 @@ def check_lengths(lengths: Any, name: str = "lengths", minimum: int = 1) -> np.n
             f"`{name}` must be at least {minimum}. Received {array[at]!s} at {name}[{at}]. Correct or drop that "
             "sequence."
         )
-    large = array > np.iinfo(np.int32).max
+    large = array > _INT32_MAX
     if large.any():
         at = int(np.argmax(large))
         raise ValueError(f"`{name}` must be below 2**31. Received {array[at]!s} at {name}[{at}].")

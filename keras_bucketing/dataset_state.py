@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_bucketing.checks import check_integer
+from keras_bucketing.checks import INT64_MAX, check_integer
 
 STATE_VERSION = 1
 _CHUNK_ROWS = 1 << 22  # values are hashed a part at a time, so that no second copy of them is made
@@ -55,7 +55,7 @@ def check_state(state: Any, data_fingerprint: str, seed: int, seed_was_given: bo
             "Make the data set from the same data, in the same order, with the same options."
         )
     epoch, batch = (check_integer(f"state[{key!r}]", state[key], minimum=0) for key in ("epoch", "batch"))
-    state_seed = check_integer("state['seed']", state["seed"], minimum=0)
+    state_seed = check_integer("state['seed']", state["seed"], minimum=0, maximum=INT64_MAX)
     if seed_was_given and state_seed != seed:
         raise ValueError(
             f"`state` was made with another seed. Expected {seed}, received {state_seed}. Pass seed={state_seed} to "

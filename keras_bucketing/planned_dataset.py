@@ -78,8 +78,8 @@ class PlannedDataset(tf.data.Dataset):
 
     @property
     def lengths(self) -> np.ndarray:
-        """Int array `(num_sequences,)`: timesteps of each sequence, in the order of the input."""
-        return self._epochs.lengths.copy()
+        """Int array `(len(x),)`: timesteps, in the order of the input; 0 for a row that was dropped as empty."""
+        return self._epochs.given_lengths
 
     @property
     def bucket_boundaries(self) -> list[int]:
@@ -179,7 +179,8 @@ class PlannedDataset(tf.data.Dataset):
         """
         from keras_bucketing.plotting import plot_buckets
 
-        return plot_buckets(self.lengths, self.bucket_boundaries, self.bucket_batch_sizes, self.padding_stats(), ax=ax)
+        lengths, stats = self._epochs.lengths, self.padding_stats()
+        return plot_buckets(lengths, self.bucket_boundaries, self.bucket_batch_sizes, stats, ax=ax)
 
     # Where it stands.
 

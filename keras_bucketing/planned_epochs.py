@@ -30,6 +30,13 @@ class PlannedEpochs:
     num_given: int
 
     @property
+    def given_lengths(self) -> np.ndarray:
+        """Int32 array `(num_given,)`: the timesteps of the input's rows, 0 for those that were dropped."""
+        lengths = np.zeros(self.num_given, np.int32)
+        lengths[slice(None) if self.kept is None else self.kept] = self.lengths
+        return lengths
+
+    @property
     def num_batches(self) -> int:
         """The batches of every epoch."""
         return self.planner.num_batches
@@ -39,7 +46,9 @@ class PlannedEpochs:
         plan = self._plan_of_used_rows(epoch, seed)
         if self.kept is None:
             return plan
-        return replace(plan, rows=self.kept[plan.rows], left_out=self.kept[plan.left_out])
+        dropped = np.setdiff1d(np.arange(self.num_given), self.kept, assume_unique=True)
+        left_out = np.union1d(self.kept[plan.left_out], dropped)
+        return replace(plan, rows=self.kept[plan.rows], left_out=left_out)
 
     def padding_stats(self, epoch: int, seed: int, start: int = 0, stop: int | None = None) -> PaddingStats:
         """What the batches `start` to `stop - 1` of an epoch pad; all of them unless told otherwise.
@@ -55,7 +64,7 @@ class PlannedEpochs:
             splits - splits[0],
             plan.padded_lengths[start:stop],
             buckets=plan.buckets[start:stop],
-            left_out=len(plan.left_out) if is_whole else 0,
+            left_out=len(plan.left_out) + self.num_given - len(self.lengths) if is_whole else 0,
         )
 
     def _plan_of_used_rows(self, epoch: int, seed: int) -> EpochPlan:

@@ -108,7 +108,7 @@ def test_wrong_sequences(x, error, texts):
         (
             {"y": X, "label_padding_value": 2**70},
             ValueError,
-            "`label_padding_value` must be a value of the data's dtype.",
+            "`label_padding_value` must be a number of at most 64 bits. Received an int of 71 bits.",
         ),
         ({"maxlen": 0}, ValueError, "`maxlen` is too small. Expected an int >= 1, received 0."),
         ({"maxlen": 2.5}, TypeError, "`maxlen` must be an integer."),
@@ -128,7 +128,7 @@ def test_wrong_sequences(x, error, texts):
         ({"remainder": "drop"}, ValueError, "No bucket of `x` has enough sequences for a full batch"),
         ({"shuffle": None}, TypeError, "`shuffle` must be a boolean."),
         ({"seed": -1}, ValueError, "`seed` is too small. Expected an int >= 0, received -1."),
-        ({"seed": 2**64}, ValueError, "`seed` is too large. Expected an int below 2**63"),
+        ({"seed": 2**64}, ValueError, "`seed` is too large. Expected an int <= 9223372036854775807"),
         ({"seed": "a"}, TypeError, "`seed` must be an integer."),
         ({"num_shards": 2, "batch_size": 2}, ValueError, "`seed` must be given for num_shards=2 with shuffle=True"),
         ({"num_shards": 2, "shard_index": 2, "seed": 1}, ValueError, "`shard_index` is out of range."),

@@ -207,6 +207,9 @@ def test_maxlen_cuts_like_pad_sequences(truncating):
 def test_dropped_rows_keep_their_place_in_the_input():
     dataset = BucketedSequence([[], [1, 2], [], [3]], [0, 1, 2, 3], on_empty="drop", seed=1, batch_size=1)
     assert dataset.num_sequences == 2
+    assert dataset.lengths.tolist() == [0, 2, 0, 1]
+    assert dataset.epoch_plan(0).left_out.tolist() == [0, 2]
+    assert dataset.padding_stats().left_out == 2
     plan, batches = dataset.epoch_plan(0), arrays_of(dataset)
     assert [labels.tolist() for _, labels in batches] == [rows.tolist() for rows in plan]
     assert sorted(plan.rows) == [1, 3]

@@ -56,11 +56,31 @@ def test_labels_that_are_padded_alike_become_ragged(padding):
     labels = {"tag": np.array([[5, 0, 0], [6, 7, 8]]), "class": np.array([1, 2]), "pair": (np.ones((2, 3, 4)), [1, 2])}
     if padding == "pre":
         labels["tag"] = np.array([[0, 0, 5], [6, 7, 8]])
-    ragged = labels_from_padded(labels, (2, 3), lengths, padding)
+    ragged = labels_from_padded(labels, lengths, 3, padding, None, "y")
     assert ragged["tag"].values.tolist() == [5, 6, 7, 8]
     assert ragged["class"] is labels["class"]
     assert ragged["pair"][0].values.shape == (4, 4)
     assert ragged["pair"][1] == [1, 2]
+
+
+def test_labels_that_may_be_one_hot_need_a_word_of_the_caller():
+    padded = keras.utils.pad_sequences([[1, 2, 3], [4], [5, 6]], padding="post")
+    classes = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    with pytest.raises(
+        ValueError, match=r"`y` may hold one label a timestep, or 3 values a row.*=False"
+    ):
+        BucketedSequence.from_padded(padded, classes)
+    with pytest.raises(ValueError, match=r"`y\['class'\]` may hold"):
+        BucketedSequence.from_padded(padded, {"class": classes})
+    with pytest.raises(ValueError, match="with no constant in the padding"):
+        BucketedSequence.from_padded(np.ones((3, 3)), classes)  # nothing is padded
+
+    _, of_rows = next(iter(BucketedSequence.from_padded(padded, classes, timestep_labels=False, shuffle=False)))
+    assert of_rows.numpy().tolist() == [[0, 1, 0], [0, 0, 1], [1, 0, 0]]
+    options = {"timestep_labels": True, "shuffle": False}
+    _, of_timesteps, weights = next(iter(BucketedSequence.from_padded(padded, classes, **options)))
+    assert of_timesteps.numpy().tolist() == [[0, 0, 0], [0, 0, 0], [1, 0, 0]]
+    assert weights.numpy().sum(axis=1).tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("padding", ["post", "pre"])

@@ -109,11 +109,12 @@ def test_command_prints_the_report(save, tmp_path, capsys):
         (None, "No such file or directory"),
         (b"a b c", "not a file of lengths"),
         (b"\xff\xfe\x00", "not a file of lengths"),
-        (b"\x93NUMPY\x01", "lengths.npy"),
+        (b"\x93NUMPY\x01", "not a file of lengths"),
+        (b"\x93NUMPY\x01\x00\x08\x00(((((((\n", "not a file of lengths"),
         (b"", "`lengths` is empty"),
         (b"3 0", "Received 0.0 at lengths[1]"),
         (np.array([[1, 2]]), "one dimension"),
-        (np.array([None, 2]), "allow_pickle"),
+        (np.array([None, 2]), "not a file of lengths"),
     ],
 )
 def test_command_refuses_bad_files_in_one_line(content, message, tmp_path, capsys):
