@@ -67,8 +67,8 @@ class BucketedSequence(PlannedDataset):
         on_empty: "raise" refuses sequences without timesteps, "drop" leaves them out, "keep" gives them one timestep of
             `padding_value`. Defaults to "raise".
         include_lengths: Bool, whether `x` becomes `{"sequences": x, "lengths": lengths}` with int32 lengths `(batch,)`;
-            a dict gains the key "lengths", and with several ragged leaves `"<name>_lengths"` for each. Defaults to
-            False.
+            a dict gains the key "lengths", and with several ragged leaves `"<name>_lengths"` for each. In a tuple or a
+            nested dict with several, there are only the lengths of each row's longest. Defaults to False.
         remainder: What becomes of rows that do not fill a batch of their bucket. "spill" puts them into the next longer
             one, so that one batch an epoch is partial; "keep" makes one partial batch a bucket, as tf.data does; "drop"
             leaves them out. Defaults to "spill".

@@ -53,7 +53,7 @@ def plot_buckets(
         ax.set_xscale("log")
         _plain_log_labels(ax)
     else:
-        ax.xaxis.get_major_locator().set_params(integer=True)  # no half timesteps
+        ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # no half timesteps
     ax.set_xlabel("length (timesteps)" + (", logarithmic" if heavy_tailed else ""))
     most = float(np.max(counts))
     ax.set_ylim(0, most * 1.05 / (1 - _STRIP_HEIGHT))
@@ -65,8 +65,8 @@ def plot_buckets(
     if max(bucket_batch_sizes) > min(bucket_batch_sizes):
         rows += f" to {max(bucket_batch_sizes)}"
     ax.set_title(
-        f"{len(lengths)} sequences, {len(bucket_batch_sizes)} buckets, {rows} rows a batch: padding efficiency "
-        f"{padding_stats.padding_efficiency:.3f}",
+        f"{_count(len(lengths), 'sequence')}, {_count(len(bucket_batch_sizes), 'bucket')}, {rows} rows a batch: "
+        f"padding efficiency {padding_stats.padding_efficiency:.3f}",
         fontsize="medium",
     )
     return ax
@@ -197,6 +197,10 @@ def _plain_log_labels(ax: Any) -> None:
     ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda length, _: f"{length:g}" if length >= 1 else ""))
     ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _unit(largest: float) -> tuple[float, str]:

@@ -66,9 +66,7 @@ def test_labels_that_are_padded_alike_become_ragged(padding):
 def test_labels_that_may_be_one_hot_need_a_word_of_the_caller():
     padded = keras.utils.pad_sequences([[1, 2, 3], [4], [5, 6]], padding="post")
     classes = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]])
-    with pytest.raises(
-        ValueError, match=r"`y` may hold one label a timestep, or 3 values a row.*=False"
-    ):
+    with pytest.raises(ValueError, match=r"`y` may hold one label a timestep, or 3 values a row.*=False"):
         BucketedSequence.from_padded(padded, classes)
     with pytest.raises(ValueError, match=r"`y\['class'\]` may hold"):
         BucketedSequence.from_padded(padded, {"class": classes})
