@@ -36,7 +36,12 @@ Corpus = tuple[list[list[str]], np.ndarray]  # the tokens and the label of each 
 
 def read_tsv(path: Path) -> Corpus:
     """The texts of a file: words and punctuation marks are tokens."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+    for number, line in enumerate(lines, start=1):
+        if "\t" not in line:
+            raise SystemExit(f"{path}: expected label<TAB>text, received {line[:40]!r} in non-empty line {number}")
+    if not lines:
+        raise SystemExit(f"{path} is empty. Expected lines of label<TAB>text.")
     labels, texts = zip(*(line.split("\t", 1) for line in lines), strict=True)
     return [re.findall(r"\w+|[^\w\s]", text.lower()) for text in texts], np.array(labels)
 

@@ -131,7 +131,8 @@ def choose_buckets(
         kept: Int array `(num_rows,)` or None: what an error message calls each row.
     """
     if bucket_boundaries is not None:
-        boundaries = _check_boundaries(bucket_boundaries, num_buckets)
+        boundaries = check_boundaries(bucket_boundaries)
+        _check_number(num_buckets, boundaries)
     else:
         boundaries = _find_boundaries(lengths, sizing, num_buckets)
     if sizing.bucket_batch_sizes is not None and len(sizing.bucket_batch_sizes) != len(boundaries) + 1:
@@ -191,7 +192,8 @@ def _find_boundaries(lengths: np.ndarray, sizing: BatchSizing, num_buckets: Any)
     return automatic_bucket_boundaries(lengths, lambda upper: np.maximum(sizing.rows_at(upper), 1))
 
 
-def _check_boundaries(bucket_boundaries: Any, num_buckets: Any) -> list[int]:
+def check_boundaries(bucket_boundaries: Any) -> list[int]:
+    """Returns increasing ints."""
     boundaries = [
         check_integer(f"bucket_boundaries[{index}]", boundary)
         for index, boundary in enumerate(_as_list("bucket_boundaries", bucket_boundaries))
@@ -202,12 +204,15 @@ def _check_boundaries(bucket_boundaries: Any, num_buckets: Any) -> list[int]:
                 f"`bucket_boundaries` must increase. Received {boundary} at bucket_boundaries[{index}] after "
                 f"{previous}. Sort them and drop doubles."
             )
+    return boundaries
+
+
+def _check_number(num_buckets: Any, boundaries: list[int]) -> None:
     if num_buckets is not None and check_integer("num_buckets", num_buckets) != len(boundaries) + 1:
         raise ValueError(
             f"`num_buckets` must match `bucket_boundaries`. Expected {len(boundaries) + 1}, one more than there are "
             f"boundaries, received {num_buckets}. Leave one of the two out."
         )
-    return boundaries
 
 
 def _check_batch_size(name: str, value: Any, multiple: int) -> int:

@@ -72,8 +72,8 @@ def check_activation(activation: Any, num_classes: int) -> Callable[..., Any]:
     return function
 
 
-def check_inputs_shape(shape: Sequence[int | None], takes_token_ids: bool) -> None:
-    """Refuses vectors where the model takes token ids, and the reverse."""
+def check_inputs_shape(shape: Sequence[int | None], takes_token_ids: bool, num_features: int | None = None) -> None:
+    """Refuses vectors where the model takes token ids, and the reverse; and another number of features."""
     if takes_token_ids and len(shape) != 2:
         raise ValueError(
             f"Expected token ids (batch, time), received shape {tuple(shape)}. For vectors, make the model without "
@@ -83,4 +83,8 @@ def check_inputs_shape(shape: Sequence[int | None], takes_token_ids: bool) -> No
         raise ValueError(
             f"Expected vectors (batch, time, features), received shape {tuple(shape)}. For token ids, make the model "
             "with vocabulary_size and embedding_dim; for one number per timestep, pass x[..., None]."
+        )
+    if num_features is not None and shape[2] != num_features:
+        raise ValueError(
+            f"Expected vectors of {num_features} features, as this model was built for, received shape {tuple(shape)}."
         )

@@ -160,6 +160,14 @@ class ConsumedBatches:
         self._resolved_stop = stop
         return Consumed(self._position, self._start, stop)
 
+    @property
+    def overran(self) -> bool:
+        """Whether Keras has run more batches than the pass has, so that it reads something made of several passes."""
+        if self._position is None or self._num_batches is None:
+            return False
+        beyond = self._start + self._steps - (self._num_batches - self._position.first_batch)
+        return beyond >= self._steps_per_execution  # less is the last group of batches, which may be short
+
     def _stop(self) -> int:
         stop = self._start + self._steps
         if self._position is None or self._num_batches is None:

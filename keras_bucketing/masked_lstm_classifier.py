@@ -156,7 +156,7 @@ class MaskedLSTMClassifier(keras.Model):
         """
         shape, lengths_shape = split_pair(input_shape)
         check_inputs_shape(shape, self.takes_token_ids)
-        self.num_features = None if self.takes_token_ids else shape[2]
+        self.num_features = None if self.takes_token_ids else int(shape[2])
         # A symbolic call, so that every layer knows the output shape that `summary` shows.
         self.call(self._symbolic_inputs(takes_lengths=lengths_shape is not None))
 
@@ -172,7 +172,7 @@ class MaskedLSTMClassifier(keras.Model):
     def call(self, inputs: Any, training: bool | None = None) -> Tensor:
         """Returns `(batch, num_classes)` for a tensor, or for a dict with lengths."""
         sequences, lengths = split_lengths(inputs)
-        check_inputs_shape(sequences.shape, self.takes_token_ids)
+        check_inputs_shape(sequences.shape, self.takes_token_ids, self.num_features)
         self._takes_lengths = lengths is not None
         mask = self.masking.compute_mask(inputs)
         lengths = self.masking.sequence_lengths(inputs)
@@ -226,8 +226,14 @@ class MaskedLSTMClassifier(keras.Model):
         dict with lengths. (Keras would fix the time axis to that of the first batch.)
 
         Raises:
-            ValueError: If the model has no weights yet.
+            ValueError: If the model has no weights yet, or under PyTorch, whose exporter fixes the number of timesteps.
         """
+        if keras.config.backend() == "torch":
+            raise ValueError(
+                "Under PyTorch, Keras exports a masked LSTM for one number of timesteps only. Received "
+                f"format={format!r}. Save the model as .keras, load it with KERAS_BACKEND=tensorflow and export it "
+                "there."
+            )
         if input_signature is None:
             if not self.built:
                 raise ValueError(
@@ -236,6 +242,10 @@ class MaskedLSTMClassifier(keras.Model):
                 )
             input_signature = [self._symbolic_inputs(self._takes_lengths)]
         super().export(filepath, format=format, verbose=verbose, input_signature=input_signature, **kwargs)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
+        """Returns (batch, num_classes)."""
+        return (split_pair(input_shape)[0][0], self.num_classes)
 
     def get_config(self) -> dict[str, Any]:
         """Returns what `from_config` needs."""

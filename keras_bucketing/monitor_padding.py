@@ -8,10 +8,11 @@ import keras
 import tensorflow as tf
 
 from keras_bucketing.batch_log import BatchLog
+from keras_bucketing.buckets import check_boundaries
 from keras_bucketing.monitored_py_dataset import MonitoredPyDataset
 from keras_bucketing.padding_stats import PaddingStats
 from keras_bucketing.pass_counter import PassCounter, PassPosition
-from keras_bucketing.row_lengths import row_lengths, sequence_paths
+from keras_bucketing.row_lengths import check_padding_of, row_lengths, sequence_paths
 
 
 def monitor_padding(
@@ -43,9 +44,9 @@ def monitor_padding(
         a longer bucket and fill a batch there alone count for their own.)
 
     Raises:
-        TypeError: If `dataset` is neither.
-        ValueError: If no entry of `x`, or more than one, can be a batch of sequences, or if a `PyDataset`
-            uses processes (`use_multiprocessing=True`), which cannot report to this one.
+        TypeError: If `dataset` is neither, or `mask_value` of another kind than the sequences.
+        ValueError: If their dtype cannot hold `mask_value`, if no entry of `x`, or more than one, can be a batch of
+            sequences, or if a `PyDataset` uses processes (`use_multiprocessing=True`), which cannot report to this one.
 
     Example:
     >>> dataset = tf.data.Dataset.from_tensor_slices([[7, 8, 0, 0], [5, 0, 0, 0]]).batch(2)
@@ -58,6 +59,8 @@ def monitor_padding(
     """
     if hasattr(dataset, "pass_stats") and hasattr(dataset, "newest_pass"):
         return dataset
+    if bucket_boundaries is not None:
+        bucket_boundaries = check_boundaries(bucket_boundaries)
     if isinstance(dataset, tf.data.Dataset):
         return MonitoredDataset(dataset, mask_value, sequences, bucket_boundaries)
     if isinstance(dataset, keras.utils.PyDataset):
@@ -77,6 +80,7 @@ class MonitoredDataset(tf.data.Dataset):
         self._log = BatchLog(bucket_boundaries)
         self._mask_value = mask_value
         self._paths = sequence_paths(_x_of(dataset.element_spec), sequences)
+        check_padding_of(_x_of(dataset.element_spec), self._paths, mask_value)
         self._element_spec = dataset.element_spec
         no_pass = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
         # `scan` hands its state from batch to batch of one pass, and keeps the cardinality.

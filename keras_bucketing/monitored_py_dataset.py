@@ -12,7 +12,7 @@ import numpy as np
 from keras_bucketing.batch_log import MOST_UNREAD_BATCHES, stats_of_entries
 from keras_bucketing.padding_stats import PaddingStats
 from keras_bucketing.pass_counter import PassPosition
-from keras_bucketing.row_lengths import row_lengths, sequence_paths
+from keras_bucketing.row_lengths import check_padding_of, row_lengths, sequence_paths
 
 _KEPT_PASSES = 4
 
@@ -129,5 +129,7 @@ class MonitoredPyDataset(keras.utils.PyDataset):
     def _measure(self, batch: Any) -> np.ndarray:
         x = batch[0] if isinstance(batch, (tuple, list)) else batch
         x = keras.tree.map_structure(keras.ops.convert_to_numpy, x)
-        lengths, padded_length = row_lengths(x, sequence_paths(x, self._sequences), self._mask_value)
+        paths = sequence_paths(x, self._sequences)
+        check_padding_of(x, paths, self._mask_value)
+        lengths, padded_length = row_lengths(x, paths, self._mask_value)
         return np.concatenate([[int(padded_length)], lengths.numpy()])

@@ -7,6 +7,7 @@ import numbers
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 __all__ = ["PaddingMask", "check_mask_value", "split_lengths", "split_pair", "zero_padding"]
@@ -43,7 +44,7 @@ class PaddingMask(keras.Operation):
         sequences = ops.convert_to_tensor(sequences)
         positions = ops.expand_dims(ops.arange(1, ops.shape(sequences)[1] + 1, dtype="int32"), 0)
         if lengths is None:
-            lengths = ops.max(ops.where(self._differs_from_mask_value(sequences), positions, 0), axis=1)
+            lengths = ops.max(ops.where(self._differs_from_mask_value(sequences), positions, 0), axis=1, initial=0)
         lengths = ops.cast(ops.reshape(lengths, (-1, 1)), "int32")
         return ops.less_equal(positions, ops.maximum(lengths, 1))  # a row is never fully masked
 
@@ -64,8 +65,9 @@ class PaddingMask(keras.Operation):
         return ops.equal(sequences, ops.cast(ops.convert_to_tensor(self.mask_value, dtype=exact), dtype))
 
     def _whole_mask_value(self, dtype: str) -> int:
+        lowest, highest = (0, 1) if dtype == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
         whole = math.isfinite(self.mask_value) and int(self.mask_value) == self.mask_value
-        if not whole or (self.mask_value < 0 and dtype.startswith("uint")):
+        if not whole or not lowest <= self.mask_value <= highest:
             raise ValueError(
                 f"`mask_value` must be a value that padding can hold. Expected one of dtype {dtype}, received "
                 f"{self.mask_value!r}. Pass lengths, or what the padding holds, for example 0."
@@ -95,6 +97,11 @@ def check_mask_value(mask_value: float) -> float:
 def split_lengths(inputs: Any) -> tuple[Tensor, Tensor | None]:
     """Returns `(sequences, lengths or None)` of a tensor, or of a dict of the two, having checked them."""
     sequences, lengths = split_pair(inputs)
+    if hasattr(sequences, "row_splits"):
+        raise TypeError(
+            "Sequences must be padded. Received a RaggedTensor. Pass its to_tensor() as sequences and its "
+            "row_lengths() as lengths."
+        )
     if len(sequences.shape) < 2:
         raise ValueError(
             "Sequences must come in a batch. Expected shape (batch, time) or (batch, time, *features), received "

@@ -35,6 +35,8 @@ class PaddingStatsCallback(keras.callbacks.Callback):
     `steps_per_execution` > 1 meets `.take()`, the number of rows that Keras' own loss metric has counted
     settles what the hooks leave open.
 
+    A callback that reads the same dataset in its own `on_epoch_begin` must come before this one in the list.
+
     Asynchronous dispatch of callbacks stays on, and a step costs less than a microsecond or two.
 
     Args:
@@ -88,6 +90,10 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         self._predicted_rows = PredictedRows()
         self._train_seconds: float | None = None
         self._training_began = 0.0
+
+    def __deepcopy__(self, memo: Any) -> PaddingStatsCallback:
+        """A callback that counts anew, on the same datasets: tuners copy callbacks for each trial."""
+        return type(self)(self.dataset, self.validation_data, verbose=self.verbose)
 
     # What happened.
 
@@ -185,6 +191,8 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         if consumed is None:
             _warn_unread("dataset", "training")
             return
+        if self._trained.overran:
+            _warn_overrun()
         stats = dataclasses.replace(self.dataset.pass_stats(*consumed), seconds=self._train_seconds or 0.0)
         validation = self._validation
         self._record.add_epoch(epoch, stats, validation)
@@ -273,6 +281,15 @@ def _check_counted(name: str, dataset: Any) -> CountedDataset:
         f"`{name}` cannot tell its padding. Expected a BucketedSequence or what monitor_padding() returned, received "
         f"{type(dataset).__name__}. Wrap it, {name} = monitor_padding({name}), and give the result to both `fit` and "
         "this callback; if it is made of a BucketedSequence, pass that."
+    )
+
+
+def _warn_overrun() -> None:
+    warnings.warn(
+        "PaddingStatsCallback: the model consumed more batches than a pass over `dataset` has, so that the figures of "
+        "this epoch are wrong. Is there a repeat() on top? Wrap the finished dataset, dataset = monitor_padding(...), "
+        "and give the result to both `fit` and this callback.",
+        stacklevel=2,
     )
 
 

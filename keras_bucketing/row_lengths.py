@@ -24,12 +24,12 @@ def sequence_paths(x: Any, sequences: Any = None) -> list[Any]:
     """
     entries = _entries(x)
     if sequences is not None:
-        if sequences not in entries:
+        if not isinstance(sequences, (str, int)) or sequences not in entries:
             raise ValueError(
                 f"`sequences` names no entry of the batches' x. Expected one of {list(entries)}, received "
                 f"{sequences!r}."
             )
-        return [sequences]
+        entries = {sequences: entries[sequences]}
     padded = {key: tuple(leaf.shape) for key, leaf in entries.items() if _rank(leaf) >= 2}
     if not padded:
         raise ValueError(
@@ -47,13 +47,43 @@ def sequence_paths(x: Any, sequences: Any = None) -> list[Any]:
     return varying or list(padded)
 
 
+def check_padding_of(x: Any, paths: list[Any], mask_value: Any) -> None:
+    """Refuses a `mask_value` that the sequences' dtype cannot hold, as far as the dtype is known.
+
+    Raises:
+        TypeError: If it is no number, or no string where the sequences are strings.
+        ValueError: If it is a number that the dtype cannot hold.
+    """
+    entries = _entries(x)
+    for path in paths:
+        dtype = tf.as_dtype(entries[path].dtype)
+        is_number = isinstance(mask_value, (bool, int, float, np.number))
+        if dtype == tf.string:
+            if not isinstance(mask_value, (str, bytes)) and mask_value != 0:
+                raise TypeError(
+                    f"`mask_value` must be a string where the sequences are strings. Received {mask_value!r}."
+                )
+        elif not is_number:
+            raise TypeError(
+                f"`mask_value` must be a number where the sequences have dtype {dtype.name}. Received {mask_value!r} "
+                f"({type(mask_value).__name__}). Pass what the padding holds, for example 0."
+            )
+        elif not dtype.is_floating:
+            limits = (0, 1) if dtype == tf.bool else (dtype.min, dtype.max)
+            if mask_value != mask_value or mask_value % 1 or not limits[0] <= mask_value <= limits[1]:
+                raise ValueError(
+                    f"`mask_value` must be a value that padding can hold. Expected one of dtype {dtype.name}, received "
+                    f"{mask_value!r}."
+                )
+
+
 def row_lengths(x: Any, paths: list[Any], mask_value: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """Measures a batch; in graph or eagerly.
 
-    A one-dimensional integer entry "lengths" of a dict is believed. Otherwise a length is what remains
-    without the trailing `mask_value` timesteps, or without the leading ones if more rows of the batch begin
-    than end with them. A row of nothing but `mask_value` counts as one timestep, as `SequenceMasking`
-    leaves it.
+    A one-dimensional integer entry "lengths" of a dict is believed, within 1 and the padded length. Otherwise a
+    length is what remains without the trailing `mask_value` timesteps, or without the leading ones if more rows
+    of the batch begin than end with them. A row of nothing but `mask_value` counts as one timestep, as in
+    `SequenceMasking`.
 
     Args:
         x: The model's input, as `sequence_paths` saw it.
@@ -69,7 +99,7 @@ def row_lengths(x: Any, paths: list[Any], mask_value: Any) -> tuple[tf.Tensor, t
     padded_length = tf.reduce_max(tf.stack([tf.shape(leaf)[1] for leaf in leaves]))
     given = entries.get("lengths")
     if given is not None and _rank(given) == 1 and tf.as_dtype(given.dtype).is_integer:
-        return tf.cast(given, tf.int32), padded_length
+        return tf.clip_by_value(tf.cast(given, tf.int32), 1, tf.maximum(padded_length, 1)), padded_length
     lengths = tf.stack([_unpadded_lengths(leaf, mask_value) for leaf in leaves])
     return tf.reduce_max(lengths, axis=0), padded_length
 
@@ -80,7 +110,7 @@ def _unpadded_lengths(leaf: tf.Tensor, mask_value: Any) -> tf.Tensor:
     if isinstance(mask_value, (float, np.floating)) and math.isnan(mask_value):
         is_padding = tf.math.is_nan(leaf)
     else:
-        is_padding = tf.equal(leaf, tf.cast(mask_value, leaf.dtype))
+        is_padding = tf.equal(leaf, _as_stored(mask_value, leaf.dtype))
     is_real = tf.logical_not(tf.reduce_all(is_padding, axis=tf.range(2, tf.rank(leaf))))
     time = tf.shape(leaf)[1]
     steps = tf.range(1, time + 1)
@@ -89,6 +119,15 @@ def _unpadded_lengths(leaf: tf.Tensor, mask_value: Any) -> tf.Tensor:
     end_padded = tf.math.count_nonzero(until_last < time)
     begin_padded = tf.math.count_nonzero(from_first < time)
     return tf.maximum(tf.where(begin_padded > end_padded, from_first, until_last), 1)
+
+
+def _as_stored(mask_value: Any, dtype: tf.DType) -> tf.Tensor:
+    """The value as padding holds it: half precision by way of float32, as the data came."""
+    if dtype in (tf.bool, tf.string) or dtype.is_integer:
+        return tf.constant(np.asarray(mask_value).astype(dtype.as_numpy_dtype))
+    if dtype in (tf.float32, tf.float64):  # tf.cast would round to float32 first
+        return tf.constant(mask_value, dtype)
+    return tf.cast(tf.constant(mask_value, tf.float32), dtype)
 
 
 def _entries(x: Any) -> dict[Any, Any]:
