@@ -171,3 +171,25 @@ def test_the_current_position_in_mid_epoch():
     assert batches.current() == (PassPosition(1, 0, 0), 3)
     run_steps(batches, dataset, range(2))
     assert batches.current() == (PassPosition(1, 0, 0), 5)
+
+
+@pytest.mark.parametrize(
+    ("ends", "overran"),
+    [(range(10), False), (range(11), True), ([2, 5, 8, 11], False), ([2, 5, 8, 11, 14], True)],
+)
+def test_more_batches_than_the_pass_has_are_noticed(ends, overran):
+    dataset = FakeDataset(10)
+    batches = ConsumedBatches(dataset)
+    run_steps(batches, dataset, ends, first_batch=0)
+    batches.consumed()
+    assert batches.overran == overran
+
+
+def test_the_size_of_a_group_is_that_of_the_first_whenever_its_end_comes():
+    dataset = FakeDataset(10)
+    batches = ConsumedBatches(dataset)
+    batches.begin()
+    dataset.read_first_batch()
+    for end in (3, 0, 1, 2):
+        batches.end_step(end)
+    assert batches.consumed(count_rows=pytest.fail).stop == 4

@@ -191,3 +191,48 @@ def test_it_masks_as_the_layer_does():
     x = np.array([[[1.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]]], "float32")
     holes = np.array(keras.layers.Masking()(x))  # what the safe replacement avoids
     np.testing.assert_allclose(model(x), model(holes[:, :3]), atol=1e-6)
+
+
+def test_another_number_of_features_is_refused():
+    model = MaskedLSTMClassifier(3, 4)
+    model.build((None, None, 2))
+    with pytest.raises(
+        ValueError, match=r"Expected vectors of 2 features, as this model was built for, received shape"
+    ):
+        model(np.ones((2, 3, 5), "float32"))
+
+
+def test_the_output_shape_is_known_without_a_batch():
+    assert MaskedLSTMClassifier(3).compute_output_shape((None, None, 2)) == (None, 3)
+    shapes = {"sequences": (8, None, 2), "lengths": (8,)}
+    assert MaskedLSTMClassifier(3).compute_output_shape(shapes) == (8, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "inputs", "times"),
+    [
+        ({"units": 2}, np.ones((1, 3, 2), "float32"), 1),  # before the dense layer
+        ({"units": (2, 2)}, np.ones((1, 3, 2), "float32"), 2),  # and between the LSTM layers
+        (
+            {"units": 2, "vocabulary_size": 5, "embedding_dim": 2},
+            np.ones((1, 3), "int32"),
+            2,
+        ),  # and after the embedding
+        ({"units": (2, 2), "vocabulary_size": 5, "embedding_dim": 2}, np.ones((1, 3), "int32"), 3),
+    ],
+)
+def test_dropout_falls_where_the_documentation_says(arguments, inputs, times, monkeypatch):
+    model = MaskedLSTMClassifier(3, dropout=0.5, **arguments)
+    model(inputs)
+    shapes = []
+    call = model.dropout_layer.call
+    monkeypatch.setattr(model.dropout_layer, "call", lambda x, **options: shapes.append(x.shape) or call(x, **options))
+    model(inputs, training=True)
+    assert len(shapes) == times
+    assert tuple(shapes[-1]) == (1, 2)  # before the dense layer
+
+
+def test_a_sequence_that_ends_in_a_genuine_zero_step_after_the_embedding_is_masked_by_its_ids():
+    x = np.array([[[1, 2], [0, 3], [0, 0], [0, 0]]], "float32")
+    model = MaskedLSTMClassifier(3, 4)
+    np.testing.assert_allclose(model(x), model(x[:, :2]), atol=1e-6)

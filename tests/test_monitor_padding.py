@@ -139,6 +139,9 @@ def test_lengths_of_padded_rows(features, data):
         ([["a", "b"], ["c", "[PAD]"]], "[PAD]", [2, 1]),
         ([[True, True], [True, False]], 0, [2, 1]),
         ([[[0.0, 1.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 2.0]]], 0.0, [1, 2]),  # all features, or it is no padding
+        ([[1, 0, 0], [0, 0, 2]], 0, [1, 3]),  # as many rows look padded left as right: padded right
+        (np.array([[1.0, -999.1], [1.0, 2.0]]), -999.1, [1, 2]),  # float64, which float32 does not hold exactly
+        (np.array([[1.0, -999.1], [1.0, 2.0]], np.float16), -999.1, [1, 2]),
     ],
 )
 def test_lengths_by_hand(x, mask_value, lengths):
@@ -154,6 +157,21 @@ def test_lengths_that_are_given_are_believed():
     monitored = monitor_padding(tf.data.Dataset.from_tensor_slices(x).batch(3))
     list(monitored)
     assert stats_of_pass(monitored).real_timesteps == 8
+
+
+@pytest.mark.parametrize(
+    ("lengths", "real"),
+    [
+        (np.array([5, 9, 0]), 5 + 5 + 1),  # kept within the batch, and a row is never all padding
+        (np.array([5.0, 1.0, 2.0]), 3),  # floats are some feature of that name
+        (np.array([[5], [1], [2]]), 3),
+    ],
+)
+def test_lengths_that_cannot_be_are_not_believed(lengths, real):
+    x = {"sequences": np.zeros((3, 5), np.int32), "lengths": lengths}
+    monitored = monitor_padding(tf.data.Dataset.from_tensors(x), sequences="sequences")
+    list(monitored)
+    assert stats_of_pass(monitored).real_timesteps == real
 
 
 def test_time_axes_of_unknown_size_count_before_features():
@@ -172,12 +190,33 @@ def test_time_axes_of_unknown_size_count_before_features():
         (np.ones(4), {}, "No entry of the batches' x has a time axis"),
         ((np.ones((4, 5)), np.ones((4, 20))), {}, r"not clear.*sequences=0"),
         ({"a": np.ones((4, 5))}, {"sequences": "b"}, r"names no entry.*\['a'\], received 'b'"),
+        ({"a": np.ones((4, 5))}, {"sequences": ["a"]}, r"names no entry.*received \['a'\]"),
+        ({"a": np.ones(4)}, {"sequences": "a"}, "No entry of the batches' x has a time axis"),
+        (np.ones((4, 5), int), {"mask_value": 0.5}, r"Expected one of dtype int64, received 0\.5"),
+        (np.ones((4, 5), int), {"mask_value": math.nan}, "Expected one of dtype int64, received nan"),
+        (np.ones((4, 5), np.uint8), {"mask_value": -1}, "Expected one of dtype uint8, received -1"),
+        (np.ones((4, 5), bool), {"mask_value": 2}, "Expected one of dtype bool, received 2"),
+        (np.ones((4, 5)), {"bucket_boundaries": [9, 3]}, "`bucket_boundaries` must increase"),
     ],
 )
 def test_unclear_batches_are_refused(x, options, message):
     elements = (x, np.ones(4))  # a tuple alone would be x and y
     with pytest.raises(ValueError, match=message):
         monitor_padding(tf.data.Dataset.from_tensor_slices(elements).batch(2), **options)
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "message"),
+    [
+        (np.ones((4, 5)), {"mask_value": None}, r"`mask_value` must be a number.*float64. Received None"),
+        (np.ones((4, 5), int), {"mask_value": ""}, "`mask_value` must be a number"),
+        (np.full((4, 5), "a"), {"mask_value": 3}, "`mask_value` must be a string where the sequences are strings"),
+        (np.ones((4, 5)), {"bucket_boundaries": 5}, "`bucket_boundaries` must be a flat list of integers"),
+    ],
+)
+def test_padding_of_another_kind_is_refused(x, options, message):
+    with pytest.raises(TypeError, match=message):
+        monitor_padding(tf.data.Dataset.from_tensor_slices((x, np.ones(4))).batch(2), **options)
 
 
 @pytest.mark.parametrize("dataset", [np.ones((3, 4)), [1, 2], None])
@@ -246,6 +285,15 @@ def test_what_was_prefetched_does_not_count():
     assert [stats.num_batches for stats in callback.history] == [13, 13, 13, 1]
 
 
+def test_the_pass_before_the_newest_is_kept_even_if_too_much_is_unread(monkeypatch):
+    monkeypatch.setattr(batch_log, "MOST_UNREAD_BATCHES", 3)
+    monitored = monitor_padding(fixed_batches(4))
+    list(monitored)
+    of_first = monitored.newest_pass()
+    next(iter(monitored))
+    assert monitored.pass_stats(of_first, 0, 4).num_batches == 4
+
+
 # keras.utils.PyDataset.
 
 
@@ -303,3 +351,40 @@ def test_py_dataset_with_threads_says_when_figures_are_not_exact():
 def test_py_dataset_with_processes_is_refused():
     with pytest.raises(ValueError, match=r"use_multiprocessing=True.*Set `dataset.use_multiprocessing = False`"):
         monitor_padding(Batches(3, workers=2, use_multiprocessing=True))
+
+
+class Reshuffled(Batches):
+    """Counts the calls that a PyDataset gets between its epochs."""
+
+    def __init__(self, count):
+        super().__init__(count, max_queue_size=7)
+        self.begun = self.ended = 0
+
+    def on_epoch_begin(self):
+        self.begun += 1
+
+    def on_epoch_end(self):
+        self.ended += 1
+
+
+def test_py_dataset_is_told_of_its_epochs():
+    calls = []
+    for wrap in (lambda dataset: dataset, monitor_padding):
+        dataset = Reshuffled(3)
+        model = keras.Sequential([keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        assert wrap(dataset).max_queue_size == 7
+        model.fit(wrap(dataset), epochs=3, verbose=0)
+        calls.append((dataset.begun, dataset.ended))
+    assert calls[0] == calls[1]
+    assert min(calls[0]) >= 2
+
+
+def test_py_dataset_that_trains_and_validates():
+    monitored = monitor_padding(Batches(6))
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    callback = PaddingStatsCallback(monitored, monitored)
+    model.fit(monitored, validation_data=monitored, epochs=2, callbacks=[callback], verbose=0)
+    figures = [(stats.num_batches, stats.real_timesteps) for stats in [*callback.history, *callback.val_history]]
+    assert figures == [(6, 21 + 6)] * 4

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import csv
 import importlib.util
 import json
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.padding_report import padding_report
 from keras_bucketing.padding_stats_callback import PaddingStatsCallback
 
@@ -238,3 +240,84 @@ def test_a_dataset_that_was_not_read_is_pointed_out():
     callback = PaddingStatsCallback(read, unread)
     with pytest.warns(UserWarning, match="no batch of `validation_data` was read in validation"):
         model.fit(read, validation_data=scenarios.bucketed(3), callbacks=[callback], verbose=0, shuffle=False)
+
+
+def test_repeat_without_a_monitor_is_pointed_out():
+    dataset = scenarios.bucketed(1)
+    callback = PaddingStatsCallback(dataset)
+    model = scenarios.model_for(1)
+    with pytest.warns(UserWarning, match=r"consumed more batches than a pass.*monitor_padding"):
+        model.fit(dataset.repeat(), steps_per_epoch=len(dataset) + 2, callbacks=[callback], verbose=0, shuffle=False)
+
+
+def test_one_step_epochs_that_validate_on_the_same_dataset():
+    dataset = scenarios.bucketed(1)
+    callback, oracle = PaddingStatsCallback(dataset, dataset), scenarios.Oracle()
+    scenarios.model_for(1).fit(
+        dataset,
+        epochs=4,
+        steps_per_epoch=1,
+        validation_data=dataset,
+        callbacks=[oracle, callback],
+        verbose=0,
+        shuffle=False,
+    )
+    figures = [(stats.num_sequences, stats.total_timesteps, stats.real_timesteps) for stats in callback.history]
+    assert figures == oracle.train
+
+
+def test_another_fit_does_not_go_on_with_the_pass_of_the_one_before():
+    dataset = scenarios.bucketed(1)
+    callback = PaddingStatsCallback(dataset)
+    model = scenarios.model_for(1)
+    model.fit(dataset, steps_per_epoch=3, callbacks=[callback], verbose=0, shuffle=False)
+    with pytest.warns(UserWarning, match="no batch of `dataset` was read in training"):
+        model.fit(scenarios.bucketed(2), steps_per_epoch=3, callbacks=[callback], verbose=0, shuffle=False)
+    assert len(callback.history) == 1
+
+
+def test_validation_longer_than_an_epoch_of_training_in_groups_of_batches():
+    train, val = scenarios.bucketed(1), scenarios.bucketed(2)
+    model = keras.Sequential(
+        [keras.layers.Embedding(20, 2), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(3)]
+    )
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), steps_per_execution=3)
+    callback = PaddingStatsCallback(train, val)
+    model.fit(train, steps_per_epoch=3, validation_data=val, callbacks=[callback], verbose=0, shuffle=False)
+    assert callback.val_history[0].num_sequences == scenarios.NUM_SEQUENCES
+    assert callback.history[0].num_batches == 3
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_predictions_of_several_outputs_count_rows_once(batch_size):
+    x, _ = scenarios.make_sequences(1)
+    dataset = BucketedSequence(x, batch_size=batch_size, seed=1)
+    inputs = keras.Input((None,), dtype="int32")
+    pooled = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(20, 2)(inputs))
+    outputs = [keras.layers.Dense(1)(pooled)] if batch_size == 1 else [keras.layers.Dense(1)(pooled), pooled]
+    model = keras.Model(inputs, outputs)
+    model.compile(steps_per_execution=3)
+    callback = PaddingStatsCallback(dataset)
+    model.predict(dataset.take(7), callbacks=[callback], verbose=0)
+    assert callback.predict_history[0].num_batches == 7
+
+
+def test_a_copy_counts_anew_on_the_same_datasets():
+    callback, _ = fit(scenarios.bucketed(1))
+    copied = copy.deepcopy(callback)
+    assert (copied.dataset, copied.history) == (callback.dataset, [])
+
+
+def test_keras_may_go_on_dispatching_asynchronously():
+    assert PaddingStatsCallback.async_safe
+
+
+def test_the_report_shows_each_figure_in_its_column(capsys):
+    callback, _ = fit(scenarios.bucketed(1))
+    callback.report()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    header, first = lines[0], lines[1]
+    cells = dict(zip(header[-8:], first[-8:], strict=True)) if len(header) == len(first) else None
+    stats = callback.history[0]
+    text = " ".join(first)
+    assert f"{stats.real_timesteps} {stats.total_timesteps} {stats.padding_efficiency:.4f}" in text, cells

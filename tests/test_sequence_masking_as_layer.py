@@ -132,3 +132,24 @@ class TestAsKerasTestsItsLayers(KerasTestCase):
 
     def test_serialization(self):
         self.run_class_serialization_test(SequenceMasking(mask_value=3.0, name="masking"))
+
+
+@pytest.mark.parametrize(("mask_value", "dtype"), [(256, "uint8"), (2**32, "int32"), (-129, "int8"), (2, "bool")])
+def test_a_mask_value_beyond_the_integers_is_refused(mask_value, dtype):
+    with pytest.raises(ValueError, match=rf"Expected one of dtype {dtype}, received {mask_value}"):
+        SequenceMasking(mask_value).compute_mask(np.zeros((1, 3), dtype))
+
+
+def test_a_ragged_tensor_says_how_to_pad_it():
+    with pytest.raises(TypeError, match=r"Received a RaggedTensor\. Pass its to_tensor\(\) .* row_lengths\(\)"):
+        SequenceMasking()(tf.ragged.constant([[1.0, 2.0], [3.0]]))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 2), (2, 0, 2)])
+def test_batches_of_nothing_come_out_as_they_are(shape):
+    assert SequenceMasking()(np.zeros(shape, "float32")).shape == shape
+
+
+def test_the_output_shape_of_a_dict_is_that_of_the_sequences():
+    shapes = {"sequences": (None, 5, 2), "lengths": (None,)}
+    assert SequenceMasking().compute_output_shape(shapes) == (None, 5, 2)

@@ -59,6 +59,19 @@ def test_one_file_is_split(tmp_path: Path) -> None:
     assert "54 texts to train on, 6 to test on" in output
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("a\tone\nno tab here\n", "received 'no tab here' in non-empty line 2"), ("\n", "is empty")],
+)
+def test_a_file_of_another_form_is_refused_in_one_line(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "texts.tsv").write_text(content)
+    command = [sys.executable, str(EXAMPLE), "--train", "texts.tsv"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_without_a_file_it_reads_the_functions_on_this_machine(tmp_path: Path) -> None:
     output = run(tmp_path, "--per-package 100 --units 4 --epochs 1")
     assert "3 classes" in output
