@@ -315,9 +315,7 @@ def test_keras_may_go_on_dispatching_asynchronously():
 def test_the_report_shows_each_figure_in_its_column(capsys):
     callback, _ = fit(scenarios.bucketed(1))
     callback.report()
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    header, first = lines[0], lines[1]
-    cells = dict(zip(header[-8:], first[-8:], strict=True)) if len(header) == len(first) else None
+    first = capsys.readouterr().out.splitlines()[1].split()
     stats = callback.history[0]
-    text = " ".join(first)
-    assert f"{stats.real_timesteps} {stats.total_timesteps} {stats.padding_efficiency:.4f}" in text, cells
+    figures = f"{stats.real_timesteps} {stats.total_timesteps} {stats.padding_efficiency:.4f}"
+    assert figures in " ".join(first)

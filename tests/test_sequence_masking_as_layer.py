@@ -5,6 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 # run_layer_test and run_class_serialization_test are Keras' own conformance tests for layers. They have no public
 # name; a layer that passes them behaves as Keras' own do. Nothing else is taken from keras.src.
