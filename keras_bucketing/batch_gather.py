@@ -51,12 +51,13 @@ class BatchGatherer:
 
         Args:
             rows: Int32 `(num_rows,)`, row indices.
-            cut: Int32 `(3,)`: where the batch starts in `rows`, how many rows it has, and the least padded length.
+            cut: Int32 `(3, 1)`: where the batch starts in `rows`, how many rows it has, and the least padded length.
 
         Returns:
             `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, as Keras unpacks them.
         """
-        batch = _Batch(tf.slice(rows, cut[:1], cut[1:2]), cut[2] if self._pads_further else None, self._shard)
+        start, size, padded_to = tf.unstack(cut)
+        batch = _Batch(tf.slice(rows, start, size), padded_to[0] if self._pads_further else None, self._shard)
         x = tf.nest.map_structure(batch.gather, self._x)
         if self._lengths is not None:
             x = self._with_lengths(x, batch.gather(self._lengths), batch)

@@ -19,6 +19,8 @@ import tensorflow as tf
 from keras_bucketing.buckets import Buckets
 from keras_bucketing.shard import Shard
 
+_PHILOX = tf.random.Algorithm.PHILOX.value
+
 
 @dataclass(frozen=True)
 class EpochPlan:
@@ -144,7 +146,7 @@ class EpochPlanner:
                 self._row_buckets = tf.constant(buckets.row_buckets, tf.int32)
             else:
                 self._sorted_rows = tf.constant(np.argsort(lengths, kind="stable"), tf.int32)
-            self._cuts_tensor = tf.constant(self._cuts)
+            self._cuts_tensor = tf.constant(self._cuts[:, :, np.newaxis])
         # One graph for the pipeline and for the plans: tracing it takes longer than all the rest.
         self._order_in_graph = tf.function(
             self.order, input_signature=[tf.TensorSpec([], tf.int64)] * 2, autograph=False
@@ -169,17 +171,18 @@ class EpochPlanner:
         if not self._shuffle:
             return self._sorted_rows, batches
         # One shuffle of all rows, then a stable split by bucket: every operation is part of the graph that each new
-        # iterator optimizes, and a loop over the buckets made that take three times as long.
-        rows = _shuffle(tf.range(len(self._lengths)), [seed, 2 * epoch])
+        # iterator prepares, at a tenth of a millisecond each, and a loop over the buckets took three times as long.
+        of_rows = tf.cast(2 * epoch, tf.uint64)
+        rows = _shuffle(tf.range(len(self._lengths)), seed, of_rows)
         by_bucket = tf.dynamic_partition(rows, tf.gather(self._row_buckets, rows), self._num_buckets)
-        return tf.concat(by_bucket, 0), _shuffle(batches, [seed, 2 * epoch + 1])
+        return tf.concat(by_bucket, 0), _shuffle(batches, seed, of_rows + tf.constant(1, tf.uint64))
 
     def batches(self, epoch: tf.Tensor, first_batch: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """An epoch's batches from `first_batch` on; in graph.
 
         Returns:
-            Int32 tensors: all rows in their order `(num_rows,)`, and the cuts `(num_batches - first_batch, 3)`: where
-            each batch starts in the rows, how many it has, and the length that it is padded to at least.
+            Int32 tensors: all rows in their order `(num_rows,)`, and the cuts `(num_batches - first_batch, 3, 1)`:
+            where each batch starts in the rows, how many it has, and the length that it is padded to at least.
         """
         rows, batch_order = self._order_in_graph(epoch, seed)
         return rows, tf.gather(self._cuts_tensor, batch_order[first_batch:])
@@ -206,6 +209,19 @@ class EpochPlanner:
         )
 
 
-def _shuffle(rows: tf.Tensor, seed: list[tf.Tensor]) -> tf.Tensor:
-    # Philox everywhere: "auto_select" depends on the device, and an epoch must not.
-    return tf.random.experimental.stateless_shuffle(rows, tf.stack(seed), alg="philox")
+def _shuffle(values: tf.Tensor, seed: tf.Tensor, stream: tf.Tensor) -> tf.Tensor:
+    """Shuffles with the stream `stream` of the random numbers of `seed`.
+
+    What `tf.random.experimental.stateless_shuffle` does with another way to key the generator, which takes a sixth of
+    the operations. Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) is made for that: any
+    two keys give independent numbers, and so do the streams that the upper half of its counter tells apart. It is the
+    same on every device; "auto_select" is not.
+
+    Args:
+        values: Tensor `(n,)`.
+        seed: Int64 scalar.
+        stream: Uint64 scalar.
+    """
+    key = tf.reshape(tf.cast(seed, tf.uint64), [1])
+    counter = tf.stack([tf.constant(0, tf.uint64), stream])
+    return tf.raw_ops.StatelessShuffle(value=values, key=key, counter=counter, alg=_PHILOX)

@@ -47,14 +47,14 @@ class PassCounter:
     def begin_pass(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """Begins a pass; in graph. Returns int64 scalars: the pass' number, its epoch, its first batch and the seed."""
 
-        def advance() -> tf.Tensor:
-            state = self._state.read_value()
-            begun = tf.stack([state[0] + 1, 0, state[2] + 1, state[0], state[1], state[5]])
+        def advance() -> list[tf.Tensor]:
+            epoch, batch, passes, _, _, seed = tf.unstack(self._state.read_value())
+            number = passes + 1
+            begun = tf.stack([epoch + 1, 0, number, epoch, batch, seed])
             with tf.control_dependencies([self._state.assign(begun, read_value=False)]):
-                return tf.identity(begun)
+                return [tf.identity(number), epoch, batch, seed]
 
-        state = self._lock.execute(advance)
-        return state[2], state[3], state[4], state[5]
+        return tuple(self._lock.execute(advance))
 
     def newest_pass(self) -> PassPosition:
         """The newest pass that has begun."""

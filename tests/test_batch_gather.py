@@ -18,7 +18,7 @@ def gather(x, y=None, weights=None, rows=None, padded_to=None, padding=0, label_
         collect_inputs(x, y, weights), padding, label_padding, include_lengths, padded_to is not None, Shard(1, 0)
     )
     rows = tf.constant(range(2) if rows is None else rows, tf.int32)
-    batch = gatherer(rows, tf.constant([0, len(rows), padded_to or 1]))
+    batch = gatherer(rows, tf.constant([[0], [len(rows)], [padded_to or 1]]))
     return tf.nest.map_structure(lambda tensor: tensor.numpy(), batch)
 
 
@@ -125,5 +125,5 @@ def test_shapes_are_known_but_for_rows_and_time():
     gatherer = BatchGatherer(
         collect_inputs([np.zeros((3, 12)), np.zeros((2, 12))], None, None), 0, 0, False, False, Shard(1, 0)
     )
-    dataset = tf.data.Dataset.from_tensors((tf.constant([0, 1]), tf.constant([0, 2, 1]))).map(gatherer)
+    dataset = tf.data.Dataset.from_tensors((tf.constant([0, 1]), tf.constant([[0], [2], [1]]))).map(gatherer)
     assert dataset.element_spec.shape.as_list() == [None, None, 12]

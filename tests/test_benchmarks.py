@@ -13,9 +13,11 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.parametrize(
     ("script", "table_heads", "figures"),
     [
-        ("pipeline", ["sequences/s", "share of the empty loop"], ["token ids", "12 float features", "growth"]),
+        ("pipeline", ["sequences/s", "share of the empty loop"], ["headlines", "growth"]),
         ("padding", ["boundaries", "distinct lengths"], ["efficiency", "seconds_to_find"]),
         ("training", ["seconds per epoch", "updates per epoch"], ["results", "epochs"]),
+        ("randomness", ["padding efficiency", "label imbalance"], ["results"]),
+        ("callback_cost", ["microseconds a step", "times the step without"], ["results"]),
         ("scale", ["construction, s", "first batch, s"], ["results", "measurements"]),
     ],
 )

@@ -43,7 +43,7 @@ def test_all_shards_pad_to_the_longest_row_of_the_whole_batch(lengths, num_shard
     y = [sequence[:, np.newaxis] for sequence in x]
     inputs = collect_inputs({"a": x, "b": [sequence[::2] for sequence in x]}, y, None)
     rows = tf.constant(np.random.default_rng(seed).permutation(8), tf.int32)
-    cut = tf.constant([0, 8 // num_shards * num_shards, padded_to])
+    cut = tf.constant([[0], [8 // num_shards * num_shards], [padded_to]])
 
     def gather(shard):
         return BatchGatherer(inputs, 0, 0, False, padded_to > 0, shard)(rows, cut)
