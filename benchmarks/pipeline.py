@@ -2,8 +2,8 @@
 
 Sequences have lognormal lengths (mean 75, median 55, at most 1000 timesteps). Everybody is read by the same Python
 loop, whose cost for each batch, the "empty loop", is the ceiling: with few rows a batch it decides, so there are
-several sizes. `bucket_by_sequence_length` gets ten buckets picked by hand, BucketedSequence chooses its own. The contenders
-other than BucketedSequence are slow, so they read a random sample of the sequences: the rate is what counts.
+several sizes. `bucket_by_sequence_length` gets ten buckets picked by hand, BucketedSequence chooses its own. The
+contenders other than BucketedSequence are slow, so they read a random sample of the sequences: the rate is what counts.
 contenders.py shows how each is set up.
 
     python benchmarks/pipeline.py
