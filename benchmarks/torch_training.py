@@ -33,12 +33,15 @@ class PackedLSTM:
         validation: What to measure the accuracy on.
         batch_size: Int, rows.
         learning_rate: Float.
+        gradient_norm: Float, at most.
     """
 
-    def __init__(self, train: Sequences, validation: Sequences, batch_size: int, learning_rate: float):
+    def __init__(
+        self, train: Sequences, validation: Sequences, batch_size: int, learning_rate: float, gradient_norm: float
+    ):
         torch.manual_seed(0)
         self._train, self._validation = _tensors(train), _tensors(validation)
-        self._batch_size = batch_size
+        self._batch_size, self._gradient_norm = batch_size, gradient_norm
         self._model = _Model()
         self._optimizer = torch.optim.Adam(self._model.parameters(), learning_rate)
         self._loss = torch.nn.BCEWithLogitsLoss()
@@ -51,6 +54,7 @@ class PackedLSTM:
         for rows in batches:
             self._optimizer.zero_grad()
             self._loss(self._logits(sequences, rows), labels[rows]).backward()
+            torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._gradient_norm)
             self._optimizer.step()
         return time.perf_counter() - begin, len(batches)
 
