@@ -237,7 +237,10 @@ def draw(axes: Any, results: dict[str, Any], records: dict[str, list[Record]]) -
         axes[1].semilogx(total, [epoch["accuracy"] for epoch in record], marker=marker, ms=4, label=name, **emphasis)
     axes[1].axhline(GOAL, color="0.7", linewidth=0.8, linestyle=":")
     axes[1].set(xlabel="seconds of training", ylabel="validation accuracy", ylim=(0.45, 1.01))
-    axes[1].figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    axes[1].xaxis.get_major_locator().set_params(subs=(1, 2, 5))
+    axes[1].xaxis.set_major_formatter("{x:g}")
+    axes[1].xaxis.set_minor_formatter("")
+    axes[1].figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
 
 
 def _accuracy(accuracy: float | None) -> str:

@@ -30,6 +30,7 @@ RECIPE = {
     "label_smoothing": 0.1,
     "learning_rate": 1e-2,
     "batch_size": 32,
+    "num_buckets": None,  # automatic
     "epochs": 60,
 }
 CANDIDATES = [  # what --cross-validate compares
@@ -59,7 +60,14 @@ def train(
     """A classifier trained on standardised recordings, and the batches that it was trained on."""
     keras.utils.set_random_seed(seed)
     labels = keras.utils.to_categorical(y, 9)
-    dataset = BucketedSequence(x, labels, batch_size=recipe["batch_size"], include_lengths=True, seed=seed)
+    dataset = BucketedSequence(
+        x,
+        labels,
+        batch_size=recipe["batch_size"],
+        num_buckets=recipe["num_buckets"],
+        include_lengths=True,
+        seed=seed,
+    )
     model = MaskedLSTMClassifier(
         num_classes=9,
         units=recipe["units"],
