@@ -6,6 +6,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from lengths import lognormal_lengths
+
+from keras_bucketing import BucketedSequence, padding_report
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,6 +32,16 @@ def test_the_guide_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.M
     names: dict[str, object] = {}
     for block in BLOCKS[1:]:
         exec(compile(block, "README.md", "exec"), names)
+
+
+def test_the_shares_of_real_timesteps_at_the_top() -> None:
+    lengths = lognormal_lengths(25_000, mean=235, median=174, longest=2_500)
+    longest, random = padding_report(lengths).strategies[:2]
+    dataset = BucketedSequence.from_row_splits(np.zeros(lengths.sum(), np.int8), np.cumsum([0, *lengths]), seed=0)
+    shares = [longest.padding_efficiency, random.padding_efficiency, dataset.padding_stats().padding_efficiency]
+    found = re.search(r"(\d+) %\nand (\d+) % of the timesteps are real.* together: (\d+) %", README)
+    assert found, "the sentence has changed"
+    assert [round(100 * share) for share in shares] == [int(share) for share in found.groups()]
 
 
 def test_every_link_into_the_repository_leads_somewhere() -> None:
