@@ -7,8 +7,11 @@
 270 recordings to train on and 370 to test on, 12 channels (LPC cepstrum coefficients), 7 to 29 timesteps. The `sktime`
 package carries the data, so nothing is downloaded.
 
-RECIPE is the best of CANDIDATES in a five-fold cross-validation on the TRAINING split alone; `--cross-validate` runs it
-again. The candidates come from a coarser search on the same folds. FIGURES
+RECIPE is the best of CANDIDATES in a five-fold cross-validation on the TRAINING split alone, which `--cross-validate`
+runs again; the candidates come from a coarser search on the same folds. Their accuracies there, over seeds 0 to 2, are
+.9716, .9630, .9568 and .9519. Three buckets are better than the automatic choice because lengths tell the speaker: the
+fewer buckets, the more speakers in each batch. The test split took no part in the choice. Its mean accuracy over seeds
+0 to 4 is .9811, from .9784 to .9838.
 """
 
 import argparse
@@ -30,13 +33,14 @@ RECIPE = {
     "label_smoothing": 0.1,
     "learning_rate": 1e-2,
     "batch_size": 32,
-    "num_buckets": None,  # automatic
+    "num_buckets": 3,
     "epochs": 60,
 }
 CANDIDATES = [  # what --cross-validate compares
     RECIPE,
-    {**RECIPE, "noise": 0.0, "label_smoothing": 0.0},
-    {**RECIPE, "noise": 0.0, "label_smoothing": 0.0, "pooling": "last"},
+    {**RECIPE, "num_buckets": None},  # automatic
+    {**RECIPE, "num_buckets": None, "noise": 0.0, "label_smoothing": 0.0},
+    {**RECIPE, "num_buckets": None, "noise": 0.0, "label_smoothing": 0.0, "pooling": "last"},
 ]
 NUM_FOLDS = 5
 
