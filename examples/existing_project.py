@@ -37,8 +37,8 @@ def load_padded(per_package: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[
     return padded[0], padded[1], lookup.vocabulary_size()
 
 
-def make_model(vocabulary_size: int) -> keras.Model:
-    """The project's model; the same before and after."""
+def make_model(vocabulary_size: int, num_steps: int) -> keras.Model:
+    """The project's model; the same before and after. Its learning rate falls to 0 in `num_steps` steps."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
@@ -47,14 +47,15 @@ def make_model(vocabulary_size: int) -> keras.Model:
             keras.layers.Dense(len(PACKAGES), activation="softmax"),
         ]
     )
-    model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    learning_rate = keras.optimizers.schedules.CosineDecay(3e-3, num_steps)
+    model.compile(keras.optimizers.Adam(learning_rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
 def train(name: str, dataset: tf.data.Dataset, test: tuple, vocabulary_size: int, epochs: int) -> PaddingStats:
     """Trains, prints how much of it was padding, and returns the statistics of the last epoch."""
     print(f"\n== {name}")
-    model = make_model(vocabulary_size)
+    model = make_model(vocabulary_size, num_steps=epochs * len(dataset))
     padding = PaddingStatsCallback(dataset)
     model.fit(dataset, epochs=epochs, shuffle=False, callbacks=[padding], verbose=2)
     padding.report()
@@ -84,7 +85,7 @@ def main(arguments: list[str] | None = None) -> tuple[PaddingStats, PaddingStats
     """Runs both; returns the padding of their last epochs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="120 functions of each package instead of 1000")
-    parser.add_argument("--epochs", type=int, default=3, help="default: 3")
+    parser.add_argument("--epochs", type=int, default=5, help="default: 5")
     parser.add_argument("--picture", type=Path, default=Path("output/existing_project.png"))
     options = parser.parse_args(arguments)
     (x, y), test, vocabulary_size = load_padded(120 if options.quick else 1000)

@@ -9,8 +9,8 @@ machine. The vocabulary comes from the training texts alone. To choose other set
 out: you then choose on held-out training texts, and the test texts stay unseen.
 
 The recipe: a budget of timesteps instead of a number of rows, so that short texts make large batches and every step
-costs the same; a bidirectional LSTM; max pooling over the real timesteps; dropout; a learning rate that decays to
-zero.
+costs the same; a bidirectional LSTM; max pooling over the real timesteps; dropout; smoothed labels; a learning rate
+that decays to zero.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from keras_bucketing import BucketedSequence, MaskedLSTMClassifier, PaddingStats
 MAX_TIMESTEPS_PER_BATCH = 4096
 LEARNING_RATE = 3e-3  # at the start
 DROPOUT = 0.5
+LABEL_SMOOTHING = 0.1
 MAX_WORDS = 20_000  # the size of the vocabulary, at most
 OPTIONS = {"maxlen": 400, "on_empty": "keep", "include_lengths": True}  # for training and for predicting
 
@@ -66,7 +67,8 @@ def train(
 ) -> tuple[keras.Model, BucketedSequence]:
     """A model trained on token ids and class indices, and the batches that it was trained on."""
     keras.utils.set_random_seed(seed)
-    dataset = BucketedSequence(x, y, max_timesteps_per_batch=MAX_TIMESTEPS_PER_BATCH, seed=seed, **OPTIONS)
+    labels = keras.utils.to_categorical(y)
+    dataset = BucketedSequence(x, labels, max_timesteps_per_batch=MAX_TIMESTEPS_PER_BATCH, seed=seed, **OPTIONS)
     model = MaskedLSTMClassifier(
         num_classes=y.max() + 1,
         units=units,
@@ -77,7 +79,8 @@ def train(
         dropout=DROPOUT,
     )
     learning_rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, epochs * len(dataset))
-    model.compile(keras.optimizers.Adam(learning_rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=LABEL_SMOOTHING)
+    model.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
     callback = PaddingStatsCallback(dataset)
     model.fit(dataset, epochs=epochs, shuffle=False, callbacks=[callback], verbose=2)
     return model, dataset
