@@ -141,11 +141,8 @@ def check_padding_value(name: str, value: Any, structure: Structure) -> None:
 
 
 def _float_holds(number: float, dtype: np.dtype) -> bool:
-    try:
-        with np.errstate(over="ignore"):
-            stored = dtype.type(number)
-    except OverflowError:  # an int beyond every float
-        return False
+    with np.errstate(over="ignore"):
+        stored = dtype.type(number)
     return bool(np.isfinite(stored)) or number in (float("inf"), -float("inf")) or number != number
 
 

@@ -98,3 +98,11 @@ def test_wrong_lengths_are_refused_with_their_index(lengths, error, text):
     with pytest.raises(error) as raised:
         check_lengths(lengths)
     assert text in str(raised.value)
+
+
+@pytest.mark.parametrize("value", [10**400, -(2**64), 2**64])
+def test_numbers_beyond_64_bits_are_refused(value):
+    message = rf"`value` must be a number of at most 64 bits\. Received an int of {value.bit_length()} bits"
+    with pytest.raises(ValueError, match=message):
+        check_number("value", value)
+    assert check_number("value", 2**64 - 1) == 2**64 - 1

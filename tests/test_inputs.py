@@ -260,7 +260,6 @@ def test_dropping_everything_is_refused():
         ("float32", 1e38, True),
         ("float32", 1e39, False),
         ("float16", 70000, False),
-        ("float32", 10**400, False),
     ],
 )
 def test_a_padding_value_must_fit_the_dtype(dtype, value, fits):
