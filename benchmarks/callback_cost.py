@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import harness
+from benchmarks import harness
 import keras
 import tensorflow as tf
-from lengths import lognormal_lengths
-from sequences import Sequences, token_sequences
+from benchmarks.lengths import lognormal_lengths
+from benchmarks.sequences import Sequences, token_sequences
 
 from keras_bucketing import BucketedSequence, PaddingStatsCallback, monitor_padding
 

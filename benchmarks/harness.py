@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_bucketing.text_table import format_table
+from keras_bucketing.padding.text_table import format_table
 
 # Before TensorFlow starts: its notes about missing GPUs are not part of a benchmark's output.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import NormalDist
 
 import numpy as np
-from sequences import Sequences
+from benchmarks.sequences import Sequences
 
 VOCABULARY_SIZE = 1_000
 _MARKERS = 50  # token ids 1 to 50 speak for label 1, 51 to 100 for label 0

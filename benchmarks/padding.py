@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import harness
+from benchmarks import harness
 import numpy as np
-from lengths import functions_of_standard_library, lognormal_lengths, pareto_lengths, sktime_lengths
+from benchmarks.lengths import functions_of_standard_library, lognormal_lengths, pareto_lengths, sktime_lengths
 
 from keras_bucketing import optimal_bucket_boundaries
 

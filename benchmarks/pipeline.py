@@ -15,19 +15,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import harness
+from benchmarks import harness
 import numpy as np
 import tensorflow as tf
-from contenders import (
+from benchmarks.contenders import (
     bucket_by_sequence_length,
     from_generator,
     py_dataset,
     ready_batches,
     shuffled_padded_batch,
 )
-from harness import Spread
-from lengths import lognormal_lengths
-from sequences import Sequences, token_sequences, vector_sequences
+from benchmarks.harness import Spread
+from benchmarks.lengths import lognormal_lengths
+from benchmarks.sequences import Sequences, token_sequences, vector_sequences
 
 from keras_bucketing import BucketedSequence
 

@@ -21,11 +21,11 @@ import sysconfig
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import harness
+from benchmarks import harness
 import numpy as np
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.epoch_plan import EpochPlan
+from keras_bucketing.planning.epoch_plan import EpochPlan
 
 
 class LabelledLengths(NamedTuple):

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import harness
+from benchmarks import harness
 import numpy as np
 
 BYTES_PER_SEQUENCE = 40

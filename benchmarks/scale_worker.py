@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lengths import lognormal_lengths
+from benchmarks.lengths import lognormal_lengths
 
 from keras_bucketing import BucketedSequence
 

@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 import torch
-from labelled_tokens import VOCABULARY_SIZE
-from sequences import Sequences
+from benchmarks.labelled_tokens import VOCABULARY_SIZE
+from benchmarks.sequences import Sequences
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 

@@ -22,13 +22,13 @@ import warnings
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-import harness
+from benchmarks import harness
 import keras
 import numpy as np
 import tensorflow as tf
-from contenders import bucket_by_sequence_length, shuffled_padded_batch
-from labelled_tokens import VOCABULARY_SIZE, labelled_token_sequences, quantile_lengths
-from sequences import Sequences
+from benchmarks.contenders import bucket_by_sequence_length, shuffled_padded_batch
+from benchmarks.labelled_tokens import VOCABULARY_SIZE, labelled_token_sequences, quantile_lengths
+from benchmarks.sequences import Sequences
 
 from keras_bucketing import BucketedSequence
 
@@ -111,7 +111,7 @@ def make_trainees(train: Sequences, validation: Sequences, longest: int) -> dict
         for name, dataset in data.items()
     }
     try:
-        from torch_training import PackedLSTM
+        from benchmarks.torch_training import PackedLSTM
     except ImportError:
         print("without PyTorch: it is not installed")
     else:

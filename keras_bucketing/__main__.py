@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_bucketing.padding_report import padding_report
+from keras_bucketing.padding.report import padding_report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,22 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from keras_bucketing.batch_gather import BatchGatherer
-from keras_bucketing.buckets import check_sizing, choose_buckets
+from keras_bucketing.pipeline.batch_gather import BatchGatherer
+from keras_bucketing.planning.buckets import check_sizing, choose_buckets
 from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer
-from keras_bucketing.epoch_plan import EpochPlanner, cut_batches
-from keras_bucketing.inputs import (
+from keras_bucketing.planning.epoch_plan import EpochPlanner, cut_batches
+from keras_bucketing.inputs.collect import (
     check_padding_value,
     check_room_for_lengths,
     collect_inputs,
     handle_empty,
     truncate,
 )
-from keras_bucketing.padded_arrays import labels_from_padded, ragged_from_padded
+from keras_bucketing.inputs.padded import labels_from_padded, ragged_from_padded
 from keras_bucketing.planned_dataset import PlannedDataset
 from keras_bucketing.planned_epochs import PlannedEpochs
-from keras_bucketing.ragged import ragged_from_row_splits
-from keras_bucketing.shard import check_shard
+from keras_bucketing.inputs.ragged import ragged_from_row_splits
+from keras_bucketing.planning.sizing import check_shard
 
 
 class BucketedSequence(PlannedDataset):

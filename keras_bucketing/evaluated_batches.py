@@ -6,8 +6,8 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable
 
-from keras_bucketing.consumed_batches import ConsumedBatches, CountedDataset
-from keras_bucketing.padding_stats import PaddingStats
+from keras_bucketing.callbacks.consumed_batches import ConsumedBatches, CountedDataset
+from keras_bucketing.padding.stats import PaddingStats
 
 
 class EvaluatedBatches:

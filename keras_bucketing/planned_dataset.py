@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.batch_gather import BatchGatherer
-from keras_bucketing.batch_stream import batch_stream
-from keras_bucketing.buckets import Buckets, summarize_buckets
+from keras_bucketing.pipeline.batch_gather import BatchGatherer
+from keras_bucketing.pipeline.batch_stream import batch_stream
+from keras_bucketing.planning.buckets import Buckets, summarize_buckets
 from keras_bucketing.checks import check_integer
-from keras_bucketing.dataset_state import check_state, fingerprint, make_state
-from keras_bucketing.epoch_plan import EpochPlan
-from keras_bucketing.padding_stats import PaddingStats
-from keras_bucketing.pass_counter import PassCounter, PassPosition
+from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
+from keras_bucketing.planning.epoch_plan import EpochPlan
+from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.pipeline.pass_counter import PassCounter, PassPosition
 from keras_bucketing.planned_epochs import PlannedEpochs
-from keras_bucketing.restore_order import restore_order
+from keras_bucketing.pipeline.restore_order import restore_order
 
 
 class PlannedDataset(tf.data.Dataset):
@@ -177,7 +177,7 @@ class PlannedDataset(tf.data.Dataset):
         Raises:
             ImportError: If Matplotlib is missing; `pip install 'keras-bucketing[plot]'` brings it.
         """
-        from keras_bucketing.plotting import plot_buckets
+        from keras_bucketing.padding.pictures import plot_buckets
 
         lengths, stats = self._epochs.lengths, self.padding_stats()
         return plot_buckets(lengths, self.bucket_boundaries, self.bucket_batch_sizes, stats, ax=ax)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from keras_bucketing.epoch_plan import EpochPlan, EpochPlanner
-from keras_bucketing.padding_stats import PaddingStats
-from keras_bucketing.shard import Shard
+from keras_bucketing.planning.epoch_plan import EpochPlan, EpochPlanner
+from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.planning.sizing import Shard
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import bucket_options, lengths_lists, random_sequences, remainders, seeds
+from tests.support.strategies import bucket_options, lengths_lists, random_sequences, remainders, seeds
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
 

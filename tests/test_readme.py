@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from lengths import lognormal_lengths
+from benchmarks.lengths import lognormal_lengths
 
 from keras_bucketing import BucketedSequence, padding_report
 

@@ -1,0 +1,197 @@
+"""Which batches of which pass a model has consumed, from nothing but Keras' callback hooks.
+
+    hook              on_epoch_begin   batch_begin(0)  ...  batch_begin(3)  ...  batch_end(5)   on_epoch_end
+    called here       begin()          begin_step(0)        begin_step(3)        end_step(5)    consumed()
+    newest pass       4                                     5: pass 5 is ours
+
+What was planned or prefetched does not count. A pass that begins after `begin()` is the one Keras reads: Keras makes
+more iterators than it reads from, but a pass takes its number only when its first batch is read.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.pipeline.pass_counter import PassPosition
+
+
+class CountedDataset(Protocol):
+    """What a dataset must answer, so that its consumption can be followed."""
+
+    def __len__(self) -> int:
+        """Batches of a whole pass; raises TypeError where nobody knows."""
+
+    def newest_pass(self) -> PassPosition:
+        """The newest pass that has begun."""
+
+    def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
+        """What was padded in the batches `start` to `stop - 1` of that pass, as far as it has them."""
+
+
+class Consumed(NamedTuple):
+    """The batches `start` to `stop - 1` of a pass, counted from where the pass began."""
+
+    position: PassPosition
+    start: int
+    stop: int
+
+
+class ConsumedBatches:
+    """Follows one reader of one dataset: a training run, an evaluation or a prediction.
+
+    `end_step` may be called late, out of order and from another thread, as Keras does with callbacks that are
+    `async_safe`; the other methods belong into hooks that Keras calls in order (`on_*_begin`, `on_epoch_end`,
+    `on_test_end`). Memory and time per step are those of one comparison.
+
+    One object lives as long as one call of `fit`, `evaluate` or `predict`: each of them makes a new
+    iterator, and only inside `fit` may an epoch go on with the pass of the epoch before
+    (`steps_per_epoch`).
+
+    Args:
+        dataset: A `CountedDataset`: what was given to Keras, or what is wrapped in it.
+
+    Example:
+    >>> class Dataset:
+    ...     number = 0
+    ...
+    ...     def __len__(self):
+    ...         return 4
+    ...
+    ...     def newest_pass(self):
+    ...         return PassPosition(self.number, epoch=self.number - 1, first_batch=0)
+    >>> dataset = Dataset()
+    >>> batches = ConsumedBatches(dataset)
+    >>> batches.begin()
+    >>> dataset.number = 1  # the first batch is read
+    >>> batches.begin_step(0)
+    >>> batches.end_step(0)
+    >>> batches.begin_step(1)
+    >>> batches.end_step(1)
+    >>> batches.consumed()
+    Consumed(position=PassPosition(number=1, epoch=0, first_batch=0), start=0, stop=2)
+    """
+
+    def __init__(self, dataset: CountedDataset):
+        self.dataset = dataset
+        self._num_batches = _num_batches_of(dataset)
+        self._lock = threading.Lock()
+        self._position: PassPosition | None = None
+        self._located = True
+        self._passes_before = 0
+        self._start = 0
+        self._steps = 0
+        self._steps_per_execution = 1
+        self._resolved_stop: int | None = None
+
+    def begin(self) -> None:
+        """Marks the beginning of an epoch, an evaluation or a prediction, before its first batch is read."""
+        self._start = self._stop() if self._resolved_stop is None else self._resolved_stop
+        self._resolved_stop = None
+        self._passes_before = self.dataset.newest_pass().number
+        self._located = False
+        with self._lock:
+            self._steps = 0
+            self._steps_per_execution = 1
+
+    def begin_step(self, step: int) -> None:
+        """Notes that Keras is about to run the batches from `step` on."""
+        if step > 0:  # before the first step, no batch may have been read
+            self.locate()
+
+    def end_step(self, step: int) -> None:
+        """Notes that Keras has run the batches up to `step`; thread-safe."""
+        with self._lock:
+            # The first group of an epoch begins at step 0, so that the smallest end tells the size of a
+            # group.
+            is_first = self._steps == 0 or step + 1 < self._steps_per_execution
+            self._steps_per_execution = step + 1 if is_first else self._steps_per_execution
+            self._steps = max(self._steps, step + 1)
+
+    def locate(self) -> None:
+        """Finds out which pass is being read, before anybody else begins one on the same dataset.
+
+        To be called before a validation begins; calling it again does nothing.
+        """
+        if self._located:
+            return
+        self._located = True
+        newest = self.dataset.newest_pass()
+        passes = newest.number - self._passes_before
+        if passes > 0:
+            # Of several passes that have begun, ours is the first. The others validate on the same dataset:
+            # under a distribution strategy Keras builds the model on a batch before it calls on_test_begin.
+            ours = PassPosition(self._passes_before + 1, newest.epoch - passes + 1, 0)
+            self._position = newest if passes == 1 else ours
+            self._start = 0
+
+    def current(self) -> tuple[PassPosition, int] | None:
+        """The pass and how many of its batches have been consumed; None before the first.
+
+        Exact wherever `on_train_batch_end` is called in order, that is unless Keras dispatches it
+        asynchronously.
+        """
+        self.locate()
+        return None if self._position is None else (self._position, self._stop())
+
+    def consumed(
+        self, count_rows: Callable[[], int | None] = lambda: None, expected_steps: int | None = None
+    ) -> Consumed | None:
+        """What was consumed since `begin()`.
+
+        Args:
+            count_rows: Function that returns how many rows the model has received, if it knows. Asked only
+                where the hooks leave a doubt: with `steps_per_execution` > 1, the last group of batches may
+                have been short.
+            expected_steps: Optional int, the steps that Keras announced; used where `count_rows` does not
+                know.
+
+        Returns:
+            A `Consumed`, with no batch if the data ended before the first step; None if this dataset was never read.
+        """
+        self.locate()
+        if self._position is None:
+            return None
+        stop = self._stop()
+        if self._steps_per_execution > 1:
+            stop = self._resolve_short_group(self._position, stop, count_rows(), expected_steps)
+        self._resolved_stop = stop
+        return Consumed(self._position, self._start, stop)
+
+    @property
+    def overran(self) -> bool:
+        """Whether Keras has run more batches than the pass has, so that it reads something made of several passes."""
+        if self._position is None or self._num_batches is None:
+            return False
+        beyond = self._start + self._steps - (self._num_batches - self._position.first_batch)
+        return beyond >= self._steps_per_execution  # less is the last group of batches, which may be short
+
+    def _stop(self) -> int:
+        stop = self._start + self._steps
+        if self._position is None or self._num_batches is None:
+            return stop
+        return min(stop, self._num_batches - self._position.first_batch)
+
+    def _resolve_short_group(
+        self, position: PassPosition, stop: int, rows: int | None, expected_steps: int | None
+    ) -> int:
+        """Keras reports the whole last group even if the data ended inside it.
+
+        `.take(7)` in groups of 3 runs 7 batches, `steps_per_epoch=7` runs 9, and their hooks are the same.
+        """
+        last_group = max(self._start, stop - self._steps_per_execution)
+        if rows is not None:
+            for candidate in range(stop, last_group, -1):
+                if self.dataset.pass_stats(position, self._start, candidate).num_sequences == rows:
+                    return candidate
+        return stop if expected_steps is None else min(stop, self._start + expected_steps)
+
+
+def _num_batches_of(dataset: CountedDataset) -> int | None:
+    # Not `num_batches`: to a PyDataset, being asked for it means that a pass begins.
+    try:
+        return len(dataset)
+    except TypeError:
+        return None

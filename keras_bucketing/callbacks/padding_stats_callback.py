@@ -1,0 +1,301 @@
+"""How much padding a model has been fed, epoch by epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_bucketing.callbacks.consumed_batches import ConsumedBatches, CountedDataset
+from keras_bucketing.evaluated_batches import EvaluatedBatches
+from keras_bucketing.padding.history import PaddingHistory, describe
+from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.callbacks.received_rows import PredictedRows, rows_in_loss
+
+
+class PaddingStatsCallback(keras.callbacks.Callback):
+    """Counts the padding of the batches that the model consumed, to the last timestep.
+
+    It puts `padding_efficiency`, and `val_padding_efficiency` where there is `validation_data`, into the
+    logs of each epoch: the progress bar and `History` always show them. Other callbacks see them if they
+    come later in the
+    list: Keras hands the logs from callback to callback in the order of the list, so put this one before
+    `CSVLogger`, `TensorBoard` and the like.
+
+    Neither planned nor prefetched batches count. Figures are exact under `steps_per_epoch`,
+    `steps_per_execution`, `validation_freq`, `class_weight`, distribution strategies, early stopping, and
+    with `.map()`, `.take()` and `.prefetch()` on top of the dataset. What changes the order or the number
+    of batches otherwise (`.repeat()`, `.shuffle()`, `.filter()`) belongs inside `monitor_padding`. Where
+    `steps_per_execution` > 1 meets `.take()`, the number of rows that Keras' own loss metric has counted
+    settles what the hooks leave open.
+
+    A callback that reads the same dataset in its own `on_epoch_begin` must come before this one in the list.
+
+    Asynchronous dispatch of callbacks stays on, and a step costs less than a microsecond or two.
+
+    Args:
+        dataset: The `BucketedSequence`, or what `monitor_padding` returned: the object itself, also where
+            `fit` gets something made of it, such as `dataset.prefetch(2)`.
+        validation_data: The same for `fit(validation_data=...)`. Defaults to None.
+        verbose: 0, or 1 to print a line for each epoch. Defaults to 0.
+
+    Attributes:
+        history: List of `PaddingStats`, one for each epoch of training. Their `seconds` do not include
+            validation.
+        val_history: List, of the same length, of `PaddingStats`, or None where an epoch did not validate.
+        epochs: List of ints, of the same length: Keras' number of each epoch.
+        evaluate_history: List of `PaddingStats`, one for each `evaluate(..., callbacks=[callback])`.
+        predict_history: List of `PaddingStats`, one for each `predict(..., callbacks=[callback])`.
+
+    Raises:
+        TypeError: If a dataset cannot tell its padding.
+        ValueError: If `verbose` is neither 0 nor 1.
+
+    Example:
+    >>> import numpy as np, tensorflow as tf
+    >>> from keras_bucketing.monitoring.monitor_padding import monitor_padding
+    >>> x, y = np.array([[7, 8, 0], [5, 0, 0], [1, 2, 3]]), np.array([0, 1, 0])
+    >>> dataset = monitor_padding(tf.data.Dataset.from_tensor_slices((x, y)).batch(2))
+    >>> model = keras.Sequential([keras.layers.Embedding(9, 2), keras.layers.Flatten(), keras.layers.Dense(2)])
+    >>> model.compile(loss="mse")
+    >>> callback = PaddingStatsCallback(dataset)
+    >>> history = model.fit(dataset, callbacks=[callback], verbose=0, shuffle=False)
+    >>> round(callback.history[0].padding_efficiency, 4), round(history.history["padding_efficiency"][0], 4)
+    (0.6667, 0.6667)
+    """
+
+    # Keras then keeps on dispatching on_*_batch_end to a thread (keras/src/callbacks/callback_list.py): those
+    # hooks below only note a number, under a lock.
+    async_safe = True
+
+    def __init__(self, dataset: Any, validation_data: Any = None, *, verbose: int = 0):
+        super().__init__()
+        if verbose not in (0, 1):
+            raise ValueError(f"`verbose` must be 0 or 1. Received {verbose!r}.")
+        self.dataset = _check_counted("dataset", dataset)
+        self.validation_data = None if validation_data is None else _check_counted("validation_data", validation_data)
+        self.verbose = verbose
+        self._record = PaddingHistory()
+        self._in_epoch = False
+        self._trained = ConsumedBatches(self.dataset)
+        self._evaluated = EvaluatedBatches([])
+        self._validation: PaddingStats | None = None
+        self._train_rows: int | None = None
+        self._predicted_rows = PredictedRows()
+        self._train_seconds: float | None = None
+        self._training_began = 0.0
+
+    def __deepcopy__(self, memo: Any) -> PaddingStatsCallback:
+        """A callback that counts anew, on the same datasets: tuners copy callbacks for each trial."""
+        return type(self)(self.dataset, self.validation_data, verbose=self.verbose)
+
+    # What happened.
+
+    @property
+    def history(self) -> list[PaddingStats]:
+        """The padding of each epoch of training."""
+        return self._record.train
+
+    @property
+    def val_history(self) -> list[PaddingStats | None]:
+        """The padding of each epoch's validation, None where there was none."""
+        return self._record.validation
+
+    @property
+    def epochs(self) -> list[int]:
+        """Keras' number of each epoch."""
+        return self._record.epochs
+
+    @property
+    def evaluate_history(self) -> list[PaddingStats]:
+        """The padding of each `evaluate` outside `fit`."""
+        return self._record.evaluate
+
+    @property
+    def predict_history(self) -> list[PaddingStats]:
+        """The padding of each `predict`."""
+        return self._record.predict
+
+    def report(self, print_fn: Callable[[str], Any] | None = None) -> None:
+        """Prints a table with a line for each epoch, evaluation and prediction, and the last epoch's buckets.
+
+        Args:
+            print_fn: Function that takes the text. Defaults to `print`.
+        """
+        (print_fn or print)(str(self._record))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that was counted, as numbers, lists and dicts."""
+        return self._record.to_dict()
+
+    def to_json(self) -> str:
+        """The same as `to_dict()`, as JSON text."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draws the efficiency of each epoch, and where the padding of the last one is.
+
+        Args:
+            axes: Optional pair of Matplotlib axes. Defaults to None: a new figure.
+
+        Returns:
+            The pair of axes.
+
+        Raises:
+            ImportError: If Matplotlib is missing; `pip install 'keras-bucketing[plot]'` brings it.
+            ValueError: If no epoch has been trained.
+        """
+        from keras_bucketing.padding.pictures import plot_padding_history
+
+        return plot_padding_history(self.epochs, self.history, self.val_history, axes=axes)
+
+    # Training.
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        """Notes that a new `fit`, `evaluate` or `predict` begins; inside `fit`, a validation does not get here."""
+        super().set_params(params)
+        self._in_epoch = False
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Starts following the training data; a new `fit` always begins a new pass."""
+        self._trained = ConsumedBatches(self.dataset)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Marks where the epoch begins."""
+        self._in_epoch = True
+        self._validation = None
+        self._train_rows = None
+        self._train_seconds = None
+        self._trained.begin()
+        self._training_began = time.perf_counter()
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Notes a step."""
+        self._trained.begin_step(batch)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Notes a step, possibly late and in another thread."""
+        self._trained.end_step(batch)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Counts what the epoch consumed and puts it into the logs."""
+        self._end_training_part()
+        self._in_epoch = False
+        consumed = self._trained.consumed(lambda: self._train_rows, self._expected_steps())
+        if consumed is None:
+            _warn_unread("dataset", "training")
+            return
+        if self._trained.overran:
+            _warn_overrun()
+        stats = dataclasses.replace(self.dataset.pass_stats(*consumed), seconds=self._train_seconds or 0.0)
+        validation = self._validation
+        self._record.add_epoch(epoch, stats, validation)
+        if logs is not None:
+            logs["padding_efficiency"] = stats.padding_efficiency
+            if validation is not None:
+                logs["val_padding_efficiency"] = validation.padding_efficiency
+        if self.verbose:
+            sys.stdout.write(f"\nEpoch {epoch + 1}: {describe(stats, validation)}\n")
+
+    # Evaluation, alone and as validation.
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Marks where an evaluation begins, and where the training part of an epoch has ended."""
+        if self._in_epoch:
+            self._trained.locate()  # the validation may begin a pass on the same dataset
+            self._end_training_part()
+        candidates = [self.dataset]
+        if self.validation_data is not None and self.validation_data is not self.dataset:
+            candidates.insert(0, self.validation_data)
+        self._evaluated = EvaluatedBatches(candidates)
+
+    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Notes a step."""
+        self._evaluated.begin_step(batch)
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Notes a step, possibly late and in another thread."""
+        self._evaluated.end_step(batch)
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Counts what the evaluation consumed."""
+        # Inside `fit`, Keras tells the steps of training.
+        expected_steps = None if self._in_epoch else self._expected_steps()
+        stats = self._evaluated.padding_stats(lambda: rows_in_loss(self.model), expected_steps)
+        if self._in_epoch:
+            self._validation = stats
+            if stats is None and self.validation_data is not None:
+                _warn_unread("validation_data", "validation")
+        elif stats is not None:
+            self.evaluate_history.append(stats)
+            if logs is not None:
+                logs["padding_efficiency"] = stats.padding_efficiency
+
+    # Prediction.
+
+    def on_predict_begin(self, logs: Any = None) -> None:
+        """Marks where a prediction begins."""
+        self._predicted_rows = PredictedRows()
+        self.on_test_begin()
+
+    def on_predict_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Notes a step."""
+        self.on_test_batch_begin(batch)
+
+    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Notes a step, possibly late and in another thread."""
+        self.on_test_batch_end(batch)
+        self._predicted_rows.add(logs)
+
+    def on_predict_end(self, logs: Any = None) -> None:
+        """Counts what the prediction consumed."""
+        stats = self._evaluated.padding_stats(lambda: self._predicted_rows.total, self._expected_steps())
+        if stats is not None:
+            self.predict_history.append(stats)
+
+    # Helpers.
+
+    def _end_training_part(self) -> None:
+        """Stops the clock and asks for the rows trained on, before a validation resets them."""
+        if self._train_seconds is not None:
+            return
+        self._train_seconds = time.perf_counter() - self._training_began
+        if getattr(self.model, "steps_per_execution", 1) > 1:
+            self._train_rows = rows_in_loss(self.model)
+
+    def _expected_steps(self) -> int | None:
+        return (self.params or {}).get("steps")
+
+
+def _check_counted(name: str, dataset: Any) -> CountedDataset:
+    if all(hasattr(dataset, attribute) for attribute in ("newest_pass", "pass_stats")):
+        counted: CountedDataset = dataset
+        return counted
+    raise TypeError(
+        f"`{name}` cannot tell its padding. Expected a BucketedSequence or what monitor_padding() returned, received "
+        f"{type(dataset).__name__}. Wrap it, {name} = monitor_padding({name}), and give the result to both `fit` and "
+        "this callback; if it is made of a BucketedSequence, pass that."
+    )
+
+
+def _warn_overrun() -> None:
+    warnings.warn(
+        "PaddingStatsCallback: the model consumed more batches than a pass over `dataset` has, so that the figures of "
+        "this epoch are wrong. Is there a repeat() on top? Wrap the finished dataset, dataset = monitor_padding(...), "
+        "and give the result to both `fit` and this callback.",
+        stacklevel=2,
+    )
+
+
+def _warn_unread(name: str, what: str) -> None:
+    warnings.warn(
+        f"PaddingStatsCallback: no batch of `{name}` was read in {what}, so its padding is unknown. Give the callback "
+        "the object itself that `fit` reads, or that the dataset for `fit` was made of.",
+        stacklevel=2,
+    )

@@ -1,0 +1,209 @@
+"""The user's `x`, `y` and `sample_weight`, checked against one another and brought into one form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_bucketing import foreign_arrays
+from keras_bucketing.checks import check_choice, check_number
+from keras_bucketing.inputs.storage import standard_dtype, stored_floatx
+from keras_bucketing.inputs.labels import check_label_lengths, check_weights
+from keras_bucketing.inputs.ragged import Ragged, as_ragged, as_regular_array
+from keras_bucketing.inputs.lists import first_non_number
+from keras_bucketing.inputs.structures import Leaf, Structure, describe, map_structure, named_leaves, num_rows
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one row of the data set is made of.
+
+    Attributes:
+        x: Structure of leaves. A leaf is a `Ragged` (one sequence a row) or an array `(num_rows, ...)` (one value a
+            row).
+        y: Structure of leaves, or None. A `Ragged` leaf holds one label a timestep.
+        sample_weight: None, one leaf, or a structure like `y`.
+        lengths: Int64 array `(num_rows,)`: the timesteps of each row, those of its longest sequence.
+        kept: Int64 array `(num_rows,)`: where each row stood in the input, or None where none was dropped.
+        num_given: How many rows the input had.
+    """
+
+    x: Structure
+    y: Structure
+    sample_weight: Structure
+    lengths: np.ndarray
+    kept: np.ndarray | None
+    num_given: int
+
+    @property
+    def leaves(self) -> list[Leaf]:
+        """All leaves of `x`, `y` and `sample_weight`."""
+        return [leaf for leaf in tf.nest.flatten((self.x, self.y, self.sample_weight)) if leaf is not None]
+
+
+def collect_inputs(x: Any, y: Any, sample_weight: Any) -> Inputs:
+    """Checks and converts what the user passed.
+
+    Raises:
+        TypeError: If something is of the wrong kind: text, a scalar where a sequence belongs, no collection at all.
+        ValueError: If there are no sequences, or leaves do not fit together.
+    """
+    is_structure = isinstance(x, (dict, tuple))
+    inputs_x = map_structure(_convert_leaf if is_structure else as_ragged, x, "x")
+    sequences = [(name, leaf) for name, leaf in named_leaves(inputs_x, "x") if isinstance(leaf, Ragged)]
+    if not sequences:
+        raise TypeError(
+            "`x` has no sequences. Expected at least one ragged leaf, e.g. a list of arrays, received "
+            f"{describe(inputs_x)}. A NumPy array inside a dict or tuple is one value a row; pass sequences as a list."
+        )
+    first_name, first = sequences[0]
+    inputs_y = None if y is None else map_structure(_convert_leaf, y, "y")
+    weights = None if sample_weight is None else map_structure(_convert_weight, sample_weight, "sample_weight")
+    for name, leaf in [
+        *named_leaves(inputs_x, "x"),
+        *named_leaves(inputs_y, "y"),
+        *named_leaves(weights, "sample_weight"),
+    ]:
+        rows = num_rows(leaf)
+        if rows != first.num_rows:
+            hint = " A tuple is a structure of inputs: pass the sequences as a list." if isinstance(x, tuple) else ""
+            raise ValueError(
+                f"`{name}` must have one row for each sequence. Expected {first.num_rows} as in `{first_name}`, "
+                f"received {rows}.{hint}"
+            )
+    for name, leaf in named_leaves(inputs_y, "y"):
+        check_label_lengths(name, leaf, sequences)
+    check_weights(inputs_y, weights)
+    lengths = np.maximum.reduce([leaf.lengths for _, leaf in sequences])
+    return Inputs(inputs_x, inputs_y, weights, lengths, None, first.num_rows)
+
+
+def truncate(inputs: Inputs, maxlen: int, truncating: str) -> Inputs:
+    """Cuts every sequence, and its per-timestep labels and weights alike, to `maxlen` timesteps."""
+    return _replace_leaves(inputs, lambda leaf: leaf.truncate(maxlen, truncating) if isinstance(leaf, Ragged) else leaf)
+
+
+def handle_empty(inputs: Inputs, on_empty: str, padding_value: Any) -> Inputs:
+    """Refuses, drops or fills rows without timesteps.
+
+    A batch must not hold a fully masked row: cuDNN aborts on it.
+    """
+    check_choice("on_empty", on_empty, ("raise", "drop", "keep"))
+    empty = np.zeros(len(inputs.lengths), bool)
+    for name, leaf in named_leaves(inputs.x, "x"):
+        if isinstance(leaf, Ragged):
+            no_timesteps = leaf.lengths == 0
+            empty |= no_timesteps
+            if on_empty == "raise" and no_timesteps.any():
+                at = int(np.argmax(no_timesteps))
+                raise ValueError(
+                    f"Sequences must not be empty. Received length 0 at {name}[{at}] ({int(no_timesteps.sum())} in "
+                    'all). Pass on_empty="drop" to leave such rows out, or on_empty="keep" to give them one timestep '
+                    "of padding."
+                )
+    if not empty.any():
+        return inputs
+    if on_empty == "keep":
+        filled = tf.nest.map_structure(
+            lambda leaf: leaf.fill_empty(padding_value) if isinstance(leaf, Ragged) else leaf, inputs.x
+        )
+        return replace(inputs, x=filled, lengths=np.maximum(inputs.lengths, 1))
+    if empty.all():
+        raise ValueError('All sequences are empty, so on_empty="drop" leaves none. Expected at least one timestep.')
+    keep = ~empty
+    kept = _replace_leaves(inputs, lambda leaf: leaf.select(keep) if isinstance(leaf, Ragged) else leaf[keep])
+    return replace(kept, kept=np.flatnonzero(keep))
+
+
+def check_padding_value(name: str, value: Any, structure: Structure) -> None:
+    """Refuses a padding value that the dtype of some ragged leaf cannot hold."""
+    number = check_number(name, value)
+    for leaf in tf.nest.flatten(structure):
+        if not isinstance(leaf, Ragged):
+            continue
+        dtype = leaf.values.dtype
+        if dtype.kind == "f":
+            holds = _float_holds(number, dtype)
+        elif dtype.kind == "b":
+            holds = number in (0, 1)
+        else:
+            limits = np.iinfo(dtype)
+            holds = limits.min <= number <= limits.max and number == int(number)
+        if not holds:
+            raise ValueError(
+                f"`{name}` must be a value of the data's dtype. Expected one that {dtype} can hold, received "
+                f"{value!r}. Convert the data first, or choose another value."
+            )
+
+
+def _float_holds(number: float, dtype: np.dtype) -> bool:
+    with np.errstate(over="ignore"):
+        stored = dtype.type(number)
+    return bool(np.isfinite(stored)) or number in (float("inf"), -float("inf")) or number != number
+
+
+def check_room_for_lengths(x: Structure) -> None:
+    """Refuses a dict that has an entry where the lengths would go."""
+    if not isinstance(x, dict):
+        return
+    ragged = [key for key, leaf in x.items() if isinstance(leaf, Ragged)]
+    for name in ["lengths", *(f"{key}_lengths" for key in ragged if len(ragged) > 1)]:
+        if name in x:
+            raise ValueError(
+                f"`x` already has the key {name!r}, which include_lengths=True adds. Rename one of the two."
+            )
+
+
+def _replace_leaves(inputs: Inputs, function: Callable[[Leaf], Leaf]) -> Inputs:
+    x, y, weights = tf.nest.map_structure(
+        lambda leaf: None if leaf is None else function(leaf), (inputs.x, inputs.y, inputs.sample_weight)
+    )
+    lengths = np.maximum.reduce([leaf.lengths for leaf in tf.nest.flatten(x) if isinstance(leaf, Ragged)])
+    return replace(inputs, x=x, y=y, sample_weight=weights, lengths=lengths)
+
+
+def _convert_leaf(leaf: Any, name: str) -> Leaf:
+    """A list of sequences, or a ragged or object array, is ragged; numbers and arrays are plain."""
+    if str(getattr(leaf, "dtype", None)) == "object" and getattr(leaf, "ndim", 0) == 1:  # an array or a pandas Series
+        leaf = leaf.tolist()
+    is_list_of_sequences = isinstance(leaf, list) and any(_is_sequence(row) for row in leaf)
+    if is_list_of_sequences or isinstance(leaf, (Ragged, tf.RaggedTensor)):
+        return as_ragged(leaf, name)
+    if foreign_arrays.is_ragged_column(leaf):
+        return as_ragged(leaf, name)
+    array = as_regular_array(foreign_arrays.as_plain_array(leaf, name), name, "Give every row the same shape.")
+    if array.ndim == 0 and array.dtype.kind in "biufc":
+        raise TypeError(
+            f"`{name}` must have one row for each sequence. Received the scalar {leaf!r}. Pass a list or an array."
+        )
+    if array.ndim == 0:
+        raise TypeError(f"`{name}` must be a list, an array or a tensor. Received {type(leaf).__name__}.")
+    if array.dtype.kind in "OSU":
+        at = first_non_number(array.tolist())
+        raise TypeError(
+            f"`{name}` must hold numbers. Received {array[at]!s} ({type(array[at]).__name__}) at {name}[{at}]. Map "
+            "strings to ids first, e.g. with keras.layers.StringLookup, and drop rows without a value."
+        )
+    return array.astype(standard_dtype(array.dtype, name), copy=True)
+
+
+def _is_sequence(row: Any) -> bool:
+    if isinstance(row, (int, float)):  # by far the most frequent, and np.ndim is slow
+        return False
+    return isinstance(row, (list, tuple, str, bytes)) or bool(np.ndim(row))
+
+
+def _convert_weight(leaf: Any, name: str) -> Leaf:
+    converted = _convert_leaf(leaf, name)
+    floatx = stored_floatx()
+    if isinstance(converted, Ragged):
+        if converted.values.ndim != 1:
+            raise ValueError(
+                f"`{name}` must have one weight a timestep. Received feature shape {converted.values.shape[1:]}."
+            )
+        return replace(converted, values=converted.values.astype(floatx), owned=True)
+    return converted.astype(floatx)

@@ -1,0 +1,66 @@
+"""Labels and weights against the sequences they belong to."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from keras_bucketing.inputs.ragged import Ragged
+from keras_bucketing.inputs.structures import Leaf, Structure, describe, named_leaves
+
+
+def check_label_lengths(name: str, leaf: Leaf, sequences: list[tuple[str, Ragged]]) -> None:
+    """Per-timestep labels must be as long as the sequences they label: those of one leaf of `x`."""
+    if not isinstance(leaf, Ragged):
+        return
+    wrong = None
+    for x_name, sequence in sequences:
+        different = np.flatnonzero(leaf.lengths != sequence.lengths)
+        if not different.size:
+            return
+        wrong = wrong or (x_name, int(different[0]), int(sequence.lengths[different[0]]))
+    x_name, at, expected = wrong or ("x", 0, 0)
+    raise ValueError(
+        f"`{name}` is ragged, so it must hold one label a timestep. Expected {expected} as in {x_name}[{at}], "
+        f"received {int(leaf.lengths[at])} at {name}[{at}]. If these are not per-timestep labels, pass one array, "
+        "e.g. np.asarray(y)."
+    )
+
+
+def check_weights(y: Structure, weights: Structure) -> None:
+    """Weights come one a row, or one a timestep where the labels do; once for all outputs, or for each."""
+    if weights is None:
+        return
+    if y is None:
+        raise ValueError("`sample_weight` needs labels. Received sample_weight without y. Pass y as well.")
+    is_structure = isinstance(weights, (dict, tuple))
+    try:
+        if is_structure or isinstance(weights, Ragged):
+            tf.nest.assert_same_structure(y, weights)
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"`sample_weight` must be one array or have the structure of `y`. Expected {describe(y)}, received "
+            f"{describe(weights)}."
+        ) from None
+    labels = named_leaves(y, "y")
+    for (name, weight), (y_name, label) in zip(named_leaves(weights, "sample_weight"), labels, strict=is_structure):
+        if isinstance(weight, Ragged):
+            _check_timestep_weights(name, weight, y_name, label)
+        elif weight.ndim != 1:
+            raise ValueError(
+                f"`{name}` must have one weight a row. Expected shape ({len(weight)},), received {weight.shape}."
+            )
+
+
+def _check_timestep_weights(name: str, weight: Ragged, y_name: str, label: Leaf) -> None:
+    if not isinstance(label, Ragged):
+        raise ValueError(
+            f"`{name}` has one weight a timestep, but `{y_name}` has one label a row. Pass one weight a row."
+        )
+    different = np.flatnonzero(weight.lengths != label.lengths)
+    if different.size:
+        at = int(different[0])
+        raise ValueError(
+            f"`{name}` must have one weight a timestep. Expected {int(label.lengths[at])} as in {y_name}[{at}], "
+            f"received {int(weight.lengths[at])} at {name}[{at}]."
+        )

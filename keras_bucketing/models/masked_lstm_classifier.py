@@ -1,0 +1,259 @@
+"""MaskedLSTMClassifier: a recurrent classifier that padding cannot influence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_bucketing.checks import check_choice, check_flag, check_integer
+from keras_bucketing.models.classifier_checks import (
+    check_activation,
+    check_embedding,
+    check_inputs_shape,
+    check_rate,
+    check_units,
+)
+from keras_bucketing.layers.masked_pooling import POOLINGS, MaskedPooling
+from keras_bucketing.layers.padding_mask import check_mask_value, split_lengths, split_pair, zero_padding
+from keras_bucketing.layers.sequence_masking import SequenceMasking
+
+__all__ = ["MaskedLSTMClassifier"]
+
+Tensor = Any  # A tensor of the active Keras backend, or a symbolic keras.KerasTensor.
+
+
+@keras.saving.register_keras_serializable(package="keras_bucketing")
+class MaskedLSTMClassifier(keras.Model):
+    """Classifies sequences of different lengths: [embedding], masking, LSTM layers, pooling, dense layer.
+
+    Outputs and gradients do not depend on how much padding a batch carries. With lengths, they do not depend
+    on what the padding holds either; without, the `mask_value` timesteps at the end of a row are taken for
+    padding (see `SequenceMasking`).
+
+    Inputs are sequences `(batch, time, features)`; or, with `vocabulary_size`, token ids `(batch, time)`; or
+    a dict `{"sequences": ..., "lengths": ...}` as `BucketedSequence(..., include_lengths=True)` yields. The
+    time axis may differ from batch to batch; under TensorFlow that needs no new trace.
+
+    `summary()` shows real shapes at once for token ids; for vectors after `build((None, None, features))` or
+    after the first batch. Before that Keras prints "?", the number of features being unknown.
+
+    `compile(jit_compile=True)` takes the LSTM layers off cuDNN for good, which XLA cannot compile (Keras by itself
+    would ignore `jit_compile` with a warning). XLA compiles once per shape of batch: use
+    `pad_to_bucket_boundary=True`.
+
+    `get_weights()` has the order of the equivalent stack of Keras layers, so that
+    `set_weights(other.get_weights())` moves weights either way: [`Embedding`], `SequenceMasking`, an `LSTM`
+    per entry of `units`, each in a `Bidirectional` if asked for, [`MaskedPooling`], `Dense`. All LSTM layers
+    have `return_sequences=True`, except for the last one where `pooling="last"`.
+
+    Args:
+        num_classes: Int, number of outputs; 1 for a binary classifier with `classifier_activation="sigmoid"`.
+        units: Int, or one int per LSTM layer, from the input upwards. Defaults to 64.
+        vocabulary_size: Int, number of token ids: they run from 0 to `vocabulary_size - 1`. Makes the model
+            take token ids. Defaults to None.
+        embedding_dim: Int, size of the vector learned per token id. Goes with `vocabulary_size`.
+        bidirectional: Bool, read each sequence both ways and concatenate. "last" then means the last timestep
+            of the forward and the first of the backward direction. Defaults to False.
+        pooling: "last", "mean", "max" or "attention", how timesteps become one vector. Defaults to "last".
+        dropout: Float in [0, 1), rate after the embedding, between LSTM layers and before the dense layer.
+            Defaults to 0.0.
+        recurrent_dropout: Float in [0, 1), rate on the state that an LSTM passes on from timestep to
+            timestep. Anything but 0 leaves the fast cuDNN kernel for Keras' generic loop. Defaults to 0.0.
+        mask_value: Number that padding holds; only used without lengths. Defaults to 0.0.
+        classifier_activation: Activation of the dense layer; None for logits. Defaults to "softmax".
+        **kwargs: `name`, `dtype`, as for every Keras model. Under mixed precision the dense layer computes in
+            float32, as Keras recommends for outputs.
+
+    Raises:
+        TypeError: If an argument is of a wrong kind.
+        ValueError: If an argument has a wrong value, or two do not go together.
+
+    Example:
+        >>> import numpy as np
+        >>> model = MaskedLSTMClassifier(9, units=8, bidirectional=True, pooling="max")
+        >>> model.compile("adam", "sparse_categorical_crossentropy")
+        >>> x = np.random.default_rng(0).normal(size=(2, 7, 12)).astype("float32")
+        >>> model.predict({"sequences": x, "lengths": np.array([7, 4])}, verbose=0).shape
+        (2, 9)
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        units: int | Sequence[int] = 64,
+        *,
+        vocabulary_size: int | None = None,
+        embedding_dim: int | None = None,
+        bidirectional: bool = False,
+        pooling: str = "last",
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        mask_value: float = 0.0,
+        classifier_activation: Any = "softmax",
+        **kwargs: Any,
+    ) -> None:
+        # Autocasting to float16 would round timesteps and lengths before SequenceMasking compares them.
+        super().__init__(**{"autocast": False, **kwargs})
+        self.num_classes = check_integer("num_classes", num_classes)
+        self.units = check_units(units)
+        self.vocabulary_size, self.embedding_dim = check_embedding(vocabulary_size, embedding_dim, mask_value)
+        self.bidirectional = check_flag("bidirectional", bidirectional)
+        self.pooling = check_choice("pooling", pooling, ("last", *POOLINGS))
+        self.dropout = check_rate("dropout", dropout)
+        self.recurrent_dropout = check_rate("recurrent_dropout", recurrent_dropout)
+        self.mask_value = check_mask_value(mask_value)
+        self.classifier_activation = check_activation(classifier_activation, self.num_classes)
+        self.num_features: int | None = None  # of vector sequences; known once built
+        self._takes_lengths = False  # in the last call
+        self._make_layers()
+
+    @property
+    def takes_token_ids(self) -> bool:
+        """Whether the inputs are token ids `(batch, time)` rather than vectors `(batch, time, features)`."""
+        return self.vocabulary_size is not None
+
+    def _make_layers(self) -> None:
+        """Makes the layers in the order in which they are applied, which is also that of the weights."""
+        dtype = self.dtype_policy
+        self.embedding = None
+        if self.takes_token_ids:
+            size = (self.vocabulary_size, self.embedding_dim)
+            self.embedding = keras.layers.Embedding(*size, dtype=dtype, name="embedding")
+        self.masking = SequenceMasking(self.mask_value, dtype=dtype, name="masking")
+        self.recurrent_layers = [self._make_recurrent_layer(depth) for depth in range(len(self.units))]
+        self.pooling_layer = None
+        if self.pooling != "last":
+            self.pooling_layer = MaskedPooling(self.pooling, dtype=dtype, name="pooling")
+        self.dropout_layer = None
+        if self.dropout:
+            self.dropout_layer = keras.layers.Dropout(self.dropout, dtype=dtype, name="dropout")
+        self.classifier = keras.layers.Dense(
+            self.num_classes, self.classifier_activation, dtype=self.variable_dtype, name="classifier"
+        )
+
+    def _make_recurrent_layer(self, depth: int) -> keras.layers.Layer:
+        is_last = depth == len(self.units) - 1
+        lstm = keras.layers.LSTM(
+            self.units[depth],
+            recurrent_dropout=self.recurrent_dropout,
+            return_sequences=not is_last or self.pooling != "last",
+            dtype=self.dtype_policy,
+            name=f"lstm_{depth}",
+        )
+        if not self.bidirectional:
+            return lstm
+        return keras.layers.Bidirectional(lstm, dtype=self.dtype_policy, name=f"bidirectional_{depth}")
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the weights.
+
+        Args:
+            input_shape: `(batch, time, features)` or, for token ids, `(batch, time)`; or a dict of the shapes
+                of "sequences" and "lengths". Batch and time count as unknown, whatever they are.
+        """
+        shape, lengths_shape = split_pair(input_shape)
+        check_inputs_shape(shape, self.takes_token_ids)
+        self.num_features = None if self.takes_token_ids else int(shape[2])
+        # A symbolic call, so that every layer knows the output shape that `summary` shows.
+        self.call(self._symbolic_inputs(takes_lengths=lengths_shape is not None))
+
+    def _symbolic_inputs(self, takes_lengths: bool) -> Any:
+        """Returns shape and dtype of the inputs, batch and time left open."""
+        shape = (None,) if self.takes_token_ids else (None, self.num_features)
+        dtype = "int32" if self.takes_token_ids else keras.config.floatx()
+        sequences = keras.Input(shape, dtype=dtype, name="sequences")
+        if not takes_lengths:
+            return sequences
+        return {"sequences": sequences, "lengths": keras.Input((), dtype="int32", name="lengths")}
+
+    def call(self, inputs: Any, training: bool | None = None) -> Tensor:
+        """Returns `(batch, num_classes)` for a tensor, or for a dict with lengths."""
+        sequences, lengths = split_lengths(inputs)
+        check_inputs_shape(sequences.shape, self.takes_token_ids, self.num_features)
+        self._takes_lengths = lengths is not None
+        mask = self.masking.compute_mask(inputs)
+        lengths = self.masking.sequence_lengths(inputs)
+        if self.embedding is not None:
+            # Padding may hold ids outside of the vocabulary, on which a lookup fails.
+            sequences = self._drop(self.embedding(zero_padding(sequences, mask)), training)
+        outputs = ops.cast(self.masking(sequences, lengths=lengths), self.compute_dtype)
+        for depth, layer in enumerate(self.recurrent_layers):
+            # The mask is passed on by hand: not every layer passes on the one that tensors carry.
+            outputs = layer(self._drop(outputs, training) if depth else outputs, mask=mask, training=training)
+        if self.pooling_layer is not None:
+            outputs = self.pooling_layer(outputs, mask=mask)
+        return self.classifier(self._drop(outputs, training))
+
+    def _drop(self, outputs: Tensor, training: bool | None) -> Tensor:
+        return outputs if self.dropout_layer is None else self.dropout_layer(outputs, training=training)
+
+    @property
+    def jit_compile(self) -> bool:
+        """Whether the train, test and predict functions are compiled with XLA."""
+        return bool(keras.Model.jit_compile.fget(self))
+
+    @jit_compile.setter
+    def jit_compile(self, value: bool) -> None:
+        # keras/src/layers/rnn/lstm.py marks every LSTM that could use cuDNN as one that XLA cannot compile;
+        # the setter in keras/src/trainers/trainer.py would then turn an explicit jit_compile=True into False.
+        if value and keras.config.backend() == "tensorflow":
+            for layer in self.recurrent_layers:
+                for lstm in (layer.forward_layer, layer.backward_layer) if self.bidirectional else (layer,):
+                    lstm.use_cudnn = False
+                    lstm.supports_jit = True
+        keras.Model.jit_compile.fset(self, value)
+
+    def summary(self, *args: Any, **kwargs: Any) -> None:
+        """As `keras.Model.summary`; a model of token ids is built first, its shapes being known."""
+        if self.takes_token_ids and not self.built:
+            self.build((None, None))
+        super().summary(*args, **kwargs)
+
+    def export(
+        self,
+        filepath: Any,
+        format: str = "tf_saved_model",  # noqa: A002 - Keras' name for it
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """As `keras.Model.export`, for batches and sequences of any length.
+
+        Without `input_signature`, what is exported takes what the model was last called with: a tensor, or a
+        dict with lengths. (Keras would fix the time axis to that of the first batch.)
+
+        Raises:
+            ValueError: If the model has no weights yet, or under PyTorch, whose exporter fixes the number of timesteps.
+        """
+        if keras.config.backend() == "torch":
+            raise ValueError(
+                "Under PyTorch, Keras exports a masked LSTM for one number of timesteps only. Received "
+                f"format={format!r}. Save the model as .keras, load it with KERAS_BACKEND=tensorflow and export it "
+                "there."
+            )
+        if input_signature is None:
+            if not self.built:
+                raise ValueError(
+                    "Only a model with weights can be exported. Received one that was neither built nor called. Call "
+                    "fit, or build((None, None, features)), or build((None, None)) for token ids."
+                )
+            input_signature = [self._symbolic_inputs(self._takes_lengths)]
+        super().export(filepath, format=format, verbose=verbose, input_signature=input_signature, **kwargs)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
+        """Returns (batch, num_classes)."""
+        return (split_pair(input_shape)[0][0], self.num_classes)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what `from_config` needs."""
+        names = ["num_classes", "vocabulary_size", "embedding_dim", "bidirectional", "pooling", "dropout"]
+        names += ["recurrent_dropout", "mask_value"]
+        return {
+            **super().get_config(),
+            **{name: getattr(self, name) for name in names},
+            "units": list(self.units),
+            "classifier_activation": keras.activations.serialize(self.classifier_activation),
+        }

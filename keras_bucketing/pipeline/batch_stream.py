@@ -1,0 +1,69 @@
+"""The pipeline: passes over epochs, epochs cut into batches, batches gathered. All in graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from keras_bucketing.pipeline.batch_gather import BatchGatherer
+from keras_bucketing.planning.epoch_plan import EpochPlanner
+from keras_bucketing.pipeline.pass_counter import PassCounter
+
+# Gathering one batch is a few hundred microseconds of work; two at once keep up with a training step on any machine,
+# and a fixed number spares the autotuner's start.
+_PARALLEL_GATHERS = 2
+_PREFETCHED_BATCHES = 8
+
+
+def batch_stream(counter: PassCounter, planner: EpochPlanner, gatherer: BatchGatherer) -> tf.data.Dataset:
+    """One pass over one epoch: known length, and the epoch is the next one each time.
+
+    After `seek(epoch, batch)` fewer batches are left, and the pass must end early although its length was declared:
+    `tf.data.experimental.assert_cardinality` would fail the run, every other way to end early makes the length unknown.
+    But `choose_from_datasets` counts as endless as soon as one of its inputs is, even one that is never chosen, and
+    ends with the input it draws from; `take` then declares the length.
+    """
+    one_pass = tf.data.Dataset.range(1).flat_map(
+        _as_it_is(lambda _: _one_by_one(*planner.batches(*counter.begin_pass()[1:])))
+    )
+    always_the_first = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
+    endless = tf.data.Dataset.choose_from_datasets([one_pass, _never_chosen(one_pass)], always_the_first)
+    cuts = endless.take(planner.num_batches)
+    batches = cuts.map(
+        _as_it_is(lambda rows, cut: gatherer(rows, cut)), num_parallel_calls=_PARALLEL_GATHERS, deterministic=True
+    )
+    return batches.prefetch(_PREFETCHED_BATCHES).with_options(_without_rewriting())
+
+
+def _without_rewriting() -> tf.data.Options:
+    """Spares the rewriting of the graph, which finds nothing to improve here.
+
+    It copies all the data into the rewritten graph, where they stay as long as the dataset does, and every new iterator
+    waits for it and for the start of the autotuner, longer than an epoch of a small data set takes.
+    """
+    options = tf.data.Options()
+    options.experimental_optimization.apply_default_optimizations = False
+    options.autotune.enabled = False
+    return options
+
+
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Spares AutoGraph the conversion of a function that has no Python control flow for tensors."""
+    converted: Callable[..., Any] = tf.autograph.experimental.do_not_convert(function)
+    return converted
+
+
+def _one_by_one(rows: tf.Tensor, cuts: tf.Tensor) -> tf.data.Dataset:
+    """The cuts of an epoch, each with the rows it is a cut of (the same tensor every time, not a copy)."""
+    return tf.data.Dataset.zip((tf.data.Dataset.from_tensors(rows).repeat(), tf.data.Dataset.from_tensor_slices(cuts)))
+
+
+def _never_chosen(like: tf.data.Dataset) -> tf.data.Dataset:
+    """An endless data set with elements of that kind, as small as can be: it is part of every iterator's graph."""
+
+    def empty(spec: tf.TensorSpec) -> tf.Tensor:
+        return tf.zeros([size or 0 for size in spec.shape], spec.dtype)
+
+    return tf.data.Dataset.from_tensors(tf.nest.map_structure(empty, like.element_spec)).repeat()

@@ -1,0 +1,390 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keras_bucketing import batch_log
+from keras_bucketing.bucketed_sequence import BucketedSequence
+from keras_bucketing.monitoring.monitor_padding import monitor_padding
+from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.callbacks.padding_stats_callback import PaddingStatsCallback
+from keras_bucketing.monitoring.row_lengths import row_lengths
+
+
+def stats_of_pass(monitored, stop=10**4):
+    return monitored.pass_stats(monitored.newest_pass(), 0, stop)
+
+
+def sequences(count=50, seed=0, features=()):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(1, 9, (length, *features)) for length in rng.integers(1, 30, count)]
+
+
+def test_batches_pass_through_unchanged():
+    elements = ({"a": np.arange(24).reshape(6, 4), "b": np.ones((6, 2))}, np.arange(6), np.ones(6))
+    dataset = tf.data.Dataset.from_tensor_slices(elements).batch(4)
+    monitored = monitor_padding(dataset, sequences="a")
+    assert monitored.element_spec == dataset.element_spec
+    assert len(monitored) == monitored.num_batches == 2
+    for ours, theirs in zip(monitored, dataset, strict=True):
+        keras.tree.map_structure(np.testing.assert_array_equal, ours, theirs)
+
+
+@pytest.mark.parametrize(("repeats", "expected"), [(1, 3), (None, None)])
+def test_number_of_batches(repeats, expected):
+    dataset = tf.data.Dataset.from_tensor_slices(np.ones((6, 2))).batch(2).repeat(repeats)
+    assert monitor_padding(dataset).num_batches == expected
+    assert monitor_padding(dataset).cardinality() == dataset.cardinality()
+    assert monitor_padding(dataset.filter(lambda x: True)).num_batches is None
+
+
+# A BucketedSequence behind monitor_padding: the same figures as the direct way.
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_buckets": 4, "batch_size": 8},
+        {"num_buckets": 4, "batch_size": 8, "pad_to_bucket_boundary": True, "remainder": "keep"},
+        {"num_buckets": 3, "max_timesteps_per_batch": 90},
+        {"num_buckets": 3, "batch_size": 8, "include_lengths": True},
+    ],
+)
+@pytest.mark.parametrize("features", [(), (3,)])
+def test_figures_are_those_of_the_dataset_itself(options, features):
+    dataset = BucketedSequence(sequences(features=features), np.arange(50), seed=1, **options)
+    monitored = monitor_padding(dataset.prefetch(2), bucket_boundaries=dataset.bucket_boundaries)
+    for epoch in range(2):
+        assert sum(1 for _ in monitored) == len(dataset)
+        expected = dataset.padding_stats(epoch)
+        found = stats_of_pass(monitored)
+        if "max_timesteps_per_batch" in options:  # a batch of spilled rows alone may look like one of their own bucket
+            found = replace(found, buckets=expected.buckets)
+        assert found == expected
+
+
+def test_what_can_tell_its_padding_comes_back_as_it_is():
+    dataset = BucketedSequence(sequences())
+    assert monitor_padding(dataset) is dataset
+    monitored = monitor_padding(dataset.repeat())
+    assert monitor_padding(monitored) is monitored
+
+
+def test_repetition_is_one_long_pass():
+    dataset = BucketedSequence(sequences(), batch_size=8, num_buckets=3, seed=1)
+    monitored = monitor_padding(dataset.repeat(2), bucket_boundaries=dataset.bucket_boundaries)
+    assert sum(1 for _ in monitored) == 2 * len(dataset)
+    first, number = monitored.newest_pass(), len(dataset)
+    assert first.number == 1
+    assert monitored.pass_stats(first, 0, number) == dataset.padding_stats(0)
+    assert monitored.pass_stats(first, number, 2 * number) == dataset.padding_stats(1)
+
+
+def test_several_ragged_leaves_count_as_the_longest():
+    x = {"a": sequences(seed=1), "b": sequences(seed=2, features=(2,)), "c": np.ones((50, 7))}
+    dataset = BucketedSequence(x, batch_size=8, num_buckets=3, seed=1)
+    monitored = monitor_padding(dataset.prefetch(2), bucket_boundaries=dataset.bucket_boundaries)
+    assert sum(1 for _ in monitored) == len(dataset)
+    assert stats_of_pass(monitored) == dataset.padding_stats(0)
+
+
+# Lengths, read off the batch.
+
+
+@st.composite
+def padded_batches(draw, *, features):
+    """Sequences that neither begin nor end with padding but may hold it inside, as (padded, lengths)."""
+    real = st.integers(1, 3)
+    anything = st.integers(0, 3)
+    inner = st.lists(anything, max_size=4)
+    rows = draw(st.lists(st.tuples(real, inner, st.booleans(), real), min_size=1, max_size=5))
+    rows = [[first, *middle, last] if longer else [first] for first, middle, longer, last in rows]
+    time = max(map(len, rows)) + draw(st.integers(0, 3))
+    padded = np.zeros((len(rows), time, *features), np.int32)
+    for index, row in enumerate(rows):
+        padded[index, : len(row), ...] = np.reshape(row, (-1, *(1 for _ in features)))
+    return padded, np.array([len(row) for row in rows])
+
+
+@pytest.mark.parametrize("features", [(), (2,), (2, 3)])
+@given(data=st.data())
+def test_lengths_of_padded_rows(features, data):
+    padded, lengths = data.draw(padded_batches(features=features))
+    found, padded_length = row_lengths(padded, [None], 0)
+    np.testing.assert_array_equal(found, lengths)
+    assert padded_length == padded.shape[1]
+    left_padded = np.zeros_like(padded)
+    for row, source, length in zip(left_padded, padded, lengths, strict=True):
+        row[padded.shape[1] - length :] = source[:length]
+    np.testing.assert_array_equal(row_lengths(left_padded, [None], 0)[0], lengths)
+
+
+@pytest.mark.parametrize(
+    ("x", "mask_value", "lengths"),
+    [
+        ([[1, 2, 0, 0], [0, 3, 0, 0], [4, 0, 5, 6]], 0, [2, 2, 4]),  # a genuine 0 at the beginning
+        ([[0, 0, 1, 2], [0, 0, 0, 3], [4, 0, 5, 0]], 0, [2, 1, 4]),  # padded left, a genuine 0 at the end
+        ([[0, 0, 0], [1, 0, 0]], 0, [1, 1]),  # a row is never all padding
+        ([[1.0, -1.0, -1.0], [0.0, 0.0, -1.0]], -1, [1, 2]),
+        ([[1.0, math.nan], [math.nan, math.nan]], math.nan, [1, 1]),
+        ([["a", "b"], ["c", ""]], 0, [2, 1]),
+        ([["a", "b"], ["c", "[PAD]"]], "[PAD]", [2, 1]),
+        ([[True, True], [True, False]], 0, [2, 1]),
+        ([[[0.0, 1.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 2.0]]], 0.0, [1, 2]),  # all features, or it is no padding
+        ([[1, 0, 0], [0, 0, 2]], 0, [1, 3]),  # as many rows look padded left as right: padded right
+        (np.array([[1.0, -999.1], [1.0, 2.0]]), -999.1, [1, 2]),  # float64, which float32 does not hold exactly
+        (np.array([[1.0, -999.1], [1.0, 2.0]], np.float16), -999.1, [1, 2]),
+    ],
+)
+def test_lengths_by_hand(x, mask_value, lengths):
+    found, _ = row_lengths(tf.constant(x), [None], mask_value)
+    assert found.numpy().tolist() == lengths
+    monitored = monitor_padding(tf.data.Dataset.from_tensors(tf.constant(x)), mask_value)
+    assert [batch.shape for batch in monitored] == [tf.constant(x).shape]
+    assert stats_of_pass(monitored).real_timesteps == sum(lengths)
+
+
+def test_lengths_that_are_given_are_believed():
+    x = {"sequences": np.zeros((3, 5), np.int32), "lengths": np.array([5, 1, 2])}
+    monitored = monitor_padding(tf.data.Dataset.from_tensor_slices(x).batch(3))
+    list(monitored)
+    assert stats_of_pass(monitored).real_timesteps == 8
+
+
+@pytest.mark.parametrize(
+    ("lengths", "real"),
+    [
+        (np.array([5, 9, 0]), 5 + 5 + 1),  # kept within the batch, and a row is never all padding
+        (np.array([5.0, 1.0, 2.0]), 3),  # floats are some feature of that name
+        (np.array([[5], [1], [2]]), 3),
+    ],
+)
+def test_lengths_that_cannot_be_are_not_believed(lengths, real):
+    x = {"sequences": np.zeros((3, 5), np.int32), "lengths": lengths}
+    monitored = monitor_padding(tf.data.Dataset.from_tensors(x), sequences="sequences")
+    list(monitored)
+    assert stats_of_pass(monitored).real_timesteps == real
+
+
+def test_time_axes_of_unknown_size_count_before_features():
+    dataset = tf.data.Dataset.from_tensor_slices({"tokens": np.tri(3, 5), "features": np.ones((3, 20))})
+    dataset = dataset.padded_batch(3, {"tokens": (None,), "features": (20,)})
+    cut = dataset.map(lambda x: {**x, "tokens": tf.boolean_mask(x["tokens"], x["tokens"][2] > 0, axis=1)})
+    monitored = monitor_padding(cut)
+    list(monitored)
+    assert stats_of_pass(monitored).total_timesteps == 9
+    assert stats_of_pass(monitored).real_timesteps == 1 + 2 + 3
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "message"),
+    [
+        (np.ones(4), {}, "No entry of the batches' x has a time axis"),
+        ((np.ones((4, 5)), np.ones((4, 20))), {}, r"not clear.*sequences=0"),
+        ({"a": np.ones((4, 5))}, {"sequences": "b"}, r"names no entry.*\['a'\], received 'b'"),
+        ({"a": np.ones((4, 5))}, {"sequences": ["a"]}, r"names no entry.*received \['a'\]"),
+        ({"a": np.ones(4)}, {"sequences": "a"}, "No entry of the batches' x has a time axis"),
+        (np.ones((4, 5), int), {"mask_value": 0.5}, r"Expected one of dtype int64, received 0\.5"),
+        (np.ones((4, 5), int), {"mask_value": math.nan}, "Expected one of dtype int64, received nan"),
+        (np.ones((4, 5), np.uint8), {"mask_value": -1}, "Expected one of dtype uint8, received -1"),
+        (np.ones((4, 5), bool), {"mask_value": 2}, "Expected one of dtype bool, received 2"),
+        (np.ones((4, 5)), {"bucket_boundaries": [9, 3]}, "`bucket_boundaries` must increase"),
+    ],
+)
+def test_unclear_batches_are_refused(x, options, message):
+    elements = (x, np.ones(4))  # a tuple alone would be x and y
+    with pytest.raises(ValueError, match=message):
+        monitor_padding(tf.data.Dataset.from_tensor_slices(elements).batch(2), **options)
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "message"),
+    [
+        (np.ones((4, 5)), {"mask_value": None}, r"`mask_value` must be a number.*float64. Received None"),
+        (np.ones((4, 5), int), {"mask_value": ""}, "`mask_value` must be a number"),
+        (np.full((4, 5), "a"), {"mask_value": 3}, "`mask_value` must be a string where the sequences are strings"),
+        (np.ones((4, 5)), {"bucket_boundaries": 5}, "`bucket_boundaries` must be a flat list of integers"),
+    ],
+)
+def test_padding_of_another_kind_is_refused(x, options, message):
+    with pytest.raises(TypeError, match=message):
+        monitor_padding(tf.data.Dataset.from_tensor_slices((x, np.ones(4))).batch(2), **options)
+
+
+@pytest.mark.parametrize("dataset", [np.ones((3, 4)), [1, 2], None])
+def test_only_datasets_can_be_monitored(dataset):
+    with pytest.raises(TypeError, match=r"Expected a tf\.data\.Dataset or a keras\.utils\.PyDataset"):
+        monitor_padding(dataset)
+
+
+# Passes and the log.
+
+
+def fixed_batches(count):
+    return tf.data.Dataset.range(count).map(lambda i: tf.reshape(tf.range(1, 5, dtype=tf.int64), (2, 2)) * (i + 1))
+
+
+def test_an_iterator_that_is_not_read_is_no_pass():
+    monitored = monitor_padding(fixed_batches(3))
+    iterators = [iter(monitored) for _ in range(3)]
+    assert monitored.newest_pass().number == 0
+    next(iterators[1])
+    assert monitored.newest_pass().number == 1
+    next(iterators[0])
+    assert monitored.newest_pass().number == 2
+
+
+def test_passes_side_by_side_have_their_own_logs():
+    monitored = monitor_padding(fixed_batches(4))
+    first = iter(monitored)
+    next(first)
+    of_first = monitored.newest_pass()
+    list(monitored)
+    of_second = monitored.newest_pass()
+    list(first)
+    assert monitored.pass_stats(of_second, 1, 4).num_batches == 3
+    assert monitored.pass_stats(of_first, 0, 9).num_batches == 4
+
+
+def test_the_same_batches_can_be_asked_for_again_until_others_are():
+    monitored = monitor_padding(fixed_batches(4))
+    list(monitored)
+    position = monitored.newest_pass()
+    assert [monitored.pass_stats(position, 0, stop).num_batches for stop in (3, 2, 4)] == [3, 2, 4]
+    assert monitored.pass_stats(position, 3, 4).num_batches == 1
+    assert monitored.pass_stats(position, 0, 4).num_batches == 1
+    assert monitored.pass_stats(position, 5, 5) == PaddingStats()
+
+
+def test_a_log_that_nobody_reads_stays_small(monkeypatch):
+    monkeypatch.setattr(batch_log, "MOST_UNREAD_BATCHES", 10)
+    monitored = monitor_padding(fixed_batches(4))
+    for _ in range(20):
+        list(monitored)
+    keys, _ = monitored._log._table.export()
+    assert keys.shape[0] <= 10 + 4
+    assert stats_of_pass(monitored).num_batches == 4
+
+
+def test_what_was_prefetched_does_not_count():
+    monitored = monitor_padding(fixed_batches(40))
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    callback = PaddingStatsCallback(monitored)
+    pairs = monitored.map(lambda x: (tf.cast(x, tf.float32), tf.ones((2, 1)))).prefetch(30)
+    with pytest.warns(UserWarning, match="ran out of data"):
+        model.fit(pairs, steps_per_epoch=13, epochs=4, callbacks=[callback], verbose=0, shuffle=False)
+    assert [stats.num_batches for stats in callback.history] == [13, 13, 13, 1]
+
+
+def test_the_pass_before_the_newest_is_kept_even_if_too_much_is_unread(monkeypatch):
+    monkeypatch.setattr(batch_log, "MOST_UNREAD_BATCHES", 3)
+    monitored = monitor_padding(fixed_batches(4))
+    list(monitored)
+    of_first = monitored.newest_pass()
+    next(iter(monitored))
+    assert monitored.pass_stats(of_first, 0, 4).num_batches == 4
+
+
+# keras.utils.PyDataset.
+
+
+class Batches(keras.utils.PyDataset):
+    """Batch i holds i + 1 real timesteps in two rows padded to 20."""
+
+    def __init__(self, count, **kwargs):
+        super().__init__(**kwargs)
+        self.count = count
+
+    @property
+    def num_batches(self):
+        return self.count
+
+    def __getitem__(self, index):
+        x = np.zeros((2, 20), np.float32)
+        x[0, : index + 1] = 1
+        return x, np.ones((2, 1), np.float32)
+
+
+def fit_py_dataset(dataset, **arguments):
+    monitored = monitor_padding(dataset)
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    callback = PaddingStatsCallback(monitored)
+    model.fit(monitored, callbacks=[callback], verbose=0, **arguments)
+    return [(stats.num_batches, stats.real_timesteps) for stats in callback.history]
+
+
+def test_py_dataset_as_it_is():
+    monitored = monitor_padding(Batches(3))
+    assert len(monitored) == monitored.num_batches == 3
+    np.testing.assert_array_equal(monitored[2][0], Batches(3)[2][0])
+    assert monitored.workers == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_py_dataset_in_whole_epochs(workers):
+    # 1 + 2 + ... + 6 in the first rows, and one for each row that is all padding
+    assert fit_py_dataset(Batches(6, workers=workers), epochs=3) == [(6, 21 + 6)] * 3
+
+
+def test_endless_py_dataset():
+    with pytest.raises(TypeError, match="endless"):
+        len(monitor_padding(Batches(None)))
+    history = fit_py_dataset(Batches(None), epochs=2, steps_per_epoch=3, shuffle=False)
+    assert history == [(3, 1 + 2 + 3 + 3), (3, 4 + 5 + 6 + 3)]
+
+
+def test_py_dataset_with_threads_says_when_figures_are_not_exact():
+    with pytest.warns(UserWarning, match="Use workers=1 for exact figures"):
+        fit_py_dataset(Batches(12, workers=3), epochs=1, steps_per_epoch=4)
+
+
+def test_py_dataset_with_processes_is_refused():
+    with pytest.raises(ValueError, match=r"use_multiprocessing=True.*Set `dataset.use_multiprocessing = False`"):
+        monitor_padding(Batches(3, workers=2, use_multiprocessing=True))
+
+
+class Reshuffled(Batches):
+    """Counts the calls that a PyDataset gets between its epochs."""
+
+    def __init__(self, count):
+        super().__init__(count, max_queue_size=7)
+        self.begun = self.ended = 0
+
+    def on_epoch_begin(self):
+        self.begun += 1
+
+    def on_epoch_end(self):
+        self.ended += 1
+
+
+def test_py_dataset_is_told_of_its_epochs():
+    calls = []
+    for wrap in (lambda dataset: dataset, monitor_padding):
+        dataset = Reshuffled(3)
+        model = keras.Sequential([keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        assert wrap(dataset).max_queue_size == 7
+        model.fit(wrap(dataset), epochs=3, verbose=0)
+        calls.append((dataset.begun, dataset.ended))
+    assert calls[0] == calls[1]
+    assert min(calls[0]) >= 2
+
+
+def test_py_dataset_that_trains_and_validates():
+    monitored = monitor_padding(Batches(6))
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    callback = PaddingStatsCallback(monitored, monitored)
+    model.fit(monitored, validation_data=monitored, epochs=2, callbacks=[callback], verbose=0)
+    figures = [(stats.num_batches, stats.real_timesteps) for stats in [*callback.history, *callback.val_history]]
+    assert figures == [(6, 21 + 6)] * 4

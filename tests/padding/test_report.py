@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from keras_bucketing.__main__ import main
+from keras_bucketing.planning.boundaries import optimal_bucket_boundaries
+from keras_bucketing.bucketed_sequence import BucketedSequence
+from keras_bucketing.padding.report import padding_report
+
+
+def lognormal_lengths(count=2000):
+    return np.clip(np.random.default_rng(3).lognormal(3, 0.9, count).astype(int), 1, 300)
+
+
+def test_each_bucket_strategy_is_what_the_dataset_does_to_the_last_digit():
+    lengths = lognormal_lengths()
+    sequences = [np.ones(length, np.int32) for length in lengths]
+    report = padding_report(lengths, batch_size=16)
+    budget = max(16 * int(lengths.sum()) // lengths.size, int(lengths.max()))
+    with_buckets = [strategy for strategy in report.strategies if strategy.boundaries]
+    assert len(with_buckets) == 9
+    for strategy in with_buckets:
+        sizing = {"max_timesteps_per_batch": budget} if "budget" in strategy.name else {"batch_size": 16}
+        dataset = BucketedSequence(
+            sequences, bucket_boundaries=list(strategy.boundaries), pad_to_bucket_boundary=True, **sizing
+        )
+        stats = dataset.padding_stats(epoch=5)
+        assert strategy.total_timesteps == stats.total_timesteps
+        assert strategy.padding_efficiency == stats.padding_efficiency
+        assert strategy.num_batches == stats.num_batches
+        assert strategy.largest_batch == max(rows * padded for rows, padded in stats.shapes)
+
+
+def test_strategies_without_buckets():
+    lengths = lognormal_lengths(101)
+    longest, random = padding_report(lengths, batch_size=10).strategies[:2]
+    assert longest.total_timesteps == 101 * lengths.max()
+    assert longest.num_batches == random.num_batches == 11
+    shuffled = [np.random.default_rng(seed).permutation(lengths) for seed in range(3000)]
+    costs = [sum(batch.size * batch.max() for batch in np.split(x, range(10, 101, 10))) for x in shuffled]
+    assert random.total_timesteps == pytest.approx(np.mean(costs), rel=0.005)
+
+
+def test_minimum_padding_buckets_have_the_optimal_boundaries_and_beat_quantiles():
+    lengths = lognormal_lengths()
+    by_name = {strategy.name: strategy for strategy in padding_report(lengths).strategies}
+    optimal, quantile = by_name["minimum-padding 8 buckets"], by_name["quantile 8 buckets"]
+    assert list(optimal.boundaries) == optimal_bucket_boundaries(lengths, 8)
+    assert optimal.padding_efficiency > quantile.padding_efficiency > by_name["random batches"].padding_efficiency
+
+
+def test_one_length_needs_no_buckets():
+    report = padding_report([7] * 5, batch_size=2)
+    assert [strategy.name for strategy in report.strategies] == ["everything to the longest", "random batches"]
+    assert all(strategy.padding_efficiency == 1.0 for strategy in report.strategies)
+
+
+def test_prints_as_a_table():
+    lines = str(padding_report([1, 1, 2, 9], batch_size=2)).splitlines()
+    assert lines[0] == "4 sequences of 1 to 9 timesteps, median 1.5, 13 in all; batches of 2 rows"
+    assert lines[2] == "strategy                      batches  timesteps  efficiency   saved  largest batch"
+    assert lines[3] == "everything to the longest           2         36      0.3611  1.00 x             18"
+
+
+def test_figures_as_plain_data():
+    figures = padding_report([1, 1, 2, 9], batch_size=2).to_dict()
+    assert figures["strategies"][0]["padding_efficiency"] == 13 / 36
+
+
+@pytest.mark.parametrize(
+    ("lengths", "error", "message"),
+    [
+        ([], ValueError, "`lengths` is empty"),
+        ([3, 0], ValueError, r"Received 0 at lengths\[1\]"),
+        ([3, -2], ValueError, r"Received -2 at lengths\[1\]"),
+        ([3.0, np.nan], ValueError, r"Received nan at lengths\[1\]"),
+        ([3.0, 2.5], ValueError, r"Received 2.5 at lengths\[1\]"),
+        (["3", "4"], TypeError, "must be integers"),
+        ([[1, 2], [3, 4]], ValueError, "one dimension"),
+        ([[1, 2], [3]], TypeError, "uneven shape"),
+    ],
+)
+def test_bad_lengths_are_refused(lengths, error, message):
+    with pytest.raises(error, match=message):
+        padding_report(lengths)
+
+
+@pytest.mark.parametrize(("batch_size", "error"), [(0, ValueError), (2.5, TypeError), ("32", TypeError)])
+def test_bad_batch_sizes_are_refused(batch_size, error):
+    with pytest.raises(error, match="`batch_size`"):
+        padding_report([1, 2], batch_size)
+
+
+@pytest.mark.parametrize("save", [np.save, lambda path, x: path.write_text("\n".join(map(str, x)))])
+def test_command_prints_the_report(save, tmp_path, capsys):
+    path = tmp_path / "lengths.npy"
+    save(path, lognormal_lengths(100))
+    assert main([str(path), "--batch-size", "4"]) == 0
+    assert capsys.readouterr().out == f"{padding_report(lognormal_lengths(100), 4)}\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file or directory"),
+        (b"a b c", "not a file of lengths"),
+        (b"\xff\xfe\x00", "not a file of lengths"),
+        (b"\x93NUMPY\x01", "not a file of lengths"),
+        (b"\x93NUMPY\x01\x00\x08\x00(((((((\n", "not a file of lengths"),
+        (b"", "`lengths` is empty"),
+        (b"3 0", "Received 0.0 at lengths[1]"),
+        (np.array([[1, 2]]), "one dimension"),
+        (np.array([None, 2]), "not a file of lengths"),
+    ],
+)
+def test_command_refuses_bad_files_in_one_line(content, message, tmp_path, capsys):
+    path = tmp_path / "lengths.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.save(path, content)
+    assert main([str(path)]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert message in output.err
+    assert output.err.count("\n") == 1
+
+
+def test_command_runs_as_a_module(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "keras_bucketing", str(tmp_path / "missing.npy")], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].endswith("missing.npy: No such file or directory")

@@ -1,0 +1,92 @@
+"""Shards: every process takes its rows out of the same batches."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tests.support.eager_planning import make_planner, plan
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.support.strategies import bucket_options, length_arrays, random_sequences, remainders, seeds
+
+from keras_bucketing.pipeline.batch_gather import BatchGatherer
+from keras_bucketing.bucketed_sequence import BucketedSequence
+from keras_bucketing.planning.buckets import check_sizing, choose_buckets
+from keras_bucketing.planning.epoch_plan import cut_batches
+from keras_bucketing.inputs.collect import collect_inputs
+from keras_bucketing.planning.sizing import Shard, check_shard
+
+
+@settings(max_examples=12)
+@given(st.data(), st.integers(1, 8))
+def test_shards_together_are_the_unsharded_epoch(data, num_shards):
+    lengths = data.draw(length_arrays(min_size=3 * num_shards))
+    options = data.draw(bucket_options(num_shards=num_shards, multiples=(1,)))
+    planner = make_planner(lengths, options, num_shards=num_shards)
+    epoch, seed = data.draw(seeds()), data.draw(seeds())
+    whole = plan(planner, epoch, seed)
+    shards = [plan(planner, epoch, seed, Shard(num_shards, index)) for index in range(num_shards)]
+    for shard in shards:
+        assert len(shard) == len(whole)
+        assert np.array_equal(shard.padded_lengths, whole.padded_lengths)
+        assert np.array_equal(shard.buckets, whole.buckets)
+        assert np.array_equal(shard.left_out, whole.left_out)
+        assert np.array_equal(np.diff(shard.batch_splits) * num_shards, np.diff(whole.batch_splits))
+    for batch, rows in enumerate(whole):
+        assert sorted(np.concatenate([shard[batch] for shard in shards])) == sorted(rows)
+        assert all(np.array_equal(shard[batch], rows[index::num_shards]) for index, shard in enumerate(shards))
+
+
+@settings(max_examples=25)
+@given(length_arrays(min_size=8, max_size=8), st.integers(1, 4), st.sampled_from([0, 25]), seeds())
+def test_all_shards_pad_to_the_longest_row_of_the_whole_batch(lengths, num_shards, padded_to, seed):
+    x = random_sequences(lengths, seed=seed)
+    y = [sequence[:, np.newaxis] for sequence in x]
+    inputs = collect_inputs({"a": x, "b": [sequence[::2] for sequence in x]}, y, None)
+    rows = tf.constant(np.random.default_rng(seed).permutation(8), tf.int32)
+    cut = tf.constant([[0], [8 // num_shards * num_shards], [padded_to]])
+
+    def gather(shard):
+        return BatchGatherer(inputs, 0, 0, False, padded_to > 0, shard)(rows, cut)
+
+    whole = tf.nest.flatten(gather(Shard(1, 0)))
+    for index in range(num_shards):
+        for part, all_rows in zip(tf.nest.flatten(gather(Shard(num_shards, index))), whole, strict=True):
+            assert np.array_equal(part, all_rows[index::num_shards])
+
+
+def test_two_processes_see_halves_of_the_same_batches():
+    x = random_sequences([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9], "int32")
+    halves = [BucketedSequence(x, batch_size=4, seed=5, num_shards=2, shard_index=index) for index in (0, 1)]
+    whole = BucketedSequence(x, batch_size=4, seed=5, batch_size_multiple=2)
+    for first, second, batch in zip(*halves, whole, strict=True):
+        assert np.array_equal(first, batch[0::2])
+        assert np.array_equal(second, batch[1::2])
+    assert [len(half) for half in halves] == [3, 3]
+    assert halves[0].epoch_plan(0).left_out.size == 1
+
+
+@pytest.mark.parametrize(
+    ("num_shards", "index", "needs_seed", "error", "text"),
+    [
+        (2, 2, False, ValueError, "`shard_index` is out of range. Expected an int below num_shards=2, received 2."),
+        (0, 0, False, ValueError, "`num_shards` is too small. Expected an int >= 1, received 0."),
+        (2, -1, False, ValueError, "`shard_index` is too small. Expected an int >= 0, received -1."),
+        (2.0, 0, False, TypeError, "`num_shards` must be an integer."),
+        (2, 0, True, ValueError, "`seed` must be given for num_shards=2 with shuffle=True"),
+    ],
+)
+def test_wrong_shards_are_refused(num_shards, index, needs_seed, error, text):
+    with pytest.raises(error) as raised:
+        check_shard(num_shards, index, needs_seed)
+    assert text in str(raised.value)
+
+
+@settings(max_examples=100)
+@given(length_arrays(), st.integers(1, 8), remainders())
+def test_every_batch_divides_among_the_shards(lengths, num_shards, remainder):
+    buckets = choose_buckets(lengths, check_sizing(None, None, None, 1, num_shards), num_buckets=3)
+    try:
+        cuts = cut_batches(buckets, remainder, num_shards)
+    except ValueError:
+        return  # not enough rows for one batch
+    assert not ((cuts.stops - cuts.starts) % num_shards).any()
