@@ -4,7 +4,7 @@ One model is as small as can be, so that a cost shows; the other has an LSTM, as
 Token ids of lognormal length (mean 75, median 50, at most 300 timesteps), 32 rows a batch. Epochs with and without
 take turns, and each one's time is divided by that of its round without.
 
-    python benchmarks/callback_cost.py
+    python -m benchmarks.callback_cost
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import harness
 import keras
 import tensorflow as tf
+
+from benchmarks import harness
 from benchmarks.lengths import lognormal_lengths
 from benchmarks.sequences import Sequences, token_sequences
-
 from keras_bucketing import BucketedSequence, PaddingStatsCallback, monitor_padding
 
 BATCH_SIZE = 32
@@ -42,7 +42,7 @@ def main() -> None:
         results[name] = measure(make_layer, token_sequences(lengths, VOCABULARY_SIZE), rounds)
     harness.report(
         "a training step",
-        ["layer: data set", "microseconds a step", "times the step without"],
+        ["layer: dataset", "microseconds a step", "times the step without"],
         [
             [f"{model}: {way}", row["microseconds"], row["times_without"]]
             for model, rows in results.items()

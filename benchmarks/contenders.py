@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
+
 from benchmarks.sequences import Sequences
 
 SHUFFLE_BUFFER = 2_000

@@ -92,8 +92,13 @@ def environment() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "python": platform.python_version(),
         "versions": versions,
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", "-m", _module_name(), *sys.argv[1:]]),
     }
+
+
+def _module_name() -> str:
+    spec = sys.modules["__main__"].__spec__
+    return spec.name if spec else sys.argv[0]
 
 
 def environment_line() -> str:
@@ -163,7 +168,7 @@ def write_picture(
 
 
 def draw_bars(axis: Any, spreads: Mapping[str, Spread], label: str, highlight: str, number: str = "{:,.0f}") -> None:
-    """Draws horizontal bars with their spread, the first on top; the highlighted one black, the others grey."""
+    """Draws horizontal bars with their spread, the first on top; the highlighted one black, the others gray."""
     names = list(spreads)
     medians = [spread.median for spread in spreads.values()]
     errors = [[s.median - s.lower for s in spreads.values()], [s.upper - s.median for s in spreads.values()]]

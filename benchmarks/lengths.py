@@ -25,7 +25,7 @@ def pareto_lengths(num_sequences: int, shape: float, shortest: int, longest: int
 
 
 def sktime_lengths(name: str) -> np.ndarray | None:
-    """The lengths of a data set of unequal lengths that sktime carries; None, with a note, where it is missing.
+    """The lengths of a dataset of unequal lengths that sktime carries; None, with a note, where it is missing.
 
     Args:
         name: Str, "JapaneseVowels" or "PLAID".

@@ -11,7 +11,7 @@ Every sequence is padded to the longest of its bucket, as with `pad_to_bucket_bo
 Two equal boundaries leave one bucket less; nobody gets another one for it. The data comes with sktime and Python, or
 is drawn from heavy-tailed distributions.
 
-    python benchmarks/padding.py
+    python -m benchmarks.padding
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import harness
 import numpy as np
-from benchmarks.lengths import functions_of_standard_library, lognormal_lengths, pareto_lengths, sktime_lengths
 
+from benchmarks import harness
+from benchmarks.lengths import functions_of_standard_library, lognormal_lengths, pareto_lengths, sktime_lengths
 from keras_bucketing import optimal_bucket_boundaries
 
 OURS = "minimum padding"
@@ -140,7 +140,7 @@ def measure_time(sizes: list[int], num_buckets: int, rounds: int) -> dict[int, h
 
 
 def draw(axes: Any, efficiencies: dict[str, dict[str, dict[int, float]]]) -> None:
-    """One panel a data set: efficiency over the number of buckets, one line a way."""
+    """One panel a dataset: efficiency over the number of buckets, one line a way."""
     styles = {OURS: ("o", "-"), "quantile": ("v", ":"), "equal width": ("s", "--")}
     styles |= {"geometric": ("D", "-."), "equal total duration": ("^", "-")}
     for axis, (name, by_method) in zip(axes, efficiencies.items(), strict=True):

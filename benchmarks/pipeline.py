@@ -6,7 +6,7 @@ several sizes. `bucket_by_sequence_length` gets ten buckets picked by hand, Buck
 contenders other than BucketedSequence are slow, so they read a random sample of the sequences: the rate is what counts.
 contenders.py shows how each is set up.
 
-    python benchmarks/pipeline.py
+    python -m benchmarks.pipeline
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import harness
 import numpy as np
 import tensorflow as tf
+
+from benchmarks import harness
 from benchmarks.contenders import (
     bucket_by_sequence_length,
     from_generator,
@@ -28,7 +29,6 @@ from benchmarks.contenders import (
 from benchmarks.harness import Spread
 from benchmarks.lengths import lognormal_lengths
 from benchmarks.sequences import Sequences, token_sequences, vector_sequences
-
 from keras_bucketing import BucketedSequence
 
 BATCH_SIZE = 32  # of the table that shows how the rates change with the number of sequences
@@ -149,7 +149,7 @@ def draw(axes: Any, results: dict[str, dict[str, Any]], growth: dict[int, dict[s
     for (name, line), marker in zip(_lines(growth).items(), "v^sDo", strict=True):
         style = {"color": "0.15", "linewidth": 2} if name == OURS else {"color": "0.5"}
         axis.loglog(list(growth), line, marker=marker, label=name, **style)
-    axis.set(xlabel="sequences in the data set", ylabel="sequences per second")
+    axis.set(xlabel="sequences in the dataset", ylabel="sequences per second")
     axis.figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     axis.set_title(f"the rate as the data grows, {BATCH_SIZE} rows a batch", loc="left")
 
@@ -170,7 +170,7 @@ def _whole_pass(dataset: tf.data.Dataset, num_sequences: int) -> Callable[[], fl
 
 
 def _steady_rate(dataset: tf.data.Dataset, most: int) -> Callable[[], float]:
-    """The rate behind the first batch, when the shuffle buffer is full; it favours whoever starts slowly."""
+    """The rate behind the first batch, when the shuffle buffer is full; it favors whoever starts slowly."""
 
     def rate() -> float:
         batches = iter(dataset)

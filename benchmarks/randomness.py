@@ -2,7 +2,7 @@
 
 Grouping by length makes batches less random than a plain shuffle. Three figures say by how much:
 
-- neighbours: the correlation of padded length between a batch and the next one. 0 if the order of batches is random.
+- neighbors: the correlation of padded length between a batch and the next one. 0 if the order of batches is random.
 - meetings: how many pairs of sequences share a batch in two epochs. Fewer buckets, or larger ones, mean fewer.
 - label imbalance: how far the labels of a batch are from those of all the data, as a multiple of what random batches
   have. 1 if lengths say nothing about labels.
@@ -10,7 +10,7 @@ Grouping by length makes batches less random than a plain shuffle. Three figures
 "in fair buckets" is what a perfect shuffle inside the same buckets gives on average; "in random batches" what one of
 all sequences does. Batches have 32 rows.
 
-    python benchmarks/randomness.py
+    python -m benchmarks.randomness
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ import sysconfig
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import harness
 import numpy as np
 
+from benchmarks import harness
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.planning.epoch_plan import EpochPlan
 
 
-class LabelledLengths(NamedTuple):
+class LabeledLengths(NamedTuple):
     """The lengths of real sequences, int64 `(num_sequences,)` in timesteps, and their labels, ints of that shape."""
 
     lengths: np.ndarray
     labels: np.ndarray
 
 
-def standard_library_functions(num_modules: int = 40) -> LabelledLengths:
+def standard_library_functions(num_modules: int = 40) -> LabeledLengths:
     """The functions of Python's largest single-file modules: how many words long, and from which module."""
     files = sorted(
         Path(sysconfig.get_paths()["stdlib"]).glob("*.py"), key=lambda path: (-path.stat().st_size, path.name)
@@ -48,21 +48,21 @@ def standard_library_functions(num_modules: int = 40) -> LabelledLengths:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 lengths.append(sum(len(line.split()) for line in lines[node.lineno - 1 : node.end_lineno]))
                 labels.append(label)
-    return LabelledLengths(np.array(lengths), np.array(labels))
+    return LabeledLengths(np.array(lengths), np.array(labels))
 
 
-def japanese_vowels() -> LabelledLengths:
+def japanese_vowels() -> LabeledLengths:
     """The recordings of the UCI Japanese Vowels data, both splits: 7 to 29 timesteps, 9 speakers."""
     from sktime.datasets import load_japanese_vowels
 
     x, speakers = load_japanese_vowels(return_X_y=True)
-    return LabelledLengths(
+    return LabeledLengths(
         np.array([len(row.iloc[0]) for _, row in x.iterrows()]), np.unique(speakers, return_inverse=True)[1]
     )
 
 
 def make_dataset(lengths: np.ndarray, **options: object) -> BucketedSequence:
-    """A data set of sequences with these lengths; what they hold does not matter here."""
+    """A dataset of sequences with these lengths; what they hold does not matter here."""
     return BucketedSequence.from_row_splits(np.zeros(lengths.sum(), np.int8), np.cumsum([0, *lengths]), **options)
 
 
@@ -73,7 +73,7 @@ def batch_of_each_row(plan: EpochPlan, num_rows: int) -> np.ndarray:
     return batches
 
 
-def neighbour_correlation(plan: EpochPlan) -> float:
+def neighbor_correlation(plan: EpochPlan) -> float:
     """The correlation of padded length between a batch and the next one."""
     deviations = plan.padded_lengths - plan.padded_lengths.mean()
     return float((deviations[:-1] * deviations[1:]).sum() / (deviations**2).sum())
@@ -138,8 +138,8 @@ def _random_distance(sizes: np.ndarray, labels: np.ndarray) -> float:
     return float((sizes * (len(labels) - sizes)).sum() / (len(labels) - 1) * (shares * (1 - shares)).sum())
 
 
-def measure(data: LabelledLengths, num_epochs: int, **options: object) -> dict[str, float]:
-    """The figures of one data set with one choice of buckets, averaged over epochs."""
+def measure(data: LabeledLengths, num_epochs: int, **options: object) -> dict[str, float]:
+    """The figures of one dataset with one choice of buckets, averaged over epochs."""
     lengths, labels = data
     dataset = make_dataset(lengths, seed=0, **options)
     row_buckets = np.searchsorted(dataset.bucket_boundaries, lengths, side="right")
@@ -149,8 +149,8 @@ def measure(data: LabelledLengths, num_epochs: int, **options: object) -> dict[s
     return {
         "buckets": len(dataset.bucket_batch_sizes),
         "padding_efficiency": dataset.padding_stats().padding_efficiency,
-        "neighbours": float(np.mean([neighbour_correlation(plan) for plan in plans])),
-        "neighbours_expected": -1 / len(plans[0]),
+        "neighbors": float(np.mean([neighbor_correlation(plan) for plan in plans])),
+        "neighbors_expected": -1 / len(plans[0]),
         "meetings": float(np.mean([repeated_meetings(*pair, len(lengths)) for pair in itertools.pairwise(plans)])),
         "meetings_expected": expected_meetings(composition, np.bincount(row_buckets)),
         "meetings_random": expected_meetings(sizes, np.array([len(lengths)])),
@@ -174,7 +174,7 @@ def main() -> None:
         harness.report(
             f"{name}: {len(data.lengths):,} sequences of {len(np.unique(data.labels))} classes, {num_epochs} epochs",
             [
-                *("buckets", "padding efficiency", "neighbours", "meetings", "in fair buckets", "in random batches"),
+                *("buckets", "padding efficiency", "neighbors", "meetings", "in fair buckets", "in random batches"),
                 *("label imbalance", "in fair buckets"),
             ],
             [_cells(row) for row in results[name]],
@@ -210,7 +210,7 @@ def _cells(row: dict[str, float]) -> list[Any]:
     return [
         row["buckets"],
         f"{row['padding_efficiency']:.3f}",
-        f"{row['neighbours']:.3f}",
+        f"{row['neighbors']:.3f}",
         *(f"{row[name]:.1f}" for name in ("meetings", "meetings_expected", "meetings_random")),
         *(f"{row[name]:.2f}" for name in ("imbalance", "imbalance_expected")),
     ]

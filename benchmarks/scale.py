@@ -6,7 +6,7 @@ data was made: the steady state with the caller's arrays gone and some epochs be
 them. Both are also given as multiples of the flat values, after 40 bytes a sequence are taken off: what row splits,
 lengths, buckets and labels may take.
 
-    python benchmarks/scale.py
+    python -m benchmarks.scale
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import harness
 import numpy as np
+
+from benchmarks import harness
 
 BYTES_PER_SEQUENCE = 40
 TEN_MILLION = {"sequences": 10_000_000, "source": "row splits", "lengths": "uniform", "batch_size": 1024}
@@ -67,8 +68,8 @@ def main() -> None:
 
 def run_worker(job: dict[str, Any]) -> dict[str, Any]:
     """One measurement in a fresh process."""
-    command = [sys.executable, str(Path(__file__).with_name("scale_worker.py")), json.dumps(job)]
-    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "benchmarks.scale_worker", json.dumps(job)]
+    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
     record: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
     return record
 

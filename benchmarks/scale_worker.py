@@ -1,6 +1,6 @@
 """One measurement of scale.py, in a process of its own, so that its memory is its own.
 
-python benchmarks/scale_worker.py '{"sequences": 10000, "source": "row splits", ...}'
+python -m benchmarks.scale_worker '{"sequences": 10000, "source": "row splits", ...}'
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.lengths import lognormal_lengths
 
+from benchmarks.lengths import lognormal_lengths
 from keras_bucketing import BucketedSequence
 
 
@@ -79,7 +79,7 @@ def measure(
 
 
 def warm_up() -> None:
-    """Loads and starts what a first data set loads and starts: none of it grows with the data."""
+    """Loads and starts what a first dataset loads and starts: none of it grows with the data."""
     small = BucketedSequence([[1, 2, 3], [4]] * 64, np.zeros(128, np.int32), seed=0)
     for _ in small:
         pass

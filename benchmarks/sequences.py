@@ -9,7 +9,7 @@ import tensorflow as tf
 
 
 class Sequences(NamedTuple):
-    """Sequences of different lengths, behind one another.
+    """Sequences of different lengths, concatenated.
 
     Attributes:
         values: Array `(num_timesteps,)` or `(num_timesteps, features)`.

@@ -6,9 +6,10 @@ import time
 
 import numpy as np
 import torch
-from benchmarks.labelled_tokens import VOCABULARY_SIZE
-from benchmarks.sequences import Sequences
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
+
+from benchmarks.labeled_tokens import VOCABULARY_SIZE
+from benchmarks.sequences import Sequences
 
 
 class _Model(torch.nn.Module):

@@ -2,7 +2,7 @@
 
 The lengths are those of IMDB reviews: lognormal, mean 235, median 174, at most 2,500 timesteps. To fit in five minutes
 there are 1,600 sequences, at the quantiles of that distribution. The label is the majority of marker tokens in the
-sequence (labelled_tokens.py): synthetic, but to be learned, and the best accuracy is the same for everybody.
+sequence (labeled_tokens.py): synthetic, but to be learned, and the best accuracy is the same for everybody.
 
 Model: Embedding(32, mask_zero) - LSTM(64) - Dense(1), Adam(0.005) with gradients of a norm up to 1, the same initial
 weights (PyTorch draws its own); 32 rows a batch, except for the timestep budgets. `bucket_by_sequence_length` has the
@@ -12,7 +12,7 @@ accuracy is measured outside of the clock. Padding everything would take most of
 of one shape, so one in sixteen is timed, and its epoch takes sixteen times as long. (Its accuracy is that of random
 batches: the mask hides the rest.)
 
-    python benchmarks/training.py
+    python -m benchmarks.training
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import warnings
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from benchmarks import harness
 import keras
 import numpy as np
 import tensorflow as tf
-from benchmarks.contenders import bucket_by_sequence_length, shuffled_padded_batch
-from benchmarks.labelled_tokens import VOCABULARY_SIZE, labelled_token_sequences, quantile_lengths
-from benchmarks.sequences import Sequences
 
+from benchmarks import harness
+from benchmarks.contenders import bucket_by_sequence_length, shuffled_padded_batch
+from benchmarks.labeled_tokens import VOCABULARY_SIZE, labeled_token_sequences, quantile_lengths
+from benchmarks.sequences import Sequences
 from keras_bucketing import BucketedSequence
 
 BATCH_SIZE = 32
@@ -59,13 +59,13 @@ class Trainee(Protocol):
 def main() -> None:
     """Trains, prints, writes."""
     arguments = harness.parse_arguments(__doc__)
-    # bucket_by_sequence_length has no known length, and Keras warns after every epoch; a new model is traced anew.
+    # bucket_by_sequence_length has no known length, and Keras warns after every epoch; a new model is traced again.
     warnings.filterwarnings("ignore", message="Your input ran out of data")
     tf.get_logger().setLevel("ERROR")
     num_sequences, longest, epochs = QUICK if arguments.quick else FULL
     mean = longest * 235 / 2_500 if arguments.quick else 235
     lengths = [quantile_lengths(size, mean, mean * 174 / 235, longest) for size in (num_sequences, num_sequences // 4)]
-    train, validation = (labelled_token_sequences(lengths[seed], seed=seed) for seed in (0, 1))
+    train, validation = (labeled_token_sequences(lengths[seed], seed=seed) for seed in (0, 1))
     trainees = make_trainees(train, validation, longest)
     records: dict[str, list[Record]] = {name: [] for name in trainees}
     for epoch in range(epochs):

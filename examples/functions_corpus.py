@@ -87,7 +87,7 @@ def _shuffled_files(folder: Path, seed: int) -> list[Path]:
 
 
 def _functions_of(path: Path) -> Iterator[list[str]]:
-    """The tokens of each function and method of a file; of none if the file is no current Python."""
+    """The tokens of each function and method of a file; of none if the file is not current Python."""
     try:
         source = path.read_text(encoding="utf-8")
         tree = ast.parse(source)

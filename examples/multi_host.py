@@ -43,7 +43,7 @@ def main() -> None:
     arguments = parse_arguments()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # where there is no GPU
     jax.distributed.initialize(arguments.coordinator, arguments.num_processes, arguments.process_id)
-    # The data set deals each batch out itself: Keras must not do it again.
+    # The dataset deals each batch out itself: Keras must not do it again.
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
 
     keras.utils.set_random_seed(1)

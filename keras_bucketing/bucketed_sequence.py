@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
+import tensorflow as tf
 
-from keras_bucketing.pipeline.batch_gather import BatchGatherer
-from keras_bucketing.planning.buckets import check_sizing, choose_buckets
 from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer
-from keras_bucketing.planning.epoch_plan import EpochPlanner, cut_batches
 from keras_bucketing.inputs.collect import (
     check_padding_value,
     check_room_for_lengths,
@@ -20,13 +18,21 @@ from keras_bucketing.inputs.collect import (
     truncate,
 )
 from keras_bucketing.inputs.padded import labels_from_padded, ragged_from_padded
-from keras_bucketing.planned_dataset import PlannedDataset
-from keras_bucketing.planned_epochs import PlannedEpochs
 from keras_bucketing.inputs.ragged import ragged_from_row_splits
-from keras_bucketing.planning.sizing import check_shard
+from keras_bucketing.padding.report import summarize_buckets
+from keras_bucketing.padding.stats import PaddingStats, padding_of_plan
+from keras_bucketing.pipeline.batch_gather import BatchGatherer
+from keras_bucketing.pipeline.batch_stream import batch_stream
+from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
+from keras_bucketing.pipeline.pass_counter import PassCounter, PassPosition
+from keras_bucketing.pipeline.restore_order import restore_order
+from keras_bucketing.planning.batch_cuts import cut_batches
+from keras_bucketing.planning.buckets import choose_buckets
+from keras_bucketing.planning.epoch_plan import EpochPlan, EpochPlanner
+from keras_bucketing.planning.sizing import check_shard, check_sizing
 
 
-class BucketedSequence(PlannedDataset):
+class BucketedSequence(tf.data.Dataset):
     """Batches of sequences of similar length, padded, masked by lengths, shuffled anew each epoch.
 
     A `tf.data.Dataset` over data in memory: `model.fit(BucketedSequence(x, y))`. Its length is known, `seed` reproduces
@@ -59,7 +65,7 @@ class BucketedSequence(PlannedDataset):
         num_buckets: Int, how many buckets to choose where `bucket_boundaries` is None. Defaults to None: as few as
             reach 95 % padding efficiency, at most 32, none with fewer rows than its batch.
         pad_to_bucket_boundary: Bool, whether to pad to the longest length that the bucket allows: more padding, but at
-            most one shape a bucket and one more, so that XLA compiles no oftener. Defaults to False.
+            most one shape a bucket and one more, so that XLA recompiles less often. Defaults to False.
         padding_value: Number behind the end of a sequence. Defaults to 0.
         label_padding_value: Number behind the end of per-timestep labels. Defaults to 0.
         maxlen: Int, cut longer sequences to it, in timesteps. Defaults to None.
@@ -120,10 +126,10 @@ class BucketedSequence(PlannedDataset):
         padding_value: float = 0,
         label_padding_value: float = 0,
         maxlen: int | None = None,
-        truncating: str = "post",
-        on_empty: str = "raise",
+        truncating: Literal["post", "pre"] = "post",
+        on_empty: Literal["raise", "drop", "keep"] = "raise",
         include_lengths: bool = False,
-        remainder: str = "spill",
+        remainder: Literal["spill", "keep", "drop"] = "spill",
         shuffle: bool = True,
         seed: int | None = None,
         num_shards: int = 1,
@@ -131,13 +137,14 @@ class BucketedSequence(PlannedDataset):
     ):
         check_choice("remainder", remainder, ("spill", "keep", "drop"))
         check_choice("truncating", truncating, ("post", "pre"))
-        check_flag("include_lengths", include_lengths)
-        check_flag("pad_to_bucket_boundary", pad_to_bucket_boundary)
-        seed_was_given = seed is not None
-        seed = check_integer("seed", seed, minimum=0, maximum=INT64_MAX) if seed_was_given else random.randrange(2**31)
-        shard = check_shard(num_shards, shard_index, needs_seed=check_flag("shuffle", shuffle) and not seed_was_given)
+        include_lengths = check_flag("include_lengths", include_lengths)
+        pad_to_bucket_boundary = check_flag("pad_to_bucket_boundary", pad_to_bucket_boundary)
+        shuffle = check_flag("shuffle", shuffle)
+        self._seed_was_given = seed is not None
+        seed = random.randrange(2**31) if seed is None else check_integer("seed", seed, minimum=0, maximum=INT64_MAX)
+        self._shard = check_shard(num_shards, shard_index, needs_seed=shuffle and not self._seed_was_given)
         sizing = check_sizing(
-            batch_size, bucket_batch_sizes, max_timesteps_per_batch, batch_size_multiple, shard.num_shards
+            batch_size, bucket_batch_sizes, max_timesteps_per_batch, batch_size_multiple, self._shard.num_shards
         )
         inputs = collect_inputs(x, y, sample_weight)
         if maxlen is not None:
@@ -148,45 +155,45 @@ class BucketedSequence(PlannedDataset):
         if include_lengths:
             check_room_for_lengths(inputs.x)
 
-        buckets = choose_buckets(
+        self._lengths, self._kept = inputs.given_lengths, inputs.kept
+        self._buckets = choose_buckets(
             inputs.lengths, sizing, bucket_boundaries, num_buckets, pad_to_bucket_boundary, inputs.kept
         )
-        cuts = cut_batches(buckets, remainder, sizing.multiple)
-        lengths = inputs.lengths.astype(np.int32)
-        planner = EpochPlanner(lengths, buckets, cuts, pad_to_bucket_boundary, shuffle)
+        cuts = cut_batches(self._buckets, remainder, sizing.multiple)
+        self._planner = EpochPlanner(inputs.lengths, self._buckets, cuts, pad_to_bucket_boundary, shuffle)
         pads_further = pad_to_bucket_boundary or on_empty == "keep"
-        super().__init__(
-            epochs=PlannedEpochs(planner, lengths, shard, inputs.kept, inputs.num_given),
-            buckets=buckets,
-            gatherer=BatchGatherer(inputs, padding_value, label_padding_value, include_lengths, pads_further, shard),
-            seed=seed,
-            seed_was_given=seed_was_given,
-            options={
-                "boundaries": buckets.boundaries,
-                "batch_sizes": buckets.batch_sizes,
-                "multiple": sizing.multiple,
-                "pad_to_bucket_boundary": bool(pad_to_bucket_boundary),
-                "padding_values": (float(padding_value), float(label_padding_value)),
-                "include_lengths": bool(include_lengths),
-                "num_shards": shard.num_shards,
-                "remainder": remainder,
-                "shuffle": bool(shuffle),
-            },
+        self._gatherer = BatchGatherer(
+            inputs, padding_value, label_padding_value, include_lengths, pads_further, self._shard
         )
+        self._plan_options = {
+            "boundaries": self._buckets.boundaries,
+            "batch_sizes": self._buckets.batch_sizes,
+            "multiple": sizing.multiple,
+            "pad_to_bucket_boundary": pad_to_bucket_boundary,
+            "padding_values": (float(padding_value), float(label_padding_value)),
+            "include_lengths": include_lengths,
+            "num_shards": self._shard.num_shards,
+            "remainder": remainder,
+            "shuffle": shuffle,
+        }
+        self._fingerprint: str | None = None
+        self._counter = PassCounter(seed)
+        self._batches = batch_stream(self._counter, self._planner, self._gatherer)
+        super().__init__(tf.data.experimental.to_variant(self._batches))
 
     @classmethod
     def from_row_splits(
         cls, values: Any, row_splits: Any, y: Any = None, sample_weight: Any = None, **options: Any
     ) -> BucketedSequence:
-        """Makes a data set from flat values and row splits, as `tf.RaggedTensor.from_row_splits` does.
+        """Makes a dataset from flat values and row splits, as `tf.RaggedTensor.from_row_splits` does.
 
         The values are copied once as a block, never row by row.
 
         Args:
-            values: Array `(num_values, *features)`, the timesteps of all sequences behind one another.
+            values: Array `(num_values, *features)`, the timesteps of all sequences, concatenated.
             row_splits: Integers `(num_sequences + 1,)`: sequence i is `values[row_splits[i]:row_splits[i + 1]]`.
-            y: As of `BucketedSequence`.
-            sample_weight: As of `BucketedSequence`.
+            y: As in `BucketedSequence`.
+            sample_weight: As in `BucketedSequence`.
             **options: The other arguments of `BucketedSequence`.
 
         Raises:
@@ -209,17 +216,17 @@ class BucketedSequence(PlannedDataset):
         *,
         lengths: Any = None,
         mask_value: float = 0,
-        padding: str = "post",
+        padding: Literal["post", "pre"] = "post",
         timestep_labels: bool | None = None,
         **options: Any,
     ) -> BucketedSequence:
-        """Makes a data set from an array that is already padded, e.g. by `keras.utils.pad_sequences`.
+        """Makes a dataset from an array that is already padded, e.g. by `keras.utils.pad_sequences`.
 
         Args:
             x: Array `(num_sequences, time, *features)`.
-            y: As of `BucketedSequence`. An array `(num_sequences, time, ...)` that is padded like `x` holds one label a
+            y: As in `BucketedSequence`. An array `(num_sequences, time, ...)` that is padded like `x` holds one label a
                 timestep; see `timestep_labels`.
-            sample_weight: As of `BucketedSequence`; padded like `x` where `y` is.
+            sample_weight: As in `BucketedSequence`; padded like `x` where `y` is.
             lengths: Ints `(num_sequences,)`, the real timesteps. Defaults to None: all but the run of timesteps at the
                 padded end in which every feature equals `mask_value`.
             mask_value: Number that the padding holds. Defaults to 0.
@@ -231,7 +238,7 @@ class BucketedSequence(PlannedDataset):
             **options: The other arguments of `BucketedSequence`.
 
         Raises:
-            TypeError: If `x` is no array of numbers.
+            TypeError: If `x` is not an array of numbers.
             ValueError: If the shapes or lengths do not fit, or if it is not clear what `y` holds.
 
         Example:
@@ -248,3 +255,230 @@ class BucketedSequence(PlannedDataset):
             for name, labels in (("y", y), ("sample_weight", sample_weight))
         )
         return cls(sequences, y, sample_weight, **options)
+
+    # What tf.data asks of a subclass.
+
+    def _inputs(self) -> list[tf.data.Dataset]:
+        return [self._batches]
+
+    @property
+    def element_spec(self) -> Any:
+        """The structure, shapes and dtypes of a batch, as `tf.TensorSpec`s."""
+        return self._batches.element_spec
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"A {type(self).__name__} cannot be pickled or copied: its data live in TensorFlow's memory. Create it "
+            "again from the same data and options, and carry its position over with state_dict() and load_state_dict()."
+        )
+
+    # What there is to know about it.
+
+    @property
+    def num_batches(self) -> int:
+        """The batches of every epoch."""
+        return self._planner.num_batches
+
+    @property
+    def num_sequences(self) -> int:
+        """The sequences of every epoch, on all shards, before any are left out of the last batch."""
+        return len(self._lengths) if self._kept is None else len(self._kept)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Int array `(len(x),)`: timesteps, in the order of the input; 0 for a row that was dropped as empty."""
+        return self._lengths.copy()
+
+    @property
+    def bucket_boundaries(self) -> list[int]:
+        """Bucket i holds `boundaries[i - 1] <= length < boundaries[i]`."""
+        return list(self._buckets.boundaries)
+
+    @property
+    def bucket_batch_sizes(self) -> list[int]:
+        """The rows of a full batch, for each bucket, of all shards together."""
+        return list(self._buckets.batch_sizes)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next pass reads; it goes up when a pass yields its first batch."""
+        return self._counter.next_position.epoch
+
+    @property
+    def next_first_batch(self) -> int:
+        """The batch that the next pass begins with: 0 unless `seek` or `load_state_dict` said otherwise."""
+        return self._counter.next_position.first_batch
+
+    @property
+    def seed(self) -> int:
+        """The seed of the order."""
+        return self._counter.seed
+
+    def epoch_plan(self, epoch: int) -> EpochPlan:
+        """The batches of an epoch, as row indices into the input: exactly what that epoch yields.
+
+        Args:
+            epoch: Int, at least 0.
+
+        Raises:
+            TypeError: If `epoch` is not an integer.
+            ValueError: If it is negative.
+
+        Example:
+        >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=2, shuffle=False)
+        >>> [rows.tolist() for rows in dataset.epoch_plan(0)]
+        [[1, 2], [0]]
+        """
+        plan = self._planner.plan(check_integer("epoch", epoch, minimum=0), self.seed).of_shard(self._shard)
+        return plan if self._kept is None else plan.renumbered(self._kept, len(self._lengths))
+
+    def padding_stats(self, epoch: int = 0) -> PaddingStats:
+        """What an epoch pads, on this shard.
+
+        Args:
+            epoch: Int, at least 0. Defaults to 0.
+
+        Example:
+        >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=2, shuffle=False)
+        >>> dataset.padding_stats().real_timesteps, dataset.padding_stats().total_timesteps
+        (6, 7)
+        """
+        return padding_of_plan(self.epoch_plan(epoch), self._lengths)
+
+    def newest_pass(self) -> PassPosition:
+        """The newest pass that has yielded a batch: its number, its epoch, and the batch it began with."""
+        return self._counter.newest_pass()
+
+    def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
+        """What some batches of a pass padded.
+
+        Args:
+            position: The pass, from `newest_pass`.
+            start: Int, the first batch, counted from where the pass began.
+            stop: Int, one after the last batch.
+        """
+        first = position.first_batch
+        return padding_of_plan(self.epoch_plan(position.epoch), self._lengths, first + start, first + stop)
+
+    def summary(self, print_fn: Callable[[str], Any] | None = None) -> None:
+        """Prints the buckets as a table: lengths, sequences, rows a batch, and the padding of epoch 0.
+
+        Args:
+            print_fn: Function that takes the text. Defaults to `print`.
+
+        Example:
+        >>> keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=2, shuffle=False).summary()
+        lengths  sequences  rows a batch  batches  padding efficiency
+        1 - 3            3             2        2               0.857
+        all              3                      2               0.857
+        """
+        (print_fn or print)(summarize_buckets(self._buckets, self.padding_stats()))
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the histogram of the lengths with the buckets and the padding that each one leaves.
+
+        Args:
+            ax: A Matplotlib axes. Defaults to None: a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: If Matplotlib is missing; `pip install 'keras-bucketing[plot]'` brings it.
+        """
+        from keras_bucketing.padding.pictures import plot_buckets
+
+        lengths = self._lengths if self._kept is None else self._lengths[self._kept]
+        stats = self.padding_stats()
+        return plot_buckets(lengths, self.bucket_boundaries, self.bucket_batch_sizes, stats, ax=ax)
+
+    # Where it stands.
+
+    def seek(self, epoch: int, batch: int = 0) -> None:
+        """Lets the next pass begin there, without producing what comes before.
+
+        That pass ends with its epoch, so it is shorter by `batch` batches; the passes after it are whole again.
+
+        Args:
+            epoch: Int, at least 0.
+            batch: Int, from 0 to `num_batches`, which is the start of the next epoch. Defaults to 0.
+
+        Raises:
+            TypeError: If one of them is not an integer.
+            ValueError: If one of them is out of range.
+
+        Example:
+        >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=1, shuffle=False)
+        >>> dataset.seek(epoch=3, batch=2)
+        >>> [batch.numpy().tolist() for batch in dataset], dataset.epoch
+        ([[[1, 2, 3]]], 4)
+        """
+        self._counter.seek(*self._check_position(epoch, batch))
+
+    def state_dict(self, epoch: int | None = None, batch: int = 0) -> dict[str, Any]:
+        """The position and what identifies the dataset, as a small dictionary for JSON.
+
+        Prefetching runs ahead of whoever consumes the batches, so in the middle of an epoch only the consumer knows the
+        position: pass it. `BackupAndRestoreSequence` does so.
+
+        Args:
+            epoch: Int, the epoch of the next batch to consume. Defaults to None: where the next pass begins.
+            batch: Int, the next batch of that epoch. Defaults to 0.
+
+        Raises:
+            TypeError: If one of them is not an integer.
+            ValueError: If one of them is out of range.
+        """
+        if epoch is None:
+            epoch, batch = self._counter.next_position
+        return make_state(*self._check_position(epoch, batch), self.seed, self._data_fingerprint())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Lets the next pass begin where `state_dict` said; takes over its seed where none was given.
+
+        Args:
+            state: What `state_dict` returned, on a dataset of the same data and options.
+
+        Raises:
+            ValueError: If it is not such a state, or that of other data or options.
+        """
+        epoch, batch, seed = check_state(state, self._data_fingerprint(), self.seed, self._seed_was_given)
+        self._counter.seek(*self._check_position(epoch, batch), seed)
+
+    def restore_order(self, outputs: Any) -> Any:
+        """Puts predictions back into the order of the input.
+
+        It undoes the order of the newest pass, so call it right after `predict`.
+
+        Args:
+            outputs: What `model.predict(dataset)` returned: an array `(num_sequences, ...)`, or a dict or list of them.
+                A `tf.RaggedTensor` (predictions for each timestep, which the TensorFlow backend returns) is cut to the
+                real timesteps.
+
+        Returns:
+            The same structure, with row i belonging to `x[i]`.
+
+        Raises:
+            TypeError: If `outputs` holds something other than arrays.
+            ValueError: If there is not one row for each sequence, or the epoch leaves rows out.
+
+        Example:
+        >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], shuffle=False)
+        >>> dataset.restore_order(np.array([[10.0], [20.0], [30.0]])).tolist()
+        [[30.0], [10.0], [20.0]]
+        """
+        plan = self.epoch_plan(self.newest_pass().epoch)
+        return restore_order(outputs, plan, self._lengths)
+
+    def _check_position(self, epoch: Any, batch: Any) -> tuple[int, int]:
+        epoch, batch = check_integer("epoch", epoch, minimum=0), check_integer("batch", batch, minimum=0)
+        if batch > self.num_batches:
+            raise ValueError(
+                f"`batch` is out of range. Expected 0 to {self.num_batches}, the batches of an epoch, received {batch}."
+            )
+        return (epoch + 1, 0) if batch == self.num_batches else (epoch, batch)
+
+    def _data_fingerprint(self) -> str:
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self._gatherer.tensors, self._plan_options)
+        return self._fingerprint

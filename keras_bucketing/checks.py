@@ -64,6 +64,14 @@ def check_number(name: str, value: Any) -> bool | int | float:
     return value
 
 
+def check_flat_list(name: str, values: Any) -> list[Any]:
+    """Returns the entries of a list, tuple or flat array of integers; the entries are not checked."""
+    is_flat = isinstance(values, Sequence) or (isinstance(values, np.ndarray) and values.ndim == 1)
+    if isinstance(values, (str, bytes)) or not is_flat:
+        raise TypeError(f"`{name}` must be a flat list of integers. Received {values!r} ({type(values).__name__}).")
+    return list(values)
+
+
 def check_lengths(lengths: Any, name: str = "lengths", minimum: int = 1) -> np.ndarray:
     """Returns sequence lengths as an int64 array of shape `(num_sequences,)`.
 

@@ -181,6 +181,6 @@ def test_a_state_of_other_data_or_options_is_refused(dataset):
     state = dataset.state_dict()
     dataset.load_state_dict(state)
     for other in (BucketedSequence([[1, 2, 3], [4], [5, 7]], Y, batch_size=1), BucketedSequence(X, Y, batch_size=2)):
-        assert "`state` belongs to another data set" in text_of_error(ValueError, other.load_state_dict, state)
+        assert "`state` belongs to another dataset" in text_of_error(ValueError, other.load_state_dict, state)
     reseeded = BucketedSequence(X, Y, batch_size=1, seed=2)
     assert "Pass seed=1 to BucketedSequence" in text_of_error(ValueError, reseeded.load_state_dict, state)

@@ -1,12 +1,10 @@
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.paths import ROOT
 
 
 @pytest.mark.slow
@@ -23,15 +21,14 @@ ROOT = Path(__file__).parent.parent
 )
 def test_prints_a_table_and_writes_json_and_a_picture(script, table_heads, figures, tmp_path):
     pytest.importorskip("matplotlib")
-    command = [sys.executable, f"benchmarks/{script}.py", "--quick", "--output", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", f"benchmarks.{script}", "--quick", "--output", str(tmp_path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert all(head in run.stdout for head in table_heads), run.stdout
     written = json.loads((tmp_path / f"{script}.json").read_text())
     assert all(written[name] for name in figures)
     assert written["environment"]["processors"] >= 1
     assert "tensorflow" in written["environment"]["versions"]
-    assert f"{script}.py" in written["environment"]["command"]
+    assert f"benchmarks.{script}" in written["environment"]["command"]
     assert (tmp_path / f"{script}.png").stat().st_size > 10_000
     assert str(tmp_path / f"{script}.png") in run.stdout

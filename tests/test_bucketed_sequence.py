@@ -13,9 +13,9 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.strategies import bucket_options, lengths_lists, random_sequences, remainders, seeds
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
+from tests.support.strategies import bucket_options, lengths_lists, random_sequences, remainders, seeds
 
 
 def arrays_of(dataset):
@@ -129,7 +129,7 @@ def test_without_a_seed_the_order_follows_set_random_seed():
 
 PRINT_DIGEST = """
 import hashlib
-from test_bucketed_sequence import arrays_of, make
+from tests.test_bucketed_sequence import arrays_of, make
 print(hashlib.sha256(b"".join(y.tobytes() + x.tobytes() for x, y in arrays_of(make()))).hexdigest())
 print(make().state_dict()["fingerprint"])
 """
@@ -139,7 +139,7 @@ def test_another_process_yields_the_same_batches():
     environment = {
         **os.environ,
         "PYTHONHASHSEED": "77",
-        "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), "."]),
+        "PYTHONPATH": os.pathsep.join(sys.path),
     }
     finished = subprocess.run(
         [sys.executable, "-c", PRINT_DIGEST], capture_output=True, text=True, check=True, env=environment

@@ -1,18 +1,17 @@
 """What is said in several places is the same in all of them."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 import keras_bucketing
+from tests.support.paths import ROOT
 
 try:
     import tomllib
 except ImportError:  # Python 3.10
     tomllib = pytest.importorskip("tomli", reason="needs tomli on Python 3.10")
 
-ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LOWER_BOUNDS = dict(re.fullmatch(r"([\w-]+)>=([\d.]+).*", entry).groups() for entry in PROJECT["dependencies"])
 README = (ROOT / "README.md").read_text(encoding="utf-8")

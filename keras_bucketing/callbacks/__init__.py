@@ -1,0 +1,1 @@
+"""The Keras callbacks, and what they read from Keras' hooks."""

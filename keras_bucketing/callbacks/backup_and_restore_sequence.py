@@ -11,15 +11,15 @@ from typing import Any
 
 import keras
 
-from keras_bucketing.checks import check_flag, check_integer
+from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.callbacks.consumed_batches import ConsumedBatches
+from keras_bucketing.checks import check_flag, check_integer
 from keras_bucketing.pipeline.pass_counter import PassPosition
-from keras_bucketing.planned_dataset import PlannedDataset
 
 _STATE_FILE = "sequence_state.json"
 _LATEST_FILE = "latest.json"
 
-# Keras reads a data set's length once per fit() and asks a shorter pass for one batch too many. It survives that with a
+# Keras reads a dataset's length once per fit() and asks a shorter pass for one batch too many. It survives that with a
 # warning, but the aborted step has already counted the optimizer's iterations up
 # (keras/src/backend/tensorflow/trainer.py), and so changed Adam's next steps. Stopping the epoch in time avoids both;
 # any true value stops it.
@@ -47,8 +47,8 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
             steps. Defaults to True.
 
     Raises:
-        TypeError: If `dataset` is no `BucketedSequence`, or `save_freq` of the wrong kind.
-        ValueError: When `fit` begins: if the model is not built, an epoch is no pass over the data, or the backup is
+        TypeError: If `dataset` is not a `BucketedSequence`, or `save_freq` of the wrong kind.
+        ValueError: When `fit` begins: if the model is not built, an epoch is not a pass over the data, or the backup is
             damaged or that of other data or options. In the first epoch: if `fit` reads another dataset.
 
     Example:
@@ -63,14 +63,14 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
 
     def __init__(
         self,
-        dataset: PlannedDataset,
+        dataset: BucketedSequence,
         backup_dir: str | os.PathLike[str],
         save_freq: str | int = "epoch",
         delete_checkpoint: bool = True,
         is_chief: bool = True,
     ):
         super().__init__()
-        if not isinstance(dataset, PlannedDataset):
+        if not isinstance(dataset, BucketedSequence):
             raise TypeError(
                 f"`dataset` must be a BucketedSequence. Received {type(dataset).__name__}. Hold on to the "
                 "BucketedSequence and pass it here, even if fit() gets a dataset that was made from it."

@@ -10,25 +10,15 @@ more iterators than it reads from, but a pass takes its number only when its fir
 
 from __future__ import annotations
 
+import dataclasses
 import threading
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
+from keras_bucketing.monitoring.counted_dataset import CountedDataset
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.pass_counter import PassPosition
-
-
-class CountedDataset(Protocol):
-    """What a dataset must answer, so that its consumption can be followed."""
-
-    def __len__(self) -> int:
-        """Batches of a whole pass; raises TypeError where nobody knows."""
-
-    def newest_pass(self) -> PassPosition:
-        """The newest pass that has begun."""
-
-    def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
-        """What was padded in the batches `start` to `stop - 1` of that pass, as far as it has them."""
 
 
 class Consumed(NamedTuple):
@@ -43,7 +33,7 @@ class ConsumedBatches:
     """Follows one reader of one dataset: a training run, an evaluation or a prediction.
 
     `end_step` may be called late, out of order and from another thread, as Keras does with callbacks that are
-    `async_safe`; the other methods belong into hooks that Keras calls in order (`on_*_begin`, `on_epoch_end`,
+    `async_safe`; the other methods belong in hooks that Keras calls in order (`on_*_begin`, `on_epoch_end`,
     `on_test_end`). Memory and time per step are those of one comparison.
 
     One object lives as long as one call of `fit`, `evaluate` or `predict`: each of them makes a new
@@ -187,6 +177,44 @@ class ConsumedBatches:
                 if self.dataset.pass_stats(position, self._start, candidate).num_sequences == rows:
                     return candidate
         return stop if expected_steps is None else min(stop, self._start + expected_steps)
+
+
+class EvaluatedBatches:
+    """Follows all datasets that may be evaluated: which of them is shows only when one of them begins a pass.
+
+    Args:
+        datasets: The candidates; where several have begun a pass, the first of them counts.
+    """
+
+    def __init__(self, datasets: Iterable[CountedDataset]):
+        self._candidates = [ConsumedBatches(dataset) for dataset in datasets]
+        for candidate in self._candidates:
+            candidate.begin()
+        self._began = time.perf_counter()
+
+    def begin_step(self, step: int) -> None:
+        """Notes that Keras is about to run the batches from `step` on."""
+        for candidate in self._candidates:
+            candidate.begin_step(step)
+
+    def end_step(self, step: int) -> None:
+        """Notes that Keras has run the batches up to `step`; thread-safe."""
+        for candidate in self._candidates:
+            candidate.end_step(step)
+
+    def padding_stats(self, count_rows: Callable[[], int | None], expected_steps: int | None) -> PaddingStats | None:
+        """What was padded, and how long it took; None if none of the datasets was read.
+
+        Args:
+            count_rows: As in `ConsumedBatches.consumed`.
+            expected_steps: As in `ConsumedBatches.consumed`.
+        """
+        seconds = time.perf_counter() - self._began
+        for candidate in self._candidates:
+            consumed = candidate.consumed(count_rows, expected_steps)
+            if consumed is not None:
+                return dataclasses.replace(candidate.dataset.pass_stats(*consumed), seconds=seconds)
+        return None
 
 
 def _num_batches_of(dataset: CountedDataset) -> int | None:

@@ -12,11 +12,11 @@ from typing import Any
 
 import keras
 
-from keras_bucketing.callbacks.consumed_batches import ConsumedBatches, CountedDataset
-from keras_bucketing.evaluated_batches import EvaluatedBatches
+from keras_bucketing.callbacks.consumed_batches import ConsumedBatches, EvaluatedBatches
+from keras_bucketing.callbacks.received_rows import PredictedRows, rows_in_loss
+from keras_bucketing.monitoring.counted_dataset import CountedDataset
 from keras_bucketing.padding.history import PaddingHistory, describe
 from keras_bucketing.padding.stats import PaddingStats
-from keras_bucketing.callbacks.received_rows import PredictedRows, rows_in_loss
 
 
 class PaddingStatsCallback(keras.callbacks.Callback):
@@ -92,7 +92,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         self._training_began = 0.0
 
     def __deepcopy__(self, memo: Any) -> PaddingStatsCallback:
-        """A callback that counts anew, on the same datasets: tuners copy callbacks for each trial."""
+        """A callback that starts counting again, on the same datasets: tuners copy callbacks for each trial."""
         return type(self)(self.dataset, self.validation_data, verbose=self.verbose)
 
     # What happened.
@@ -274,9 +274,8 @@ class PaddingStatsCallback(keras.callbacks.Callback):
 
 
 def _check_counted(name: str, dataset: Any) -> CountedDataset:
-    if all(hasattr(dataset, attribute) for attribute in ("newest_pass", "pass_stats")):
-        counted: CountedDataset = dataset
-        return counted
+    if isinstance(dataset, CountedDataset):
+        return dataset
     raise TypeError(
         f"`{name}` cannot tell its padding. Expected a BucketedSequence or what monitor_padding() returned, received "
         f"{type(dataset).__name__}. Wrap it, {name} = monitor_padding({name}), and give the result to both `fit` and "

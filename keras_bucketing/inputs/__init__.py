@@ -1,0 +1,1 @@
+"""What the user passes, checked, and brought into flat values and row splits."""

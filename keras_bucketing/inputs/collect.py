@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing import foreign_arrays
 from keras_bucketing.checks import check_choice, check_number
-from keras_bucketing.inputs.storage import standard_dtype, stored_floatx
+from keras_bucketing.inputs import columns
 from keras_bucketing.inputs.labels import check_label_lengths, check_weights
-from keras_bucketing.inputs.ragged import Ragged, as_ragged, as_regular_array
 from keras_bucketing.inputs.lists import first_non_number
+from keras_bucketing.inputs.ragged import Ragged, as_ragged, as_regular_array
+from keras_bucketing.inputs.storage import standard_dtype, stored_floatx
 from keras_bucketing.inputs.structures import Leaf, Structure, describe, map_structure, named_leaves, num_rows
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What one row of the data set is made of.
+    """What one row of the dataset is made of.
 
     Attributes:
         x: Structure of leaves. A leaf is a `Ragged` (one sequence a row) or an array `(num_rows, ...)` (one value a
@@ -38,6 +38,13 @@ class Inputs:
     lengths: np.ndarray
     kept: np.ndarray | None
     num_given: int
+
+    @property
+    def given_lengths(self) -> np.ndarray:
+        """Int32 array `(num_given,)`: the timesteps of the input's rows, 0 for those that were dropped."""
+        lengths = np.zeros(self.num_given, np.int32)
+        lengths[slice(None) if self.kept is None else self.kept] = self.lengths
+        return lengths
 
     @property
     def leaves(self) -> list[Leaf]:
@@ -173,9 +180,9 @@ def _convert_leaf(leaf: Any, name: str) -> Leaf:
     is_list_of_sequences = isinstance(leaf, list) and any(_is_sequence(row) for row in leaf)
     if is_list_of_sequences or isinstance(leaf, (Ragged, tf.RaggedTensor)):
         return as_ragged(leaf, name)
-    if foreign_arrays.is_ragged_column(leaf):
+    if columns.is_ragged_column(leaf):
         return as_ragged(leaf, name)
-    array = as_regular_array(foreign_arrays.as_plain_array(leaf, name), name, "Give every row the same shape.")
+    array = as_regular_array(columns.as_plain_array(leaf, name), name, "Give every row the same shape.")
     if array.ndim == 0 and array.dtype.kind in "biufc":
         raise TypeError(
             f"`{name}` must have one row for each sequence. Received the scalar {leaf!r}. Pass a list or an array."

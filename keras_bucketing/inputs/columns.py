@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ def values_and_row_splits(rows: Any, name: str) -> tuple[np.ndarray, np.ndarray]
     """Takes the flat values and the row splits out of a columnar array without touching its rows.
 
     Args:
-        rows: Anything. Recognised are pyarrow's `ListArray`, `LargeListArray`, `FixedSizeListArray` and chunked columns
+        rows: Anything. Recognized are pyarrow's `ListArray`, `LargeListArray`, `FixedSizeListArray` and chunked columns
             of them, a pandas Series of an Arrow list type, and an awkward array with one variable axis.
         name: What to call it in an error message.
 
@@ -23,54 +22,24 @@ def values_and_row_splits(rows: Any, name: str) -> tuple[np.ndarray, np.ndarray]
     Raises:
         ValueError: If a row or a value is missing, or the features are ragged too.
     """
-    if _comes_from("pandas", rows) and hasattr(getattr(rows, "array", None), "__arrow_array__"):
+    if comes_from("pandas", rows) and hasattr(getattr(rows, "array", None), "__arrow_array__"):
         import pyarrow
 
         rows = pyarrow.array(rows.array)
     if _is_arrow(rows):
         return _from_arrow(rows, name)
-    if _comes_from("awkward", rows):
+    if comes_from("awkward", rows):
         return _from_awkward(rows, name)
     return None
 
 
-def as_list(rows: Any, name: str) -> list[Any]:
-    """The rows of a list, an object array or a pandas Series, as a list."""
-    if isinstance(rows, list):
-        return rows
-    refuse_missing(rows, name)
-    if isinstance(rows, np.ndarray) and rows.dtype == object and rows.ndim == 1:
-        return list(rows.tolist())
-    if _comes_from("pandas", rows) and hasattr(rows, "tolist"):
-        return list(rows.tolist())
-    if isinstance(rows, (np.ndarray, np.generic)) or (hasattr(rows, "__array__") and hasattr(rows, "shape")):
-        shape = tuple(np.shape(rows))
-        if len(shape) < 2:
-            raise TypeError(
-                f"`{name}` must be a list of sequences. Received one array of shape {shape}: `{name}[0]` is a scalar "
-                "where a sequence belongs. Pass a list with one array a sequence, or flat values to "
-                "BucketedSequence.from_row_splits(values, row_splits)."
-            )
-        raise ValueError(
-            f"`{name}` must be a list of sequences. Received one array of shape {shape}, in which every sequence has "
-            f"the length {shape[1]}. If it is padded, use BucketedSequence.from_padded({name}, ...); if all lengths "
-            f"really are equal, there is nothing to bucket: pass it to fit() as it is, or pass list({name})."
-        )
-    if isinstance(rows, Sequence) and not isinstance(rows, (tuple, str, bytes, range)):
-        return list(rows)
-    raise TypeError(
-        f"`{name}` is not a collection of sequences. Expected a list of arrays, an object array, a tf.RaggedTensor, a "
-        f"pyarrow list array, a pandas Series of lists or an awkward array, received {type(rows).__name__}."
-    )
-
-
 def is_ragged_column(rows: Any) -> bool:
     """Whether this is an Arrow, pandas or awkward column whose rows are lists of different lengths."""
-    if _comes_from("pandas", rows):
+    if comes_from("pandas", rows):
         return hasattr(rows, "dtype") and ("list<" in str(rows.dtype) or rows.dtype == object)
     if _is_arrow(rows):
         return _is_arrow_list(rows.type) and not _is_fixed_size(rows.type)
-    return _comes_from("awkward", rows) and getattr(rows, "ndim", 1) > 1 and " * var * " in f" * {rows.type}"
+    return comes_from("awkward", rows) and getattr(rows, "ndim", 1) > 1 and " * var * " in f" * {rows.type}"
 
 
 def as_plain_array(column: Any, name: str) -> Any:
@@ -89,7 +58,7 @@ def refuse_missing(values: Any, name: str) -> None:
         is_missing = np.ma.getmaskarray(values)
     elif _is_arrow(values):
         is_missing = values.is_null().to_pylist() if values.null_count else False
-    elif _comes_from("pandas", values) and not isinstance(getattr(values, "dtype", None), np.dtype):
+    elif comes_from("pandas", values) and not isinstance(getattr(values, "dtype", None), np.dtype):
         is_missing = np.asarray(values.isna())  # a NaN in a NumPy column is the user's own
     if np.any(is_missing):
         at = int(np.argwhere(is_missing)[0][0])
@@ -97,7 +66,7 @@ def refuse_missing(values: Any, name: str) -> None:
 
 
 def _is_arrow(values: Any) -> bool:
-    return _comes_from("pyarrow", values) and hasattr(values, "type") and hasattr(values, "null_count")
+    return comes_from("pyarrow", values) and hasattr(values, "type") and hasattr(values, "null_count")
 
 
 def _is_arrow_list(kind: Any) -> bool:
@@ -109,7 +78,7 @@ def _is_fixed_size(kind: Any) -> bool:
     return str(kind).startswith("fixed_size_list<")
 
 
-def _comes_from(library: str, rows: Any) -> bool:
+def comes_from(library: str, rows: Any) -> bool:
     """Whether the object's class is of a library, without importing that library."""
     return library in sys.modules and type(rows).__module__.split(".")[0] == library
 

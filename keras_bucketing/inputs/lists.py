@@ -1,18 +1,18 @@
-"""A list of sequences, each an array or a list of its own, as one array of values behind one another."""
+"""A list of sequences, each an array or a list of its own, concatenated into one array."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from keras_bucketing.inputs.columns import refuse_missing
+from keras_bucketing.inputs.columns import comes_from, refuse_missing
 from keras_bucketing.inputs.storage import aligned_empty, standard_dtype
 
 
 def concatenate(sequences: list[Any], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Puts the timesteps of all sequences behind one another.
+    """Puts the timesteps of all sequences, concatenated.
 
     Args:
         sequences: At least one array, tensor or list `(length, *feature_shape)`.
@@ -23,7 +23,7 @@ def concatenate(sequences: list[Any], name: str) -> tuple[np.ndarray, np.ndarray
         `(num_sequences,)`.
 
     Raises:
-        TypeError: If one of them is no sequence of numbers.
+        TypeError: If one of them is not a sequence of numbers.
         ValueError: If they do not share one feature shape.
     """
     arrays = [
@@ -64,8 +64,38 @@ def _feature_shape(arrays: list[np.ndarray], lengths: np.ndarray, name: str) -> 
     return expected
 
 
+def as_list(rows: Any, name: str) -> list[Any]:
+    """The rows of a list, an object array or a pandas Series, as a list."""
+    if isinstance(rows, list):
+        return rows
+    refuse_missing(rows, name)
+    if isinstance(rows, np.ndarray) and rows.dtype == object and rows.ndim == 1:
+        return list(rows.tolist())
+    if comes_from("pandas", rows) and hasattr(rows, "tolist"):
+        return list(rows.tolist())
+    if isinstance(rows, (np.ndarray, np.generic)) or (hasattr(rows, "__array__") and hasattr(rows, "shape")):
+        shape = tuple(np.shape(rows))
+        if len(shape) < 2:
+            raise TypeError(
+                f"`{name}` must be a list of sequences. Received one array of shape {shape}: `{name}[0]` is a scalar "
+                "where a sequence belongs. Pass a list with one array a sequence, or flat values to "
+                "BucketedSequence.from_row_splits(values, row_splits)."
+            )
+        raise ValueError(
+            f"`{name}` must be a list of sequences. Received one array of shape {shape}, in which every sequence has "
+            f"the length {shape[1]}. If it is padded, use BucketedSequence.from_padded({name}, ...); if all lengths "
+            f"really are equal, there is nothing to bucket: pass it to fit() as it is, or pass list({name})."
+        )
+    if isinstance(rows, Sequence) and not isinstance(rows, (tuple, str, bytes, range)):
+        return list(rows)
+    raise TypeError(
+        f"`{name}` is not a collection of sequences. Expected a list of arrays, an object array, a tf.RaggedTensor, a "
+        f"pyarrow list array, a pandas Series of lists or an awkward array, received {type(rows).__name__}."
+    )
+
+
 def first_non_number(values: Iterable[Any]) -> int:
-    """Where the first entry stands that is no number, or 0."""
+    """Where the first entry stands that is not a number, or 0."""
     numbers = (bool, int, float, np.bool_, np.number)
     return next((at for at, value in enumerate(values) if not isinstance(value, numbers)), 0)
 
@@ -109,7 +139,7 @@ def _as_row(row: Any, name: str) -> np.ndarray:
     if array.dtype.kind not in "biufSUO":
         standard_dtype(array.dtype, name)  # says what is wrong with it
     if array.dtype.kind not in "biuf":
-        # Name the first entry that is no number, not only its row.
+        # Name the first entry that is not a number, not only its row.
         at = first_non_number(row)
         raise TypeError(
             f"`{name}` must be a sequence of numbers. Received {array.flat[at] if array.ndim == 1 else array.dtype!r} "

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from keras_bucketing.checks import check_choice, check_lengths, check_number
+from keras_bucketing.inputs.ragged import Ragged, as_regular_array
+from keras_bucketing.inputs.row_splits import row_splits_of
 from keras_bucketing.inputs.storage import standard_dtype
-from keras_bucketing.inputs.ragged import Ragged, as_regular_array, row_splits_of
 
 
 def ragged_from_padded(x: Any, lengths: Any, mask_value: Any, padding: str, name: str = "x") -> Ragged:
@@ -101,7 +102,7 @@ def labels_from_padded(
 
 
 def _is_real(lengths: np.ndarray, time: int, padding: str) -> np.ndarray:
-    """Bool array `(num_rows, time)`: whether a timestep is no padding."""
+    """Bool array `(num_rows, time)`: whether a timestep is real."""
     from_real_end = np.arange(time) if padding == "post" else np.arange(time)[::-1]
     is_real: np.ndarray = from_real_end < lengths[:, np.newaxis]
     return is_real

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing import foreign_arrays, sequence_lists
+from keras_bucketing.inputs import columns, lists
+from keras_bucketing.inputs.row_splits import row_splits_of
 from keras_bucketing.inputs.storage import host_tensor, standard_dtype
 
 
@@ -17,7 +18,7 @@ class Ragged:
     """Rows of different lengths, stored as one array, as a `tf.RaggedTensor` does.
 
     Attributes:
-        values: Array `(num_values, *feature_shape)`, the timesteps of all rows behind one another.
+        values: Array `(num_values, *feature_shape)`, the timesteps of all rows, concatenated.
         row_splits: Int64 array `(num_rows + 1,)`; row i is `values[row_splits[i]:row_splits[i + 1]]`.
         owned: Whether nobody else can write to `values`, so that no copy protects anyone.
     """
@@ -70,16 +71,9 @@ class Ragged:
         return host_tensor(self.values, self.owned)
 
 
-def row_splits_of(lengths: np.ndarray) -> np.ndarray:
-    """Lengths `(num_rows,)` to int64 row splits `(num_rows + 1,)`."""
-    splits = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=splits[1:])
-    return splits
-
-
 def as_regular_array(values: Any, name: str, fix: str) -> np.ndarray:
-    """The values as an array, refusing missing entries, nested lists of uneven shape and what is no array."""
-    foreign_arrays.refuse_missing(values, name)
+    """The values as an array, refusing missing entries, nested lists of uneven shape and what is not an array."""
+    columns.refuse_missing(values, name)
     try:
         return np.asarray(values)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -87,7 +81,7 @@ def as_regular_array(values: Any, name: str, fix: str) -> np.ndarray:
             raise ValueError(
                 f"`{name}` must be one regular array. Received a nested list of uneven shape. {fix}"
             ) from error
-        raise sequence_lists.not_an_array(values, name, error) from error
+        raise lists.not_an_array(values, name, error) from error
 
 
 def ragged_from_row_splits(values: Any, row_splits: Any, name: str = "values") -> Ragged:
@@ -103,7 +97,7 @@ def ragged_from_row_splits(values: Any, row_splits: Any, name: str = "values") -
         ValueError: If the splits do not start at 0, decrease, or do not end at `num_values`.
     """
     values = as_regular_array(
-        values, name, "Pass the timesteps of all sequences behind one another, or the list to BucketedSequence itself."
+        values, name, "Pass the timesteps of all sequences, concatenated, or the list to BucketedSequence itself."
     )
     splits = as_regular_array(row_splits, "row_splits", "Pass a flat list of integers.")
     if values.ndim == 0:
@@ -155,12 +149,12 @@ def as_ragged(rows: Any, name: str) -> Ragged:
     if isinstance(rows, tf.RaggedTensor):
         parts: tuple[Any, Any] | None = _parts_of_ragged_tensor(rows, name)
     else:
-        parts = foreign_arrays.values_and_row_splits(rows, name)
+        parts = columns.values_and_row_splits(rows, name)
     if parts is not None:
         values, splits = parts
         ragged = ragged_from_row_splits(values, splits, name) if len(splits) > 1 else None
     else:
-        sequences = foreign_arrays.as_list(rows, name)
+        sequences = lists.as_list(rows, name)
         ragged = _from_sequences(sequences, name) if sequences else None
     if ragged is None:
         raise ValueError(f"`{name}` has no sequences. Expected at least one.")
@@ -184,5 +178,5 @@ def _parts_of_ragged_tensor(rows: tf.RaggedTensor, name: str) -> tuple[np.ndarra
 
 
 def _from_sequences(sequences: list[Any], name: str) -> Ragged:
-    values, lengths = sequence_lists.concatenate(sequences, name)
+    values, lengths = lists.concatenate(sequences, name)
     return Ragged(values, row_splits_of(lengths), owned=True)

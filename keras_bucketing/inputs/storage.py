@@ -50,7 +50,7 @@ def host_tensor(array: np.ndarray, owned: bool = False) -> tf.Tensor:
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An uninitialised array whose memory TensorFlow can use as it is."""
+    """An uninitialized array whose memory TensorFlow can use as it is."""
     dtype = np.dtype(dtype)
     num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     buffer = np.empty(num_bytes + _ALIGNMENT, np.uint8)

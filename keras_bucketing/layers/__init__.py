@@ -1,0 +1,1 @@
+"""Layers that mask and pool; they know nothing of datasets."""

@@ -45,7 +45,7 @@ class SequenceMasking(keras.layers.Layer):
         A tensor of the shape of `sequences` that carries a boolean mask `(batch, time)`: True = real.
 
     Raises:
-        TypeError: If `mask_value` is no number.
+        TypeError: If `mask_value` is not a number.
         ValueError: When called with a dict of other keys, with lengths of another shape, without a time axis,
             or with integers that cannot hold `mask_value`.
 

@@ -1,0 +1,1 @@
+"""Models of these layers; they know nothing of datasets."""

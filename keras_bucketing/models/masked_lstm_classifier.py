@@ -9,6 +9,9 @@ import keras
 from keras import ops
 
 from keras_bucketing.checks import check_choice, check_flag, check_integer
+from keras_bucketing.layers.masked_pooling import POOLINGS, MaskedPooling
+from keras_bucketing.layers.padding_mask import check_mask_value, split_lengths, split_pair, zero_padding
+from keras_bucketing.layers.sequence_masking import SequenceMasking
 from keras_bucketing.models.classifier_checks import (
     check_activation,
     check_embedding,
@@ -16,9 +19,6 @@ from keras_bucketing.models.classifier_checks import (
     check_rate,
     check_units,
 )
-from keras_bucketing.layers.masked_pooling import POOLINGS, MaskedPooling
-from keras_bucketing.layers.padding_mask import check_mask_value, split_lengths, split_pair, zero_padding
-from keras_bucketing.layers.sequence_masking import SequenceMasking
 
 __all__ = ["MaskedLSTMClassifier"]
 

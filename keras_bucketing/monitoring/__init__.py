@@ -1,0 +1,1 @@
+"""Any other dataset of padded batches, made countable."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from keras_bucketing.inputs.row_splits import row_splits_of
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.pass_counter import PassPosition
 
@@ -84,7 +85,7 @@ def stats_of_entries(entries: list[np.ndarray], bucket_boundaries: list[int] | N
     buckets = None if bucket_boundaries is None else np.searchsorted(bucket_boundaries, padded_lengths, side="right")
     return PaddingStats.from_batches(
         np.concatenate([entry[1:] for entry in entries]),
-        np.concatenate([[0], np.cumsum([entry.size - 1 for entry in entries])]),
+        row_splits_of(np.array([entry.size - 1 for entry in entries])),
         padded_lengths,
         buckets=buckets,
     )

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 
 from keras_bucketing.monitoring.batch_log import MOST_UNREAD_BATCHES, stats_of_entries
+from keras_bucketing.monitoring.row_lengths import check_padding_of, row_lengths, sequence_paths
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.pass_counter import PassPosition
-from keras_bucketing.monitoring.row_lengths import check_padding_of, row_lengths, sequence_paths
 
 _KEPT_PASSES = 4
 

@@ -51,7 +51,7 @@ def check_padding_of(x: Any, paths: list[Any], mask_value: Any) -> None:
     """Refuses a `mask_value` that the sequences' dtype cannot hold, as far as the dtype is known.
 
     Raises:
-        TypeError: If it is no number, or no string where the sequences are strings.
+        TypeError: If it is not a number, or not a string where the sequences are strings.
         ValueError: If it is a number that the dtype cannot hold.
     """
     entries = _entries(x)
@@ -139,7 +139,7 @@ def _entries(x: Any) -> dict[Any, Any]:
 
 
 def _rank(leaf: Any) -> int:
-    """The number of axes; -1 where nobody knows, or for what is no dense tensor."""
+    """The number of axes; -1 where nobody knows, or for what is not a dense tensor."""
     shape = getattr(leaf, "shape", None)
     if shape is None or isinstance(leaf, (tf.RaggedTensorSpec, tf.SparseTensorSpec)):
         return -1

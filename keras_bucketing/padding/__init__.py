@@ -1,0 +1,1 @@
+"""What was padded: as numbers, tables and pictures."""

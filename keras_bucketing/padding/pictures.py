@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_bucketing.padding.stats import PaddingStats
 
-# Grey levels and hatches, so that a black-and-white print shows what the screen shows.
+# Gray levels and hatches, so that a black-and-white print shows what the screen shows.
 _REAL = {"facecolor": "0.45", "edgecolor": "0.2", "linewidth": 0.6}
 _PADDING = {"facecolor": "1.0", "edgecolor": "0.35", "linewidth": 0.6, "hatch": "////"}
 _HEAVY_TAIL = 8  # from this ratio of the longest to the median length on, the length axis is logarithmic
@@ -177,7 +177,7 @@ def _draw_padding_strip(ax: Any, boundaries: list[int], stats: PaddingStats) -> 
 
 
 def _histogram_edges(lengths: np.ndarray) -> np.ndarray:
-    """Bin edges halfway between whole lengths, so that no bin holds more lengths than its neighbours by chance."""
+    """Bin edges halfway between whole lengths, so that no bin holds more lengths than its neighbors by chance."""
     shortest, longest = int(lengths.min()), int(lengths.max())
     if _is_heavy_tailed(lengths):
         edges: np.ndarray = np.unique(np.round(np.geomspace(max(shortest, 1), longest + 1, 40)))

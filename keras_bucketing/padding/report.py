@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_bucketing.planning.boundaries import optimal_bucket_boundaries
-from keras_bucketing.bucket_padding_stats import padding_efficiency
-from keras_bucketing.planning.buckets import BatchSizing, choose_buckets
 from keras_bucketing.checks import check_integer, check_lengths
-from keras_bucketing.planning.epoch_plan import cut_batches
-from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.padding.stats import PaddingStats, padding_efficiency
 from keras_bucketing.padding.text_table import format_table
+from keras_bucketing.planning.batch_cuts import cut_batches
+from keras_bucketing.planning.boundaries import optimal_bucket_boundaries
+from keras_bucketing.planning.buckets import Buckets, choose_buckets
+from keras_bucketing.planning.sizing import BatchSizing
 
 _NUM_BUCKETS = (4, 8, 16)
 
@@ -141,6 +141,20 @@ def padding_report(lengths: Any, batch_size: int = 32) -> PaddingReport:
     return PaddingReport(
         lengths.size, int(lengths[0]), float(np.median(lengths)), int(lengths[-1]), batch_size, tuple(strategies)
     )
+
+
+def summarize_buckets(buckets: Buckets, stats: PaddingStats) -> str:
+    """The buckets as a text table, with the padding of one epoch."""
+    padded = {bucket.bucket: bucket for bucket in stats.buckets}
+    longest = [*(boundary - 1 for boundary in buckets.boundaries), int(buckets.upper_lengths[-1])]
+    rows = []
+    for bucket, (upper, count, size) in enumerate(zip(longest, buckets.counts, buckets.batch_sizes, strict=True)):
+        lower = 1 if bucket == 0 else buckets.boundaries[bucket - 1]
+        batches = padded[bucket].num_batches if bucket in padded else 0
+        efficiency = f"{padded[bucket].padding_efficiency:.3f}" if batches else "-"
+        rows.append([f"{lower} - {max(upper, lower)}", int(count), size, batches, efficiency])
+    rows.append(["all", stats.num_sequences, "", stats.num_batches, f"{stats.padding_efficiency:.3f}"])
+    return format_table(["lengths", "sequences", "rows a batch", "batches", "padding efficiency"], rows)
 
 
 def _without_buckets(lengths: np.ndarray, batch_size: int) -> list[PaddingStrategy]:

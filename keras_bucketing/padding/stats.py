@@ -9,9 +9,67 @@ from typing import Any
 
 import numpy as np
 
-from keras_bucketing.bucket_padding_stats import BucketPaddingStats, padding_efficiency, sum_per_bucket
+from keras_bucketing.inputs.row_splits import row_splits_of
 from keras_bucketing.padding.random_batches import expected_random_timesteps
 from keras_bucketing.padding.text_table import format_table
+from keras_bucketing.planning.epoch_plan import EpochPlan
+
+
+def padding_efficiency(real_timesteps: float, total_timesteps: float) -> float:
+    """The share of real timesteps: the one definition of padding efficiency in this package.
+
+    Args:
+        real_timesteps: Sum of the sequences' lengths, in timesteps.
+        total_timesteps: Sum over the batches of rows x padded length, in timesteps.
+
+    Returns:
+        A float between 0 and 1; `nan` where there are no timesteps at all.
+
+    Example:
+    >>> padding_efficiency(30, 40)
+    0.75
+    """
+    return real_timesteps / total_timesteps if total_timesteps else math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class BucketPaddingStats:
+    """What was padded in the batches of one bucket.
+
+    Attributes:
+        bucket: Int, which bucket, counted from the shortest.
+        longest: Int, the longest padded length among its batches, in timesteps.
+        num_sequences: Int, rows in its batches. Rows that spilled into it from shorter buckets count here.
+        num_batches: Int.
+        real_timesteps: Int, sum of the lengths.
+        total_timesteps: Int, sum over the batches of rows x padded length.
+
+    Example:
+    >>> BucketPaddingStats(0, 10, 6, 2, 45, 60).padding_efficiency
+    0.75
+    """
+
+    bucket: int
+    longest: int
+    num_sequences: int
+    num_batches: int
+    real_timesteps: int
+    total_timesteps: int
+
+    @property
+    def padding_efficiency(self) -> float:
+        """Float, real timesteps / all timesteps."""
+        return padding_efficiency(self.real_timesteps, self.total_timesteps)
+
+    def __add__(self, other: BucketPaddingStats) -> BucketPaddingStats:
+        return BucketPaddingStats(
+            self.bucket,
+            max(self.longest, other.longest),
+            self.num_sequences + other.num_sequences,
+            self.num_batches + other.num_batches,
+            self.real_timesteps + other.real_timesteps,
+            self.total_timesteps + other.total_timesteps,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +152,9 @@ class PaddingStats:
                 f"{lengths.size} lengths, {padded_lengths.size} padded lengths and {batch_splits.size} splits."
             )
         rows = np.diff(batch_splits)
-        real = np.diff(np.concatenate([[0], np.cumsum(lengths)])[batch_splits - batch_splits[0]])
+        real = np.diff(row_splits_of(lengths)[batch_splits - batch_splits[0]])
         total = rows * padded_lengths
-        per_bucket = () if buckets is None else sum_per_bucket(buckets, rows, real, total, padded_lengths)
+        per_bucket = () if buckets is None else _sum_per_bucket(buckets, rows, real, total, padded_lengths)
         return cls(
             num_sequences=lengths.size,
             num_batches=rows.size,
@@ -191,6 +249,54 @@ class PaddingStats:
     def to_json(self) -> str:
         """The same as `to_dict()`, as JSON text."""
         return json.dumps(self.to_dict(), allow_nan=False)
+
+
+def padding_of_plan(plan: EpochPlan, lengths: np.ndarray, start: int = 0, stop: int | None = None) -> PaddingStats:
+    """What the batches `start` to `stop - 1` of an epoch pad; all of them unless told otherwise.
+
+    Rows that are left out belong to whole epochs only.
+
+    Args:
+        plan: The epoch.
+        lengths: Int array, the timesteps of the rows that the plan's indices mean.
+        start: Int, the first batch. Defaults to 0.
+        stop: Int, one after the last batch. Defaults to None: all that there are.
+    """
+    stop = len(plan) if stop is None else min(stop, len(plan))
+    splits = plan.batch_splits[start : stop + 1]
+    is_whole = start == 0 and stop == len(plan)
+    return PaddingStats.from_batches(
+        lengths[plan.rows[splits[0] : splits[-1]]],
+        splits,
+        plan.padded_lengths[start:stop],
+        buckets=plan.buckets[start:stop],
+        left_out=len(plan.left_out) if is_whole else 0,
+    )
+
+
+def _sum_per_bucket(
+    buckets: np.ndarray, rows: np.ndarray, real: np.ndarray, total: np.ndarray, padded_lengths: np.ndarray
+) -> tuple[BucketPaddingStats, ...]:
+    """Adds the batches of each bucket up.
+
+    Args:
+        buckets: Int array of shape `(num_batches,)`, the index of each batch's bucket.
+        rows: Int array of shape `(num_batches,)`.
+        real: Int array of shape `(num_batches,)`, real timesteps.
+        total: Int array of shape `(num_batches,)`, real and padded timesteps.
+        padded_lengths: Int array of shape `(num_batches,)`, in timesteps.
+
+    Returns:
+        A tuple of `BucketPaddingStats`, one for each bucket that has a batch, the shortest first.
+    """
+    indices, position = np.unique(buckets, return_inverse=True)
+    figures = np.zeros((4, indices.size), np.int64)
+    for figure, of_batch in zip(figures, (rows, np.ones_like(rows), real, total), strict=True):
+        np.add.at(figure, position, of_batch)
+    longest = np.zeros(indices.size, np.int64)
+    np.maximum.at(longest, position, padded_lengths)
+    columns = np.stack([indices, longest, *figures], axis=1).tolist()
+    return tuple(BucketPaddingStats(*column) for column in columns)
 
 
 def _bucket_table(buckets: tuple[BucketPaddingStats, ...]) -> str:

@@ -1,0 +1,1 @@
+"""Plans to batches of tensors, in graph."""

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.inputs.storage import host_tensor, stored_floatx
 from keras_bucketing.inputs.collect import Inputs
 from keras_bucketing.inputs.ragged import Ragged
-from keras_bucketing.planning.sizing import Shard
+from keras_bucketing.inputs.storage import host_tensor, stored_floatx
 from keras_bucketing.inputs.structures import Leaf, Structure
+from keras_bucketing.planning.sizing import Shard
 
 
 class BatchGatherer:

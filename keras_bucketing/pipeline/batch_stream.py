@@ -8,8 +8,8 @@ from typing import Any
 import tensorflow as tf
 
 from keras_bucketing.pipeline.batch_gather import BatchGatherer
+from keras_bucketing.pipeline.pass_counter import PassCounter, PassStart
 from keras_bucketing.planning.epoch_plan import EpochPlanner
-from keras_bucketing.pipeline.pass_counter import PassCounter
 
 # Gathering one batch is a few hundred microseconds of work; two at once keep up with a training step on any machine,
 # and a fixed number spares the autotuner's start.
@@ -26,7 +26,7 @@ def batch_stream(counter: PassCounter, planner: EpochPlanner, gatherer: BatchGat
     ends with the input it draws from; `take` then declares the length.
     """
     one_pass = tf.data.Dataset.range(1).flat_map(
-        _as_it_is(lambda _: _one_by_one(*planner.batches(*counter.begin_pass()[1:])))
+        _as_it_is(lambda _: _one_by_one(*_batches_of_pass(planner, counter.begin_pass())))
     )
     always_the_first = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
     endless = tf.data.Dataset.choose_from_datasets([one_pass, _never_chosen(one_pass)], always_the_first)
@@ -37,11 +37,15 @@ def batch_stream(counter: PassCounter, planner: EpochPlanner, gatherer: BatchGat
     return batches.prefetch(_PREFETCHED_BATCHES).with_options(_without_rewriting())
 
 
+def _batches_of_pass(planner: EpochPlanner, start: PassStart) -> tuple[tf.Tensor, tf.Tensor]:
+    return planner.batches(start.epoch, start.first_batch, start.seed)
+
+
 def _without_rewriting() -> tf.data.Options:
     """Spares the rewriting of the graph, which finds nothing to improve here.
 
     It copies all the data into the rewritten graph, where they stay as long as the dataset does, and every new iterator
-    waits for it and for the start of the autotuner, longer than an epoch of a small data set takes.
+    waits for it and for the start of the autotuner, longer than an epoch of a small dataset takes.
     """
     options = tf.data.Options()
     options.experimental_optimization.apply_default_optimizations = False
@@ -61,7 +65,7 @@ def _one_by_one(rows: tf.Tensor, cuts: tf.Tensor) -> tf.data.Dataset:
 
 
 def _never_chosen(like: tf.data.Dataset) -> tf.data.Dataset:
-    """An endless data set with elements of that kind, as small as can be: it is part of every iterator's graph."""
+    """An endless dataset with elements of that kind, as small as can be: it is part of every iterator's graph."""
 
     def empty(spec: tf.TensorSpec) -> tf.Tensor:
         return tf.zeros([size or 0 for size in spec.shape], spec.dtype)

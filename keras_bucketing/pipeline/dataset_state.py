@@ -1,4 +1,4 @@
-"""The position in a data set as a small dictionary, and the check that it is loaded into the same data set."""
+"""The position in a dataset as a small dictionary, and the check that it is loaded into the same dataset."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CHUNK_ROWS = 1 << 22  # values are hashed a part at a time, so that no second c
 
 
 def fingerprint(tensors: Iterable[tf.Tensor], options: Mapping[str, Any]) -> str:
-    """A hash of data and options: equal for equal data sets, in every process."""
+    """A hash of data and options: equal for equal datasets, in every process."""
     digest = hashlib.blake2b(repr(sorted(options.items())).encode(), digest_size=16)
     for tensor in tensors:
         digest.update(f"{tensor.dtype.name}{tensor.shape}".encode())
@@ -36,7 +36,7 @@ def make_state(epoch: int, batch: int, seed: int, data_fingerprint: str) -> dict
 
 
 def check_state(state: Any, data_fingerprint: str, seed: int, seed_was_given: bool) -> tuple[int, int, int]:
-    """Checks a state against the data set it is loaded into; returns its epoch, batch and seed."""
+    """Checks a state against the dataset it is loaded into; returns its epoch, batch and seed."""
     keys = {"version", "epoch", "batch", "seed", "fingerprint"}
     if not isinstance(state, Mapping) or set(state) != keys:
         received = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
@@ -45,14 +45,14 @@ def check_state(state: Any, data_fingerprint: str, seed: int, seed_was_given: bo
         )
     if state["version"] != STATE_VERSION:
         raise ValueError(
-            f"`state` is of another version. Expected {STATE_VERSION}, received {state['version']!r}. Save it anew "
+            f"`state` is of another version. Expected {STATE_VERSION}, received {state['version']!r}. Save it again "
             "with this version of keras-bucketing."
         )
     if state["fingerprint"] != data_fingerprint:
         raise ValueError(
-            "`state` belongs to another data set: its data or options differ from this one's, so the same position "
+            "`state` belongs to another dataset: its data or options differ from this one's, so the same position "
             f"would be other batches. Expected fingerprint {data_fingerprint}, received {state['fingerprint']!r}. "
-            "Make the data set from the same data, in the same order, with the same options."
+            "Make the dataset from the same data, in the same order, with the same options."
         )
     epoch, batch = (check_integer(f"state[{key!r}]", state[key], minimum=0) for key in ("epoch", "batch"))
     state_seed = check_integer("state['seed']", state["seed"], minimum=0, maximum=INT64_MAX)

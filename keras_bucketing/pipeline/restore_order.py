@@ -10,19 +10,19 @@ import tensorflow as tf
 from keras_bucketing.planning.epoch_plan import EpochPlan
 
 
-def restore_order(outputs: Any, plan: EpochPlan, num_given: int, lengths: np.ndarray) -> Any:
+def restore_order(outputs: Any, plan: EpochPlan, lengths: np.ndarray) -> Any:
     """Undoes the order in which an epoch yields the rows.
 
     Args:
         outputs: Array `(num_rows, ...)`, `tf.RaggedTensor` of as many rows, or a dict or list of them, in the plan's
             order.
         plan: The epoch that was predicted.
-        num_given: Int, the rows of the input.
-        lengths: Int array `(num_given,)`, what to cut the rows of ragged outputs to.
+        lengths: Int array `(num_given,)`, the timesteps of the input's rows, what ragged outputs are cut to.
 
     Raises:
         ValueError: If the outputs are not one for each row of the plan, or the plan does not cover the whole input.
     """
+    num_given = len(lengths)
     missing = np.setdiff1d(np.arange(num_given), plan.rows)
     if missing.size:
         raise ValueError(

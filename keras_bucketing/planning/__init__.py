@@ -1,0 +1,1 @@
+"""Lengths to boundaries, sizes, buckets, cuts and the batches of an epoch."""

@@ -12,11 +12,12 @@ buckets have k - 1 boundaries, and the last bucket has no upper end.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from keras_bucketing.checks import check_integer, check_lengths
+from keras_bucketing.checks import check_flat_list, check_integer, check_lengths
 
 # The automatic choice stops at the first number of buckets that pads no more than this; beyond it another bucket buys
 # little and makes the batches less random.
@@ -83,6 +84,21 @@ def automatic_bucket_boundaries(lengths: np.ndarray, min_rows: Callable[[np.ndar
         if real >= AUTOMATIC_EFFICIENCY * padded:
             break
     return _boundaries_after(distinct, best)
+
+
+def check_boundaries(bucket_boundaries: Any) -> list[int]:
+    """Returns increasing ints."""
+    boundaries = [
+        check_integer(f"bucket_boundaries[{index}]", boundary)
+        for index, boundary in enumerate(check_flat_list("bucket_boundaries", bucket_boundaries))
+    ]
+    for index, (previous, boundary) in enumerate(pairwise(boundaries), start=1):
+        if boundary <= previous:
+            raise ValueError(
+                f"`bucket_boundaries` must increase. Received {boundary} at bucket_boundaries[{index}] after "
+                f"{previous}. Sort them and remove duplicates."
+            )
+    return boundaries
 
 
 def _boundaries_after(distinct: np.ndarray, ends: list[int]) -> list[int]:
@@ -158,7 +174,7 @@ def _add_bucket(
         start = np.empty(middle.size, np.int64)
         start[hit_nodes] = candidates[hits[first_hit]]
         new_best[middle], new_start[middle] = least, start
-        # Where nothing reaches `middle`, nothing is known of its neighbours' starts: leave their ranges as they are.
+        # Where nothing reaches `middle`, nothing is known of its neighbors' starts: leave their ranges as they are.
         reached = least < _UNREACHABLE
         upper_of_left = np.where(reached, start, highest)
         lower_of_right = np.where(reached, start, lowest)

@@ -11,11 +11,13 @@ The offsets, and so the number of batches, are the same in every epoch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
 
+from keras_bucketing.inputs.row_splits import row_splits_of
+from keras_bucketing.planning.batch_cuts import BatchCuts
 from keras_bucketing.planning.buckets import Buckets
 from keras_bucketing.planning.sizing import Shard
 
@@ -32,7 +34,7 @@ class EpochPlan:
         batch_splits: Int64 array `(num_batches + 1,)`: batch i holds `rows[batch_splits[i]:batch_splits[i + 1]]`.
         padded_lengths: Int64 array `(num_batches,)`, in timesteps.
         buckets: Int64 array `(num_batches,)`: the bucket whose size and boundary each batch has.
-        left_out: Int64 array: the row indices that this epoch does not yield, on no shard.
+        left_out: Int64 array: the row indices that this epoch does not yield, on no shard; increasing.
     """
 
     epoch: int
@@ -55,69 +57,32 @@ class EpochPlan:
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[batch] for batch in range(len(self)))
 
+    def of_shard(self, shard: Shard) -> EpochPlan:
+        """The rows of each batch that are one shard's; the padded lengths stay those of the whole batches.
 
-@dataclass(frozen=True)
-class BatchCuts:
-    """Where the bucket-ordered rows are cut into batches; arrays of shape `(num_batches,)`."""
+        Args:
+            shard: Which one. Every batch must have a multiple of `num_shards` rows.
+        """
+        if shard.num_shards == 1:
+            return self
+        sizes = np.diff(self.batch_splits)
+        within = np.arange(len(self.rows)) - np.repeat(self.batch_splits[:-1], sizes)
+        is_own = within % shard.num_shards == shard.index
+        return replace(self, rows=self.rows[is_own], batch_splits=self.batch_splits // shard.num_shards)
 
-    starts: np.ndarray
-    stops: np.ndarray
-    buckets: np.ndarray
+    def renumbered(self, kept: np.ndarray, num_given: int) -> EpochPlan:
+        """The same plan in the row indices of an input of which only some rows were planned.
 
-
-def cut_batches(buckets: Buckets, remainder: str, multiple: int) -> BatchCuts:
-    """Cuts rows that are ordered by bucket into batches.
-
-    Args:
-        buckets: How many rows there are in each, and how many make a batch: a multiple of `multiple`.
-        remainder: What becomes of the rows that do not fill a batch of their bucket. "spill": they go into the next
-            longer bucket, and what is left at the end makes one partial batch. "keep": each bucket makes one partial
-            batch. "drop": they are left out.
-        multiple: Int. Every batch has a multiple of it, so fewer than that many rows may be left at the very end.
-
-    Raises:
-        ValueError: If there is no batch at all.
-    """
-    starts, stops, batch_buckets = [], [], []
-    bucket_ends = np.cumsum(buckets.counts)
-    filled = np.flatnonzero(buckets.counts)
-    begin = 0
-    for bucket in filled.tolist():
-        end, size = int(bucket_ends[bucket]), buckets.batch_sizes[bucket]
-        full = (end - begin) // size
-        edges = begin + size * np.arange(full + 1)
-        begin = int(edges[-1])
-        if remainder == "keep" or (remainder == "spill" and bucket == filled[-1]):
-            partial = (end - begin) // multiple * multiple
-            if partial:
-                begin += partial
-                edges = np.append(edges, begin)
-        elif remainder == "drop":
-            begin = end
-        starts.append(edges[:-1])
-        stops.append(edges[1:])
-        batch_buckets.append(np.full(len(edges) - 1, bucket))
-    if not sum(map(len, starts)):
-        raise ValueError(_no_batches(buckets, remainder, multiple))
-    return BatchCuts(*(np.concatenate(parts).astype(np.int64) for parts in (starts, stops, batch_buckets)))
-
-
-def _no_batches(buckets: Buckets, remainder: str, multiple: int) -> str:
-    rows = len(buckets.row_buckets)
-    if rows < multiple:
-        return (
-            f"`x` has too few sequences for a single batch. Expected at least {multiple} (batch_size_multiple x "
-            f"num_shards), received {rows}. Lower batch_size_multiple or num_shards."
-        )
-    return (
-        f"No bucket of `x` has enough sequences for a full batch, and remainder={remainder!r} leaves the rest out. "
-        f"Received {buckets.counts.tolist()} sequences for batches of {buckets.batch_sizes}. Lower the batch size or "
-        'pass remainder="spill".'
-    )
+        Args:
+            kept: Int64 array `(num_planned,)`: the index in the input of each planned row, increasing.
+            num_given: Int, the rows of the input. Those that are not in `kept` are left out.
+        """
+        dropped = np.setdiff1d(np.arange(num_given), kept, assume_unique=True)
+        return replace(self, rows=kept[self.rows], left_out=np.union1d(kept[self.left_out], dropped))
 
 
 class EpochPlanner:
-    """Plans the epochs of one data set.
+    """Plans the epochs of one dataset.
 
     Args:
         lengths: Int array `(num_rows,)`, timesteps.
@@ -139,6 +104,7 @@ class EpochPlanner:
         self._buckets = cuts.buckets
         padded_to = buckets.upper_lengths[cuts.buckets] if pad_to_bucket_boundary else np.ones_like(cuts.buckets)
         self._cuts = np.stack([cuts.starts, cuts.stops - cuts.starts, padded_to], axis=1).astype(np.int32)
+        self._num_used = len(lengths) - cuts.num_spare
         self._shuffle = shuffle
         self._num_buckets = len(buckets.upper_lengths)
         with tf.device("CPU:0"):
@@ -165,7 +131,8 @@ class EpochPlanner:
             seed: Int64 scalar.
 
         Returns:
-            Int32 tensors: the rows, ordered by bucket, and the order of the batches that are cut from them.
+            Int32 tensors: the rows, ordered by bucket except for the spare ones behind all others, and the order of the
+            batches that are cut from them.
         """
         batches = tf.range(self.num_batches)
         if not self._shuffle:
@@ -174,8 +141,9 @@ class EpochPlanner:
         # iterator prepares, at a tenth of a millisecond each, and a loop over the buckets took three times as long.
         of_rows = tf.cast(2 * epoch, tf.uint64)
         rows = _shuffle(tf.range(len(self._lengths)), seed, of_rows)
-        by_bucket = tf.dynamic_partition(rows, tf.gather(self._row_buckets, rows), self._num_buckets)
-        return tf.concat(by_bucket, 0), _shuffle(batches, seed, of_rows + tf.constant(1, tf.uint64))
+        used, spare = rows[: self._num_used], rows[self._num_used :]
+        by_bucket = tf.dynamic_partition(used, tf.gather(self._row_buckets, used), self._num_buckets)
+        return tf.concat([*by_bucket, spare], 0), _shuffle(batches, seed, of_rows + tf.constant(1, tf.uint64))
 
     def batches(self, epoch: tf.Tensor, first_batch: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """An epoch's batches from `first_batch` on; in graph.
@@ -187,13 +155,13 @@ class EpochPlanner:
         rows, batch_order = self._order_in_graph(epoch, seed)
         return rows, tf.gather(self._cuts_tensor, batch_order[first_batch:])
 
-    def plan(self, epoch: int, seed: int, shard: Shard) -> EpochPlan:
-        """The batches of an epoch on one shard, as arrays: exactly what the pipeline yields."""
+    def plan(self, epoch: int, seed: int) -> EpochPlan:
+        """The batches of an epoch, as arrays: exactly what the pipeline yields, on all shards together."""
         rows, order = (
             tensor.numpy() for tensor in self._order_in_graph(tf.constant(epoch, tf.int64), tf.constant(seed, tf.int64))
         )
         starts, sizes, padded_to = self._cuts[order].astype(np.int64).T
-        splits = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        splits = row_splits_of(sizes)
         within = np.arange(splits[-1]) - np.repeat(splits[:-1], sizes)
         batch_rows = rows[within + np.repeat(starts, sizes)].astype(np.int64)
         padded = np.maximum.reduceat(self._lengths[batch_rows], splits[:-1]).astype(np.int64)
@@ -201,8 +169,8 @@ class EpochPlanner:
         left_out[batch_rows] = False
         return EpochPlan(
             epoch=epoch,
-            rows=batch_rows[within % shard.num_shards == shard.index],
-            batch_splits=splits // shard.num_shards,
+            rows=batch_rows,
+            batch_splits=splits,
             padded_lengths=np.maximum(padded, padded_to),
             buckets=self._buckets[order],
             left_out=np.flatnonzero(left_out),

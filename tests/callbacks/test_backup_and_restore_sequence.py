@@ -175,7 +175,7 @@ def test_a_seed_that_was_drawn_is_taken_over(tmp_path: Path) -> None:
 def test_the_backup_of_other_data_is_refused(tmp_path: Path) -> None:
     interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
     other = small_dataset(remainder="keep", num_buckets=2)
-    with pytest.raises(ValueError, match="belongs to another data set"):
+    with pytest.raises(ValueError, match="belongs to another dataset"):
         small_model().fit(
             other, epochs=1, verbose=0, shuffle=False, callbacks=[BackupAndRestoreSequence(other, tmp_path / "backup")]
         )
@@ -234,5 +234,5 @@ def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_backup_says_where_it_is(tmp_path: Path, damage: str) -> None:
     interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
     (tmp_path / "backup" / "latest.json").write_text(damage)
-    with pytest.raises(ValueError, match=r"The backup in `backup_dir` is damaged: .*json.*Delete .* to start anew"):
+    with pytest.raises(ValueError, match=r"The backup in `backup_dir` is damaged: .*json.*Delete .* to start over"):
         interrupt(small_dataset(), tmp_path / "backup", after_steps=2)

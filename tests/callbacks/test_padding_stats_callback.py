@@ -7,19 +7,19 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-import consumption_scenarios as scenarios
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.padding.report import padding_report
 from keras_bucketing.callbacks.padding_stats_callback import PaddingStatsCallback
+from keras_bucketing.padding.report import padding_report
+from tests.support import consumption_scenarios as scenarios
+from tests.support.paths import SUPPORT
 
-SCRIPT = Path(__file__).with_name("consumption_scenarios.py")
+SCRIPT = SUPPORT / "consumption_scenarios.py"
 
 
 @pytest.mark.parametrize(

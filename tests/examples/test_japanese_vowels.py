@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import EXAMPLES
+
 pytest.importorskip("sktime", reason="needs sktime: pip install keras-bucketing[examples]")
 pytest.importorskip("matplotlib", reason="needs matplotlib: pip install keras-bucketing[plot]")
 pytestmark = pytest.mark.slow
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def run(folder: Path, *command: str) -> str:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from keras_bucketing import BucketedSequence, MaskedLSTMClassifier, PaddingStatsCallback
+from tests.support.paths import EXAMPLES
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 SEQUENCES = 203  # no multiple of two: one row an epoch is left out
 EPOCHS = 2
 

@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+from tests.support.paths import EXAMPLES
+
 EPOCHS, SEQUENCES = 2, 200
 # Runs the example. With a step to be killed at, process 1 kills itself with SIGKILL there, as soon as process 0 has
 # written a backup of that epoch.

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import EXAMPLES
+
 pytestmark = pytest.mark.slow
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "text_classification.py"
+EXAMPLE = EXAMPLES / "text_classification.py"
 SUBJECTS = {"kitchen": ["salt", "pan", "oven", "recipe"], "harbour": ["ship", "rope", "anchor", "tide"]}
 
 WITHOUT_SUBJECT = ["the", "of", "and", "a", "to", "in", "is", "it"]

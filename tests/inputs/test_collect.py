@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.strategies import lengths_lists, random_sequences
 
 from keras_bucketing.inputs.collect import (
     check_padding_value,
@@ -17,6 +16,7 @@ from keras_bucketing.inputs.collect import (
     truncate,
 )
 from keras_bucketing.inputs.ragged import Ragged
+from tests.support.strategies import lengths_lists, random_sequences
 
 X = [[1, 2], [3]]
 

@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.strategies import lengths_lists, sequence_lists
 
 from keras_bucketing.inputs.collect import collect_inputs
 from keras_bucketing.inputs.padded import ragged_from_padded
 from keras_bucketing.inputs.ragged import as_ragged, ragged_from_row_splits
+from tests.support.strategies import lengths_lists, sequence_lists
 
 
 def rows_of(ragged):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given
-from tests.support.strategies import lengths_lists, sequence_lists
 
 from keras_bucketing.inputs.lists import concatenate, first_non_number
+from tests.support.strategies import lengths_lists, sequence_lists
 
 
 @given(sequence_lists(lengths=lengths_lists(min_length=0)))

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.strategies import lengths_lists, seeds
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.inputs.padded import labels_from_padded, ragged_from_padded
+from tests.support.strategies import lengths_lists, seeds
 
 paddings = st.sampled_from(["post", "pre"])
 

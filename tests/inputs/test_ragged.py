@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.strategies import lengths_lists, random_sequences, seeds, sequence_lists
 
 from keras_bucketing.inputs.ragged import Ragged, as_ragged, ragged_from_row_splits
+from tests.support.strategies import lengths_lists, random_sequences, seeds, sequence_lists
 
 with_empty_rows = lengths_lists(min_length=0)
 

@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from tests.support.strategies import DTYPES, random_bits
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.inputs.storage import aligned_empty, host_tensor, standard_dtype
+from tests.support.strategies import DTYPES, random_bits
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, "float64"])

@@ -1,4 +1,4 @@
-"""SequenceMasking as a Keras layer: precision, errors, serialisation, Keras' own tests."""
+"""SequenceMasking as a Keras layer: precision, errors, serialization, Keras' own tests."""
 
 import re
 
@@ -88,7 +88,7 @@ def test_a_mask_value_that_the_integers_cannot_hold_is_refused(mask_value, dtype
         SequenceMasking(mask_value)(np.ones((1, 2), dtype))
 
 
-# Serialisation, and Keras' own tests.
+# Serialization, and Keras' own tests.
 
 
 @pytest.mark.parametrize("mask_value", [0.0, -1, 2.5])

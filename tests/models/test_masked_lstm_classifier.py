@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tests.support.classifier_configs import CLASSES, CONFIGS, FEATURES, make_model
 from keras import layers
 
 from keras_bucketing import MaskedLSTMClassifier, SequenceMasking
+from tests.support.classifier_configs import CLASSES, CONFIGS, FEATURES, make_model
 
 
 def test_keras_own_numbers_for_a_masked_lstm():

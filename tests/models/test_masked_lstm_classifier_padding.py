@@ -5,10 +5,11 @@ import functools
 import numpy as np
 import pytest
 import tensorflow as tf
-from tests.support.classifier_configs import CLASSES, CONFIGS, FEATURES, VOCABULARY, make_model, make_stack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+
+from tests.support.classifier_configs import CLASSES, CONFIGS, FEATURES, VOCABULARY, make_model, make_stack
 
 
 def outputs_and_gradients(model, takes_lengths, ids):

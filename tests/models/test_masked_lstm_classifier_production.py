@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_bucketing import MaskedLSTMClassifier, SequenceMasking
+from tests.support.paths import SUPPORT
 
 RNG = np.random.default_rng(0)
 VECTORS = RNG.normal(size=(4, 6, 2)).astype("float32")
@@ -218,3 +219,15 @@ def test_a_functional_model_with_the_layer_is_saved_and_loaded(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(loaded(data("vectors")), model(data("vectors")), atol=1e-6)
+
+
+def test_a_model_that_version_0_1_0_saved_loads_and_predicts_the_same():
+    model = keras.models.load_model(SUPPORT.parent / "models" / "fixtures" / "masked_lstm_classifier_0.1.0.keras")
+    x = np.random.default_rng(5).normal(size=(3, 5, 2)).astype("float32")
+    predicted = model.predict({"sequences": x, "lengths": np.array([5, 2, 3])}, verbose=0)
+    expected = [
+        [0.3159525692462921, 0.32067421078681946, 0.3633732497692108],
+        [0.31775975227355957, 0.3214021325111389, 0.3608381450176239],
+        [0.31934159994125366, 0.3336685001850128, 0.3469899296760559],
+    ]
+    np.testing.assert_allclose(predicted, expected, rtol=1e-5)

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -10,8 +9,9 @@ import numpy as np
 import pytest
 
 from keras_bucketing import MaskedLSTMClassifier
+from tests.support.paths import SUPPORT
 
-SCRIPT = pathlib.Path(__file__).with_name("model_on_another_backend.py")
+SCRIPT = SUPPORT / "model_on_another_backend.py"
 
 MODELS = {
     "vectors": {"units": 3, "bidirectional": True, "pooling": "attention"},

@@ -10,12 +10,12 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_bucketing import batch_log
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.monitoring.monitor_padding import monitor_padding
-from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.callbacks.padding_stats_callback import PaddingStatsCallback
+from keras_bucketing.monitoring import batch_log
+from keras_bucketing.monitoring.monitor_padding import monitor_padding
 from keras_bucketing.monitoring.row_lengths import row_lengths
+from keras_bucketing.padding.stats import PaddingStats
 
 
 def stats_of_pass(monitored, stop=10**4):

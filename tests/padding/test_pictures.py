@@ -5,8 +5,8 @@ import builtins
 import numpy as np
 import pytest
 
-from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.padding.pictures import plot_buckets, plot_padding_history
+from keras_bucketing.padding.stats import PaddingStats
 
 pytest.importorskip("matplotlib", reason="needs matplotlib: pip install keras-bucketing[plot]")
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from keras_bucketing.__main__ import main
-from keras_bucketing.planning.boundaries import optimal_bucket_boundaries
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.padding.report import padding_report
+from keras_bucketing.padding.report import padding_report, summarize_buckets
+from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.planning.boundaries import optimal_bucket_boundaries
+from tests.support.planning import make_buckets
 
 
 def lognormal_lengths(count=2000):
@@ -136,3 +138,16 @@ def test_command_runs_as_a_module(tmp_path):
     )
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].endswith("missing.npy: No such file or directory")
+
+
+def test_the_summary_is_a_table_of_the_buckets():
+    buckets, _ = make_buckets(np.array([1, 2, 2, 9]), {"bucket_boundaries": [3, 5], "batch_size": 2})
+    stats = PaddingStats.from_batches(
+        np.array([1, 2, 2, 9]), np.array([0, 2, 4]), np.array([2, 9]), buckets=np.array([0, 2]), left_out=0
+    )
+    lines = summarize_buckets(buckets, stats).splitlines()
+    cells = [line.split() for line in lines]
+    assert ["1", "-", "2", "3", "2", "1", "0.750"] in cells
+    assert ["3", "-", "4", "0", "2", "0", "-"] in cells
+    assert ["5", "-", "9", "1", "2", "1", "0.611"] in cells
+    assert ["all", "4", "2", "0.636"] in cells

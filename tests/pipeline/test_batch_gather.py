@@ -6,11 +6,11 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.strategies import lengths_lists, random_sequences, seeds, sequence_lists
 
-from keras_bucketing.pipeline.batch_gather import BatchGatherer
 from keras_bucketing.inputs.collect import collect_inputs
+from keras_bucketing.pipeline.batch_gather import BatchGatherer
 from keras_bucketing.planning.sizing import Shard
+from tests.support.strategies import lengths_lists, random_sequences, seeds, sequence_lists
 
 
 def gather(x, y=None, weights=None, rows=None, padded_to=None, padding=0, label_padding=0, include_lengths=False):

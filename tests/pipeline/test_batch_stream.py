@@ -117,7 +117,7 @@ def test_iterating_does_not_copy_the_data():
     def resident() -> int:
         return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    for _ in BucketedSequence([[1, 2], [3]], batch_size=2):  # what the first data set of a process loads
+    for _ in BucketedSequence([[1, 2], [3]], batch_size=2):  # what the first dataset of a process loads
         pass
     values = np.ones(32_000_000, np.int32)
     dataset = BucketedSequence.from_row_splits(values, np.arange(0, values.size + 1, 1000), batch_size=32)

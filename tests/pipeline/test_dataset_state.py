@@ -51,7 +51,7 @@ STATE = make_state(epoch=3, batch=2, seed=5, data_fingerprint="abc")
         (
             {**STATE, "fingerprint": "xyz"},
             ValueError,
-            "`state` belongs to another data set: its data or options differ",
+            "`state` belongs to another dataset: its data or options differ",
         ),
         ({**STATE, "fingerprint": "xyz"}, ValueError, "Expected fingerprint abc, received 'xyz'."),
         ({**STATE, "seed": 6}, ValueError, "`state` was made with another seed. Expected 5, received 6. Pass seed=6"),

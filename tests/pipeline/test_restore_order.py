@@ -6,8 +6,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_bucketing.planning.epoch_plan import EpochPlan
 from keras_bucketing.pipeline.restore_order import restore_order
+from keras_bucketing.planning.epoch_plan import EpochPlan
 
 
 def plan_of(rows):
@@ -20,7 +20,7 @@ def plan_of(rows):
 def test_restoring_undoes_the_order_of_the_plan(order):
     given = np.random.default_rng(0).random((len(order), 2))
     lengths = np.ones(len(order), np.int32)
-    assert np.array_equal(restore_order(given[order], plan_of(order), len(order), lengths), given)
+    assert np.array_equal(restore_order(given[order], plan_of(order), lengths), given)
 
 
 @settings(max_examples=30)
@@ -30,12 +30,12 @@ def test_ragged_predictions_are_cut_to_the_real_timesteps(lengths, random, paddi
     sequences = [[[float(row), float(step)] for step in range(length)] for row, length in enumerate(lengths)]
     padded = [sequences[row] + [[-1.0, -1.0]] * padding for row in order]
     outputs = tf.RaggedTensor.from_row_lengths(np.concatenate(padded), [len(row) for row in padded])
-    assert restore_order(outputs, plan_of(order), len(order), np.array(lengths)).to_list() == sequences
+    assert restore_order(outputs, plan_of(order), np.array(lengths)).to_list() == sequences
 
 
 def test_structures_of_outputs_keep_their_form():
     outputs = {"a": np.array([10, 20]), "b": [np.array([[1], [2]]), tf.constant([3, 4])]}
-    restored = restore_order(outputs, plan_of([1, 0]), 2, np.array([1, 1]))
+    restored = restore_order(outputs, plan_of([1, 0]), np.array([1, 1]))
     assert restored["a"].tolist() == [20, 10]
     assert restored["b"][0].tolist() == [[2], [1]]
     assert restored["b"][1].tolist() == [4, 3]
@@ -58,5 +58,5 @@ def test_structures_of_outputs_keep_their_form():
 )
 def test_outputs_of_another_pass_are_refused(outputs, rows, error, text):
     with pytest.raises(error) as raised:
-        restore_order(outputs, plan_of(rows), 3, np.ones(3, int))
+        restore_order(outputs, plan_of(rows), np.ones(3, int))
     assert text in str(raised.value)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.strategies import length_arrays
 
 from keras_bucketing.planning.boundaries import automatic_bucket_boundaries, optimal_bucket_boundaries
+from tests.support.strategies import length_arrays
 
 
 def split_by(boundaries, lengths):

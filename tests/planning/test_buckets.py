@@ -4,13 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
-from tests.support.eager_planning import make_buckets
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.strategies import boundary_lists, bucket_options, length_arrays
 
-from keras_bucketing.planning.buckets import check_sizing, choose_buckets, rows_within_budget, summarize_buckets
-from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.planning.buckets import choose_buckets
+from keras_bucketing.planning.sizing import check_sizing
+from tests.support.planning import make_buckets
+from tests.support.strategies import boundary_lists, bucket_options, length_arrays
 
 
 @settings(max_examples=200)
@@ -44,15 +44,6 @@ def test_a_budget_gives_the_most_rows_that_fit(lengths, multiple, extra, pad_to_
         assert size * longest <= budget < (size + multiple) * longest
 
 
-# OpenNMT-tf's tests/data_test.py: 512 timesteps at upper lengths 3, 6, 9, 12.
-@pytest.mark.parametrize(("multiple", "sizes"), [(1, [170, 85, 56, 42]), (8, [168, 80, 56, 40])])
-def test_batch_sizes_of_opennmt(multiple, sizes):
-    assert rows_within_budget([3, 6, 9, 12], 512, multiple).tolist() == sizes
-    options = {"bucket_boundaries": [4, 7, 10], "max_timesteps_per_batch": 512, "batch_size_multiple": multiple}
-    buckets, _ = make_buckets(np.array([3, 6, 9, 12]), options)
-    assert buckets.batch_sizes == sizes
-
-
 @pytest.mark.parametrize(
     ("options", "sizes"),
     [
@@ -79,56 +70,6 @@ def test_sizes_without_boundaries_choose_one_bucket_for_each_size():
 def test_an_empty_bucket_needs_no_budget():
     buckets, _ = make_buckets(np.array([1, 2]), {"bucket_boundaries": [5, 100], "max_timesteps_per_batch": 10})
     assert buckets.batch_sizes[0] == 5
-
-
-def sizing(batch_size=None, bucket_batch_sizes=None, max_timesteps=None, multiple=1, num_shards=1):
-    return check_sizing(batch_size, bucket_batch_sizes, max_timesteps, multiple, num_shards)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "text"),
-    [
-        (
-            {"batch_size": 4, "max_timesteps": 9},
-            ValueError,
-            (
-                "The batch size must be given in one way. Expected one of batch_size, bucket_batch_sizes and "
-                "max_timesteps_per_batch, received batch_size=4 and max_timesteps_per_batch=9."
-            ),
-        ),
-        ({"batch_size": 0}, ValueError, "`batch_size` is too small. Expected an int >= 1, received 0."),
-        (
-            {"batch_size": 1.5},
-            TypeError,
-            "`batch_size` must be an integer. Expected an int >= 1, received 1.5 (float).",
-        ),
-        (
-            {"batch_size": 6, "multiple": 4},
-            ValueError,
-            (
-                "`batch_size` must be a multiple of batch_size_multiple x num_shards. Expected a multiple of 4, "
-                "received 6. Use 4 or 8."
-            ),
-        ),
-        ({"batch_size": 3, "multiple": 2, "num_shards": 2}, ValueError, "Expected a multiple of 4, received 3. Use 4."),
-        ({"bucket_batch_sizes": []}, ValueError, "`bucket_batch_sizes` is empty. Expected one size for each bucket."),
-        ({"bucket_batch_sizes": [4, 0]}, ValueError, "`bucket_batch_sizes[1]` is too small."),
-        ({"bucket_batch_sizes": [4, 3], "multiple": 2}, ValueError, "`bucket_batch_sizes[1]` must be a multiple"),
-        (
-            {"bucket_batch_sizes": 4},
-            TypeError,
-            "`bucket_batch_sizes` must be a flat list of integers. Received 4 (int).",
-        ),
-        ({"bucket_batch_sizes": "44"}, TypeError, "`bucket_batch_sizes` must be a flat list of integers."),
-        ({"max_timesteps": 0}, ValueError, "`max_timesteps_per_batch` is too small."),
-        ({"max_timesteps": "9"}, TypeError, "`max_timesteps_per_batch` must be an integer."),
-        ({"multiple": 0}, ValueError, "`batch_size_multiple` is too small."),
-    ],
-)
-def test_wrong_sizes_are_refused(arguments, error, text):
-    with pytest.raises(error) as raised:
-        sizing(**arguments)
-    assert text in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -199,17 +140,4 @@ def test_buckets_that_do_not_fit_are_refused(options, error, text):
 
 def test_an_error_names_rows_as_the_user_counts_them():
     with pytest.raises(ValueError, match=r"9 timesteps of x\[7\]"):
-        choose_buckets(np.array([4, 9]), sizing(max_timesteps=8), kept=np.array([3, 7]))
-
-
-def test_the_summary_is_a_table_of_the_buckets():
-    buckets, _ = make_buckets(np.array([1, 2, 2, 9]), {"bucket_boundaries": [3, 5], "batch_size": 2})
-    stats = PaddingStats.from_batches(
-        np.array([1, 2, 2, 9]), np.array([0, 2, 4]), np.array([2, 9]), buckets=np.array([0, 2]), left_out=0
-    )
-    lines = summarize_buckets(buckets, stats).splitlines()
-    cells = [line.split() for line in lines]
-    assert ["1", "-", "2", "3", "2", "1", "0.750"] in cells
-    assert ["3", "-", "4", "0", "2", "0", "-"] in cells
-    assert ["5", "-", "9", "1", "2", "1", "0.611"] in cells
-    assert ["all", "4", "2", "0.636"] in cells
+        choose_buckets(np.array([4, 9]), check_sizing(None, None, 8, 1, 1), kept=np.array([3, 7]))

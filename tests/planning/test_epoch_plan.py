@@ -2,83 +2,12 @@
 
 import numpy as np
 import pytest
-from tests.support.eager_planning import make_buckets, make_planner, plan
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.strategies import SIZINGS, bucket_options, length_arrays, remainders, seeds
 
-from keras_bucketing.planning.epoch_plan import EpochPlan, cut_batches
-from keras_bucketing.planning.sizing import Shard
-
-
-@st.composite
-def bucketings(draw, *, sizings=SIZINGS):
-    """Lengths, buckets, what to do with remainders, the multiple, and the options they were made from."""
-    lengths = draw(length_arrays(max_size=60))
-    options = draw(bucket_options(sizings=sizings)) | {"pad_to_bucket_boundary": draw(st.booleans())}
-    return lengths, *make_buckets(lengths, options), draw(remainders()), options
-
-
-def cut_or_reject(buckets, remainder, multiple):
-    try:
-        return cut_batches(buckets, remainder, multiple)
-    except ValueError:
-        assume(False)
-
-
-@settings(max_examples=150)
-@given(bucketings())
-def test_cuts_never_overlap_and_leave_out_only_what_the_remainder_allows(bucketing):
-    _, buckets, multiple, remainder, _ = bucketing
-    cuts = cut_or_reject(buckets, remainder, multiple)
-    sizes = cuts.stops - cuts.starts
-    assert (sizes > 0).all()
-    assert not (sizes % multiple).any()
-    assert (cuts.starts[1:] >= cuts.stops[:-1]).all()
-    assert cuts.starts[0] >= 0
-    assert cuts.stops[-1] <= buckets.counts.sum()
-    full = np.array(buckets.batch_sizes)[cuts.buckets]
-    assert (sizes <= full).all()
-    if remainder == "drop":
-        assert (sizes == full).all()
-        batches = np.bincount(cuts.buckets, minlength=len(buckets.counts))
-        assert np.array_equal(batches, buckets.counts // buckets.batch_sizes)
-    else:
-        assert buckets.counts.sum() - sizes.sum() < multiple
-    if remainder == "spill":
-        assert (sizes < full).sum() <= 1
-    if remainder == "keep":
-        assert np.bincount(cuts.buckets[sizes < full]).max(initial=0) <= 1
-
-
-@settings(max_examples=150)
-@given(bucketings())
-def test_batches_stay_inside_their_bucket_but_for_rows_spilled_from_shorter_ones(bucketing):
-    _, buckets, multiple, remainder, _ = bucketing
-    cuts = cut_or_reject(buckets, remainder, multiple)
-    by_bucket = np.sort(buckets.row_buckets)
-    spilled = np.zeros(len(buckets.counts), int)
-    for start, stop, bucket in zip(cuts.starts, cuts.stops, cuts.buckets, strict=True):
-        rows = by_bucket[start:stop]
-        assert (rows <= bucket).all()
-        spilled += np.bincount(rows[rows < bucket], minlength=len(spilled))
-    if remainder == "drop":
-        assert not spilled.any()
-    elif remainder == "keep":
-        assert (spilled < multiple).all()
-    else:
-        assert (spilled < np.array(buckets.batch_sizes)).all()
-
-
-@settings(max_examples=150)
-@given(bucketings(sizings=["max_timesteps_per_batch"]))
-def test_no_batch_exceeds_the_budget_of_timesteps(bucketing):
-    lengths, buckets, multiple, remainder, options = bucketing
-    cuts = cut_or_reject(buckets, remainder, multiple)
-    ordered = np.sort(lengths)
-    for start, stop, bucket in zip(cuts.starts, cuts.stops, cuts.buckets, strict=True):
-        padded = buckets.upper_lengths[bucket] if options["pad_to_bucket_boundary"] else ordered[start:stop].max()
-        assert (stop - start) * padded <= options["max_timesteps_per_batch"]
+from keras_bucketing.planning.epoch_plan import EpochPlan
+from tests.support.planning import bucketings, cut_or_reject, make_planner, plan
+from tests.support.strategies import length_arrays, seeds
 
 
 @settings(max_examples=30)
@@ -124,6 +53,17 @@ def test_the_order_of_a_seed_is_the_same_in_every_version():
     assert [rows.tolist() for rows in plan(planner, epoch=2, seed=7)] == [[3, 0, 1], [5, 2, 4], [6, 7, 8], [9]]
 
 
+def test_every_row_is_spare_in_its_turn():
+    # 17 rows in batches of a multiple of 2: the 50 timesteps of row 15 are alone in the last bucket.
+    planner = make_planner(
+        np.array([1] * 15 + [50] + [2]), {"batch_size": 4, "num_buckets": 3, "batch_size_multiple": 2}
+    )
+    spare = np.bincount(np.concatenate([plan(planner, epoch, seed=3).left_out for epoch in range(600)]), minlength=17)
+    assert spare.sum() == 600
+    # Binomial with mean 35 and a standard deviation of 5.8: five of them.
+    assert ((spare > 6) & (spare < 65)).all(), spare
+
+
 def test_unshuffled_rows_of_equal_length_keep_their_order():
     epoch_plan = plan(make_planner(np.array([2, 1, 2, 1, 2]), {"batch_size": 2}, shuffle=False))
     assert [rows.tolist() for rows in epoch_plan] == [[1, 3], [0, 2], [4]]
@@ -164,7 +104,7 @@ def test_padded_lengths_of_tensorflows_own_test():
 def test_each_id_comes_once_for_any_number_of_buckets(num_buckets, shuffle):
     lengths = np.random.default_rng(0).integers(1, 1000, 1000)
     planner = make_planner(lengths, {"batch_size": 8, "num_buckets": num_buckets}, shuffle=shuffle)
-    epoch_plan = planner.plan(0, 0, Shard(1, 0))
+    epoch_plan = planner.plan(0, 0)
     assert sorted(epoch_plan.rows) == list(range(1000))
     assert len(epoch_plan) == 125
 
@@ -176,32 +116,3 @@ def test_batches_of_a_plan_are_indexed_like_a_list():
     assert epoch_plan[-1].tolist() == [0]
     with pytest.raises(IndexError, match=r"Batch 2 is out of range\. Expected an index below 2\."):
         epoch_plan[2]
-
-
-@pytest.mark.parametrize(
-    ("lengths", "options", "remainder", "text"),
-    [
-        (
-            [1, 2],
-            {"batch_size_multiple": 3},
-            "spill",
-            (
-                "`x` has too few sequences for a single batch. Expected at least 3 (batch_size_multiple x "
-                "num_shards), received 2. Lower batch_size_multiple or num_shards."
-            ),
-        ),
-        (
-            [1, 1, 2],
-            {"batch_size": 4, "bucket_boundaries": [2]},
-            "drop",
-            (
-                "No bucket of `x` has enough sequences for a full batch, and remainder='drop' leaves the rest out. "
-                'Received [2, 1] sequences for batches of [4, 4]. Lower the batch size or pass remainder="spill".'
-            ),
-        ),
-    ],
-)
-def test_an_epoch_without_batches_is_refused(lengths, options, remainder, text):
-    with pytest.raises(ValueError, match="batch") as error:
-        make_planner(np.array(lengths), options, remainder)
-    assert str(error.value) == text

@@ -9,6 +9,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from benchmarks import randomness
 
 NUM_EPOCHS = 40
@@ -40,8 +41,8 @@ def planned(request, data):
 
 def test_batches_of_similar_length_do_not_follow_one_another(planned):
     plans, _ = planned
-    correlations = [randomness.neighbour_correlation(plan) for plan in plans]
-    # In a random order of n numbers the correlation of neighbours is -1 / n on average, with variance below 1 / n.
+    correlations = [randomness.neighbor_correlation(plan) for plan in plans]
+    # In a random order of n numbers the correlation of neighbors is -1 / n on average, with variance below 1 / n.
     num_batches = len(plans[0])
     assert abs(np.mean(correlations) + 1 / num_batches) < 5 / np.sqrt(num_batches * NUM_EPOCHS)
 
@@ -82,7 +83,7 @@ def test_automatic_buckets_keep_labels_within_twice_the_spread_of_random_batches
 def test_the_measures_find_what_is_not_random(data):
     sorted_dataset = randomness.make_dataset(data.lengths, shuffle=False, batch_size=16)
     plan = sorted_dataset.epoch_plan(0)
-    assert randomness.neighbour_correlation(plan) > 0.5
+    assert randomness.neighbor_correlation(plan) > 0.5
     pairs = sum(size * (size - 1) // 2 for size in np.diff(plan.batch_splits))
     assert randomness.repeated_meetings(plan, sorted_dataset.epoch_plan(1), len(data.lengths)) == pairs
     by_label = np.sort(data.labels)  # each batch of the sorted rows has one label, or two

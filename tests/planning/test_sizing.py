@@ -1,19 +1,78 @@
-"""Shards: every process takes its rows out of the same batches."""
+"""How many rows a batch has; and shards: every process takes its rows out of the same batches."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from tests.support.eager_planning import make_planner, plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from keras_bucketing.bucketed_sequence import BucketedSequence
+from keras_bucketing.inputs.collect import collect_inputs
+from keras_bucketing.pipeline.batch_gather import BatchGatherer
+from keras_bucketing.planning.batch_cuts import cut_batches
+from keras_bucketing.planning.buckets import choose_buckets
+from keras_bucketing.planning.sizing import Shard, check_shard, check_sizing, rows_within_budget
+from tests.support.planning import make_buckets, make_planner, plan
 from tests.support.strategies import bucket_options, length_arrays, random_sequences, remainders, seeds
 
-from keras_bucketing.pipeline.batch_gather import BatchGatherer
-from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.planning.buckets import check_sizing, choose_buckets
-from keras_bucketing.planning.epoch_plan import cut_batches
-from keras_bucketing.inputs.collect import collect_inputs
-from keras_bucketing.planning.sizing import Shard, check_shard
+
+def sizing(batch_size=None, bucket_batch_sizes=None, max_timesteps=None, multiple=1, num_shards=1):
+    return check_sizing(batch_size, bucket_batch_sizes, max_timesteps, multiple, num_shards)
+
+
+# OpenNMT-tf's tests/data_test.py: 512 timesteps at upper lengths 3, 6, 9, 12.
+@pytest.mark.parametrize(("multiple", "sizes"), [(1, [170, 85, 56, 42]), (8, [168, 80, 56, 40])])
+def test_batch_sizes_of_opennmt(multiple, sizes):
+    assert rows_within_budget([3, 6, 9, 12], 512, multiple).tolist() == sizes
+    options = {"bucket_boundaries": [4, 7, 10], "max_timesteps_per_batch": 512, "batch_size_multiple": multiple}
+    buckets, _ = make_buckets(np.array([3, 6, 9, 12]), options)
+    assert buckets.batch_sizes == sizes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        (
+            {"batch_size": 4, "max_timesteps": 9},
+            ValueError,
+            (
+                "The batch size must be given in one way. Expected one of batch_size, bucket_batch_sizes and "
+                "max_timesteps_per_batch, received batch_size=4 and max_timesteps_per_batch=9."
+            ),
+        ),
+        ({"batch_size": 0}, ValueError, "`batch_size` is too small. Expected an int >= 1, received 0."),
+        (
+            {"batch_size": 1.5},
+            TypeError,
+            "`batch_size` must be an integer. Expected an int >= 1, received 1.5 (float).",
+        ),
+        (
+            {"batch_size": 6, "multiple": 4},
+            ValueError,
+            (
+                "`batch_size` must be a multiple of batch_size_multiple x num_shards. Expected a multiple of 4, "
+                "received 6. Use 4 or 8."
+            ),
+        ),
+        ({"batch_size": 3, "multiple": 2, "num_shards": 2}, ValueError, "Expected a multiple of 4, received 3. Use 4."),
+        ({"bucket_batch_sizes": []}, ValueError, "`bucket_batch_sizes` is empty. Expected one size for each bucket."),
+        ({"bucket_batch_sizes": [4, 0]}, ValueError, "`bucket_batch_sizes[1]` is too small."),
+        ({"bucket_batch_sizes": [4, 3], "multiple": 2}, ValueError, "`bucket_batch_sizes[1]` must be a multiple"),
+        (
+            {"bucket_batch_sizes": 4},
+            TypeError,
+            "`bucket_batch_sizes` must be a flat list of integers. Received 4 (int).",
+        ),
+        ({"bucket_batch_sizes": "44"}, TypeError, "`bucket_batch_sizes` must be a flat list of integers."),
+        ({"max_timesteps": 0}, ValueError, "`max_timesteps_per_batch` is too small."),
+        ({"max_timesteps": "9"}, TypeError, "`max_timesteps_per_batch` must be an integer."),
+        ({"multiple": 0}, ValueError, "`batch_size_multiple` is too small."),
+    ],
+)
+def test_wrong_sizes_are_refused(arguments, error, text):
+    with pytest.raises(error) as raised:
+        sizing(**arguments)
+    assert text in str(raised.value)
 
 
 @settings(max_examples=12)

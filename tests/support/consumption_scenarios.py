@@ -22,8 +22,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.monitoring.monitor_padding import monitor_padding
 from keras_bucketing.callbacks.padding_stats_callback import PaddingStatsCallback
+from keras_bucketing.monitoring.monitor_padding import monitor_padding
 
 NUM_SEQUENCES = 83
 BATCH_SIZE = 8

@@ -1,4 +1,4 @@
-"""What there is to know about a data set, and where it stands."""
+"""What there is to know about a dataset, and where it stands."""
 
 import json
 
@@ -103,7 +103,7 @@ def test_shards_can_load_each_others_states():
     ],
 )
 def test_a_state_belongs_to_its_data_and_options(dataset, other):
-    with pytest.raises(ValueError, match="`state` belongs to another data set"):
+    with pytest.raises(ValueError, match="`state` belongs to another dataset"):
         make(**{"seed": 1, **other}).load_state_dict(dataset.state_dict())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import NormalDist
 
 import numpy as np
+
 from benchmarks.sequences import Sequences
 
 VOCABULARY_SIZE = 1_000
@@ -13,7 +14,7 @@ _MARKER_SHARE = 0.25
 _TRUE_SHARE = 0.75
 
 
-def labelled_token_sequences(lengths: np.ndarray, seed: int = 0) -> Sequences:
+def labeled_token_sequences(lengths: np.ndarray, seed: int = 0) -> Sequences:
     """Draws token ids of which a quarter are markers, three quarters of those for the sequence's own label.
 
     The rest is drawn uniformly from the other ids, so a model has to learn which ids are markers, and to count them

@@ -1,0 +1,49 @@
+"""Buckets, cuts and plans from the options of `BucketedSequence`, without its data."""
+
+import tensorflow as tf
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from keras_bucketing.planning.batch_cuts import cut_batches
+from keras_bucketing.planning.buckets import choose_buckets
+from keras_bucketing.planning.epoch_plan import EpochPlanner
+from keras_bucketing.planning.sizing import Shard, check_sizing
+from tests.support.strategies import SIZINGS, bucket_options, length_arrays, remainders
+
+
+def make_buckets(lengths, options, num_shards=1):
+    """Buckets, and the rows that batches come in multiples of, from the options of `BucketedSequence`."""
+    options = dict(options)
+    sizes = [options.pop(name, None) for name in ("batch_size", "bucket_batch_sizes", "max_timesteps_per_batch")]
+    sizing = check_sizing(*sizes, options.pop("batch_size_multiple", 1), num_shards)
+    return choose_buckets(lengths, sizing, **options), sizing.multiple
+
+
+def make_planner(lengths, options, remainder="spill", shuffle=True, num_shards=1):
+    buckets, multiple = make_buckets(lengths, options, num_shards)
+    cuts = cut_batches(buckets, remainder, multiple)
+    return EpochPlanner(lengths, buckets, cuts, options.get("pad_to_bucket_boundary", False), shuffle)
+
+
+def plan(planner, epoch=0, seed=0, shard=Shard(1, 0)):  # noqa: B008 (frozen)
+    """The plan, without building a graph for it: with many short-lived planners that takes most of the time."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        return planner.plan(epoch, seed).of_shard(shard)
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@st.composite
+def bucketings(draw, *, sizings=SIZINGS):
+    """Lengths, buckets, what to do with remainders, the multiple, and the options they were made from."""
+    lengths = draw(length_arrays(max_size=60))
+    options = draw(bucket_options(sizings=sizings)) | {"pad_to_bucket_boundary": draw(st.booleans())}
+    return lengths, *make_buckets(lengths, options), draw(remainders()), options
+
+
+def cut_or_reject(buckets, remainder, multiple):
+    try:
+        return cut_batches(buckets, remainder, multiple)
+    except ValueError:
+        assume(False)
