@@ -206,7 +206,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"The backup in `backup_dir` is damaged: {path} cannot be read ({error}). Delete {self._directory} to "
-                "start anew."
+                "start over."
             ) from error
         return content
 
