@@ -46,7 +46,8 @@ class BucketedSequence(tf.data.Dataset):
     Args:
         x: The sequences: a list, object array or pandas Series of arrays `(length, *features)` or of lists, a
             `tf.RaggedTensor`, a pyarrow list column or an awkward array. Or a dict or tuple of such leaves and of
-            arrays `(num_sequences, ...)` with one value a sequence. Float64 becomes `keras.config.floatx()`.
+            arrays `(num_sequences, ...)` with one value a sequence. Float64 becomes `keras.config.floatx()`. A tuple
+            without `y` yields batches `((a, b),)`, since Keras takes `(a, b)` for `(x, y)`.
         y: Labels: an array `(num_sequences, ...)`, or a dict or tuple of them for several outputs. A ragged leaf, as
             long as the sequences, holds one label a timestep: it is padded with `label_padding_value`, and the sample
             weight `(batch, time)` is 1 on real and 0 on padded timesteps. Use such labels with
@@ -59,13 +60,15 @@ class BucketedSequence(tf.data.Dataset):
         max_timesteps_per_batch: Int, the most cells of a batch: rows x padded length, padding included. Defaults to
             None.
         batch_size_multiple: Int, every batch's rows are a multiple of it: the number of replicas, or 8 for tensor
-            cores. Fewer rows than that may be left out of an epoch. Defaults to 1.
+            cores. Fewer rows than that may be left out of an epoch: which ones, of all rows, is drawn anew each epoch;
+            without shuffling, they are the longest. Defaults to 1.
         bucket_boundaries: Ints: bucket i holds `boundaries[i - 1] <= length < boundaries[i]`, in timesteps, as in
             tf.data. Defaults to None: those that leave the least padding.
         num_buckets: Int, how many buckets to choose where `bucket_boundaries` is None. Defaults to None: as few as
             reach 95 % padding efficiency, at most 32, none with fewer rows than its batch.
         pad_to_bucket_boundary: Bool, whether to pad to the longest length that the bucket allows: more padding, but at
-            most one shape a bucket and one more, so that XLA recompiles less often. Defaults to False.
+            most one shape a bucket and one more (with `remainder="keep"` two shapes a bucket), so that XLA recompiles
+            less often. Defaults to False.
         padding_value: Number behind the end of a sequence. Defaults to 0.
         label_padding_value: Number behind the end of per-timestep labels. Defaults to 0.
         maxlen: Int, cut longer sequences to it, in timesteps. Defaults to None.
@@ -83,7 +86,8 @@ class BucketedSequence(tf.data.Dataset):
         seed: Int, the same seed gives the same batches, epoch for epoch, in every process. Defaults to None: drawn from
             Python's `random`, which `keras.utils.set_random_seed` sets.
         num_shards: Int, how many processes share each batch: shard s takes its rows s, s + num_shards, ... All have the
-            same number of batches, with the same padded lengths. Needs a `seed`. Defaults to 1.
+            same number of batches, with the same padded lengths. Needs a `seed`. Rows are left out as with
+            `batch_size_multiple`. Defaults to 1.
         shard_index: Int, which shard this is. Defaults to 0.
 
     Attributes:

@@ -1,18 +1,71 @@
-"""Checks of plain arguments, with one style of message: argument, expected, received, fix."""
+"""Checks of plain arguments, with one style of message: argument, expected, received, fix; never a long one."""
 
 from __future__ import annotations
 
 import operator
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-_INT32_MAX = int(np.iinfo(np.int32).max)
+INT32_MAX = int(np.iinfo(np.int32).max)
 INT64_MAX = int(np.iinfo(np.int64).max)
 
 
-def check_integer(name: str, value: Any, minimum: int = 1, maximum: int = _INT32_MAX, fix: str = "") -> int:
+_MOST_CHARACTERS = 200  # of what a message shows of a value, so that no message is longer than a screen
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 120
+_repr.maxlevel = 3
+
+
+def show(value: Any) -> str:
+    """A value in an error message: its `repr`, shortened where it is long.
+
+    Example:
+    >>> show([1, 2, 3])
+    '[1, 2, 3]'
+    >>> show(list(range(1000)))
+    '[0, 1, 2, 3, 4, 5, ...]'
+    """
+    try:
+        return shorten(_repr.repr(value))
+    except ValueError:  # Python refuses to print integers of more than 4,300 digits
+        return f"a {type(value).__name__} too long to print"
+
+
+def show_typed(value: Any) -> str:
+    """The same with its type behind it: `1.5 (float)`."""
+    return f"{show(value)} ({type(value).__name__})"
+
+
+def shorten(text: str) -> str:
+    """Text in an error message, cut in its middle where it is long."""
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    half = _MOST_CHARACTERS // 2
+    return f"{text[:half]} ... {text[-half:]}"
+
+
+def can_hold(dtype: np.dtype, number: float) -> bool:
+    """Whether an array of this dtype can hold a number: whole and within the limits, or finite, infinite or NaN.
+
+    Example:
+    >>> can_hold(np.dtype("uint8"), 255), can_hold(np.dtype("uint8"), -1), can_hold(np.dtype("float16"), 1e6)
+    (True, False, False)
+    """
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            stored = dtype.type(number)
+        return bool(np.isfinite(stored)) or not np.isfinite(float(number))
+    if number != number or number in (float("inf"), -float("inf")):
+        return False
+    lowest, highest = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return lowest <= number <= highest and number == int(number)
+
+
+def check_integer(name: str, value: Any, minimum: int = 1, maximum: int = INT32_MAX, fix: str = "") -> int:
     """Returns `value` as an `int`, refusing booleans, fractions and what is out of range."""
     hint = f" {fix}" if fix else ""
     try:
@@ -21,33 +74,28 @@ def check_integer(name: str, value: Any, minimum: int = 1, maximum: int = _INT32
         number = operator.index(value)
     except TypeError:
         raise TypeError(
-            f"`{name}` must be an integer. Expected an int >= {minimum}, received {value!r} "
-            f"({type(value).__name__}).{hint}"
+            f"`{name}` must be an integer. Expected an int >= {minimum}, received {show_typed(value)}.{hint}"
         ) from None
     if number < minimum:
-        raise ValueError(f"`{name}` is too small. Expected an int >= {minimum}, received {number}.{hint}")
+        raise ValueError(f"`{name}` is too small. Expected an int >= {minimum}, received {show(number)}.{hint}")
     if number > maximum:
-        raise ValueError(f"`{name}` is too large. Expected an int <= {maximum}, received {number}.{hint}")
+        raise ValueError(f"`{name}` is too large. Expected an int <= {maximum}, received {show(number)}.{hint}")
     return number
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     """Returns `value` if it is one of `choices`."""
     if not isinstance(value, str):
-        raise TypeError(
-            f"`{name}` must be a string. Expected one of {list(choices)}, received {value!r} ({type(value).__name__})."
-        )
+        raise TypeError(f"`{name}` must be a string. Expected one of {list(choices)}, received {show_typed(value)}.")
     if value not in choices:
-        raise ValueError(f"`{name}` is unknown. Expected one of {list(choices)}, received {value!r}.")
+        raise ValueError(f"`{name}` is unknown. Expected one of {list(choices)}, received {show(value)}.")
     return value
 
 
 def check_flag(name: str, value: Any) -> bool:
     """Returns `value` as a `bool`, refusing what is merely truthy."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(
-            f"`{name}` must be a boolean. Expected True or False, received {value!r} ({type(value).__name__})."
-        )
+        raise TypeError(f"`{name}` must be a boolean. Expected True or False, received {show_typed(value)}.")
     return bool(value)
 
 
@@ -56,9 +104,7 @@ def check_number(name: str, value: Any) -> bool | int | float:
     if isinstance(value, np.generic):
         value = value.item()
     if not isinstance(value, (bool, int, float)):
-        raise TypeError(
-            f"`{name}` must be a number. Expected a bool, int or float, received {value!r} ({type(value).__name__})."
-        )
+        raise TypeError(f"`{name}` must be a number. Expected a bool, int or float, received {show_typed(value)}.")
     if isinstance(value, int) and abs(value) >= 2**64:
         raise ValueError(f"`{name}` must be a number of at most 64 bits. Received an int of {value.bit_length()} bits.")
     return value
@@ -68,7 +114,7 @@ def check_flat_list(name: str, values: Any) -> list[Any]:
     """Returns the entries of a list, tuple or flat array of integers; the entries are not checked."""
     is_flat = isinstance(values, Sequence) or (isinstance(values, np.ndarray) and values.ndim == 1)
     if isinstance(values, (str, bytes)) or not is_flat:
-        raise TypeError(f"`{name}` must be a flat list of integers. Received {values!r} ({type(values).__name__}).")
+        raise TypeError(f"`{name}` must be a flat list of integers. Received {show_typed(values)}.")
     return list(values)
 
 
@@ -93,8 +139,8 @@ def check_lengths(lengths: Any, name: str = "lengths", minimum: int = 1) -> np.n
         raise ValueError(f"`{name}` is empty. Expected at least one length.")
     if array.dtype.kind not in "iuf":
         raise TypeError(
-            f"`{name}` must be integers. Received dtype {array.dtype} (first entry {array.tolist()[0]!r}). Pass one "
-            "number a sequence, e.g. [len(sequence) for sequence in x]."
+            f"`{name}` must be integers. Received dtype {array.dtype} (first entry {show(array.tolist()[0])}). Pass "
+            "one number a sequence, e.g. [len(sequence) for sequence in x]."
         )
     if array.dtype.kind == "f":
         whole = np.isfinite(array) & (array == np.floor(array))
@@ -111,7 +157,7 @@ def check_lengths(lengths: Any, name: str = "lengths", minimum: int = 1) -> np.n
             f"`{name}` must be at least {minimum}. Received {array[at]!s} at {name}[{at}]. Correct or drop that "
             "sequence."
         )
-    large = array > _INT32_MAX
+    large = array > INT32_MAX
     if large.any():
         at = int(np.argmax(large))
         raise ValueError(f"`{name}` must be below 2**31. Received {array[at]!s} at {name}[{at}].")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
 
@@ -46,7 +47,11 @@ def text_of_error(error, function, *arguments, **options):
             TypeError,
             ["`x[0]` must hold numbers. Expected a bool, int or float dtype, received <U1."],
         ),
-        ([[[1, 2], [3]]], ValueError, ["`x[0]` must be a regular array. Received timesteps of different shapes."]),
+        (
+            [[[1, 2], [3]]],
+            ValueError,
+            ["`x[0]` must be one regular array.", "Give every timestep the same features."],
+        ),
         (
             [np.zeros((3, 12)), np.zeros((2, 12)), np.zeros((3, 13))],
             ValueError,
@@ -59,11 +64,35 @@ def text_of_error(error, function, *arguments, **options):
             ["Sequences must not be empty. Received length 0 at x[1] (1 in all).", 'on_empty="drop"'],
         ),
         ({"a": X, "b": X[:2]}, ValueError, ["`x['b']` must have one row for each sequence. Expected 3 as in `x['a']`"]),
+        # What is most likely meant comes first, or last.
+        (
+            tuple(np.arange(n) for n in range(3, 5000)),
+            TypeError,
+            ["If the 4997 entries of the tuple `x`", "list(x)"],
+        ),
+        ([X * 4, X * 4], ValueError, ["Received a list of 2 collections of sequences.", "(x[0], x[1]), or as a dict"]),
+        ([tf.ragged.constant(X)] * 3, ValueError, ["3 collections of sequences.", "(x[0], x[1], ...), or as a dict"]),
+        (
+            [np.zeros((20, 5)), np.zeros((20, 7))],
+            ValueError,
+            ["Expected (5,) as in x[0], received (7,) at x[1].", "(x[0], x[1]), or as a dict"],
+        ),
+        # What would be rounded or read wrongly.
+        ([np.array([1], np.uint64), np.array([2])], ValueError, ["one integer dtype. Received int64 and uint64"]),
+        ([[2**63, -1], [4]], ValueError, ["`x[0]` must hold integers that one dtype", "at x[0][0]"]),
+        ([np.ma.array([1, 2], mask=[0, 1]), [1]], ValueError, ["Received no value at x[0][1]."]),
+        ([[1, np.ma.masked], [1]], ValueError, ["Received no value at x[0][1]."]),
+        ([[np.ma.array([1, 2], mask=[0, 1])], [[1, 2]]], ValueError, ["Received no value at x[0][0][1]."]),
+        # However long the input is.
+        ([[1], "y" * 10_000], TypeError, ["Received the string 'yyy"]),
+        ({"k" * 5000: X, "b": [1]}, ValueError, ["`x['b']` must have one row for each sequence."]),
+        ({f"k{i}": np.zeros(2) for i in range(5000)}, TypeError, ["`x` has no sequences."]),
     ],
 )
 def test_wrong_sequences(x, error, texts):
     message = text_of_error(error, BucketedSequence, x)
     assert all(text in message for text in texts), message
+    assert len(message) < 1000
 
 
 @pytest.mark.parametrize(
@@ -184,3 +213,25 @@ def test_a_state_of_other_data_or_options_is_refused(dataset):
         assert "`state` belongs to another dataset" in text_of_error(ValueError, other.load_state_dict, state)
     reseeded = BucketedSequence(X, Y, batch_size=1, seed=2)
     assert "Pass seed=1 to BucketedSequence" in text_of_error(ValueError, reseeded.load_state_dict, state)
+
+
+def test_a_list_of_inputs_is_recognized_by_the_rows_of_y():
+    message = text_of_error(ValueError, BucketedSequence, [np.zeros((20, 5)), np.zeros((20, 5))], np.zeros(20))
+    assert "`y` must have one row for each sequence. Expected 2 as in `x`, received 20." in message
+    assert "pass the inputs as a tuple, (x[0], x[1]), or as a dict" in message
+
+
+def test_integers_beyond_int64_keep_their_value():
+    assert next(iter(BucketedSequence([[2**64 - 1, 1]]))).numpy().tolist() == [[2**64 - 1, 1]]
+
+
+def test_sequences_that_int32_cannot_count_are_refused():
+    endless = np.broadcast_to(np.int8(0), 2**31)  # one byte, not two gigabytes
+    message = text_of_error(ValueError, BucketedSequence.from_row_splits, endless, [0, 2**31])
+    assert message.startswith("Sequences must have less than 2**31 timesteps. Received 2147483648 at x[0].")
+
+
+@pytest.mark.parametrize("value", ["a" * 100_000, list(range(100_000)), np.arange(100_000), 10**5000], ids=type)
+@pytest.mark.parametrize("name", ["batch_size", "remainder", "shuffle", "bucket_boundaries", "padding_value", "seed"])
+def test_messages_are_short_whatever_the_value(name, value):
+    assert len(text_of_error((TypeError, ValueError), BucketedSequence, X, **{name: value})) < 1000

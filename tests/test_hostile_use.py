@@ -86,6 +86,7 @@ def check_error(error: Exception) -> None:
     raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
     assert "keras_bucketing" in Path(raised_in).parts, f"raised in {raised_in}: {error}"
     message = str(error)
+    assert len(message) < 1000
     assert "`" in message or re.search(r"\b(x|y|sample_weight)\[|\w+=", message), f"names no argument: {message}"
 
 

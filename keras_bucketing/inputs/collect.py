@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.checks import check_choice, check_number
-from keras_bucketing.inputs import columns
+from keras_bucketing.checks import INT32_MAX, can_hold, check_choice, check_number, show
+from keras_bucketing.inputs import columns, lists
+from keras_bucketing.inputs.arrays import as_regular_array, first_non_number
 from keras_bucketing.inputs.labels import check_label_lengths, check_weights
-from keras_bucketing.inputs.lists import first_non_number
-from keras_bucketing.inputs.ragged import Ragged, as_ragged, as_regular_array
+from keras_bucketing.inputs.ragged import Ragged, as_ragged
 from keras_bucketing.inputs.storage import standard_dtype, stored_floatx
 from keras_bucketing.inputs.structures import Leaf, Structure, describe, map_structure, named_leaves, num_rows
 
@@ -63,10 +63,7 @@ def collect_inputs(x: Any, y: Any, sample_weight: Any) -> Inputs:
     inputs_x = map_structure(_convert_leaf if is_structure else as_ragged, x, "x")
     sequences = [(name, leaf) for name, leaf in named_leaves(inputs_x, "x") if isinstance(leaf, Ragged)]
     if not sequences:
-        raise TypeError(
-            "`x` has no sequences. Expected at least one ragged leaf, e.g. a list of arrays, received "
-            f"{describe(inputs_x)}. A NumPy array inside a dict or tuple is one value a row; pass sequences as a list."
-        )
+        raise TypeError(_no_sequences(x, inputs_x))
     first_name, first = sequences[0]
     inputs_y = None if y is None else map_structure(_convert_leaf, y, "y")
     weights = None if sample_weight is None else map_structure(_convert_weight, sample_weight, "sample_weight")
@@ -77,16 +74,40 @@ def collect_inputs(x: Any, y: Any, sample_weight: Any) -> Inputs:
     ]:
         rows = num_rows(leaf)
         if rows != first.num_rows:
-            hint = " A tuple is a structure of inputs: pass the sequences as a list." if isinstance(x, tuple) else ""
             raise ValueError(
-                f"`{name}` must have one row for each sequence. Expected {first.num_rows} as in `{first_name}`, "
-                f"received {rows}.{hint}"
+                f"{_tuple_hint(x)}`{name}` must have one row for each sequence. Expected {first.num_rows} as in "
+                f"`{first_name}`, received {rows}.{_list_hint(x, rows)}"
             )
     for name, leaf in named_leaves(inputs_y, "y"):
         check_label_lengths(name, leaf, sequences)
     check_weights(inputs_y, weights)
     lengths = np.maximum.reduce([leaf.lengths for _, leaf in sequences])
+    if lengths.max() > INT32_MAX:
+        name, at = next((name, np.argmax(leaf.lengths)) for name, leaf in sequences if leaf.lengths.max() > INT32_MAX)
+        raise ValueError(
+            f"Sequences must have less than 2**31 timesteps. Received {lengths[at]} at {name}[{at}]. Cut it into "
+            "pieces."
+        )
     return Inputs(inputs_x, inputs_y, weights, lengths, None, first.num_rows)
+
+
+def _no_sequences(x: Any, converted: Structure) -> str:
+    return (
+        f"{_tuple_hint(x)}`x` has no sequences. Expected at least one ragged leaf, e.g. a list of arrays, received "
+        f"{describe(converted)}. A NumPy array inside a dict or tuple is one value a row; pass sequences as a list."
+    )
+
+
+def _tuple_hint(x: Any) -> str:
+    """What is most likely wrong with a tuple: `zip(*pairs)` makes one where a list of sequences is meant."""
+    if not isinstance(x, tuple):
+        return ""
+    return f"If the {len(x)} entries of the tuple `x` are sequences, pass list(x): a tuple is one of a model's inputs. "
+
+
+def _list_hint(x: Any, rows: int) -> str:
+    is_list_of_inputs = isinstance(x, list) and all(hasattr(entry, "__len__") and len(entry) == rows for entry in x)
+    return lists.list_of_inputs_hint(x, "x") if is_list_of_inputs else ""
 
 
 def truncate(inputs: Inputs, maxlen: int, truncating: str) -> Inputs:
@@ -133,24 +154,11 @@ def check_padding_value(name: str, value: Any, structure: Structure) -> None:
         if not isinstance(leaf, Ragged):
             continue
         dtype = leaf.values.dtype
-        if dtype.kind == "f":
-            holds = _float_holds(number, dtype)
-        elif dtype.kind == "b":
-            holds = number in (0, 1)
-        else:
-            limits = np.iinfo(dtype)
-            holds = limits.min <= number <= limits.max and number == int(number)
-        if not holds:
+        if not can_hold(dtype, number):
             raise ValueError(
                 f"`{name}` must be a value of the data's dtype. Expected one that {dtype} can hold, received "
-                f"{value!r}. Convert the data first, or choose another value."
+                f"{show(value)}. Convert the data first, or choose another value."
             )
-
-
-def _float_holds(number: float, dtype: np.dtype) -> bool:
-    with np.errstate(over="ignore"):
-        stored = dtype.type(number)
-    return bool(np.isfinite(stored)) or number in (float("inf"), -float("inf")) or number != number
 
 
 def check_room_for_lengths(x: Structure) -> None:
@@ -161,7 +169,7 @@ def check_room_for_lengths(x: Structure) -> None:
     for name in ["lengths", *(f"{key}_lengths" for key in ragged if len(ragged) > 1)]:
         if name in x:
             raise ValueError(
-                f"`x` already has the key {name!r}, which include_lengths=True adds. Rename one of the two."
+                f"`x` already has the key {show(name)}, which include_lengths=True adds. Rename one of the two."
             )
 
 
@@ -177,6 +185,8 @@ def _convert_leaf(leaf: Any, name: str) -> Leaf:
     """A list of sequences, or a ragged or object array, is ragged; numbers and arrays are plain."""
     if str(getattr(leaf, "dtype", None)) == "object" and getattr(leaf, "ndim", 0) == 1:  # an array or a pandas Series
         leaf = leaf.tolist()
+    if isinstance(leaf, Sequence) and not isinstance(leaf, (list, tuple, str, bytes, range)):  # e.g. a datasets.Column
+        leaf = list(leaf)
     is_list_of_sequences = isinstance(leaf, list) and any(_is_sequence(row) for row in leaf)
     if is_list_of_sequences or isinstance(leaf, (Ragged, tf.RaggedTensor)):
         return as_ragged(leaf, name)
@@ -185,7 +195,7 @@ def _convert_leaf(leaf: Any, name: str) -> Leaf:
     array = as_regular_array(columns.as_plain_array(leaf, name), name, "Give every row the same shape.")
     if array.ndim == 0 and array.dtype.kind in "biufc":
         raise TypeError(
-            f"`{name}` must have one row for each sequence. Received the scalar {leaf!r}. Pass a list or an array."
+            f"`{name}` must have one row for each sequence. Received the scalar {show(leaf)}. Pass a list or an array."
         )
     if array.ndim == 0:
         raise TypeError(f"`{name}` must be a list, an array or a tensor. Received {type(leaf).__name__}.")

@@ -1,11 +1,15 @@
-"""Arrow, awkward and pandas data: none of these libraries is imported unless the data come from it."""
+"""Columns of Arrow, pandas, polars and awkward: none of these libraries is imported unless the data come from it."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
+
+from keras_bucketing.checks import shorten
+from keras_bucketing.inputs.libraries import comes_from, is_arrow
+from keras_bucketing.inputs.missing import refuse_missing
+from keras_bucketing.inputs.row_splits import common_width, row_splits_of
 
 
 def values_and_row_splits(rows: Any, name: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -13,20 +17,24 @@ def values_and_row_splits(rows: Any, name: str) -> tuple[np.ndarray, np.ndarray]
 
     Args:
         rows: Anything. Recognized are pyarrow's `ListArray`, `LargeListArray`, `FixedSizeListArray` and chunked columns
-            of them, a pandas Series of an Arrow list type, and an awkward array with one variable axis.
+            of them, a pandas Series of an Arrow list type, a polars Series of lists, and an awkward array with one
+            variable axis.
         name: What to call it in an error message.
 
     Returns:
         The values `(num_values, *feature_shape)` and the splits `(num_rows + 1,)`; None if `rows` is none of these.
 
     Raises:
+        ImportError: If pyarrow is missing, which polars needs to hand out its lists.
         ValueError: If a row or a value is missing, or the features are ragged too.
     """
     if comes_from("pandas", rows) and hasattr(getattr(rows, "array", None), "__arrow_array__"):
         import pyarrow
 
         rows = pyarrow.array(rows.array)
-    if _is_arrow(rows):
+    if _is_polars_list(rows):
+        rows = rows.to_arrow()
+    if is_arrow(rows):
         return _from_arrow(rows, name)
     if comes_from("awkward", rows):
         return _from_awkward(rows, name)
@@ -34,39 +42,22 @@ def values_and_row_splits(rows: Any, name: str) -> tuple[np.ndarray, np.ndarray]
 
 
 def is_ragged_column(rows: Any) -> bool:
-    """Whether this is an Arrow, pandas or awkward column whose rows are lists of different lengths."""
+    """Whether this is an Arrow, pandas, polars or awkward column whose rows are lists of different lengths."""
     if comes_from("pandas", rows):
         return hasattr(rows, "dtype") and ("list<" in str(rows.dtype) or rows.dtype == object)
-    if _is_arrow(rows):
-        return _is_arrow_list(rows.type) and not _is_fixed_size(rows.type)
-    return comes_from("awkward", rows) and getattr(rows, "ndim", 1) > 1 and " * var * " in f" * {rows.type}"
+    if is_arrow(rows):
+        return _is_arrow_list(rows.type) and not str(rows.type).startswith("fixed_size_list<")
+    if comes_from("awkward", rows):
+        return getattr(rows, "ndim", 1) > 1 and " * var * " in f" * {rows.type}"
+    return _is_polars_list(rows)
 
 
 def as_plain_array(column: Any, name: str) -> Any:
     """An Arrow column of lists of one length as an array `(num_rows, length)`; anything else as it is."""
-    refuse_missing(column, name)
-    if _is_arrow(column) and _is_arrow_list(column.type):
-        values, splits = _from_arrow(column, name)
-        return values.reshape(len(splits) - 1, -1, *values.shape[1:])
-    return column
-
-
-def refuse_missing(values: Any, name: str) -> None:
-    """Refuses masked and missing entries, which NumPy would turn into NaN or into what lies behind the mask."""
-    is_missing: Any = False
-    if isinstance(values, np.ma.MaskedArray):
-        is_missing = np.ma.getmaskarray(values)
-    elif _is_arrow(values):
-        is_missing = values.is_null().to_pylist() if values.null_count else False
-    elif comes_from("pandas", values) and not isinstance(getattr(values, "dtype", None), np.dtype):
-        is_missing = np.asarray(values.isna())  # a NaN in a NumPy column is the user's own
-    if np.any(is_missing):
-        at = int(np.argwhere(is_missing)[0][0])
-        raise ValueError(f"`{name}` must not hold missing entries. Received none at {name}[{at}]. Fill or drop it.")
-
-
-def _is_arrow(values: Any) -> bool:
-    return comes_from("pyarrow", values) and hasattr(values, "type") and hasattr(values, "null_count")
+    if not (is_arrow(column) and _is_arrow_list(column.type)):
+        return column
+    values, splits = _from_arrow(column, name)
+    return values.reshape(len(splits) - 1, -1, *values.shape[1:])
 
 
 def _is_arrow_list(kind: Any) -> bool:
@@ -74,13 +65,8 @@ def _is_arrow_list(kind: Any) -> bool:
     return str(kind).startswith(("list<", "large_list<", "fixed_size_list<", "list_view<", "large_list_view<"))
 
 
-def _is_fixed_size(kind: Any) -> bool:
-    return str(kind).startswith("fixed_size_list<")
-
-
-def comes_from(library: str, rows: Any) -> bool:
-    """Whether the object's class is of a library, without importing that library."""
-    return library in sys.modules and type(rows).__module__.split(".")[0] == library
+def _is_polars_list(rows: Any) -> bool:
+    return comes_from("polars", rows) and str(getattr(rows, "dtype", "")).startswith("List")
 
 
 def _from_arrow(column: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -88,36 +74,22 @@ def _from_arrow(column: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
         column = column.combine_chunks()
         if hasattr(column, "chunks"):  # pyarrow before 15 gives a chunked array with one chunk
             column = column.chunk(0)
-    _refuse_nulls(column, name, "sequence")
+    refuse_missing(column, name)
     if not _is_arrow_list(column.type):
         raise TypeError(
-            f"`{name}` must be a column of lists. Received the Arrow type {column.type}: `{name}[0]` is a scalar where "
-            "a sequence belongs."
+            f"`{name}` must be a column of lists. Received the Arrow type {shorten(str(column.type))}: "
+            f"`{name}[0]` is a scalar where a sequence belongs."
         )
-    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
-    splits = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    splits = row_splits_of(column.value_lengths().to_numpy(zero_copy_only=False))
     values, features = column.flatten(), []
     while _is_arrow_list(values.type):
-        _refuse_nulls(values, name, "timestep")
-        widths = np.unique(values.value_lengths().to_numpy(zero_copy_only=False))
-        if len(widths) > 1:
-            raise ValueError(
-                f"All sequences must share one feature shape. Received timesteps of {widths[0]} and of {widths[1]} "
-                f"features in `{name}`. Reshape or drop those sequences."
-            )
-        features.append(int(widths[0]) if len(widths) else 0)
+        refuse_missing(values, name, "timestep")
+        features.append(common_width(values.value_lengths().to_numpy(zero_copy_only=False), name))
         values = values.flatten()
-    _refuse_nulls(values, name, "value")
+    refuse_missing(values, name, "value")
     if not hasattr(values, "to_numpy") or str(values.type).startswith(("struct<", "map<", "union")):
-        raise TypeError(f"`{name}` must hold numbers. Received values of the Arrow type {values.type}.")
-    return values.to_numpy(zero_copy_only=False).reshape(-1, *features), splits
-
-
-def _refuse_nulls(array: Any, name: str, what: str) -> None:
-    if array.null_count:
-        at = int(np.argmax(array.is_null().to_numpy(zero_copy_only=False)))
-        where = f"{name}[{at}]" if what == "sequence" else f"flat position {at} of `{name}`"
-        raise ValueError(f"`{name}` must not hold missing entries. Received a null {what} at {where}. Fill or drop it.")
+        raise TypeError(f"`{name}` must hold numbers. Received values of the Arrow type {shorten(str(values.type))}.")
+    return values.to_numpy(zero_copy_only=False).reshape(splits[-1], *features), splits
 
 
 def _from_awkward(array: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -125,8 +97,8 @@ def _from_awkward(array: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
 
     if array.ndim < 2:
         raise TypeError(
-            f"`{name}` must be an array of lists. Received the awkward type {array.type}: `{name}[0]` is a scalar "
-            "where a sequence belongs."
+            f"`{name}` must be an array of lists. Received the awkward type {shorten(str(array.type))}: "
+            f"`{name}[0]` is a scalar where a sequence belongs."
         )
     try:
         lengths = awkward.to_numpy(awkward.num(array, axis=1), allow_missing=False)
@@ -134,6 +106,7 @@ def _from_awkward(array: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"`{name}` must hold numbers, with one variable axis and no missing entries. Received the awkward type "
-            f"{array.type}. Make its inner axes regular with awkward.to_regular, and fill or drop missing entries."
+            f"{shorten(str(array.type))}. Make its inner axes regular with awkward.to_regular, and fill or drop "
+            "missing entries."
         ) from error
-    return values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return values, row_splits_of(lengths)

@@ -7,8 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_bucketing.inputs.columns import comes_from, refuse_missing
+from keras_bucketing.checks import show
+from keras_bucketing.inputs.arrays import as_regular_array, common_dtype, first_non_number
+from keras_bucketing.inputs.libraries import comes_from
+from keras_bucketing.inputs.missing import refuse_missing
 from keras_bucketing.inputs.storage import aligned_empty, standard_dtype
+
+_MOST_INPUTS = 8  # of a model; a longer list is one of sequences
 
 
 def concatenate(sequences: list[Any], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -26,6 +31,7 @@ def concatenate(sequences: list[Any], name: str) -> tuple[np.ndarray, np.ndarray
         TypeError: If one of them is not a sequence of numbers.
         ValueError: If they do not share one feature shape.
     """
+    _refuse_list_of_inputs(sequences, name)
     arrays = [
         row if type(row) is np.ndarray and row.ndim else _as_row(row, f"{name}[{index}]")
         for index, row in enumerate(sequences)
@@ -38,10 +44,44 @@ def concatenate(sequences: list[Any], name: str) -> tuple[np.ndarray, np.ndarray
         if dtype.kind not in "biuf":
             at = next(index for index, array in enumerate(arrays) if array.dtype == dtype)
             standard_dtype(dtype, f"{name}[{at}]")
-    values = aligned_empty((int(lengths.sum()), *features), standard_dtype(np.result_type(*dtypes), name))
+    values = aligned_empty((int(lengths.sum()), *features), standard_dtype(common_dtype(dtypes, name), name))
     if filled:
         np.concatenate(filled, out=values, casting="unsafe")
     return values, lengths
+
+
+def list_of_inputs_hint(rows: list[Any], name: str) -> str:
+    """What to say of a few entries with as many rows each, which may be meant as Keras' list of inputs; or nothing."""
+    if not 2 <= len(rows) <= _MOST_INPUTS or len(set(map(_num_rows, rows))) != 1:
+        return ""
+    return (
+        f" If `{name}` is meant as the list of a model's inputs: a list holds sequences here, so pass the inputs as a "
+        f"tuple, ({name}[0], {name}[1]{', ...' if len(rows) > 2 else ''}), or as a dict with their names."
+    )
+
+
+def _refuse_list_of_inputs(sequences: list[Any], name: str) -> None:
+    """Refuses a list of a few collections of rows, each with rows of several lengths: those cannot be timesteps."""
+    if not 2 <= len(sequences) <= _MOST_INPUTS:
+        return
+    are_ragged = all(hasattr(entry, "row_splits") for entry in sequences)
+    are_lists = all(isinstance(entry, list) for entry in sequences)
+    if are_ragged or (are_lists and any(map(_has_rows_of_several_lengths, sequences))):
+        hint = list_of_inputs_hint([entry.row_splits if are_ragged else entry for entry in sequences], name)
+        if hint:
+            raise ValueError(
+                f"`{name}` must be a list of sequences. Received a list of {len(sequences)} collections of sequences."
+                f"{hint}"
+            )
+
+
+def _has_rows_of_several_lengths(rows: list[Any]) -> bool:
+    return len({_num_rows(row) for row in rows} - {None}) > 1
+
+
+def _num_rows(rows: Any) -> int | None:
+    """None for what is not a collection."""
+    return len(rows) if isinstance(rows, (list, tuple)) or getattr(rows, "ndim", 0) else None
 
 
 def _feature_shape(arrays: list[np.ndarray], lengths: np.ndarray, name: str) -> tuple[int, ...]:
@@ -57,6 +97,7 @@ def _feature_shape(arrays: list[np.ndarray], lengths: np.ndarray, name: str) -> 
             raise ValueError(
                 f"All sequences must share one feature shape. Expected {expected} as in {name}[{first}], received "
                 f"{array.shape[1:]} at {name}[{index}]. Reshape or drop that sequence."
+                f"{list_of_inputs_hint(arrays, name)}"
             )
     for index, array in enumerate(arrays):
         if len(array) == 0:
@@ -73,6 +114,8 @@ def as_list(rows: Any, name: str) -> list[Any]:
         return list(rows.tolist())
     if comes_from("pandas", rows) and hasattr(rows, "tolist"):
         return list(rows.tolist())
+    if comes_from("polars", rows) and str(getattr(rows, "dtype", "")) == "Object":
+        return list(rows.to_list())
     if isinstance(rows, (np.ndarray, np.generic)) or (hasattr(rows, "__array__") and hasattr(rows, "shape")):
         shape = tuple(np.shape(rows))
         if len(shape) < 2:
@@ -90,22 +133,7 @@ def as_list(rows: Any, name: str) -> list[Any]:
         return list(rows)
     raise TypeError(
         f"`{name}` is not a collection of sequences. Expected a list of arrays, an object array, a tf.RaggedTensor, a "
-        f"pyarrow list array, a pandas Series of lists or an awkward array, received {type(rows).__name__}."
-    )
-
-
-def first_non_number(values: Iterable[Any]) -> int:
-    """Where the first entry stands that is not a number, or 0."""
-    numbers = (bool, int, float, np.bool_, np.number)
-    return next((at for at, value in enumerate(values) if not isinstance(value, numbers)), 0)
-
-
-def not_an_array(value: Any, name: str, error: Exception) -> TypeError:
-    """The error for an object that NumPy cannot read, e.g. a tensor of another library on another device."""
-    return TypeError(
-        f"`{name}` must be readable by NumPy. Received {type(value).__module__}.{type(value).__name__}, which says: "
-        f"{' '.join(str(error).split())} Convert it first, e.g. a PyTorch tensor with "
-        "tensor.detach().float().cpu().numpy()."
+        f"pyarrow list array, a pandas or polars Series of lists or an awkward array, received {type(rows).__name__}."
     )
 
 
@@ -113,7 +141,7 @@ def _as_row(row: Any, name: str) -> np.ndarray:
     """One sequence as an array `(length, *feature_shape)`."""
     if isinstance(row, (str, bytes)):
         raise TypeError(
-            f"`{name}` must be a sequence of numbers. Received the string {row!r}. Map strings to ids first, e.g. "
+            f"`{name}` must be a sequence of numbers. Received the string {show(row)}. Map strings to ids first, e.g. "
             "with keras.layers.StringLookup or keras.layers.TextVectorization."
         )
     if row is None or isinstance(row, (dict, set)):
@@ -122,27 +150,19 @@ def _as_row(row: Any, name: str) -> np.ndarray:
         )
     if isinstance(row, Iterable) and not hasattr(row, "__len__") and not hasattr(row, "__array__"):
         row = list(row)
-    refuse_missing(row, name)
-    try:
-        array = np.asarray(row)
-    except (ValueError, TypeError, RuntimeError) as error:
-        if not isinstance(row, (list, tuple)):
-            raise not_an_array(row, name, error) from error
-        raise ValueError(
-            f"`{name}` must be a regular array. Received timesteps of different shapes. Give every timestep the same "
-            "features."
-        ) from error
+    array = as_regular_array(row, name, "Give every timestep the same features.")
     if array.ndim == 0:
         raise TypeError(
-            f"`{name}` must be a sequence. Received the scalar {row!r}. Wrap each sequence in a list or an array."
+            f"`{name}` must be a sequence. Received the scalar {show(row)}. Wrap each sequence in a list or an array."
         )
     if array.dtype.kind not in "biufSUO":
         standard_dtype(array.dtype, name)  # says what is wrong with it
     if array.dtype.kind not in "biuf":
         # Name the first entry that is not a number, not only its row.
         at = first_non_number(row)
+        received = show(array.flat[at]) if array.ndim == 1 else array.dtype
         raise TypeError(
-            f"`{name}` must be a sequence of numbers. Received {array.flat[at] if array.ndim == 1 else array.dtype!r} "
-            f"at {name}[{at}]. Map strings to ids first, e.g. with keras.layers.StringLookup, and drop missing values."
+            f"`{name}` must be a sequence of numbers. Received {received} at {name}[{at}]. Map strings to ids "
+            "first, e.g. with keras.layers.StringLookup, and drop missing values."
         )
     return array

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from keras_bucketing.checks import check_choice, check_lengths, check_number
-from keras_bucketing.inputs.ragged import Ragged, as_regular_array
+from keras_bucketing.inputs.arrays import as_regular_array
+from keras_bucketing.inputs.ragged import Ragged
 from keras_bucketing.inputs.row_splits import row_splits_of
 from keras_bucketing.inputs.storage import standard_dtype
+from keras_bucketing.inputs.structures import map_structure
 
 
 def ragged_from_padded(x: Any, lengths: Any, mask_value: Any, padding: str, name: str = "x") -> Ragged:
@@ -77,28 +79,27 @@ def labels_from_padded(
     Raises:
         ValueError: If a leaf has that shape but no padding, so that its second axis may be classes or outputs.
     """
-    if isinstance(labels, dict):
-        return {
-            key: labels_from_padded(leaf, lengths, time, padding, timestep_labels, f"{name}[{key!r}]")
-            for key, leaf in labels.items()
-        }
-    if isinstance(labels, tuple):
-        return tuple(
-            labels_from_padded(leaf, lengths, time, padding, timestep_labels, f"{name}[{index}]")
-            for index, leaf in enumerate(labels)
+
+    def convert(leaf: Any, name: str) -> Any:
+        if timestep_labels is False or tuple(getattr(leaf, "shape", ()))[:2] != (len(lengths), time):
+            return leaf
+        array = as_regular_array(leaf, name, "Give every row the same shape.")
+        if timestep_labels is None:
+            _check_constant_padding(array, ~_is_real(lengths, time, padding), name)
+        return ragged_from_padded(array, lengths, 0, padding, name)
+
+    return map_structure(convert, labels, name)
+
+
+def _check_constant_padding(array: np.ndarray, is_padding: np.ndarray, name: str) -> None:
+    padded = array[is_padding]
+    if not len(padded) or (padded != padded[0]).any():
+        time = array.shape[1]
+        raise ValueError(
+            f"`{name}` may hold one label a timestep, or {time} values a row, as one-hot labels do: received shape "
+            f"{array.shape} for sequences padded to {time}, {'with no' if not len(padded) else 'without one'} constant "
+            "in the padding. Say which it is: timestep_labels=True or timestep_labels=False."
         )
-    if timestep_labels is False or tuple(getattr(labels, "shape", ()))[:2] != (len(lengths), time):
-        return labels
-    array = as_regular_array(labels, name, "Give every row the same shape.")
-    if timestep_labels is None:
-        padded = array[~_is_real(lengths, time, padding)]
-        if not len(padded) or (padded != padded[0]).any():
-            raise ValueError(
-                f"`{name}` may hold one label a timestep, or {time} values a row, as one-hot labels do: received shape "
-                f"{array.shape} for sequences padded to {time}, {'with no' if not len(padded) else 'without one'} "
-                "constant in the padding. Say which it is: timestep_labels=True or timestep_labels=False."
-            )
-    return ragged_from_padded(array, lengths, 0, padding, name)
 
 
 def _is_real(lengths: np.ndarray, time: int, padding: str) -> np.ndarray:

@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.inputs import columns, lists
-from keras_bucketing.inputs.row_splits import row_splits_of
+from keras_bucketing.inputs.arrays import as_regular_array
+from keras_bucketing.inputs.row_splits import common_width, row_splits_of
 from keras_bucketing.inputs.storage import host_tensor, standard_dtype
 
 
@@ -69,19 +70,6 @@ class Ragged:
     def values_tensor(self) -> tf.Tensor:
         """The values as a tensor in host memory, with one copy at most."""
         return host_tensor(self.values, self.owned)
-
-
-def as_regular_array(values: Any, name: str, fix: str) -> np.ndarray:
-    """The values as an array, refusing missing entries, nested lists of uneven shape and what is not an array."""
-    columns.refuse_missing(values, name)
-    try:
-        return np.asarray(values)
-    except (ValueError, TypeError, RuntimeError) as error:
-        if isinstance(values, (list, tuple)):
-            raise ValueError(
-                f"`{name}` must be one regular array. Received a nested list of uneven shape. {fix}"
-            ) from error
-        raise lists.not_an_array(values, name, error) from error
 
 
 def ragged_from_row_splits(values: Any, row_splits: Any, name: str = "values") -> Ragged:
@@ -165,13 +153,7 @@ def _parts_of_ragged_tensor(rows: tf.RaggedTensor, name: str) -> tuple[np.ndarra
     """Values and row splits; inner axes may be ragged by name, as `tf.ragged.stack` leaves them, but not in fact."""
     values, features = rows.values, []
     while isinstance(values, tf.RaggedTensor):
-        widths = np.unique(values.row_lengths().numpy())
-        if len(widths) > 1:
-            raise ValueError(
-                f"All sequences must share one feature shape. Received timesteps of {widths[0]} and of {widths[1]} "
-                f"features in `{name}`. Reshape or drop those sequences."
-            )
-        features.append(int(widths[0]) if len(widths) else 0)
+        features.append(common_width(values.row_lengths().numpy(), name))
         values = values.values
     flat, splits = values.numpy(), rows.row_splits.numpy()
     return flat.reshape(splits[-1], *features, *flat.shape[1:]), splits

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_bucketing.checks import show
 from keras_bucketing.layers.padding_mask import zero_padding
 
 __all__ = ["POOLINGS", "MaskedPooling"]
@@ -54,7 +55,7 @@ class MaskedPooling(keras.layers.Layer):
     def __init__(self, pooling: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if pooling not in POOLINGS:
-            raise ValueError(f"pooling must be one of {POOLINGS}. Received {pooling!r}.")
+            raise ValueError(f"pooling must be one of {POOLINGS}. Received {show(pooling)}.")
         self.pooling = pooling
         self.supports_masking = True
 

@@ -10,6 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_bucketing.checks import can_hold, show_typed
+
 __all__ = ["PaddingMask", "check_mask_value", "split_lengths", "split_pair", "zero_padding"]
 
 Tensor = Any  # A tensor of the active Keras backend, or a symbolic keras.KerasTensor.
@@ -65,9 +67,7 @@ class PaddingMask(keras.Operation):
         return ops.equal(sequences, ops.cast(ops.convert_to_tensor(self.mask_value, dtype=exact), dtype))
 
     def _whole_mask_value(self, dtype: str) -> int:
-        lowest, highest = (0, 1) if dtype == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-        whole = math.isfinite(self.mask_value) and int(self.mask_value) == self.mask_value
-        if not whole or not lowest <= self.mask_value <= highest:
+        if not can_hold(np.dtype(dtype), self.mask_value):
             raise ValueError(
                 f"`mask_value` must be a value that padding can hold. Expected one of dtype {dtype}, received "
                 f"{self.mask_value!r}. Pass lengths, or what the padding holds, for example 0."
@@ -88,8 +88,8 @@ def check_mask_value(mask_value: float) -> float:
     """Returns `mask_value` as a Python number."""
     if isinstance(mask_value, bool) or not isinstance(mask_value, numbers.Real):
         raise TypeError(
-            f"`mask_value` must be a number. Expected an int or a float, received {mask_value!r} "
-            f"({type(mask_value).__name__}). Pass the value that the padding holds, for example 0.0."
+            f"`mask_value` must be a number. Expected an int or a float, received {show_typed(mask_value)}. Pass "
+            "the value that the padding holds, for example 0.0."
         )
     return int(mask_value) if isinstance(mask_value, numbers.Integral) else float(mask_value)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_bucketing.checks import check_integer
+from keras_bucketing.checks import check_integer, show, show_typed
 
 __all__ = ["check_activation", "check_embedding", "check_inputs_shape", "check_rate", "check_units"]
 
@@ -25,11 +25,9 @@ def check_units(units: int | Sequence[int]) -> tuple[int, ...]:
 def check_rate(name: str, rate: float) -> float:
     """Returns a dropout rate as a float."""
     if isinstance(rate, bool) or not isinstance(rate, Real):
-        raise TypeError(
-            f"`{name}` must be a number. Expected 0 <= rate < 1, received {rate!r} ({type(rate).__name__})."
-        )
+        raise TypeError(f"`{name}` must be a number. Expected 0 <= rate < 1, received {show_typed(rate)}.")
     if not 0 <= rate < 1:
-        raise ValueError(f"`{name}` must be a fraction of the values. Expected 0 <= rate < 1, received {rate!r}.")
+        raise ValueError(f"`{name}` must be a fraction of the values. Expected 0 <= rate < 1, received {show(rate)}.")
     return float(rate)
 
 
@@ -41,13 +39,13 @@ def check_embedding(
         return None, None
     if vocabulary_size is None or embedding_dim is None:
         raise ValueError(
-            f"`vocabulary_size` and `embedding_dim` go together. Received vocabulary_size={vocabulary_size!r} and "
-            f"embedding_dim={embedding_dim!r}. Give both for token ids, for example vocabulary_size=20_000, "
+            f"`vocabulary_size` and `embedding_dim` go together. Received vocabulary_size={show(vocabulary_size)} and "
+            f"embedding_dim={show(embedding_dim)}. Give both for token ids, for example vocabulary_size=20_000, "
             "embedding_dim=128, and neither for vectors."
         )
-    if isinstance(mask_value, Real) and mask_value != mask_value // 1:
+    if mask_value != mask_value // 1:
         raise ValueError(
-            f"`mask_value` must be a whole number where the model takes token ids. Received {mask_value!r} next to "
+            f"`mask_value` must be a whole number where the model takes token ids. Received {show(mask_value)} next to "
             f"vocabulary_size={vocabulary_size}. Pass the id that the padding holds, for example 0."
         )
     return check_integer("vocabulary_size", vocabulary_size), check_integer("embedding_dim", embedding_dim)
@@ -62,7 +60,7 @@ def check_activation(activation: Any, num_classes: int) -> Callable[..., Any]:
             raise
         raise ValueError(
             "`classifier_activation` is unknown. Expected None, or an activation such as 'softmax', received "
-            f"{activation!r}."
+            f"{show(activation)}."
         ) from error
     if num_classes == 1 and function is keras.activations.softmax:
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_bucketing.checks import check_choice, check_flag, check_integer
+from keras_bucketing.checks import check_choice, check_flag, check_integer, show
 from keras_bucketing.layers.masked_pooling import POOLINGS, MaskedPooling
 from keras_bucketing.layers.padding_mask import check_mask_value, split_lengths, split_pair, zero_padding
 from keras_bucketing.layers.sequence_masking import SequenceMasking
@@ -99,12 +99,12 @@ class MaskedLSTMClassifier(keras.Model):
         super().__init__(**{"autocast": False, **kwargs})
         self.num_classes = check_integer("num_classes", num_classes)
         self.units = check_units(units)
-        self.vocabulary_size, self.embedding_dim = check_embedding(vocabulary_size, embedding_dim, mask_value)
+        self.mask_value = check_mask_value(mask_value)
+        self.vocabulary_size, self.embedding_dim = check_embedding(vocabulary_size, embedding_dim, self.mask_value)
         self.bidirectional = check_flag("bidirectional", bidirectional)
         self.pooling = check_choice("pooling", pooling, ("last", *POOLINGS))
         self.dropout = check_rate("dropout", dropout)
         self.recurrent_dropout = check_rate("recurrent_dropout", recurrent_dropout)
-        self.mask_value = check_mask_value(mask_value)
         self.classifier_activation = check_activation(classifier_activation, self.num_classes)
         self.num_features: int | None = None  # of vector sequences; known once built
         self._takes_lengths = False  # in the last call
@@ -231,7 +231,7 @@ class MaskedLSTMClassifier(keras.Model):
         if keras.config.backend() == "torch":
             raise ValueError(
                 "Under PyTorch, Keras exports a masked LSTM for one number of timesteps only. Received "
-                f"format={format!r}. Save the model as .keras, load it with KERAS_BACKEND=tensorflow and export it "
+                f"format={show(format)}. Save the model as .keras, load it with KERAS_BACKEND=tensorflow and export it "
                 "there."
             )
         if input_signature is None:

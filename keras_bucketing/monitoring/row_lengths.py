@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_bucketing.checks import can_hold, show, show_typed
+
 
 def sequence_paths(x: Any, sequences: Any = None) -> list[Any]:
     """Chooses the entries of a model's input that have a time axis.
@@ -27,7 +29,7 @@ def sequence_paths(x: Any, sequences: Any = None) -> list[Any]:
         if not isinstance(sequences, (str, int)) or sequences not in entries:
             raise ValueError(
                 f"`sequences` names no entry of the batches' x. Expected one of {list(entries)}, received "
-                f"{sequences!r}."
+                f"{show(sequences)}."
             )
         entries = {sequences: entries[sequences]}
     padded = {key: tuple(leaf.shape) for key, leaf in entries.items() if _rank(leaf) >= 2}
@@ -61,20 +63,18 @@ def check_padding_of(x: Any, paths: list[Any], mask_value: Any) -> None:
         if dtype == tf.string:
             if not isinstance(mask_value, (str, bytes)) and mask_value != 0:
                 raise TypeError(
-                    f"`mask_value` must be a string where the sequences are strings. Received {mask_value!r}."
+                    f"`mask_value` must be a string where the sequences are strings. Received {show(mask_value)}."
                 )
         elif not is_number:
             raise TypeError(
-                f"`mask_value` must be a number where the sequences have dtype {dtype.name}. Received {mask_value!r} "
-                f"({type(mask_value).__name__}). Pass what the padding holds, for example 0."
+                f"`mask_value` must be a number where the sequences have dtype {dtype.name}. Received "
+                f"{show_typed(mask_value)}. Pass what the padding holds, for example 0."
             )
-        elif not dtype.is_floating:
-            limits = (0, 1) if dtype == tf.bool else (dtype.min, dtype.max)
-            if mask_value != mask_value or mask_value % 1 or not limits[0] <= mask_value <= limits[1]:
-                raise ValueError(
-                    f"`mask_value` must be a value that padding can hold. Expected one of dtype {dtype.name}, received "
-                    f"{mask_value!r}."
-                )
+        elif not dtype.is_floating and not can_hold(np.dtype(dtype.as_numpy_dtype), mask_value):
+            raise ValueError(
+                f"`mask_value` must be a value that padding can hold. Expected one of dtype {dtype.name}, received "
+                f"{show(mask_value)}."
+            )
 
 
 def row_lengths(x: Any, paths: list[Any], mask_value: Any) -> tuple[tf.Tensor, tf.Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_bucketing.checks import INT64_MAX, check_integer
+from keras_bucketing.checks import INT64_MAX, check_integer, show
 
 STATE_VERSION = 1
 _CHUNK_ROWS = 1 << 22  # values are hashed a part at a time, so that no second copy of them is made
@@ -45,16 +45,16 @@ def check_state(state: Any, data_fingerprint: str, seed: int, seed_was_given: bo
         )
     if state["version"] != STATE_VERSION:
         raise ValueError(
-            f"`state` is of another version. Expected {STATE_VERSION}, received {state['version']!r}. Save it again "
-            "with this version of keras-bucketing."
+            f"`state` is of another version. Expected {STATE_VERSION}, received {show(state['version'])}. Save it "
+            "again with this version of keras-bucketing."
         )
     if state["fingerprint"] != data_fingerprint:
         raise ValueError(
             "`state` belongs to another dataset: its data or options differ from this one's, so the same position "
-            f"would be other batches. Expected fingerprint {data_fingerprint}, received {state['fingerprint']!r}. "
+            f"would be other batches. Expected fingerprint {data_fingerprint}, received {show(state['fingerprint'])}. "
             "Make the dataset from the same data, in the same order, with the same options."
         )
-    epoch, batch = (check_integer(f"state[{key!r}]", state[key], minimum=0) for key in ("epoch", "batch"))
+    epoch, batch = (check_integer(f"state[{show(key)}]", state[key], minimum=0) for key in ("epoch", "batch"))
     state_seed = check_integer("state['seed']", state["seed"], minimum=0, maximum=INT64_MAX)
     if seed_was_given and state_seed != seed:
         raise ValueError(

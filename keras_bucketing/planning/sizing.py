@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_bucketing.checks import INT64_MAX, check_flat_list, check_integer
+from keras_bucketing.checks import INT64_MAX, check_flat_list, check_integer, show
 
 DEFAULT_BATCH_SIZE = 32  # as of `fit`
 
@@ -65,9 +65,10 @@ def check_sizing(
     }
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) > 1:
+        received = " and ".join(f"{name}={show(value)}" for name, value in given.items())
         raise ValueError(
             "The batch size must be given in one way. Expected one of batch_size, bucket_batch_sizes and "
-            f"max_timesteps_per_batch, received {' and '.join(f'{name}={value!r}' for name, value in given.items())}."
+            f"max_timesteps_per_batch, received {received}."
         )
     multiple = check_integer("batch_size_multiple", batch_size_multiple) * num_shards
     if batch_size is not None:

@@ -143,7 +143,7 @@ def test_keeping_empty_rows_gives_them_one_timestep():
             None,
             None,
             ValueError,
-            "received 3. A tuple is a structure of inputs: pass the sequences as a list.",
+            "If the 2 entries of the tuple `x` are sequences, pass list(x): a tuple is one of a model's inputs.",
         ),
         (X, [1, 0, 1], None, ValueError, "`y` must have one row for each sequence. Expected 2 as in `x`, received 3."),
         (X, [], None, ValueError, "`y` must have one row for each sequence. Expected 2 as in `x`, received 0."),
