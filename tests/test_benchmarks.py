@@ -1,3 +1,5 @@
+"""Every benchmark runs on tiny data, prints its tables and writes its JSON and its picture."""
+
 import json
 import subprocess
 import sys

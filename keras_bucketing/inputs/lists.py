@@ -81,7 +81,8 @@ def _has_rows_of_several_lengths(rows: list[Any]) -> bool:
 
 def _num_rows(rows: Any) -> int | None:
     """None for what is not a collection."""
-    return len(rows) if isinstance(rows, (list, tuple)) or getattr(rows, "ndim", 0) else None
+    is_collection = isinstance(rows, (list, tuple)) or (hasattr(rows, "ndim") and rows.ndim > 0)
+    return len(rows) if is_collection else None
 
 
 def _feature_shape(arrays: list[np.ndarray], lengths: np.ndarray, name: str) -> tuple[int, ...]:

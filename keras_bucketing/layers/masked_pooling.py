@@ -7,10 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_bucketing.checks import show
+from keras_bucketing.checks import check_choice
 from keras_bucketing.layers.padding_mask import zero_padding
-
-__all__ = ["POOLINGS", "MaskedPooling"]
 
 POOLINGS = ("mean", "max", "attention")
 LOWEST = -1e30  # below anything a recurrent layer puts out
@@ -54,9 +52,7 @@ class MaskedPooling(keras.layers.Layer):
 
     def __init__(self, pooling: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling must be one of {POOLINGS}. Received {show(pooling)}.")
-        self.pooling = pooling
+        self.pooling = check_choice("pooling", pooling, POOLINGS)
         self.supports_masking = True
 
     def build(self, sequences_shape: tuple[int | None, ...]) -> None:

@@ -10,8 +10,6 @@ import keras
 
 from keras_bucketing.checks import check_integer, show, show_typed
 
-__all__ = ["check_activation", "check_embedding", "check_inputs_shape", "check_rate", "check_units"]
-
 
 def check_units(units: int | Sequence[int]) -> tuple[int, ...]:
     """Returns one int per LSTM layer."""

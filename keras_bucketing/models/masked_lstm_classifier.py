@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -19,8 +19,6 @@ from keras_bucketing.models.classifier_checks import (
     check_rate,
     check_units,
 )
-
-__all__ = ["MaskedLSTMClassifier"]
 
 Tensor = Any  # A tensor of the active Keras backend, or a symbolic keras.KerasTensor.
 
@@ -88,7 +86,7 @@ class MaskedLSTMClassifier(keras.Model):
         vocabulary_size: int | None = None,
         embedding_dim: int | None = None,
         bidirectional: bool = False,
-        pooling: str = "last",
+        pooling: Literal["last", "mean", "max", "attention"] = "last",
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
         mask_value: float = 0.0,

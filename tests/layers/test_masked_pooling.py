@@ -80,5 +80,7 @@ def test_it_is_rebuilt_from_its_config(pooling):
 
 
 def test_an_unknown_pooling_is_refused():
-    with pytest.raises(ValueError, match=r"pooling must be one of \('mean', 'max', 'attention'\)\. Received 'sum'"):
+    with pytest.raises(
+        ValueError, match=r"`pooling` is unknown\. Expected one of \['mean', 'max', 'attention'\], received 'sum'"
+    ):
         MaskedPooling("sum")

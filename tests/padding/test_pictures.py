@@ -1,3 +1,5 @@
+"""The pictures show what the figures say."""
+
 from __future__ import annotations
 
 import builtins

@@ -1,3 +1,5 @@
+"""What each way of batching would pad, against batches that were really cut."""
+
 from __future__ import annotations
 
 import subprocess

@@ -1,3 +1,5 @@
+"""The numbers of padding, against plain loops."""
+
 from __future__ import annotations
 
 import itertools
