@@ -80,7 +80,5 @@ def test_it_is_rebuilt_from_its_config(pooling):
 
 
 def test_an_unknown_pooling_is_refused():
-    with pytest.raises(
-        ValueError, match=r"`pooling` is unknown\. Expected one of \['mean', 'max', 'attention'\], received 'sum'"
-    ):
+    with pytest.raises(ValueError, match=r"`pooling` is unknown\. Expected one of .*, received 'sum'"):
         MaskedPooling("sum")
