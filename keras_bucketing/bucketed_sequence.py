@@ -12,11 +12,12 @@ import tensorflow as tf
 from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer
 from keras_bucketing.inputs.collect import (
     check_padding_value,
-    check_room_for_lengths,
     collect_inputs,
     handle_empty,
     truncate,
 )
+from keras_bucketing.inputs.leaf_lengths import row_lengths
+from keras_bucketing.inputs.length_entries import length_entries
 from keras_bucketing.inputs.padded import labels_from_padded, ragged_from_padded
 from keras_bucketing.inputs.ragged import ragged_from_row_splits
 from keras_bucketing.padding.report import summarize_buckets
@@ -52,13 +53,13 @@ class BucketedSequence(tf.data.Dataset):
             long as the sequences, holds one label a timestep: it is padded with `label_padding_value`, and the sample
             weight `(batch, time)` is 1 on real and 0 on padded timesteps. Use such labels with
             `reduction="mean_with_sample_weight"` in the loss, so that padding does not lower the mean. Keras refuses
-            `class_weight` next to them. Defaults to None.
-        sample_weight: Weights `(num_sequences,)`, or ragged with one weight a timestep, or one of them for each output.
-            Defaults to None.
+            `class_weight` next to them. For labels of another length see `align_labels`. Defaults to None.
+        sample_weight: Weights `(num_sequences,)`, or ragged with one weight a timestep of the labels, or one of them
+            for each output. Defaults to None.
         batch_size: Int, rows of every batch, of all shards together. Defaults to 32 where no size is given.
         bucket_batch_sizes: Ints, rows, one for each bucket, as in tf.data. Defaults to None.
-        max_timesteps_per_batch: Int, the most cells of a batch: rows x padded length, padding included. Defaults to
-            None.
+        max_timesteps_per_batch: Int, the most cells of a batch: rows x padded length, padding included; of the longest
+            leaf where `x` has several. Defaults to None.
         batch_size_multiple: Int, every batch's rows are a multiple of it: the number of replicas, or 8 for tensor
             cores. Fewer rows than that may be left out of an epoch: which ones, of all rows, is drawn anew each epoch;
             without shuffling, they are the longest. Defaults to 1.
@@ -68,16 +69,28 @@ class BucketedSequence(tf.data.Dataset):
             reach 95 % padding efficiency, at most 32, none with fewer rows than its batch.
         pad_to_bucket_boundary: Bool, whether to pad to the longest length that the bucket allows: more padding, but at
             most one shape a bucket and one more (with `remainder="keep"` two shapes a bucket), so that XLA recompiles
-            less often. Defaults to False.
+            less often. A leaf that is not the longest of every row is padded to the longest that it has in the bucket
+            and in what spills into it. Defaults to False.
         padding_value: Number behind the end of a sequence. Defaults to 0.
-        label_padding_value: Number behind the end of per-timestep labels. Defaults to 0.
-        maxlen: Int, cut longer sequences to it, in timesteps. Defaults to None.
+        label_padding_value: Number behind the end of ragged labels. Defaults to 0.
+        maxlen: Int, cut longer sequences to it, in timesteps; labels of their own length stay. Defaults to None.
         truncating: "post" cuts a sequence's end, "pre" its beginning. Defaults to "post".
+        minlen: Int, pad every batch to at least so many timesteps, e.g. the receptive field of convolutions with
+            `padding="valid"`; labels of their own length stay. Defaults to None.
         on_empty: "raise" refuses sequences without timesteps, "drop" leaves them out, "keep" gives them one timestep of
             `padding_value`. Defaults to "raise".
         include_lengths: Bool, whether `x` becomes `{"sequences": x, "lengths": lengths}` with int32 lengths `(batch,)`;
             a dict gains the key "lengths", and with several ragged leaves `"<name>_lengths"` for each. In a tuple or a
-            nested dict with several, there are only the lengths of each row's longest. Defaults to False.
+            nested dict with several, there are only the lengths of each row's longest. Labels of their own length add
+            "label_lengths", or `"<name>_lengths"` for each of several (`label_0` is the first of a tuple). Defaults to
+            False.
+        align_labels: Bool, whether ragged labels hold one label a timestep. If False they have lengths of their own, as
+            the transcripts of CTC and translations do: each leaf is padded to its own longest, without weights. They
+            choose no bucket, and may be empty. Weights `(num_sequences,)` come as they are, for losses of one value a
+            row; for losses of one value a label pass ragged weights. Defaults to True.
+        timestep_weights: Bool, whether per-timestep labels come with weights that are 0 where they are padding. If
+            False, batches are `(x, y)`, for losses that mask by themselves; `sample_weight` comes as it was given.
+            Defaults to True.
         remainder: What becomes of rows that do not fill a batch of their bucket. "spill" puts them into the next longer
             one, so that one batch an epoch is partial; "keep" makes one partial batch a bucket, as tf.data does; "drop"
             leaves them out. Defaults to "spill".
@@ -131,8 +144,11 @@ class BucketedSequence(tf.data.Dataset):
         label_padding_value: float = 0,
         maxlen: int | None = None,
         truncating: Literal["post", "pre"] = "post",
+        minlen: int | None = None,
         on_empty: Literal["raise", "drop", "keep"] = "raise",
         include_lengths: bool = False,
+        align_labels: bool = True,
+        timestep_weights: bool = True,
         remainder: Literal["spill", "keep", "drop"] = "spill",
         shuffle: bool = True,
         seed: int | None = None,
@@ -142,6 +158,9 @@ class BucketedSequence(tf.data.Dataset):
         check_choice("remainder", remainder, ("spill", "keep", "drop"))
         check_choice("truncating", truncating, ("post", "pre"))
         include_lengths = check_flag("include_lengths", include_lengths)
+        align_labels = check_flag("align_labels", align_labels)
+        timestep_weights = check_flag("timestep_weights", timestep_weights)
+        least_length = _check_minlen(minlen, maxlen)
         pad_to_bucket_boundary = check_flag("pad_to_bucket_boundary", pad_to_bucket_boundary)
         shuffle = check_flag("shuffle", shuffle)
         self._seed_was_given = seed is not None
@@ -150,24 +169,32 @@ class BucketedSequence(tf.data.Dataset):
         sizing = check_sizing(
             batch_size, bucket_batch_sizes, max_timesteps_per_batch, batch_size_multiple, self._shard.num_shards
         )
-        inputs = collect_inputs(x, y, sample_weight)
+        inputs = collect_inputs(x, y, sample_weight, align_labels)
         if maxlen is not None:
-            inputs = truncate(inputs, check_integer("maxlen", maxlen), truncating)
+            inputs = truncate(inputs, maxlen, truncating)
         check_padding_value("padding_value", padding_value, inputs.x)
         check_padding_value("label_padding_value", label_padding_value, inputs.y)
         inputs = handle_empty(inputs, on_empty, padding_value)
         if include_lengths:
-            check_room_for_lengths(inputs.x)
+            length_entries(inputs.x, inputs.y, align_labels)  # refuses names that are taken
 
-        self._lengths, self._kept = inputs.given_lengths, inputs.kept
+        leaves = inputs.leaf_lengths
+        self._leaf_lengths = {leaf.name: inputs.in_given_rows(leaf.lengths) for leaf in leaves}
+        self._lengths, self._kept = inputs.in_given_rows(row_lengths(leaves)), inputs.kept
         self._buckets = choose_buckets(
-            inputs.lengths, sizing, bucket_boundaries, num_buckets, pad_to_bucket_boundary, inputs.kept
+            inputs.lengths, sizing, bucket_boundaries, num_buckets, pad_to_bucket_boundary, inputs.kept, least_length
         )
         cuts = cut_batches(self._buckets, remainder, sizing.multiple)
-        self._planner = EpochPlanner(inputs.lengths, self._buckets, cuts, pad_to_bucket_boundary, shuffle)
-        pads_further = pad_to_bucket_boundary or on_empty == "keep"
+        self._planner = EpochPlanner(leaves, self._buckets, cuts, pad_to_bucket_boundary, shuffle, least_length)
         self._gatherer = BatchGatherer(
-            inputs, padding_value, label_padding_value, include_lengths, pads_further, self._shard
+            inputs,
+            leaves,
+            padding_value,
+            label_padding_value,
+            include_lengths,
+            timestep_weights,
+            pads_further=pad_to_bucket_boundary or least_length > 1,
+            shard=self._shard,
         )
         self._plan_options = {
             "boundaries": self._buckets.boundaries,
@@ -176,6 +203,9 @@ class BucketedSequence(tf.data.Dataset):
             "pad_to_bucket_boundary": pad_to_bucket_boundary,
             "padding_values": (float(padding_value), float(label_padding_value)),
             "include_lengths": include_lengths,
+            "align_labels": align_labels,
+            "timestep_weights": timestep_weights,
+            "minlen": least_length,
             "num_shards": self._shard.num_shards,
             "remainder": remainder,
             "shuffle": shuffle,
@@ -337,7 +367,7 @@ class BucketedSequence(tf.data.Dataset):
         return plan if self._kept is None else plan.renumbered(self._kept, len(self._lengths))
 
     def padding_stats(self, epoch: int = 0) -> PaddingStats:
-        """What an epoch pads, on this shard.
+        """What an epoch pads, on this shard: every ragged leaf of `x`, and labels of their own length.
 
         Args:
             epoch: Int, at least 0. Defaults to 0.
@@ -347,7 +377,7 @@ class BucketedSequence(tf.data.Dataset):
         >>> dataset.padding_stats().real_timesteps, dataset.padding_stats().total_timesteps
         (6, 7)
         """
-        return padding_of_plan(self.epoch_plan(epoch), self._lengths)
+        return padding_of_plan(self.epoch_plan(epoch), self._leaf_lengths)
 
     def newest_pass(self) -> PassPosition:
         """The newest pass that has yielded a batch: its number, its epoch, and the batch it began with."""
@@ -362,10 +392,10 @@ class BucketedSequence(tf.data.Dataset):
             stop: Int, one after the last batch.
         """
         first = position.first_batch
-        return padding_of_plan(self.epoch_plan(position.epoch), self._lengths, first + start, first + stop)
+        return padding_of_plan(self.epoch_plan(position.epoch), self._leaf_lengths, first + start, first + stop)
 
     def summary(self, print_fn: Callable[[str], Any] | None = None) -> None:
-        """Prints the buckets as a table: lengths, sequences, rows a batch, and the padding of epoch 0.
+        """Prints the buckets as a table: lengths, sequences, rows a batch, and the padding of epoch 0, of all leaves.
 
         Args:
             print_fn: Function that takes the text. Defaults to `print`.
@@ -486,3 +516,12 @@ class BucketedSequence(tf.data.Dataset):
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self._gatherer.tensors, self._plan_options)
         return self._fingerprint
+
+
+def _check_minlen(minlen: Any, maxlen: Any) -> int:
+    """The least padded length; sequences cannot be cut shorter than they are padded to."""
+    longest = None if maxlen is None else check_integer("maxlen", maxlen)
+    least = 1 if minlen is None else check_integer("minlen", minlen)
+    if longest is not None and least > longest:
+        raise ValueError(f"`minlen` must not exceed `maxlen`. Expected at most {longest}, received {least}.")
+    return least

@@ -141,6 +141,21 @@ def test_wrong_sequences(x, error, texts):
         ),
         ({"maxlen": 0}, ValueError, "`maxlen` is too small. Expected an int >= 1, received 0."),
         ({"maxlen": 2.5}, TypeError, "`maxlen` must be an integer."),
+        ({"minlen": 0}, ValueError, "`minlen` is too small. Expected an int >= 1, received 0."),
+        ({"minlen": "3"}, TypeError, "`minlen` must be an integer."),
+        (
+            {"minlen": 3, "maxlen": 2},
+            ValueError,
+            "`minlen` must not exceed `maxlen`. Expected at most 2, received 3.",
+        ),
+        (
+            {"minlen": 9, "max_timesteps_per_batch": 8},
+            ValueError,
+            "padded to 9, received 8. Raise the budget, or lower",
+        ),
+        ({"align_labels": None}, TypeError, "`align_labels` must be a boolean."),
+        ({"timestep_weights": "no"}, TypeError, "`timestep_weights` must be a boolean."),
+        ({"y": [[1], [2, 3], []]}, ValueError, "Pass align_labels=False for labels of their own length"),
         ({"maxlen": 2, "truncating": "end"}, ValueError, "`truncating` is unknown. Expected one of ['post', 'pre']"),
         (
             {"on_empty": "skip"},

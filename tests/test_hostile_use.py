@@ -34,6 +34,9 @@ OPTIONS = {
     "label_padding_value": st.sampled_from([0, -1, 0.5, None, "0", 10**400]),
     "maxlen": st.sampled_from([None, None, 4, 1, 0, -2, 3.5, "5"]),
     "truncating": st.sampled_from(["post", "pre", "middle", None]),
+    "minlen": st.sampled_from([None, None, 4, 1, 12, 0, -2, 3.5, "5", 2**31, True]),
+    "align_labels": st.sampled_from([True, False, None, "no"]),
+    "timestep_weights": st.sampled_from([True, False, None, 1]),
     "on_empty": st.sampled_from(["raise", "drop", "keep", "ignore", 3]),
     "include_lengths": st.sampled_from([False, True, "yes"]),
     "remainder": st.sampled_from(["spill", "keep", "drop", "lose", None]),
@@ -101,6 +104,7 @@ def check_one_epoch(dataset: BucketedSequence, sequences: list[np.ndarray], opti
         np.testing.assert_array_equal(rows, planned)
         x = x["sequences"] if isinstance(x, dict) else x
         assert x.shape == (len(planned), padded_length)
+        assert padded_length >= (options.get("minlen") or 1)
         assert len(planned) % multiple == 0
         if options.get("max_timesteps_per_batch"):
             num_shards = options.get("num_shards", 1)

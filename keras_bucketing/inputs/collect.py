@@ -13,6 +13,7 @@ from keras_bucketing.checks import INT32_MAX, can_hold, check_choice, check_numb
 from keras_bucketing.inputs import columns, lists
 from keras_bucketing.inputs.arrays import as_regular_array, first_non_number
 from keras_bucketing.inputs.labels import check_label_lengths, check_weights
+from keras_bucketing.inputs.leaf_lengths import LeafLengths
 from keras_bucketing.inputs.ragged import Ragged, as_ragged
 from keras_bucketing.inputs.storage import standard_dtype, stored_floatx
 from keras_bucketing.inputs.structures import Leaf, Structure, describe, map_structure, named_leaves, num_rows
@@ -25,11 +26,12 @@ class Inputs:
     Attributes:
         x: Structure of leaves. A leaf is a `Ragged` (one sequence a row) or an array `(num_rows, ...)` (one value a
             row).
-        y: Structure of leaves, or None. A `Ragged` leaf holds one label a timestep.
+        y: Structure of leaves, or None. A `Ragged` leaf holds one label a timestep, or labels of their own length.
         sample_weight: None, one leaf, or a structure like `y`.
         lengths: Int64 array `(num_rows,)`: the timesteps of each row, those of its longest sequence.
         kept: Int64 array `(num_rows,)`: where each row stood in the input, or None where none was dropped.
         num_given: How many rows the input had.
+        align_labels: Whether ragged leaves of `y` hold one label a timestep, and so have the lengths of a leaf of `x`.
     """
 
     x: Structure
@@ -38,13 +40,32 @@ class Inputs:
     lengths: np.ndarray
     kept: np.ndarray | None
     num_given: int
+    align_labels: bool = True
 
     @property
-    def given_lengths(self) -> np.ndarray:
-        """Int32 array `(num_given,)`: the timesteps of the input's rows, 0 for those that were dropped."""
-        lengths = np.zeros(self.num_given, np.int32)
-        lengths[slice(None) if self.kept is None else self.kept] = self.lengths
-        return lengths
+    def leaf_lengths(self) -> list[LeafLengths]:
+        """The lengths of the leaves that are padded on their own: the ragged ones of `x`, labels of their own length.
+
+        Leaves of the same lengths share the array.
+        """
+        labels = [] if self.align_labels else named_leaves(self.y, "y")
+        named = [(named_leaf, False) for named_leaf in named_leaves(self.x, "x")] + [(label, True) for label in labels]
+        found: list[LeafLengths] = []
+        for (name, leaf), is_label in named:
+            if isinstance(leaf, Ragged):
+                lengths = leaf.lengths.astype(np.int32)
+                equal = (known.lengths for known in found if np.array_equal(known.lengths, lengths))
+                is_taken = any(known.name == name for known in found)  # long keys are shortened in their middle
+                found.append(LeafLengths(f"{name} {len(found)}" if is_taken else name, next(equal, lengths), is_label))
+        return found
+
+    def in_given_rows(self, lengths: np.ndarray) -> np.ndarray:
+        """Lengths `(num_rows,)` to those of the input's rows `(num_given,)`, 0 for those that were dropped."""
+        if self.kept is None:
+            return lengths
+        given = np.zeros(self.num_given, lengths.dtype)
+        given[self.kept] = lengths
+        return given
 
     @property
     def leaves(self) -> list[Leaf]:
@@ -52,8 +73,14 @@ class Inputs:
         return [leaf for leaf in tf.nest.flatten((self.x, self.y, self.sample_weight)) if leaf is not None]
 
 
-def collect_inputs(x: Any, y: Any, sample_weight: Any) -> Inputs:
+def collect_inputs(x: Any, y: Any, sample_weight: Any, align_labels: bool = True) -> Inputs:
     """Checks and converts what the user passed.
+
+    Args:
+        x: As in `BucketedSequence`.
+        y: As in `BucketedSequence`.
+        sample_weight: As in `BucketedSequence`.
+        align_labels: Whether ragged labels must have the lengths of a leaf of `x`, or may have lengths of their own.
 
     Raises:
         TypeError: If something is of the wrong kind: text, a scalar where a sequence belongs, no collection at all.
@@ -78,17 +105,20 @@ def collect_inputs(x: Any, y: Any, sample_weight: Any) -> Inputs:
                 f"{_tuple_hint(x)}`{name}` must have one row for each sequence. Expected {first.num_rows} as in "
                 f"`{first_name}`, received {rows}.{_list_hint(x, rows)}"
             )
-    for name, leaf in named_leaves(inputs_y, "y"):
-        check_label_lengths(name, leaf, sequences)
+    if align_labels:
+        for name, leaf in named_leaves(inputs_y, "y"):
+            check_label_lengths(name, leaf, sequences)
     check_weights(inputs_y, weights)
     lengths = np.maximum.reduce([leaf.lengths for _, leaf in sequences])
-    if lengths.max() > INT32_MAX:
-        name, at = next((name, np.argmax(leaf.lengths)) for name, leaf in sequences if leaf.lengths.max() > INT32_MAX)
-        raise ValueError(
-            f"Sequences must have less than 2**31 timesteps. Received {lengths[at]} at {name}[{at}]. Cut it into "
-            "pieces."
-        )
-    return Inputs(inputs_x, inputs_y, weights, lengths, None, first.num_rows)
+    labels = [] if align_labels else [(name, leaf) for name, leaf in named_leaves(inputs_y, "y")]
+    for name, leaf in [*sequences, *labels]:
+        if isinstance(leaf, Ragged) and leaf.lengths.max() > INT32_MAX:
+            at = int(np.argmax(leaf.lengths))
+            raise ValueError(
+                f"Sequences must have less than 2**31 timesteps. Received {leaf.lengths[at]} at {name}[{at}]. Cut it "
+                "into pieces."
+            )
+    return Inputs(inputs_x, inputs_y, weights, lengths, None, first.num_rows, align_labels)
 
 
 def _no_sequences(x: Any, converted: Structure) -> str:
@@ -111,8 +141,18 @@ def _list_hint(x: Any, rows: int) -> str:
 
 
 def truncate(inputs: Inputs, maxlen: int, truncating: str) -> Inputs:
-    """Cuts every sequence, and its per-timestep labels and weights alike, to `maxlen` timesteps."""
-    return _replace_leaves(inputs, lambda leaf: leaf.truncate(maxlen, truncating) if isinstance(leaf, Ragged) else leaf)
+    """Cuts every sequence, and its per-timestep labels and weights alike, to `maxlen` timesteps.
+
+    Labels of their own length stay as they are.
+    """
+
+    def cut(leaf: Leaf) -> Leaf:
+        return leaf.truncate(maxlen, truncating) if isinstance(leaf, Ragged) else leaf
+
+    if inputs.align_labels:
+        return _replace_leaves(inputs, cut)
+    whole = replace(inputs, y=None, sample_weight=None)
+    return replace(_replace_leaves(whole, cut), y=inputs.y, sample_weight=inputs.sample_weight)
 
 
 def handle_empty(inputs: Inputs, on_empty: str, padding_value: Any) -> Inputs:
@@ -158,18 +198,6 @@ def check_padding_value(name: str, value: Any, structure: Structure) -> None:
             raise ValueError(
                 f"`{name}` must be a value of the data's dtype. Expected one that {dtype} can hold, received "
                 f"{show(value)}. Convert the data first, or choose another value."
-            )
-
-
-def check_room_for_lengths(x: Structure) -> None:
-    """Refuses a dict that has an entry where the lengths would go."""
-    if not isinstance(x, dict):
-        return
-    ragged = [key for key, leaf in x.items() if isinstance(leaf, Ragged)]
-    for name in ["lengths", *(f"{key}_lengths" for key in ragged if len(ragged) > 1)]:
-        if name in x:
-            raise ValueError(
-                f"`x` already has the key {show(name)}, which include_lengths=True adds. Rename one of the two."
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from keras_bucketing.inputs.leaf_lengths import LeafLengths
 from keras_bucketing.inputs.ragged import Ragged
 from keras_bucketing.inputs.structures import Leaf, Structure, describe, named_leaves
 
@@ -20,10 +21,25 @@ def check_label_lengths(name: str, leaf: Leaf, sequences: list[tuple[str, Ragged
             return
         wrong = wrong or (x_name, int(different[0]), int(sequence.lengths[different[0]]))
     x_name, at, expected = wrong or ("x", 0, 0)
+    fix = "Pass align_labels=False for labels of their own length, such as transcripts and translations."
+    if not np.ptp(leaf.lengths):
+        fix += " If every row has the same labels or classes, pass one array, e.g. np.asarray(y)."
     raise ValueError(
         f"`{name}` is ragged, so it must hold one label a timestep. Expected {expected} as in {x_name}[{at}], "
-        f"received {int(leaf.lengths[at])} at {name}[{at}]. If these are not per-timestep labels, pass one array, "
-        "e.g. np.asarray(y)."
+        f"received {int(leaf.lengths[at])} at {name}[{at}]. {fix}"
+    )
+
+
+def labeled_leaf(label: Ragged, leaves: list[LeafLengths]) -> int:
+    """The index of the leaf of `x` that per-timestep labels belong to, and are padded like.
+
+    An empty row of that leaf may have got one timestep of padding, its label has not.
+    """
+    lengths = np.maximum(label.lengths, 1)
+    return next(
+        index
+        for index, leaf in enumerate(leaves)
+        if not leaf.is_label and np.array_equal(np.maximum(leaf.lengths, 1), lengths)
     )
 
 

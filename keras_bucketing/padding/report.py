@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from keras_bucketing.checks import check_integer, check_lengths
-from keras_bucketing.padding.stats import PaddingStats, padding_efficiency
+from keras_bucketing.padding.efficiency import padding_efficiency
+from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.padding.text_table import format_table
 from keras_bucketing.planning.batch_cuts import cut_batches
 from keras_bucketing.planning.boundaries import optimal_bucket_boundaries
@@ -144,7 +145,7 @@ def padding_report(lengths: Any, batch_size: int = 32) -> PaddingReport:
 
 
 def summarize_buckets(buckets: Buckets, stats: PaddingStats) -> str:
-    """The buckets as a text table, with the padding of one epoch."""
+    """The buckets as a text table, with the padding of one epoch; where there are several leaves, of each as well."""
     padded = {bucket.bucket: bucket for bucket in stats.buckets}
     longest = [*(boundary - 1 for boundary in buckets.boundaries), int(buckets.upper_lengths[-1])]
     rows = []
@@ -154,6 +155,7 @@ def summarize_buckets(buckets: Buckets, stats: PaddingStats) -> str:
         efficiency = f"{padded[bucket].padding_efficiency:.3f}" if batches else "-"
         rows.append([f"{lower} - {max(upper, lower)}", int(count), size, batches, efficiency])
     rows.append(["all", stats.num_sequences, "", stats.num_batches, f"{stats.padding_efficiency:.3f}"])
+    rows += [[leaf.name, "", "", "", f"{leaf.padding_efficiency:.3f}"] for leaf in stats.leaves]
     return format_table(["lengths", "sequences", "rows a batch", "batches", "padding efficiency"], rows)
 
 

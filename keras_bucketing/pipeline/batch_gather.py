@@ -8,9 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.inputs.collect import Inputs
+from keras_bucketing.inputs.labels import labeled_leaf
+from keras_bucketing.inputs.leaf_lengths import LeafLengths
+from keras_bucketing.inputs.length_entries import length_entries
 from keras_bucketing.inputs.ragged import Ragged
 from keras_bucketing.inputs.storage import host_tensor, stored_floatx
-from keras_bucketing.inputs.structures import Leaf, Structure
+from keras_bucketing.inputs.structures import Leaf, Structure, named_leaves
 from keras_bucketing.planning.sizing import Shard
 
 
@@ -19,9 +22,11 @@ class BatchGatherer:
 
     Args:
         inputs: The checked data.
+        leaves: The lengths of each leaf that is padded on its own, `inputs.leaf_lengths`.
         padding_value: Number that fills up the sequences of `x`.
-        label_padding_value: Number that fills up per-timestep labels.
+        label_padding_value: Number that fills up ragged labels.
         include_lengths: Whether `x` gains the lengths.
+        timestep_weights: Whether per-timestep labels bring weights that are 0 where they are padding.
         pads_further: Whether batches may be padded beyond their own longest sequence.
         shard: Which rows of each batch to gather.
     """
@@ -29,38 +34,49 @@ class BatchGatherer:
     def __init__(
         self,
         inputs: Inputs,
+        leaves: list[LeafLengths],
         padding_value: Any,
         label_padding_value: Any,
         include_lengths: bool,
+        timestep_weights: bool,
         pads_further: bool,
         shard: Shard,
     ):
-        self._pads_further = pads_further
         self._shard = shard
-        splits: list[tuple[np.ndarray, tf.Tensor]] = []
-        self._x = _tables(inputs.x, padding_value, splits)
-        self._y = _tables(inputs.y, label_padding_value, splits)
-        self._weights = _tables(inputs.sample_weight, 0, splits)
-        self._weighs_timesteps = any(isinstance(table, _RaggedTable) for table in tf.nest.flatten(self._y))
-        self._lengths = None
+        tables = _Tables(pads_further)
+        of_x, of_y = _columns(inputs, leaves)
+        self._x = tables.of(inputs.x, padding_value, of_x)
+        self._y = tables.of(inputs.y, label_padding_value, of_y)
+        weights = tf.nest.flatten(inputs.sample_weight)
+        self._weights = tables.of(inputs.sample_weight, 0, of_y if len(weights) == len(of_y) else [0] * len(weights))
+        self._weighs_timesteps = (
+            timestep_weights
+            and inputs.align_labels
+            and any(isinstance(table, _RaggedTable) for table in tf.nest.flatten(self._y))
+        )
+        self._lengths: dict[str, _PlainTable | _LengthsTable] = {}
         if include_lengths:
-            self._lengths = _PlainTable(inputs.lengths.astype(np.int32))
+            self._lengths = {"lengths": _PlainTable(inputs.lengths.astype(np.int32))}
+            for name, leaf in length_entries(inputs.x, inputs.y, inputs.align_labels).items():
+                self._lengths[name] = _LengthsTable(tables.splits_of(leaf))
 
     def __call__(self, rows: tf.Tensor, cut: tf.Tensor) -> Any:
         """Gathers one batch.
 
         Args:
             rows: Int32 `(num_rows,)`, row indices.
-            cut: Int32 `(3, 1)`: where the batch starts in `rows`, how many rows it has, and the least padded length.
+            cut: Int32 `(2 + num_leaves, 1)`: where the batch starts in `rows`, how many rows it has, and the least
+                padded length of each leaf.
 
         Returns:
             `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, as Keras unpacks them.
         """
-        start, size, padded_to = tf.unstack(cut)
-        batch = _Batch(tf.slice(rows, start, size), padded_to[0] if self._pads_further else None, self._shard)
+        start, size, *padded_to = tf.unstack(cut)
+        batch = _Batch(tf.slice(rows, start, size), padded_to, self._shard)
         x = tf.nest.map_structure(batch.gather, self._x)
-        if self._lengths is not None:
-            x = self._with_lengths(x, batch.gather(self._lengths), batch)
+        if self._lengths:
+            lengths = {name: batch.gather(table) for name, table in self._lengths.items()}
+            x = {**(x if isinstance(x, dict) else {"sequences": x}), **lengths}
         if self._y is None:
             return (x,) if isinstance(x, tuple) else x
         y = tf.nest.map_structure(batch.gather, self._y)
@@ -75,16 +91,6 @@ class BatchGatherer:
         """All the data, as tensors."""
         tables = [table for table in tf.nest.flatten((self._x, self._y, self._weights)) if table is not None]
         return [tensor for table in tables for tensor in table.tensors]
-
-    def _with_lengths(self, x: Structure, row_lengths: tf.Tensor, batch: _Batch) -> dict[str, Any]:
-        """Adds the rows' lengths; and where there are several ragged leaves, those of each."""
-        lengths = {"lengths": row_lengths}
-        if not isinstance(x, dict):
-            return {"sequences": x, **lengths}
-        ragged = {name: table for name, table in self._x.items() if isinstance(table, _RaggedTable)}
-        if len(ragged) > 1:
-            lengths |= {f"{name}_lengths": table.lengths(batch.rows) for name, table in ragged.items()}
-        return {**x, **lengths}
 
     def _timestep_weights(self, y: Structure, batch: _Batch) -> Structure:
         """1 on real and 0 on padded timesteps, times the caller's own weights; rows' weights for plain labels."""
@@ -109,13 +115,20 @@ class BatchGatherer:
 class _Batch:
     """The rows of one batch; all shards' rows, where there are several, set the padded length."""
 
-    def __init__(self, all_rows: tf.Tensor, padded_to: tf.Tensor | None, shard: Shard):
+    def __init__(self, all_rows: tf.Tensor, padded_to: list[tf.Tensor], shard: Shard):
         self.all_rows = all_rows
         self.rows = all_rows[shard.index :: shard.num_shards] if shard.num_shards > 1 else all_rows
-        self.padded_to = padded_to
+        self._padded_to = padded_to
+        self._scalars: dict[int, tf.Tensor] = {}
 
-    def gather(self, table: _Table) -> tf.Tensor:
+    def gather(self, table: _Table | _LengthsTable) -> tf.Tensor:
         return table.gather(self)
+
+    def padded_to(self, column: int) -> tf.Tensor:
+        """The least padded length of a leaf, a scalar; made once, and only where somebody asks."""
+        if column not in self._scalars:
+            self._scalars[column] = self._padded_to[column][0]
+        return self._scalars[column]
 
 
 class _PlainTable:
@@ -132,22 +145,33 @@ class _PlainTable:
         return tf.gather(self._rows, batch.rows)
 
 
-class _RaggedTable:
-    """One sequence a row."""
+class _LengthsTable:
+    """The length of one sequence a row."""
 
-    def __init__(self, leaf: Ragged, padding_value: Any, splits: tf.Tensor):
+    def __init__(self, splits: tf.Tensor):
+        self._splits = splits
+
+    def gather(self, batch: _Batch) -> tf.Tensor:
+        return _lengths(self._splits, batch.rows)
+
+
+class _RaggedTable:
+    """One sequence a row, padded to the length in one column of the cut at least where `pads_further`."""
+
+    def __init__(self, leaf: Ragged, padding_value: Any, splits: tf.Tensor, column: int, pads_further: bool):
         values = leaf.values_tensor()
         # By way of NumPy: tf.cast would round a Python float to float32 first, and refuses an int beyond int64.
         self._padding = tf.constant(leaf.values.dtype.type(padding_value))
         self._feature_shape = leaf.values.shape[1:]
         self._values, self._splits = values, splits
+        self._column, self._pads_further = column, pads_further
 
     @property
     def tensors(self) -> list[tf.Tensor]:
         return [self._values, self._splits]
 
     def lengths(self, rows: tf.Tensor) -> tf.Tensor:
-        return tf.cast(tf.gather(self._splits, rows + 1) - tf.gather(self._splits, rows), tf.int32)
+        return _lengths(self._splits, rows)
 
     def gather(self, batch: _Batch) -> tf.Tensor:
         # Not tf.gather of a RaggedTensor: its kernel checks the row splits of all the data at every call
@@ -155,7 +179,7 @@ class _RaggedTable:
         starts, limits = tf.gather(self._splits, batch.rows), tf.gather(self._splits, batch.rows + 1)
         timesteps = tf.ragged.range(starts, limits)
         sequences = timesteps.with_values(tf.gather(self._values, timesteps.values))
-        longest = batch.padded_to
+        longest = batch.padded_to(self._column) if self._pads_further else None
         if batch.rows is not batch.all_rows:
             own_longest = tf.reduce_max(self.lengths(batch.all_rows))
             longest = own_longest if longest is None else tf.maximum(longest, own_longest)
@@ -171,18 +195,46 @@ class _RaggedTable:
 _Table = _PlainTable | _RaggedTable
 
 
-def _tables(structure: Structure, padding_value: Any, splits: list[tuple[np.ndarray, tf.Tensor]]) -> Structure:
+def _lengths(splits: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.gather(splits, rows + 1) - tf.gather(splits, rows), tf.int32)
+
+
+def _columns(inputs: Inputs, leaves: list[LeafLengths]) -> tuple[list[int], list[int]]:
+    """For every leaf of `x` and of `y`, which of the padded lengths is its own; 0 for plain ones, which have none."""
+    own = iter(range(len(leaves)))
+    of_x = [next(own) if isinstance(leaf, Ragged) else 0 for _, leaf in named_leaves(inputs.x, "x")]
+    of_y = [
+        0 if not isinstance(leaf, Ragged) else labeled_leaf(leaf, leaves) if inputs.align_labels else next(own)
+        for _, leaf in named_leaves(inputs.y, "y")
+    ]
+    return of_x, of_y or [0]
+
+
+class _Tables:
     """Leaves to tables; leaves with the same row splits share them."""
 
-    def table(leaf: Leaf | None) -> _Table | None:
-        if leaf is None:
-            return None
-        if not isinstance(leaf, Ragged):
-            return _PlainTable(leaf)
-        for known, tensor in splits:
-            if np.array_equal(known, leaf.row_splits):
-                return _RaggedTable(leaf, padding_value, tensor)
-        splits.append((leaf.row_splits, host_tensor(leaf.row_splits)))
-        return _RaggedTable(leaf, padding_value, splits[-1][1])
+    def __init__(self, pads_further: bool):
+        self._pads_further = pads_further
+        self._splits: list[tuple[np.ndarray, tf.Tensor]] = []
 
-    return tf.nest.map_structure(table, structure)
+    def of(self, structure: Structure, padding_value: Any, columns: list[int]) -> Structure:
+        """The tables of a structure, with the column of each of its leaves."""
+
+        def table(leaf: Leaf | None, column: int) -> _Table | None:
+            if leaf is None:
+                return None
+            if not isinstance(leaf, Ragged):
+                return _PlainTable(leaf)
+            # A batch of nothing but empty labels has one timestep too, as kernels want it.
+            pads_further = self._pads_further or not leaf.lengths.all()
+            return _RaggedTable(leaf, padding_value, self.splits_of(leaf), column, pads_further)
+
+        return tf.nest.pack_sequence_as(structure, list(map(table, tf.nest.flatten(structure), columns)))
+
+    def splits_of(self, leaf: Ragged) -> tf.Tensor:
+        """The row splits as a tensor."""
+        for known, tensor in self._splits:
+            if known is leaf.row_splits or np.array_equal(known, leaf.row_splits):
+                return tensor
+        self._splits.append((leaf.row_splits, host_tensor(leaf.row_splits)))
+        return self._splits[-1][1]

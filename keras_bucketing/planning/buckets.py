@@ -45,6 +45,7 @@ def choose_buckets(
     num_buckets: Any = None,
     pad_to_bucket_boundary: bool = False,
     kept: np.ndarray | None = None,
+    minlen: int = 1,
 ) -> Buckets:
     """Finds the buckets, from given boundaries or as those of minimum padding.
 
@@ -56,12 +57,14 @@ def choose_buckets(
         pad_to_bucket_boundary: Whether batches are padded to the longest allowed length, so that this is what a budget
             holds.
         kept: Int array `(num_rows,)` or None: what an error message calls each row.
+        minlen: Int, the length that every batch is padded to at least, so that no bucket ends below it unless the user
+            says so, and that is what a budget holds.
     """
     if bucket_boundaries is not None:
         boundaries = check_boundaries(bucket_boundaries)
         _check_number(num_buckets, boundaries)
     else:
-        boundaries = _find_boundaries(lengths, sizing, num_buckets)
+        boundaries = _find_boundaries(np.maximum(lengths, minlen), sizing, num_buckets)
     if sizing.bucket_batch_sizes is not None and len(sizing.bucket_batch_sizes) != len(boundaries) + 1:
         raise ValueError(
             f"`bucket_batch_sizes` must have one entry for each bucket. Expected {len(boundaries) + 1} for the "
@@ -76,12 +79,9 @@ def choose_buckets(
         longest_in_bucket = np.zeros(len(upper_lengths), np.int64)
         np.maximum.at(longest_in_bucket, row_buckets, lengths)
         budgeted = np.where(filled, longest_in_bucket, upper_lengths)
-    sizes = (
-        np.array(sizing.bucket_batch_sizes)
-        if sizing.bucket_batch_sizes is not None
-        else sizing.rows_at(np.maximum(budgeted, 1))
-    )
-    _check_budget(sizes, budgeted, filled, lengths, row_buckets, sizing, pad_to_bucket_boundary, kept)
+    budgeted = np.maximum(budgeted, minlen)
+    sizes = np.array(sizing.bucket_batch_sizes) if sizing.bucket_batch_sizes is not None else sizing.rows_at(budgeted)
+    _check_budget(sizes, budgeted, filled, lengths, row_buckets, sizing, kept, minlen)
     return Buckets(boundaries, np.maximum(sizes, sizing.multiple).tolist(), upper_lengths, row_buckets)
 
 
@@ -120,8 +120,8 @@ def _check_budget(
     lengths: np.ndarray,
     row_buckets: np.ndarray,
     sizing: BatchSizing,
-    pad_to_bucket_boundary: bool,
     kept: np.ndarray | None,
+    minlen: int,
 ) -> None:
     """Refuses a budget that cannot hold one row (or `multiple` rows) of some bucket."""
     too_long = np.flatnonzero(filled & (sizes < 1))
@@ -129,13 +129,16 @@ def _check_budget(
         return
     bucket = int(too_long[-1])
     row = int(np.flatnonzero(row_buckets == bucket)[np.argmax(lengths[row_buckets == bucket])])
-    padded = f", padded to {budgeted[bucket]}" if pad_to_bucket_boundary and budgeted[bucket] > lengths[row] else ""
+    needed, room = int(budgeted[bucket]), sizing.max_timesteps_per_batch // sizing.multiple  # type: ignore[operator]
+    padded = f", padded to {needed}" if needed > lengths[row] else ""
+    fix = f", or cut long sequences with maxlen={room}" if room else ""
+    if padded:
+        fix = ", or lower minlen" if needed == minlen else ", or lower that bucket's boundary"
     raise ValueError(
         f"`max_timesteps_per_batch` must hold at least {sizing.multiple} row{'s' if sizing.multiple > 1 else ''} of "
-        f"every sequence. Expected at least {sizing.multiple * int(budgeted[bucket])} for the {lengths[row]} "
-        f"timesteps of x[{row if kept is None else kept[row]}]{padded}, received {sizing.max_timesteps_per_batch}. "
-        "Raise the budget, or "
-        f"cut long sequences with maxlen={max(sizing.max_timesteps_per_batch // sizing.multiple, 1)}."  # type: ignore[operator]
+        f"every sequence. Expected at least {sizing.multiple * needed} for the {lengths[row]} timesteps of "
+        f"x[{row if kept is None else kept[row]}]{padded}, received {sizing.max_timesteps_per_batch}. "
+        f"Raise the budget{fix}."
     )
 
 

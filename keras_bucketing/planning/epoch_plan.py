@@ -10,15 +10,17 @@ The offsets, and so the number of batches, are the same in every epoch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import tensorflow as tf
 
+from keras_bucketing.inputs.leaf_lengths import LeafLengths, row_lengths
 from keras_bucketing.inputs.row_splits import row_splits_of
 from keras_bucketing.planning.batch_cuts import BatchCuts
 from keras_bucketing.planning.buckets import Buckets
+from keras_bucketing.planning.padded_lengths import least_padded_lengths
 from keras_bucketing.planning.sizing import Shard
 
 _PHILOX = tf.random.Algorithm.PHILOX.value
@@ -32,9 +34,11 @@ class EpochPlan:
         epoch: Int, which epoch.
         rows: Int64 array `(num_rows,)`: row indices into the input, batch after batch.
         batch_splits: Int64 array `(num_batches + 1,)`: batch i holds `rows[batch_splits[i]:batch_splits[i + 1]]`.
-        padded_lengths: Int64 array `(num_batches,)`, in timesteps.
+        padded_lengths: Int64 array `(num_batches,)`, in timesteps; of the longest leaf of `x` where there are several.
         buckets: Int64 array `(num_batches,)`: the bucket whose size and boundary each batch has.
         left_out: Int64 array: the row indices that this epoch does not yield, on no shard; increasing.
+        leaf_padded_lengths: Dict from the name of each leaf that is padded on its own, e.g. `x['audio']`, to its padded
+            lengths, Int64 array `(num_batches,)`.
     """
 
     epoch: int
@@ -43,6 +47,7 @@ class EpochPlan:
     padded_lengths: np.ndarray
     buckets: np.ndarray
     left_out: np.ndarray
+    leaf_padded_lengths: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.padded_lengths)
@@ -85,33 +90,36 @@ class EpochPlanner:
     """Plans the epochs of one dataset.
 
     Args:
-        lengths: Int array `(num_rows,)`, timesteps.
+        leaves: The lengths of each leaf that is padded on its own.
         buckets: The buckets of the rows.
         cuts: The batches, from `cut_batches`.
-        pad_to_bucket_boundary: Whether batches are padded to the longest length that their bucket allows.
+        pad_to_bucket_boundary: Whether all batches of a bucket are padded to one length.
         shuffle: Whether rows and batches are shuffled anew each epoch; if not, they stay sorted by length.
+        minlen: Int, the least padded length of the leaves of `x`.
     """
 
     def __init__(
         self,
-        lengths: np.ndarray,
+        leaves: Sequence[LeafLengths],
         buckets: Buckets,
         cuts: BatchCuts,
         pad_to_bucket_boundary: bool,
         shuffle: bool,
+        minlen: int = 1,
     ):
-        self._lengths = lengths
+        self._leaves = leaves
         self._buckets = cuts.buckets
-        padded_to = buckets.upper_lengths[cuts.buckets] if pad_to_bucket_boundary else np.ones_like(cuts.buckets)
-        self._cuts = np.stack([cuts.starts, cuts.stops - cuts.starts, padded_to], axis=1).astype(np.int32)
-        self._num_used = len(lengths) - cuts.num_spare
+        least = least_padded_lengths(leaves, buckets, cuts, pad_to_bucket_boundary, minlen)
+        self._cuts = np.column_stack([cuts.starts, cuts.stops - cuts.starts, least]).astype(np.int32)
+        self._num_rows = len(buckets.row_buckets)
+        self._num_used = self._num_rows - cuts.num_spare
         self._shuffle = shuffle
         self._num_buckets = len(buckets.upper_lengths)
         with tf.device("CPU:0"):
             if shuffle:
                 self._row_buckets = tf.constant(buckets.row_buckets, tf.int32)
             else:
-                self._sorted_rows = tf.constant(np.argsort(lengths, kind="stable"), tf.int32)
+                self._sorted_rows = tf.constant(np.argsort(row_lengths(leaves), kind="stable"), tf.int32)
             self._cuts_tensor = tf.constant(self._cuts[:, :, np.newaxis])
         # One graph for the pipeline and for the plans: tracing it takes longer than all the rest.
         self._order_in_graph = tf.function(
@@ -140,7 +148,7 @@ class EpochPlanner:
         # One shuffle of all rows, then a stable split by bucket: every operation is part of the graph that each new
         # iterator prepares, at a tenth of a millisecond each, and a loop over the buckets took three times as long.
         of_rows = tf.cast(2 * epoch, tf.uint64)
-        rows = _shuffle(tf.range(len(self._lengths)), seed, of_rows)
+        rows = _shuffle(tf.range(self._num_rows), seed, of_rows)
         used, spare = rows[: self._num_used], rows[self._num_used :]
         by_bucket = tf.dynamic_partition(used, tf.gather(self._row_buckets, used), self._num_buckets)
         return tf.concat([*by_bucket, spare], 0), _shuffle(batches, seed, of_rows + tf.constant(1, tf.uint64))
@@ -149,8 +157,9 @@ class EpochPlanner:
         """An epoch's batches from `first_batch` on; in graph.
 
         Returns:
-            Int32 tensors: all rows in their order `(num_rows,)`, and the cuts `(num_batches - first_batch, 3, 1)`:
-            where each batch starts in the rows, how many it has, and the length that it is padded to at least.
+            Int32 tensors: all rows in their order `(num_rows,)`, and the cuts `(num_batches - first_batch, 2 +
+            num_leaves, 1)`: where each batch starts in the rows, how many it has, and the length that each leaf is
+            padded to at least.
         """
         rows, batch_order = self._order_in_graph(epoch, seed)
         return rows, tf.gather(self._cuts_tensor, batch_order[first_batch:])
@@ -160,20 +169,25 @@ class EpochPlanner:
         rows, order = (
             tensor.numpy() for tensor in self._order_in_graph(tf.constant(epoch, tf.int64), tf.constant(seed, tf.int64))
         )
-        starts, sizes, padded_to = self._cuts[order].astype(np.int64).T
+        starts, sizes, *least = self._cuts[order].astype(np.int64).T
         splits = row_splits_of(sizes)
         within = np.arange(splits[-1]) - np.repeat(splits[:-1], sizes)
         batch_rows = rows[within + np.repeat(starts, sizes)].astype(np.int64)
-        padded = np.maximum.reduceat(self._lengths[batch_rows], splits[:-1]).astype(np.int64)
+        padded = {
+            leaf.name: np.maximum(np.maximum.reduceat(leaf.lengths[batch_rows], splits[:-1]), of_leaf)
+            for leaf, of_leaf in zip(self._leaves, least, strict=True)
+        }
+        of_x = [padded[leaf.name] for leaf in self._leaves if not leaf.is_label]
         left_out = np.ones(len(rows), bool)
         left_out[batch_rows] = False
         return EpochPlan(
             epoch=epoch,
             rows=batch_rows,
             batch_splits=splits,
-            padded_lengths=np.maximum(padded, padded_to),
+            padded_lengths=of_x[0] if len(of_x) == 1 else np.maximum.reduce(of_x),
             buckets=self._buckets[order],
             left_out=np.flatnonzero(left_out),
+            leaf_padded_lengths=padded,
         )
 
 

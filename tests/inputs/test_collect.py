@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from keras_bucketing.inputs.collect import (
     check_padding_value,
-    check_room_for_lengths,
     collect_inputs,
     handle_empty,
     truncate,
@@ -182,7 +181,8 @@ def test_keeping_empty_rows_gives_them_one_timestep():
             ValueError,
             (
                 "`y` is ragged, so it must hold one label a timestep. Expected 1 as in x[1], received 2 at y[1]. "
-                "If these are not per-timestep labels, pass one array, e.g. np.asarray(y)."
+                "Pass align_labels=False for labels of their own length, such as transcripts and translations. "
+                "If every row has the same labels or classes, pass one array, e.g. np.asarray(y)."
             ),
         ),
         ({"a": X, "b": [[1], [2]]}, [[1], [2, 3]], None, ValueError, "Expected 2 as in x['a'][0], received 1 at y[0]."),
@@ -273,13 +273,56 @@ def test_a_padding_value_must_fit_the_dtype(dtype, value, fits):
         check_padding_value("padding_value", value, x)
 
 
+# Labels of their own length.
+
+LABELS = [[7, 8, 9], []]
+
+
+def test_labels_of_their_own_length_are_taken_as_they_are():
+    inputs = collect_inputs(X, {"text": LABELS, "class": [0, 1], "tags": X}, None, align_labels=False)
+    assert rows_of(inputs.y["text"]) == LABELS
+    assert inputs.y["class"].tolist() == [0, 1]
+    assert inputs.lengths.tolist() == [2, 1]  # they choose no bucket
+    named = {leaf.name: (leaf.lengths.tolist(), leaf.is_label) for leaf in inputs.leaf_lengths}
+    assert named == {"x": ([2, 1], False), "y['tags']": ([2, 1], True), "y['text']": ([3, 0], True)}
+
+
+def test_labels_for_each_timestep_have_no_lengths_of_their_own():
+    leaves = collect_inputs({"a": X, "b": X, "n": [1, 2]}, X, None).leaf_lengths
+    assert [leaf.name for leaf in leaves] == ["x['a']", "x['b']"]
+    assert leaves[0].lengths is leaves[1].lengths
+    assert leaves[0].lengths.dtype == np.int32
+
+
+def test_options_for_sequences_do_not_concern_labels_of_their_own_length():
+    inputs = collect_inputs([[1, 2, 3], [], [4]], [[5, 6], [7, 8], []], [[1, 2], [3, 4], []], align_labels=False)
+    dropped = handle_empty(truncate(inputs, 1, "post"), "drop", 0)
+    assert rows_of(dropped.x) == [[1], [4]]
+    assert rows_of(dropped.y) == [[5, 6], []]
+    assert rows_of(dropped.sample_weight) == [[1, 2], []]
+    assert dropped.in_given_rows(dropped.lengths).tolist() == [1, 0, 1]
+    kept = handle_empty(inputs, "keep", 9)
+    assert rows_of(kept.x) == [[1, 2, 3], [9], [4]]
+    assert rows_of(kept.y) == [[5, 6], [7, 8], []]
+
+
 @pytest.mark.parametrize(
-    ("key", "x"), [("lengths", {"lengths": X}), ("a_lengths", {"a": X, "b": X, "a_lengths": [1, 2]})]
+    ("y", "weights", "text"),
+    [
+        (LABELS, [[1, 2], []], "Expected 3 as in y[0], received 2 at sample_weight[0]."),
+        ([1, 2], X, "`sample_weight` has one weight a timestep, but `y` has one label a row."),
+    ],
 )
-def test_lengths_need_room_in_a_dict(key, x):
-    with pytest.raises(ValueError, match=rf"`x` already has the key '{key}', which include_lengths=True adds"):
-        check_room_for_lengths(collect_inputs(x, None, None).x)
+def test_weights_have_the_lengths_of_their_labels(y, weights, text):
+    with pytest.raises(ValueError, match="sample_weight") as raised:
+        collect_inputs(X, y, weights, align_labels=False)
+    assert text in str(raised.value)
 
 
-def test_lengths_of_a_single_leaf_need_no_key_of_their_own():
-    check_room_for_lengths(collect_inputs({"a": X, "a_lengths": [1, 2]}, None, None).x)
+def test_labels_that_fit_no_leaf_name_the_argument_that_takes_them():
+    with pytest.raises(ValueError, match="is ragged") as raised:
+        collect_inputs({"a": X, "b": [[1], [2]]}, {"text": LABELS}, None)
+    assert str(raised.value) == (
+        "`y['text']` is ragged, so it must hold one label a timestep. Expected 2 as in x['a'][0], received 3 at "
+        "y['text'][0]. Pass align_labels=False for labels of their own length, such as transcripts and translations."
+    )

@@ -13,12 +13,20 @@ from keras_bucketing.planning.sizing import Shard
 from tests.support.strategies import lengths_lists, random_sequences, seeds, sequence_lists
 
 
-def gather(x, y=None, weights=None, rows=None, padded_to=None, padding=0, label_padding=0, include_lengths=False):
-    gatherer = BatchGatherer(
-        collect_inputs(x, y, weights), padding, label_padding, include_lengths, padded_to is not None, Shard(1, 0)
-    )
+def gatherer_of(inputs, padding=0, label_padding=0, include_lengths=False, timestep_weights=True, pads_further=False):
+    leaves, shard = inputs.leaf_lengths, Shard(1, 0)
+    return BatchGatherer(
+        inputs, leaves, padding, label_padding, include_lengths, timestep_weights, pads_further, shard
+    ), len(leaves)
+
+
+def gather(x, y=None, weights=None, rows=None, padded_to=None, align_labels=True, **options):
+    """One batch; `padded_to` is the least padded length of all leaves, or a list of one for each."""
+    inputs = collect_inputs(x, y, weights, align_labels)
+    gatherer, num_leaves = gatherer_of(inputs, pads_further=padded_to is not None, **options)
     rows = tf.constant(range(2) if rows is None else rows, tf.int32)
-    batch = gatherer(rows, tf.constant([[0], [len(rows)], [padded_to or 1]]))
+    least = padded_to if isinstance(padded_to, list) else [padded_to or 1] * num_leaves
+    batch = gatherer(rows, tf.constant([0, len(rows), *least])[:, tf.newaxis])
     return tf.nest.map_structure(lambda tensor: tensor.numpy(), batch)
 
 
@@ -122,8 +130,62 @@ def test_outputs_of_both_kinds_get_weights_of_both_kinds():
 
 
 def test_shapes_are_known_but_for_rows_and_time():
-    gatherer = BatchGatherer(
-        collect_inputs([np.zeros((3, 12)), np.zeros((2, 12))], None, None), 0, 0, False, False, Shard(1, 0)
-    )
+    gatherer, _ = gatherer_of(collect_inputs([np.zeros((3, 12)), np.zeros((2, 12))], None, None))
     dataset = tf.data.Dataset.from_tensors((tf.constant([0, 1]), tf.constant([[0], [2], [1]]))).map(gatherer)
     assert dataset.element_spec.shape.as_list() == [None, None, 12]
+
+
+# Labels of their own length.
+
+
+@settings(max_examples=40)
+@given(lengths_lists(min_size=2, max_size=8), st.data(), st.none() | st.integers(1, 30), seeds())
+def test_labels_of_their_own_length_are_padded_to_their_own_longest(lengths, data, padded_to, seed):
+    label_lengths = data.draw(lengths_lists(min_size=len(lengths), max_size=len(lengths), min_length=0))
+    x, y = random_sequences(lengths, seed=seed), random_sequences(label_lengths, "int16", (2,), seed)
+    weights = [np.arange(1, length + 1) / 8 for length in label_lengths]
+    rows = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1, max_size=8))
+    options = {"rows": rows, "align_labels": False, "label_padding": -1, "include_lengths": True}
+    least = None if padded_to is None else [1, padded_to]
+    inputs, labels = gather(x, y, padded_to=least, **options)
+    assert inputs["sequences"].tobytes() == pad([x[row] for row in rows], 0).tobytes()
+    assert labels.dtype == np.int16
+    assert np.array_equal(labels, pad([y[row] for row in rows], -1, padded_to or 1))
+    assert inputs["label_lengths"].tolist() == [label_lengths[row] for row in rows]
+    assert inputs["label_lengths"].dtype == np.int32
+    _, _, padded_weights = gather(x, y, weights, padded_to=least, **options)
+    assert np.array_equal(padded_weights, pad([weights[row] for row in rows], 0, padded_to or 1))
+
+
+def test_labels_of_their_own_length_bring_no_weights():
+    y = {"text": [[7, 8, 9], []], "class": [5, 6]}
+    assert len(gather(X, y, align_labels=False)) == 2
+    _, labels, weights = gather(X, y, [2.0, 3.0], align_labels=False)
+    assert labels["text"].tolist() == [[7, 8, 9], [0, 0, 0]]
+    assert weights.tolist() == [2, 3]  # for all outputs, as Keras takes them
+    _, _, weights = gather(X, y, {"text": [[1, 2, 3], []], "class": [2, 3]}, align_labels=False)
+    assert weights["text"].tolist() == [[1, 2, 3], [0, 0, 0]]
+    assert weights["class"].tolist() == [2, 3]
+
+
+def test_a_batch_of_nothing_but_empty_labels_has_one_timestep_of_padding():
+    _, labels = gather(X, [[], []], align_labels=False, label_padding=9)
+    assert labels.tolist() == [[9], [9]]
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [(None, None), ([2.0, 3.0], [2, 3]), ([[1, 2, 3], [4]], [[1, 2, 3], [4, 0, 0]])],
+)
+def test_timestep_weights_can_be_turned_off(weights, expected):
+    batch = gather(X, [[5, 6, 7], [8]], weights, timestep_weights=False)
+    assert batch[1].tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert len(batch) == (2 if weights is None else 3)
+    assert weights is None or batch[2].tolist() == expected
+
+
+def test_labels_of_each_timestep_are_padded_like_their_own_leaf():
+    x = {"a": [[1], [2, 3]], "b": X}
+    _, labels, weights = gather(x, {"u": X, "v": [[1], [2, 3]]}, padded_to=[4, 6])
+    assert labels["u"].shape == weights["u"].shape == (2, 6)
+    assert labels["v"].shape == weights["v"].shape == (2, 4)

@@ -34,14 +34,24 @@ def test_every_bucket_has_a_batch_size_of_the_right_multiple(lengths, options):
 
 
 @settings(max_examples=200)
-@given(length_arrays(), st.integers(1, 4), st.integers(0, 300), st.booleans())
-def test_a_budget_gives_the_most_rows_that_fit(lengths, multiple, extra, pad_to_boundary):
-    budget = multiple * int(lengths.max()) + extra
-    options = {"max_timesteps_per_batch": budget, "batch_size_multiple": multiple, "num_buckets": 3}
+@given(length_arrays(), st.integers(1, 4), st.integers(0, 300), st.booleans(), st.integers(1, 25))
+def test_a_budget_gives_the_most_rows_that_fit(lengths, multiple, extra, pad_to_boundary, minlen):
+    budget = multiple * max(int(lengths.max()), minlen) + extra
+    options = {"max_timesteps_per_batch": budget, "batch_size_multiple": multiple, "num_buckets": 3, "minlen": minlen}
     buckets, _ = make_buckets(lengths, {**options, "pad_to_bucket_boundary": pad_to_boundary})
     for bucket, size in enumerate(buckets.batch_sizes):
-        longest = lengths[buckets.row_buckets == bucket].max()
+        longest = max(lengths[buckets.row_buckets == bucket].max(), minlen)
         assert size * longest <= budget < (size + multiple) * longest
+
+
+@settings(max_examples=100)
+@given(length_arrays(), st.none() | st.integers(1, 6), st.integers(1, 25))
+def test_boundaries_are_chosen_for_the_lengths_that_batches_are_padded_to(lengths, num_buckets, minlen):
+    options = {"num_buckets": num_buckets, "batch_size": 2}
+    buckets, _ = make_buckets(lengths, options | {"minlen": minlen})
+    padded, _ = make_buckets(np.maximum(lengths, minlen), options)
+    assert buckets.boundaries == padded.boundaries
+    assert np.array_equal(buckets.row_buckets, padded.row_buckets)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +138,20 @@ def test_an_empty_bucket_needs_no_budget():
         (
             {"max_timesteps_per_batch": 15, "bucket_boundaries": [20], "pad_to_bucket_boundary": True},
             ValueError,
-            "Expected at least 19 for the 9 timesteps of x[2], padded to 19, received 15.",
+            (
+                "Expected at least 19 for the 9 timesteps of x[2], padded to 19, received 15. Raise the budget, or "
+                "lower that bucket's boundary."
+            ),
+        ),
+        (
+            {"max_timesteps_per_batch": 11, "minlen": 12},
+            ValueError,
+            "Expected at least 12 for the 9 timesteps of x[2], padded to 12, received 11. Raise the budget, or lower m",
+        ),
+        (
+            {"max_timesteps_per_batch": 3, "batch_size_multiple": 4},
+            ValueError,
+            "Expected at least 36 for the 9 timesteps of x[2], received 3. Raise the budget.",
         ),
     ],
 )

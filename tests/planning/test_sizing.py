@@ -102,10 +102,10 @@ def test_all_shards_pad_to_the_longest_row_of_the_whole_batch(lengths, num_shard
     y = [sequence[:, np.newaxis] for sequence in x]
     inputs = collect_inputs({"a": x, "b": [sequence[::2] for sequence in x]}, y, None)
     rows = tf.constant(np.random.default_rng(seed).permutation(8), tf.int32)
-    cut = tf.constant([[0], [8 // num_shards * num_shards], [padded_to]])
+    cut = tf.constant([[0], [8 // num_shards * num_shards], [padded_to], [padded_to]])
 
     def gather(shard):
-        return BatchGatherer(inputs, 0, 0, False, padded_to > 0, shard)(rows, cut)
+        return BatchGatherer(inputs, inputs.leaf_lengths, 0, 0, False, True, padded_to > 0, shard)(rows, cut)
 
     whole = tf.nest.flatten(gather(Shard(1, 0)))
     for index in range(num_shards):

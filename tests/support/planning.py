@@ -4,6 +4,7 @@ import tensorflow as tf
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from keras_bucketing.inputs.leaf_lengths import LeafLengths
 from keras_bucketing.planning.batch_cuts import cut_batches
 from keras_bucketing.planning.buckets import choose_buckets
 from keras_bucketing.planning.epoch_plan import EpochPlanner
@@ -22,7 +23,9 @@ def make_buckets(lengths, options, num_shards=1):
 def make_planner(lengths, options, remainder="spill", shuffle=True, num_shards=1):
     buckets, multiple = make_buckets(lengths, options, num_shards)
     cuts = cut_batches(buckets, remainder, multiple)
-    return EpochPlanner(lengths, buckets, cuts, options.get("pad_to_bucket_boundary", False), shuffle)
+    leaves = [LeafLengths("x", lengths)]
+    pads_to_boundary, minlen = options.get("pad_to_bucket_boundary", False), options.get("minlen", 1)
+    return EpochPlanner(leaves, buckets, cuts, pads_to_boundary, shuffle, minlen)
 
 
 def plan(planner, epoch=0, seed=0, shard=Shard(1, 0)):  # noqa: B008 (frozen)
