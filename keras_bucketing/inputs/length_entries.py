@@ -30,8 +30,8 @@ def length_entries(x: Structure, y: Structure, align_labels: bool) -> dict[str, 
         entry = f"{name}_lengths"
         if entry in entries or entry == "lengths":
             raise ValueError(
-                f"`y` leads to the entry {show(entry)} of `x`, which include_lengths=True adds already. Rename a key of "
-                "`x` or of `y`."
+                f"`y` leads to the entry {show(entry)} of `x`, which include_lengths=True adds already. Rename a key "
+                "of `x` or of `y`."
             )
         entries[entry] = leaf
     for entry in ["lengths", *entries]:
