@@ -16,7 +16,7 @@ from keras_bucketing.inputs.collect import (
     handle_empty,
     truncate,
 )
-from keras_bucketing.inputs.leaf_lengths import row_lengths
+from keras_bucketing.inputs.leaf_lengths import lengths_of_rows
 from keras_bucketing.inputs.length_entries import length_entries
 from keras_bucketing.inputs.padded import labels_from_padded, ragged_from_padded
 from keras_bucketing.inputs.ragged import ragged_from_row_splits
@@ -180,7 +180,7 @@ class BucketedSequence(tf.data.Dataset):
 
         leaves = inputs.leaf_lengths
         self._leaf_lengths = {leaf.name: inputs.in_given_rows(leaf.lengths) for leaf in leaves}
-        self._lengths, self._kept = inputs.in_given_rows(row_lengths(leaves)), inputs.kept
+        self._lengths, self._kept = inputs.in_given_rows(lengths_of_rows(leaves)), inputs.kept
         self._buckets = choose_buckets(
             inputs.lengths, sizing, bucket_boundaries, num_buckets, pad_to_bucket_boundary, inputs.kept, least_length
         )

@@ -24,12 +24,12 @@ class LeafLengths:
     is_label: bool = False
 
 
-def row_lengths(leaves: Sequence[LeafLengths]) -> np.ndarray:
+def lengths_of_rows(leaves: Sequence[LeafLengths]) -> np.ndarray:
     """Int array `(num_rows,)`: the timesteps of each row, those of its longest sequence.
 
     Example:
     >>> leaves = [LeafLengths("a", np.array([1, 5])), LeafLengths("b", np.array([2, 4]))]
-    >>> row_lengths([*leaves, LeafLengths("y", np.array([9, 9]), is_label=True)]).tolist()
+    >>> lengths_of_rows([*leaves, LeafLengths("y", np.array([9, 9]), is_label=True)]).tolist()
     [2, 5]
     """
     longest = None

@@ -22,10 +22,12 @@ class BatchLog:
     A running total would count what was prefetched, so every batch has its own entry.
 
     Args:
+        names: What statistics call the leaves of a batch.
         bucket_boundaries: Optional list of ints, to tell the bucket of a batch from its padded length.
     """
 
-    def __init__(self, bucket_boundaries: list[int] | None):
+    def __init__(self, names: list[str], bucket_boundaries: list[int] | None):
+        self._names = names
         self._bucket_boundaries = bucket_boundaries
         with tf.device("CPU:0"):
             # A table holds values of one shape only, batches have as many lengths as rows: hence serialized.
@@ -33,11 +35,11 @@ class BatchLog:
         self._kept: dict[int, np.ndarray] = {}
 
     def write(
-        self, pass_number: tf.Tensor, index: tf.Tensor, lengths: tf.Tensor, padded_length: tf.Tensor
+        self, pass_number: tf.Tensor, index: tf.Tensor, lengths: tf.Tensor, padded_lengths: tf.Tensor
     ) -> tf.Operation:
-        """Notes a batch; in graph."""
+        """Notes a batch, with the lengths of its leaves as `row_lengths` returns them; in graph."""
         key = tf.bitwise.left_shift(pass_number, tf.constant(_PASS_SHIFT, tf.int64)) + index
-        entry = tf.io.serialize_tensor(tf.concat([[padded_length], lengths], axis=0))
+        entry = tf.io.serialize_tensor(entry_of_batch(lengths, padded_lengths))
         return self._table.insert(key, entry)
 
     def forget_old_passes(self, newest_pass: tf.Tensor) -> tf.Tensor:
@@ -59,7 +61,7 @@ class BatchLog:
         """
         first = position.number << _PASS_SHIFT
         entries = self._read(list(range(first + start, first + stop)))
-        return stats_of_entries(entries, self._bucket_boundaries)
+        return stats_of_entries(entries, self._names, self._bucket_boundaries)
 
     def _read(self, keys: list[int]) -> list[np.ndarray]:
         if not keys:
@@ -75,17 +77,24 @@ class BatchLog:
         return [self._kept[key] for key in keys if key in self._kept]
 
 
-def stats_of_entries(entries: list[np.ndarray], bucket_boundaries: list[int] | None) -> PaddingStats:
-    """What was padded in batches, from one int array `[padded length, length, length, ...]` for each of them."""
+def entry_of_batch(lengths: tf.Tensor, padded_lengths: tf.Tensor) -> tf.Tensor:
+    """Int32 `(num_leaves, 1 + rows)`: the padded length of each leaf and the lengths of its rows."""
+    return tf.concat([padded_lengths[:, tf.newaxis], lengths], axis=1)
+
+
+def stats_of_entries(entries: list[np.ndarray], names: list[str], bucket_boundaries: list[int] | None) -> PaddingStats:
+    """What was padded in batches, from what `entry_of_batch` made of each of them."""
     if not entries:
         return PaddingStats()
-    padded_lengths = np.array([entry[0] for entry in entries])
+    padded_lengths = np.stack([entry[:, 0] for entry in entries], axis=1)
     # No batch is padded beyond its bucket, so its padded length tells the bucket even where shorter rows
     # spilled.
-    buckets = None if bucket_boundaries is None else np.searchsorted(bucket_boundaries, padded_lengths, side="right")
-    return PaddingStats.from_batches(
-        np.concatenate([entry[1:] for entry in entries]),
-        row_splits_of(np.array([entry.size - 1 for entry in entries])),
-        padded_lengths,
+    buckets = None
+    if bucket_boundaries is not None:
+        buckets = np.searchsorted(bucket_boundaries, padded_lengths.max(axis=0), side="right")
+    return PaddingStats.from_leaves(
+        dict(zip(names, np.concatenate([entry[:, 1:] for entry in entries], axis=1), strict=True)),
+        row_splits_of(np.array([entry.shape[1] - 1 for entry in entries])),
+        dict(zip(names, padded_lengths, strict=True)),
         buckets=buckets,
     )

@@ -21,18 +21,19 @@ def monitor_padding(
     The batches pass through unchanged. Wrap the finished dataset, after `.repeat()`, `.take()`,
     `.shuffle()` and the like, and give the result both to `fit` and to the callback.
 
-    Lengths are read off the batches. In a dict with a one-dimensional integer entry "lengths", that entry is
-    believed. Otherwise the padding of a row is its run of `mask_value` timesteps at the end, or at the
-    beginning where more rows of the batch begin with `mask_value` than end with it; `mask_value` inside a
-    sequence is data. Where `x` has several entries, those with a time axis of unknown size count, or those
-    of rank 2 and more if there is none, and a row is as long as its longest.
+    Lengths are read off the batches. In a dict, integer entries "lengths" or `"<name>_lengths"` of one dimension are
+    believed, and so are the masks of KerasHub's preprocessors (`"padding_mask"`, `"encoder_padding_mask"`). Otherwise
+    the padding of a row is its run of `mask_value` timesteps at the end, or at the beginning where more rows of the
+    batch begin with `mask_value` than end with it; `mask_value` inside a sequence is data. Where `x` has several
+    entries, those with a time axis of unknown size count, or those of rank 2 and more if there is none: each for
+    itself, and `PaddingStats.leaves` has the figures of each. Labels do not count.
 
     Args:
         dataset: A `tf.data.Dataset` of batches, `x`, `(x, y)` or `(x, y, sample_weight)`, or a
             `keras.utils.PyDataset` of them. The sequences have the shape `(batch, time)` or
             `(batch, time, ...)`, padded right or left.
         mask_value: What padding holds. Defaults to 0; `""` for strings; `nan` works too.
-        sequences: Optional str or int, which entry of a dict or tuple `x` holds the sequences.
+        sequences: Optional str or int, which entry of a dict or tuple `x` holds the sequences, or a list of several.
         bucket_boundaries: Optional list of ints as in `tf.data.Dataset.bucket_by_sequence_length`, to get
             figures for each bucket. Defaults to None: those of `dataset`, if it has any.
 

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_bucketing.monitoring.batch_log import BatchLog
-from keras_bucketing.monitoring.row_lengths import check_padding_of, row_lengths, sequence_paths
+from keras_bucketing.monitoring.row_lengths import check_padding_of, entry_name, row_lengths, sequence_paths
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.pass_counter import PassCounter, PassPosition
 
@@ -17,10 +17,10 @@ class MonitoredDataset(tf.data.Dataset):
 
     def __init__(self, dataset: tf.data.Dataset, mask_value: Any, sequences: Any, bucket_boundaries: list[int] | None):
         self._counter = PassCounter()
-        self._log = BatchLog(bucket_boundaries)
         self._mask_value = mask_value
         self._paths = sequence_paths(_x_of(dataset.element_spec), sequences)
         check_padding_of(_x_of(dataset.element_spec), self._paths, mask_value)
+        self._log = BatchLog([entry_name(path) for path in self._paths], bucket_boundaries)
         self._element_spec = dataset.element_spec
         no_pass = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
         # `scan` hands its state from batch to batch of one pass, and keeps the cardinality.
@@ -59,8 +59,8 @@ class MonitoredDataset(tf.data.Dataset):
     def _record(self, state: tuple[tf.Tensor, tf.Tensor], batch: Any) -> tuple[tuple[tf.Tensor, tf.Tensor], Any]:
         pass_number, index = state
         pass_number = tf.cond(tf.equal(index, 0), self._begin_pass, lambda: pass_number)
-        lengths, padded_length = row_lengths(_x_of(batch), self._paths, self._mask_value)
-        with tf.control_dependencies([self._log.write(pass_number, index, lengths, padded_length)]):
+        lengths, padded_lengths = row_lengths(_x_of(batch), self._paths, self._mask_value)
+        with tf.control_dependencies([self._log.write(pass_number, index, lengths, padded_lengths)]):
             return (pass_number, tf.identity(index + 1)), batch
 
     def _begin_pass(self) -> tf.Tensor:

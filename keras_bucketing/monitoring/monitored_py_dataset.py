@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_bucketing.monitoring.batch_log import MOST_UNREAD_BATCHES, stats_of_entries
-from keras_bucketing.monitoring.row_lengths import check_padding_of, row_lengths, sequence_paths
+from keras_bucketing.monitoring.batch_log import MOST_UNREAD_BATCHES, entry_of_batch, stats_of_entries
+from keras_bucketing.monitoring.row_lengths import check_padding_of, entry_name, row_lengths, sequence_paths
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.pass_counter import PassPosition
 
@@ -46,6 +46,7 @@ class MonitoredPyDataset(keras.utils.PyDataset):
         self._dataset = dataset
         self._mask_value = mask_value
         self._sequences = sequences
+        self._names: list[str] = []
         self._bucket_boundaries = bucket_boundaries
         self._lock = threading.Lock()
         self._pass_ended = True
@@ -117,7 +118,7 @@ class MonitoredPyDataset(keras.utils.PyDataset):
                 "them: the padding statistics may have counted a few others. Use workers=1 for exact figures.",
                 stacklevel=2,
             )
-        return stats_of_entries(entries, self._bucket_boundaries)
+        return stats_of_entries(entries, self._names, self._bucket_boundaries)
 
     def _begin_pass(self) -> None:
         self._pass_ended = False
@@ -131,5 +132,6 @@ class MonitoredPyDataset(keras.utils.PyDataset):
         x = keras.tree.map_structure(keras.ops.convert_to_numpy, x)
         paths = sequence_paths(x, self._sequences)
         check_padding_of(x, paths, self._mask_value)
-        lengths, padded_length = row_lengths(x, paths, self._mask_value)
-        return np.concatenate([[int(padded_length)], lengths.numpy()])
+        self._names = [entry_name(path) for path in paths]
+        entry: np.ndarray = entry_of_batch(*row_lengths(x, paths, self._mask_value)).numpy()
+        return entry

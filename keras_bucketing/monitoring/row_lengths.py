@@ -10,13 +10,15 @@ import tensorflow as tf
 
 from keras_bucketing.checks import can_hold, show, show_typed
 
+_PADDING_MASK = "padding_mask"  # what KerasHub's preprocessors call it
+
 
 def sequence_paths(x: Any, sequences: Any = None) -> list[Any]:
     """Chooses the entries of a model's input that have a time axis.
 
     Args:
         x: The input's specs or arrays: a single one, or a dict, tuple or list of them.
-        sequences: Optional str or int, the entry of `x` that holds the sequences.
+        sequences: Optional str or int, the entry of `x` that holds the sequences, or a list of several.
 
     Returns:
         List of keys into `x`, or `[None]` where `x` itself is the batch.
@@ -26,27 +28,39 @@ def sequence_paths(x: Any, sequences: Any = None) -> list[Any]:
     """
     entries = _entries(x)
     if sequences is not None:
-        if not isinstance(sequences, (str, int)) or sequences not in entries:
-            raise ValueError(
-                f"`sequences` names no entry of the batches' x. Expected one of {list(entries)}, received "
-                f"{show(sequences)}."
-            )
-        entries = {sequences: entries[sequences]}
+        wanted = sequences if isinstance(sequences, list) and sequences else [sequences]
+        for key in wanted:
+            if not isinstance(key, (str, int)) or key not in entries:
+                raise ValueError(
+                    f"`sequences` names no entry of the batches' x. Expected one of {list(entries)}, or several "
+                    f"in a list, received {show(key)}."
+                )
+        entries = {key: entries[key] for key in wanted}
     padded = {key: tuple(leaf.shape) for key, leaf in entries.items() if _rank(leaf) >= 2}
-    if not padded:
+    if not padded or (sequences is not None and len(padded) < len(entries)):
+        problem = "An entry of `sequences` has no" if padded else "No entry of the batches' x has a"
         raise ValueError(
-            "No entry of the batches' x has a time axis. Expected at least one of shape (batch, time, ...), received "
+            f"{problem} time axis. Expected the shape (batch, time, ...), received "
             f"{ {key: tuple(leaf.shape) if _rank(leaf) >= 0 else 'unknown shape' for key, leaf in entries.items()} }. "
             "Batch and pad the dataset before monitor_padding()."
         )
+    if sequences is not None:
+        return list(padded)
+    masks = {mask for key in padded if (mask := _padding_mask_of(key, padded)) is not None}
+    padded = {key: shape for key, shape in padded.items() if key not in masks} or padded
     # An axis of varying size is time; one of a fixed size may be features.
     varying = [key for key, shape in padded.items() if shape[1] is None]
     if not varying and len({shape[1] for shape in padded.values()}) > 1:
         raise ValueError(
             f"Which entry of the batches' x holds the sequences is not clear. Received the shapes {padded}. Say so: "
-            f"monitor_padding(dataset, sequences={next(iter(padded))!r})."
+            f"monitor_padding(dataset, sequences={next(iter(padded))!r}), or a list of several entries."
         )
     return varying or list(padded)
+
+
+def entry_name(path: Any) -> str:
+    """What statistics call an entry of the model's input: `x`, `x['source']` or `x[0]`."""
+    return "x" if path is None else f"x[{path!r}]"
 
 
 def check_padding_of(x: Any, paths: list[Any], mask_value: Any) -> None:
@@ -80,10 +94,11 @@ def check_padding_of(x: Any, paths: list[Any], mask_value: Any) -> None:
 def row_lengths(x: Any, paths: list[Any], mask_value: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """Measures a batch; in graph or eagerly.
 
-    A one-dimensional integer entry "lengths" of a dict is believed, within 1 and the padded length. Otherwise a
-    length is what remains without the trailing `mask_value` timesteps, or without the leading ones if more rows
-    of the batch begin than end with them. A row of nothing but `mask_value` counts as one timestep, as in
-    `SequenceMasking`.
+    Lengths are those that the batch itself tells, within 1 and the padded length, if it has one of these entries:
+    `"<name>_lengths"`; "lengths", for the entries that are padded as far as any (this package's is the longest's);
+    a KerasHub mask, `"padding_mask"` or `"<beginning of the name>_padding_mask"`. Otherwise a length is what remains
+    without the trailing `mask_value` timesteps, or without the leading ones if more rows of the batch begin than end
+    with them. A row of nothing but `mask_value` counts as one timestep, as in `SequenceMasking`.
 
     Args:
         x: The model's input, as `sequence_paths` saw it.
@@ -91,17 +106,41 @@ def row_lengths(x: Any, paths: list[Any], mask_value: Any) -> tuple[tf.Tensor, t
         mask_value: What padding holds.
 
     Returns:
-        The rows' lengths, int32 of shape `(batch,)`, and the padded length, an int32 scalar, both in
-        timesteps.
+        The rows' lengths in each entry, int32 of shape `(num_paths, batch)`, and the padded lengths, int32 of shape
+        `(num_paths,)`, both in timesteps.
     """
     entries = _entries(x)
-    leaves = [tf.convert_to_tensor(entries[path]) for path in paths]
-    padded_length = tf.reduce_max(tf.stack([tf.shape(leaf)[1] for leaf in leaves]))
-    given = entries.get("lengths")
-    if given is not None and _rank(given) == 1 and tf.as_dtype(given.dtype).is_integer:
-        return tf.clip_by_value(tf.cast(given, tf.int32), 1, tf.maximum(padded_length, 1)), padded_length
-    lengths = tf.stack([_unpadded_lengths(leaf, mask_value) for leaf in leaves])
-    return tf.reduce_max(lengths, axis=0), padded_length
+    padded_lengths = tf.stack([tf.shape(entries[path])[1] for path in paths])
+    of_all = _given_lengths(entries, "lengths")
+    lengths = []
+    for index, path in enumerate(paths):
+        padded_length = tf.maximum(padded_lengths[index], 1)
+        given = _given_lengths(entries, f"{path}_lengths")
+        if given is None and (of_all is None or len(paths) > 1):
+            mask = _padding_mask_of(path, entries)
+            leaf, padding = (entries[path], mask_value) if mask is None else (entries[mask], 0)
+            measured = _unpadded_lengths(tf.convert_to_tensor(leaf), padding)
+            is_longest = tf.equal(padded_lengths[index], tf.reduce_max(padded_lengths))
+            given = measured if of_all is None else tf.where(is_longest, of_all, measured)
+        lengths.append(tf.clip_by_value(of_all if given is None else given, 1, padded_length))
+    return tf.stack(lengths), padded_lengths
+
+
+def _given_lengths(entries: dict[Any, Any], key: str) -> tf.Tensor | None:
+    """An entry of one integer a row, or None if there is none."""
+    given = entries.get(key)
+    if given is None or _rank(given) != 1 or not tf.as_dtype(given.dtype).is_integer:
+        return None
+    return tf.cast(given, tf.int32)
+
+
+def _padding_mask_of(path: Any, entries: dict[Any, Any]) -> str | None:
+    """The entry that is True on the real timesteps of another one, by KerasHub's names; None if there is none."""
+    if not isinstance(path, str) or path.endswith(_PADDING_MASK):
+        return None
+    masks = [key for key in entries if isinstance(key, str) and key.endswith(_PADDING_MASK)]
+    of_path = [mask for mask in masks if path.startswith(mask.removesuffix(_PADDING_MASK))]
+    return max(of_path, key=len, default=None)
 
 
 def _unpadded_lengths(leaf: tf.Tensor, mask_value: Any) -> tf.Tensor:
@@ -132,7 +171,7 @@ def _as_stored(mask_value: Any, dtype: tf.DType) -> tf.Tensor:
 
 def _entries(x: Any) -> dict[Any, Any]:
     if isinstance(x, dict):
-        return dict(x)
+        return {key: x[key] for key in sorted(x, key=str)}
     if isinstance(x, (tuple, list)):
         return dict(enumerate(x))
     return {None: x}

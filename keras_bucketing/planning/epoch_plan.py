@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.inputs.leaf_lengths import LeafLengths, row_lengths
+from keras_bucketing.inputs.leaf_lengths import LeafLengths, lengths_of_rows
 from keras_bucketing.inputs.row_splits import row_splits_of
 from keras_bucketing.planning.batch_cuts import BatchCuts
 from keras_bucketing.planning.buckets import Buckets
@@ -119,7 +119,7 @@ class EpochPlanner:
             if shuffle:
                 self._row_buckets = tf.constant(buckets.row_buckets, tf.int32)
             else:
-                self._sorted_rows = tf.constant(np.argsort(row_lengths(leaves), kind="stable"), tf.int32)
+                self._sorted_rows = tf.constant(np.argsort(lengths_of_rows(leaves), kind="stable"), tf.int32)
             self._cuts_tensor = tf.constant(self._cuts[:, :, np.newaxis])
         # One graph for the pipeline and for the plans: tracing it takes longer than all the rest.
         self._order_in_graph = tf.function(

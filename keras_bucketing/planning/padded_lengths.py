@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_bucketing.inputs.leaf_lengths import LeafLengths, row_lengths
+from keras_bucketing.inputs.leaf_lengths import LeafLengths, lengths_of_rows
 from keras_bucketing.planning.batch_cuts import BatchCuts
 from keras_bucketing.planning.buckets import Buckets
 
@@ -34,7 +34,7 @@ def least_padded_lengths(
     least = np.array([1 if leaf.is_label else minlen for leaf in leaves], np.int64)
     if not pad_to_bucket_boundary:
         return np.tile(least, (len(cuts.buckets), 1))
-    of_rows = row_lengths(leaves)
+    of_rows = lengths_of_rows(leaves)
     lowest = _lowest_buckets(buckets, cuts)
     columns = [
         buckets.upper_lengths

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
@@ -88,12 +88,45 @@ def test_repetition_is_one_long_pass():
     assert monitored.pass_stats(first, number, 2 * number) == dataset.padding_stats(1)
 
 
-def test_several_ragged_leaves_count_as_the_longest():
+def test_several_ragged_leaves_count_each_for_itself():
     x = {"a": sequences(seed=1), "b": sequences(seed=2, features=(2,)), "c": np.ones((50, 7))}
     dataset = BucketedSequence(x, batch_size=8, num_buckets=3, seed=1)
     monitored = monitor_padding(dataset.prefetch(2), bucket_boundaries=dataset.bucket_boundaries)
     assert sum(1 for _ in monitored) == len(dataset)
     assert stats_of_pass(monitored) == dataset.padding_stats(0)
+
+
+@st.composite
+def several_entries(draw):
+    """Lengths of two or three leaves with as many rows each, and a batch size."""
+    rows = draw(st.integers(1, 12))
+    lengths = st.lists(st.integers(1, 9), min_size=rows, max_size=rows)
+    return {key: draw(lengths) for key in draw(st.sampled_from(["ab", "abc"]))}, draw(st.integers(1, 5))
+
+
+@settings(max_examples=15)
+@given(several_entries(), st.booleans())
+def test_figures_of_several_entries_are_those_of_plain_loops(drawn, padded_left):
+    lengths, size = drawn
+    rows = len(lengths["a"])
+    expected = dict.fromkeys((f"x['{key}']" for key in lengths), (0, 0))
+    batches = []
+    for start in range(0, rows, size):
+        batch = {}
+        for key, of_entry in lengths.items():
+            part = of_entry[start : start + size]
+            real, total = expected[f"x['{key}']"]
+            expected[f"x['{key}']"] = (real + sum(part), total + len(part) * max(part))
+            is_real = np.arange(max(part)) < np.array(part)[:, np.newaxis]
+            batch[key] = is_real[:, ::-1].astype(int) if padded_left else is_real.astype(int)
+        batches.append(batch)
+    spec = {key: tf.TensorSpec([None, None], tf.int64) for key in lengths}
+    monitored = monitor_padding(tf.data.Dataset.from_generator(lambda: batches, output_signature=spec))
+    list(monitored)
+    stats = stats_of_pass(monitored)
+    assert {leaf.name: (leaf.real_timesteps, leaf.total_timesteps) for leaf in stats.leaves} == expected
+    assert stats.real_timesteps == sum(real for real, _ in expected.values())
+    assert stats.total_timesteps == sum(total for _, total in expected.values())
 
 
 # Lengths, read off the batch.
@@ -118,13 +151,13 @@ def padded_batches(draw, *, features):
 @given(data=st.data())
 def test_lengths_of_padded_rows(features, data):
     padded, lengths = data.draw(padded_batches(features=features))
-    found, padded_length = row_lengths(padded, [None], 0)
-    np.testing.assert_array_equal(found, lengths)
-    assert padded_length == padded.shape[1]
+    found, padded_lengths = row_lengths(padded, [None], 0)
+    np.testing.assert_array_equal(found, [lengths])
+    assert padded_lengths == [padded.shape[1]]
     left_padded = np.zeros_like(padded)
     for row, source, length in zip(left_padded, padded, lengths, strict=True):
         row[padded.shape[1] - length :] = source[:length]
-    np.testing.assert_array_equal(row_lengths(left_padded, [None], 0)[0], lengths)
+    np.testing.assert_array_equal(row_lengths(left_padded, [None], 0)[0], [lengths])
 
 
 @pytest.mark.parametrize(
@@ -146,7 +179,7 @@ def test_lengths_of_padded_rows(features, data):
 )
 def test_lengths_by_hand(x, mask_value, lengths):
     found, _ = row_lengths(tf.constant(x), [None], mask_value)
-    assert found.numpy().tolist() == lengths
+    assert found.numpy().tolist() == [lengths]
     monitored = monitor_padding(tf.data.Dataset.from_tensors(tf.constant(x)), mask_value)
     assert [batch.shape for batch in monitored] == [tf.constant(x).shape]
     assert stats_of_pass(monitored).real_timesteps == sum(lengths)
@@ -174,6 +207,50 @@ def test_lengths_that_cannot_be_are_not_believed(lengths, real):
     assert stats_of_pass(monitored).real_timesteps == real
 
 
+SEGMENTS = np.array([[1, 0, 0, 0], [1, 1, 1, 0]])  # zeros of its own
+
+
+@pytest.mark.parametrize(
+    ("x", "real"),
+    [
+        ({"a": SEGMENTS, "b": SEGMENTS, "b_lengths": np.array([2, 4])}, {"a": 1 + 3, "b": 2 + 4}),
+        ({"a": SEGMENTS, "b": SEGMENTS, "lengths": np.array([2, 4])}, {"a": 2 + 4, "b": 2 + 4}),
+        ({"a": SEGMENTS, "b": SEGMENTS, "lengths": np.array([2, 4]), "a_lengths": np.array([1, 1])}, {"a": 2, "b": 6}),
+        (
+            {"token_ids": SEGMENTS, "segment_ids": SEGMENTS * 0, "padding_mask": SEGMENTS.astype(bool)},
+            {"token_ids": 4, "segment_ids": 4},
+        ),
+        (
+            {
+                "encoder_token_ids": SEGMENTS,
+                "encoder_padding_mask": np.array([[True, True, False, False], [True] * 4]),
+                "decoder_token_ids": SEGMENTS,
+                "decoder_padding_mask": SEGMENTS.astype(bool),
+            },
+            {"encoder_token_ids": 6, "decoder_token_ids": 4},
+        ),
+    ],
+)
+def test_batches_may_tell_the_lengths_of_each_entry(x, real):
+    monitored = monitor_padding(tf.data.Dataset.from_tensors(x))
+    list(monitored)
+    leaves = stats_of_pass(monitored).leaves
+    assert {leaf.name: leaf.real_timesteps for leaf in leaves} == {f"x['{key}']": count for key, count in real.items()}
+
+
+def test_lengths_of_the_longest_are_not_those_of_a_shorter_entry():
+    x = {"a": np.array([[1, 0, 0, 0], [1, 1, 1, 0]]), "b": np.array([[1, 0], [1, 1]]), "lengths": np.array([2, 4])}
+    monitored = monitor_padding(tf.data.Dataset.from_tensors(x), sequences=["a", "b"])
+    list(monitored)
+    assert [leaf.real_timesteps for leaf in stats_of_pass(monitored).leaves] == [2 + 4, 1 + 2]
+
+
+def test_masks_are_counted_where_nothing_else_has_a_time_axis():
+    monitored = monitor_padding(tf.data.Dataset.from_tensors({"padding_mask": SEGMENTS.astype(bool)}))
+    list(monitored)
+    assert stats_of_pass(monitored).real_timesteps == 4
+
+
 def test_time_axes_of_unknown_size_count_before_features():
     dataset = tf.data.Dataset.from_tensor_slices({"tokens": np.tri(3, 5), "features": np.ones((3, 20))})
     dataset = dataset.padded_batch(3, {"tokens": (None,), "features": (20,)})
@@ -189,8 +266,14 @@ def test_time_axes_of_unknown_size_count_before_features():
     [
         (np.ones(4), {}, "No entry of the batches' x has a time axis"),
         ((np.ones((4, 5)), np.ones((4, 20))), {}, r"not clear.*sequences=0"),
-        ({"a": np.ones((4, 5))}, {"sequences": "b"}, r"names no entry.*\['a'\], received 'b'"),
-        ({"a": np.ones((4, 5))}, {"sequences": ["a"]}, r"names no entry.*received \['a'\]"),
+        ({"a": np.ones((4, 5))}, {"sequences": "b"}, r"names no entry.*\['a'\], or several in a list, received 'b'"),
+        ({"a": np.ones((4, 5))}, {"sequences": ["a", "b"]}, r"names no entry.*received 'b'"),
+        ({"a": np.ones((4, 5))}, {"sequences": []}, r"names no entry.*received \[\]"),
+        (
+            {"a": np.ones(4), "b": np.ones((4, 5))},
+            {"sequences": ["a", "b"]},
+            "An entry of `sequences` has no time axis",
+        ),
         ({"a": np.ones(4)}, {"sequences": "a"}, "No entry of the batches' x has a time axis"),
         (np.ones((4, 5), int), {"mask_value": 0.5}, r"Expected one of dtype int64, received 0\.5"),
         (np.ones((4, 5), int), {"mask_value": math.nan}, "Expected one of dtype int64, received nan"),
@@ -334,6 +417,23 @@ def test_py_dataset_as_it_is():
 def test_py_dataset_in_whole_epochs(workers):
     # 1 + 2 + ... + 6 in the first rows, and one for each row that is all padding
     assert fit_py_dataset(Batches(6, workers=workers), epochs=3) == [(6, 21 + 6)] * 3
+
+
+class Translations(Batches):
+    """Batches of a source and a target, padded to other lengths each time."""
+
+    def __getitem__(self, index):
+        return {"source": np.ones((2, index + 1)), "target": np.eye(2, 2 * index + 2)}, np.ones((2, 1))
+
+
+def test_py_dataset_with_several_entries():
+    monitored = monitor_padding(Translations(3), sequences=["source", "target"])
+    for index in range(3):
+        monitored[index]
+    stats = stats_of_pass(monitored)
+    figures = [(leaf.name, leaf.real_timesteps, leaf.total_timesteps) for leaf in stats.leaves]
+    assert figures == [("x['source']", 12, 12), ("x['target']", 9, 24)]
+    assert stats.shapes == ((2, 1, 2), (2, 2, 4), (2, 3, 6))
 
 
 def test_endless_py_dataset():

@@ -134,3 +134,88 @@ def test_random_batches_of_a_million_rows_agree_with_a_sample():
 
 def test_a_few_huge_lengths_do_not_need_a_huge_table():
     assert expected_random_timesteps(np.array([2**40, 2**40]), np.array([2])) == 2.0**41
+
+
+# Several leaves.
+
+
+@st.composite
+def batches_of_leaves(draw):
+    """The batches of two or three leaves, by name: the same rows and buckets, other lengths."""
+    first = draw(batches(min_size=1))
+    leaves = {"a": first}
+    for name in draw(st.sampled_from(["b", "bc"])):
+        leaves[name] = [
+            (lengths, max(lengths, default=0) + draw(st.integers(0, 4)), bucket)
+            for lengths, bucket in (
+                (draw(st.lists(st.integers(0, 12), min_size=len(rows), max_size=len(rows))), bucket)
+                for rows, _, bucket in first
+            )
+        ]
+    return leaves
+
+
+def stats_of_leaves(leaves, left_out=0):
+    first = next(iter(leaves.values()))
+    return PaddingStats.from_leaves(
+        {name: np.array([*itertools.chain(*(rows for rows, _, _ in leaf))], int) for name, leaf in leaves.items()},
+        np.cumsum([0, *(len(rows) for rows, _, _ in first)]),
+        {name: np.array([padded for _, padded, _ in leaf], int) for name, leaf in leaves.items()},
+        np.array([bucket for _, _, bucket in first], int),
+        left_out,
+    )
+
+
+@given(batches_of_leaves())
+def test_figures_of_several_leaves_are_those_of_each_together(leaves):
+    stats, alone = stats_of_leaves(leaves, left_out=3), {name: stats_of(leaf) for name, leaf in leaves.items()}
+    first = next(iter(alone.values()))
+    assert (stats.num_sequences, stats.num_batches, stats.left_out) == (first.num_sequences, first.num_batches, 3)
+    figures = ("real_timesteps", "total_timesteps", "random_batches_timesteps", "pad_to_longest_timesteps")
+    for figure in figures:
+        assert getattr(stats, figure) == pytest.approx(sum(getattr(of_leaf, figure) for of_leaf in alone.values()))
+    assert stats.longest == max(of_leaf.longest for of_leaf in alone.values())
+    assert [leaf.name for leaf in stats.leaves] == list(leaves)
+    for leaf in stats.leaves:
+        assert leaf.padding_efficiency == pytest.approx(alone[leaf.name].padding_efficiency, nan_ok=True)
+        assert leaf.longest == alone[leaf.name].longest
+    for index, bucket in enumerate(stats.buckets):
+        parts = [of_leaf.buckets[index] for of_leaf in alone.values()]
+        assert bucket.total_timesteps == sum(part.total_timesteps for part in parts)
+        assert bucket.real_timesteps == sum(part.real_timesteps for part in parts)
+        assert bucket.longest == max(part.longest for part in parts)
+        assert bucket.num_batches == parts[0].num_batches
+    rows = [len(batch) for batch, _, _ in leaves["a"]]
+    padded = [[padded for _, padded, _ in leaf] for leaf in leaves.values()]
+    assert stats.shapes == tuple(sorted(set(zip(rows, *padded, strict=True))))
+
+
+@given(batches_of_leaves(), st.integers(1, 5))
+def test_statistics_of_several_leaves_add_up(leaves, cut):
+    parts = [{name: leaf[part] for name, leaf in leaves.items()} for part in (slice(cut), slice(cut, None))]
+    added = sum(map(stats_of_leaves, parts)).to_dict()
+    whole = stats_of_leaves(leaves).to_dict()
+    not_of_parts = {"random_batches_timesteps": 0, "speedup_over_random": 0}
+    assert added | not_of_parts == whole | not_of_parts
+    assert PaddingStats() + stats_of_leaves(leaves) == stats_of_leaves(leaves)
+
+
+def test_several_leaves_print_and_become_json():
+    stats = stats_of_leaves({"source": [([2, 3], 4, 0)], "target": [([9, 10], 10, 0)]})
+    assert str(stats).splitlines() == [
+        "2 sequences in 1 batches of 1 shapes",
+        "24 real of 28 timesteps: padding efficiency 0.8571",
+        "0.93 x fewer than padded to the longest, 0.93 x fewer than random batches",
+        "leaf    longest  real  timesteps  efficiency",
+        "source        3     5          8      0.6250",
+        "target       10    19         20      0.9500",
+        "bucket  padded to  sequences  batches  real  timesteps  efficiency",
+        "     0         10          2        1    24         28      0.8571",
+    ]
+    assert json.loads(stats.to_json())["leaves"][0] == {
+        "name": "source",
+        "longest": 3,
+        "real_timesteps": 5,
+        "total_timesteps": 8,
+        "padding_efficiency": 5 / 8,
+    }

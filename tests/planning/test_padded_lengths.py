@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_bucketing.inputs.leaf_lengths import LeafLengths, row_lengths
+from keras_bucketing.inputs.leaf_lengths import LeafLengths, lengths_of_rows
 from keras_bucketing.planning.padded_lengths import least_padded_lengths
 from tests.support.planning import cut_or_reject, make_buckets
 from tests.support.strategies import bucket_options, length_arrays, remainders, seeds
@@ -22,7 +22,7 @@ def several_leaves(draw):
 @settings(max_examples=150)
 @given(several_leaves(), bucket_options(), remainders(), st.integers(1, 25), seeds())
 def test_no_row_that_a_batch_may_get_is_longer_than_its_bucket_is_padded_to(leaves, options, remainder, minlen, seed):
-    lengths = row_lengths(leaves)
+    lengths = lengths_of_rows(leaves)
     buckets, multiple = make_buckets(lengths, options | {"pad_to_bucket_boundary": True})
     cuts = cut_or_reject(buckets, remainder, multiple)
     least = least_padded_lengths(leaves, buckets, cuts, pad_to_bucket_boundary=True, minlen=minlen)
