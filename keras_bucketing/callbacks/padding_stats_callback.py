@@ -35,6 +35,12 @@ class PaddingStatsCallback(keras.callbacks.Callback):
     `steps_per_execution` > 1 meets `.take()`, the number of rows that Keras' own loss metric has counted
     settles what the hooks leave open.
 
+    Which batches were consumed comes from Keras' hooks. What they padded comes from the plan where the dataset is a
+    `BucketedSequence`: every ragged leaf of its `x`, and labels of their own length, as it yields them. A `.map()` that
+    drops, adds or cuts timesteps changes the truth, and the plan does not know: there, and for every other dataset,
+    pass `monitored = monitor_padding(mapped)` to both `fit` and this callback. It reads the figures off the batches.
+    `PaddingStats.leaves` tells the leaves apart where there are several.
+
     A callback that reads the same dataset in its own `on_epoch_begin` must come before this one in the list.
 
     Asynchronous dispatch of callbacks stays on, and a step costs less than a microsecond or two.
