@@ -411,6 +411,8 @@ class BucketedSequence(tf.data.Dataset):
     def plot(self, ax: Any = None) -> Any:
         """Draws the histogram of the lengths with the buckets and the padding that each one leaves.
 
+        A row with several sequences is as long as its longest; the padding is that of all of them.
+
         Args:
             ax: A Matplotlib axes. Defaults to None: a new figure.
 

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
+from keras_bucketing.callbacks.padding_stats_callback import PaddingStatsCallback
+from keras_bucketing.monitoring.monitor_padding import monitor_padding
 from keras_bucketing.padding.leaf_stats import LeafPaddingStats
 from tests.support.strategies import bucket_options, lengths_lists, random_sequences, remainders, seeds
 
@@ -224,3 +226,29 @@ def test_a_loss_that_masks_by_itself_gets_pairs(weights):
     [batch] = arrays_of(dataset)
     assert len(batch) == (2 if weights is None else 3)
     assert weights is None or batch[2].tolist() == weights[dataset.epoch_plan(0)[0]].tolist()
+
+
+def two_inputs():
+    inputs = {name: keras.Input((None,), name=name, dtype="int32") for name in ("source", "target")}
+    pooled = [keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(9, 2)(entry)) for entry in inputs.values()]
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.concatenate(pooled)))
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_the_callback_counts_every_leaf_and_monitor_padding_what_a_map_has_left():
+    x = {"source": [row % 8 + 1 for row in SOURCE], "target": [row % 8 + 1 for row in TARGET]}
+    dataset = BucketedSequence(x, np.zeros(12), batch_size=4, seed=1)
+    mapped = dataset.map(lambda x, y: ({**x, "target": x["target"][:, :2]}, y))
+    monitored, model = monitor_padding(mapped), two_inputs()
+    planned, measured = PaddingStatsCallback(dataset), PaddingStatsCallback(monitored)
+    model.fit(monitored, callbacks=[planned, measured], verbose=0, shuffle=False)
+    assert planned.history == [dataset.padding_stats(0)]
+    assert [leaf.real_timesteps for leaf in planned.history[0].leaves] == [sum(map(len, SOURCE)), sum(map(len, TARGET))]
+    source, target = measured.history[0].leaves
+    assert source == planned.history[0].leaves[0]
+    assert target.real_timesteps == sum(min(len(row), 2) for row in TARGET)
+    assert "x['target']" in str(measured.history[0])
+    lines: list[str] = []
+    dataset.summary(lines.append)
+    assert [line.split()[0] for line in lines[0].splitlines()[-2:]] == ["x['source']", "x['target']"]
