@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_bucketing.checks import INT32_MAX, can_hold, check_choice, check_number, show
 from keras_bucketing.inputs import columns, lists
 from keras_bucketing.inputs.arrays import as_regular_array, first_non_number
-from keras_bucketing.inputs.labels import check_label_lengths, check_weights
+from keras_bucketing.inputs.labels import align, check_weights
 from keras_bucketing.inputs.leaf_lengths import LeafLengths
 from keras_bucketing.inputs.ragged import Ragged, as_ragged
 from keras_bucketing.inputs.storage import standard_dtype, stored_floatx
@@ -105,9 +105,8 @@ def collect_inputs(x: Any, y: Any, sample_weight: Any, align_labels: bool = True
                 f"{_tuple_hint(x)}`{name}` must have one row for each sequence. Expected {first.num_rows} as in "
                 f"`{first_name}`, received {rows}.{_list_hint(x, rows)}"
             )
-    if align_labels:
-        for name, leaf in named_leaves(inputs_y, "y"):
-            check_label_lengths(name, leaf, sequences)
+    if align_labels and inputs_y is not None:
+        inputs_y = map_structure(lambda leaf, name: align(leaf, name, sequences), inputs_y, "y")
     check_weights(inputs_y, weights)
     lengths = np.maximum.reduce([leaf.lengths for _, leaf in sequences])
     labels = [] if align_labels else [(name, leaf) for name, leaf in named_leaves(inputs_y, "y")]

@@ -10,23 +10,29 @@ from keras_bucketing.inputs.ragged import Ragged
 from keras_bucketing.inputs.structures import Leaf, Structure, describe, named_leaves
 
 
-def check_label_lengths(name: str, leaf: Leaf, sequences: list[tuple[str, Ragged]]) -> None:
-    """Per-timestep labels must be as long as the sequences they label: those of one leaf of `x`."""
-    if not isinstance(leaf, Ragged):
-        return
-    wrong = None
-    for x_name, sequence in sequences:
-        different = np.flatnonzero(leaf.lengths != sequence.lengths)
-        if not different.size:
-            return
-        wrong = wrong or (x_name, int(different[0]), int(sequence.lengths[different[0]]))
-    x_name, at, expected = wrong or ("x", 0, 0)
-    fix = "Pass align_labels=False for labels of their own length, such as transcripts and translations."
-    if not np.ptp(leaf.lengths):
-        fix += " If every row has the same labels or classes, pass one array, e.g. np.asarray(y)."
+def align(leaf: Leaf, name: str, sequences: list[tuple[str, Ragged]]) -> Leaf:
+    """Per-timestep labels, as long as the sequences of one leaf of `x`; or one array of as many values for each row.
+
+    Args:
+        leaf: The labels. A list of lists is `Ragged`, whether these hold one label a timestep or, as multi-hot labels
+            do, one for each class.
+        name: What to call them in an error message.
+        sequences: The ragged leaves of `x` with their names, at least one.
+
+    Raises:
+        ValueError: If the labels have lengths of their own.
+    """
+    if not isinstance(leaf, Ragged) or any(np.array_equal(leaf.lengths, sequence.lengths) for _, sequence in sequences):
+        return leaf
+    width = int(leaf.lengths[0])
+    if width and (leaf.lengths == width).all():
+        return leaf.values.reshape(leaf.num_rows, width, *leaf.values.shape[1:])
+    x_name, sequence = sequences[0]
+    at = int(np.argmax(leaf.lengths != sequence.lengths))
     raise ValueError(
-        f"`{name}` is ragged, so it must hold one label a timestep. Expected {expected} as in {x_name}[{at}], "
-        f"received {int(leaf.lengths[at])} at {name}[{at}]. {fix}"
+        f"`{name}` is ragged, so it must hold one label a timestep. Expected {int(sequence.lengths[at])} as in "
+        f"{x_name}[{at}], received {int(leaf.lengths[at])} at {name}[{at}]. Pass align_labels=False for labels of "
+        "their own length, such as transcripts and translations."
     )
 
 

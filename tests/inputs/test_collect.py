@@ -1,5 +1,7 @@
 """x, y and sample_weight: structures of leaves, checked against one another."""
 
+import collections
+
 import numpy as np
 import pandas
 import pyarrow
@@ -174,17 +176,6 @@ def test_keeping_empty_rows_gives_them_one_timestep():
             TypeError,
             "Expected a bool, int or float dtype of NumPy's and TensorFlow's, received complex128.",
         ),
-        (
-            X,
-            [[1, 2], [3, 4]],
-            None,
-            ValueError,
-            (
-                "`y` is ragged, so it must hold one label a timestep. Expected 1 as in x[1], received 2 at y[1]. "
-                "Pass align_labels=False for labels of their own length, such as transcripts and translations. "
-                "If every row has the same labels or classes, pass one array, e.g. np.asarray(y)."
-            ),
-        ),
         ({"a": X, "b": [[1], [2]]}, [[1], [2, 3]], None, ValueError, "Expected 2 as in x['a'][0], received 1 at y[0]."),
         (X, None, [1, 2], ValueError, "`sample_weight` needs labels. Received sample_weight without y."),
         (
@@ -326,3 +317,28 @@ def test_labels_that_fit_no_leaf_name_the_argument_that_takes_them():
         "`y['text']` is ragged, so it must hold one label a timestep. Expected 2 as in x['a'][0], received 3 at "
         "y['text'][0]. Pass align_labels=False for labels of their own length, such as transcripts and translations."
     )
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [[0, 1, 0, 0], [1, 0, 0, 1], [0, 0, 0, 1]],
+        collections.UserList([[0, 1, 0, 0], [1, 0, 0, 1], [0, 0, 0, 1]]),
+        pyarrow.array([[0, 1, 0, 0], [1, 0, 0, 1], [0, 0, 0, 1]]),
+    ],
+    ids=["list", "Sequence", "Arrow"],
+)
+def test_as_many_values_for_each_row_are_one_array_as_fit_would_make_it(labels):
+    x = [[1], [2, 3], [4, 5, 6]]
+    for y in (labels, {"tags": labels}):
+        (leaf,) = tf.nest.flatten(collect_inputs(x, y, None).y)
+        assert isinstance(leaf, np.ndarray)
+        assert leaf.tolist() == [[0, 1, 0, 0], [1, 0, 0, 1], [0, 0, 0, 1]]
+
+
+def test_hugging_face_columns_are_rows_at_every_leaf():
+    datasets = pytest.importorskip("datasets", reason="needs Hugging Face datasets")
+    columns = datasets.Dataset.from_dict({"ids": [[1], [2, 3]], "tags": [[5], [6, 7]], "hot": [[0, 1], [1, 0]]})
+    inputs = collect_inputs({"ids": columns["ids"]}, {"tags": columns["tags"], "hot": columns["hot"]}, None)
+    assert inputs.x["ids"].lengths.tolist() == inputs.y["tags"].lengths.tolist() == [1, 2]
+    assert inputs.y["hot"].tolist() == [[0, 1], [1, 0]]
