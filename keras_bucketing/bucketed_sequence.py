@@ -59,7 +59,8 @@ class BucketedSequence(tf.data.Dataset):
         batch_size: Int, rows of every batch, of all shards together. Defaults to 32 where no size is given.
         bucket_batch_sizes: Ints, rows, one for each bucket, as in tf.data. Defaults to None.
         max_timesteps_per_batch: Int, the most cells of a batch: rows x padded length, padding included; of the longest
-            leaf where `x` has several. Defaults to None.
+            leaf where `x` has several. With `batch_size` next to it, that is the most rows, as `max_sentences` in
+            fairseq. Defaults to None.
         batch_size_multiple: Int, every batch's rows are a multiple of it: the number of replicas, or 8 for tensor
             cores. Fewer rows than that may be left out of an epoch: which ones, of all rows, is drawn anew each epoch;
             without shuffling, they are the longest. Defaults to 1.

@@ -106,7 +106,11 @@ def test_wrong_sequences(x, error, texts):
             TypeError,
             "`batch_size` must be an integer. Expected an int >= 1, received '32' (str).",
         ),
-        ({"batch_size": 8, "bucket_batch_sizes": [8]}, ValueError, "The batch size must be given in one way."),
+        (
+            {"batch_size": 8, "bucket_batch_sizes": [8]},
+            ValueError,
+            "`bucket_batch_sizes` says the rows of every bucket",
+        ),
         (
             {"bucket_boundaries": [5, 3]},
             ValueError,

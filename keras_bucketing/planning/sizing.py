@@ -14,10 +14,10 @@ DEFAULT_BATCH_SIZE = 32  # as of `fit`
 
 @dataclass(frozen=True)
 class BatchSizing:
-    """How batches are sized: at most one of the three ways is given.
+    """How batches are sized: by rows, by rows of each bucket, or by a budget, which rows may cap.
 
     Attributes:
-        batch_size: Int, rows, the same for every bucket.
+        batch_size: Int, rows, the same for every bucket; next to a budget, the most rows.
         bucket_batch_sizes: Ints, rows, one for each bucket.
         max_timesteps_per_batch: Int, the most cells (rows x padded length) of a batch.
         multiple: Int, every batch's rows are a multiple of it.
@@ -31,7 +31,8 @@ class BatchSizing:
     def rows_at(self, upper_lengths: np.ndarray) -> np.ndarray:
         """The rows of a batch, for each longest length of a bucket; 0 where not even `multiple` of them fit."""
         if self.max_timesteps_per_batch is not None:
-            return rows_within_budget(upper_lengths, self.max_timesteps_per_batch, self.multiple)
+            rows = rows_within_budget(upper_lengths, self.max_timesteps_per_batch, self.multiple)
+            return rows if self.batch_size is None else np.minimum(rows, self.batch_size)
         if self.batch_size is not None:
             return np.full(len(upper_lengths), self.batch_size)
         return np.full(len(upper_lengths), max(DEFAULT_BATCH_SIZE // self.multiple, 1) * self.multiple)
@@ -58,17 +59,13 @@ def check_sizing(
     num_shards: int,
 ) -> BatchSizing:
     """Checks the arguments that size batches."""
-    given = {
-        "batch_size": batch_size,
-        "bucket_batch_sizes": bucket_batch_sizes,
-        "max_timesteps_per_batch": max_timesteps_per_batch,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    if len(given) > 1:
-        received = " and ".join(f"{name}={show(value)}" for name, value in given.items())
+    others = {"batch_size": batch_size, "max_timesteps_per_batch": max_timesteps_per_batch}
+    others = {name: value for name, value in others.items() if value is not None}
+    if bucket_batch_sizes is not None and others:
+        received = " and ".join(f"{name}={show(value)}" for name, value in others.items())
         raise ValueError(
-            "The batch size must be given in one way. Expected one of batch_size, bucket_batch_sizes and "
-            f"max_timesteps_per_batch, received {received}."
+            "`bucket_batch_sizes` says the rows of every bucket, so no other size may stand next to it. Received "
+            f"{received} as well. Leave one of them out."
         )
     multiple = check_integer("batch_size_multiple", batch_size_multiple) * num_shards
     if batch_size is not None:

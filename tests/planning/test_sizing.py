@@ -29,15 +29,22 @@ def test_batch_sizes_of_opennmt(multiple, sizes):
     assert buckets.batch_sizes == sizes
 
 
+@pytest.mark.parametrize(("multiple", "sizes"), [(1, [60, 60, 56, 42]), (8, [56, 56, 56, 40])])
+def test_next_to_a_budget_the_batch_size_is_the_most_rows(multiple, sizes):
+    cap = 60 // multiple * multiple
+    rows = sizing(cap, max_timesteps=512, multiple=multiple).rows_at(np.array([3, 6, 9, 12]))
+    assert rows.tolist() == sizes
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
         (
-            {"batch_size": 4, "max_timesteps": 9},
+            {"bucket_batch_sizes": [4, 2], "max_timesteps": 9},
             ValueError,
             (
-                "The batch size must be given in one way. Expected one of batch_size, bucket_batch_sizes and "
-                "max_timesteps_per_batch, received batch_size=4 and max_timesteps_per_batch=9."
+                "`bucket_batch_sizes` says the rows of every bucket, so no other size may stand next to it. Received "
+                "max_timesteps_per_batch=9 as well. Leave one of them out."
             ),
         ),
         ({"batch_size": 0}, ValueError, "`batch_size` is too small. Expected an int >= 1, received 0."),
