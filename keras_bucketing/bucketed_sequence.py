@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -18,7 +19,9 @@ from keras_bucketing.inputs.collect import (
 )
 from keras_bucketing.inputs.leaf_lengths import lengths_of_rows
 from keras_bucketing.inputs.length_entries import length_entries
-from keras_bucketing.inputs.padded import labels_from_padded, ragged_from_padded
+from keras_bucketing.inputs.overlooked_padding import overlooked_padding
+from keras_bucketing.inputs.padded import check_masks_padding, sequences_from_padded
+from keras_bucketing.inputs.padded_labels import labels_from_padded
 from keras_bucketing.inputs.ragged import ragged_from_row_splits
 from keras_bucketing.padding.report import summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats, padding_of_plan
@@ -251,45 +254,70 @@ class BucketedSequence(tf.data.Dataset):
         *,
         lengths: Any = None,
         mask_value: float = 0,
-        padding: Literal["post", "pre"] = "post",
+        padding: Literal["post", "pre"] | None = None,
+        sequences: Any = None,
         timestep_labels: bool | None = None,
         **options: Any,
     ) -> BucketedSequence:
-        """Makes a dataset from an array that is already padded, e.g. by `keras.utils.pad_sequences`.
+        """Makes a dataset from arrays that are already padded, e.g. by `keras.utils.pad_sequences`.
+
+        Batches are padded at their end, with `mask_value` unless `padding_value` is given, whatever the end of the arrays.
+        What is not certain is refused, as a wrong guess would take padding for data. A warning tells of arrays without
+        any padding whose rows end or begin in runs of one timestep: at least two timesteps long, of differing lengths, in
+        a tenth of the rows, with a value that hardly occurs elsewhere.
 
         Args:
-            x: Array `(num_sequences, time, *features)`.
+            x: Array `(num_sequences, time, *features)`, or a dict or tuple of them and of arrays with one value a
+                sequence. A mask among the entries (booleans, or 0 and 1 under a name with "mask" in it) tells the
+                lengths of the entries of its shape, and is stripped itself.
             y: As in `BucketedSequence`. An array `(num_sequences, time, ...)` that is padded like `x` holds one label a
                 timestep; see `timestep_labels`.
             sample_weight: As in `BucketedSequence`; padded like `x` where `y` is.
-            lengths: Ints `(num_sequences,)`, the real timesteps. Defaults to None: all but the run of timesteps at the
-                padded end in which every feature equals `mask_value`.
+            lengths: Ints `(num_sequences,)`, the real timesteps, or a mask `(num_sequences, time)` that is True in one
+                run at the same end of each row. One for all sequences in `x`, or a dict or tuple like `x`, with None for
+                entries that hold one value a sequence. A length beyond `time` is that of a sequence that was cut: its
+                row has no padding, unless `maxlen` says that rows were cut. Defaults to None: all but the run of
+                timesteps at the padded end in which every feature equals `mask_value`.
             mask_value: Number that the padding holds. Defaults to 0.
-            padding: "post" or "pre": at which end the padding is. `pad_sequences` pads "pre" unless told otherwise.
-                Defaults to "post".
+            padding: "post" or "pre": at which end the padding is. Defaults to None: where more rows, and no fewer
+                timesteps in all, hold `mask_value`; or where what the lengths leave over is padding.
+            sequences: Str or int, or a list of them: which entries of a dict or tuple `x` are padded sequences. Defaults
+                to None: those that have lengths in a dict or tuple of lengths, or else all arrays of two and more
+                dimensions, if they share the second, or have a mask of their own.
             timestep_labels: Bool, whether arrays `(num_sequences, time, ...)` in `y` and `sample_weight` hold one value
                 a timestep, or `time` values a row, as one-hot labels do. Defaults to None: one a timestep if they hold
-                one constant where `x` is padded; an error otherwise.
+                one constant where `x` is padded; an error otherwise. With `align_labels=False`, labels stay as they are
+                unless this is True.
             **options: The other arguments of `BucketedSequence`.
 
         Raises:
-            TypeError: If `x` is not an array of numbers.
-            ValueError: If the shapes or lengths do not fit, or if it is not clear what `y` holds.
+            TypeError: If `x` holds something other than arrays of numbers.
+            ValueError: If the shapes or lengths do not fit, or if it is not clear which end is padded, which entries of
+                `x` are sequences, or what `y` holds.
 
         Example:
         >>> padded = keras.utils.pad_sequences([[1, 2, 3], [4], [5, 6]])
-        >>> dataset = BucketedSequence.from_padded(padded, padding="pre", shuffle=False)
+        >>> padded.tolist()
+        [[1, 2, 3], [0, 0, 4], [0, 5, 6]]
+        >>> dataset = BucketedSequence.from_padded(padded, shuffle=False)
         >>> next(iter(dataset)).numpy().tolist()
         [[4, 0, 0], [5, 6, 0], [1, 2, 3]]
         """
-        sequences = ragged_from_padded(x, lengths, mask_value, padding)
         if timestep_labels is not None:
-            check_flag("timestep_labels", timestep_labels)
+            timestep_labels = check_flag("timestep_labels", timestep_labels)
+        elif options.get("align_labels", True) is False:
+            timestep_labels = False
+        stripped, padded = sequences_from_padded(x, lengths, mask_value, padding, sequences, options.get("maxlen"))
+        options.setdefault("padding_value", mask_value)
+        check_masks_padding(padded, options["padding_value"])
         y, sample_weight = (
-            labels_from_padded(labels, sequences.lengths, np.shape(x)[1], padding, timestep_labels, name)
+            labels_from_padded(labels, padded, timestep_labels, name)
             for name, labels in (("y", y), ("sample_weight", sample_weight))
         )
-        return cls(sequences, y, sample_weight, **options)
+        dataset = cls(stripped, y, sample_weight, **options)
+        for message in overlooked_padding(padded, mask_value):
+            warnings.warn(message, stacklevel=2)
+        return dataset
 
     # What tf.data asks of a subclass.
 

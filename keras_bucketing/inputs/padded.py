@@ -2,119 +2,218 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from keras_bucketing.checks import check_choice, check_lengths, check_number
+from keras_bucketing.checks import can_hold, check_choice, check_integer, check_number, show
 from keras_bucketing.inputs.arrays import as_regular_array
+from keras_bucketing.inputs.given_lengths import lengths_by_leaf, lengths_of_mask, read_lengths
+from keras_bucketing.inputs.padded_entries import choose_sequences, is_mask
+from keras_bucketing.inputs.padded_side import real_timesteps, runs_at_both_ends, side_of_lengths, side_of_runs
 from keras_bucketing.inputs.ragged import Ragged
 from keras_bucketing.inputs.row_splits import row_splits_of
 from keras_bucketing.inputs.storage import standard_dtype
-from keras_bucketing.inputs.structures import map_structure
+from keras_bucketing.inputs.structures import Structure, map_structure
 
 
-def ragged_from_padded(x: Any, lengths: Any, mask_value: Any, padding: str, name: str = "x") -> Ragged:
-    """Takes the real timesteps out of a padded array.
+@dataclass(frozen=True)
+class PaddedSequences:
+    """A padded array and what of it is real.
+
+    Attributes:
+        name: What the user calls it, e.g. `x['tokens']`.
+        array: Array `(num_rows, time, *features)`.
+        lengths: Int64 array `(num_rows,)`, in timesteps.
+        side: "post" or "pre", the end that is padded.
+        found: Whether the lengths were read off the values, or cut to the padded length.
+        is_mask: Whether the array is a mask of others.
+    """
+
+    name: str
+    array: np.ndarray
+    lengths: np.ndarray
+    side: str
+    found: bool
+    is_mask: bool = False
+
+    @property
+    def time(self) -> int:
+        """The padded length."""
+        return int(self.array.shape[1])
+
+    @property
+    def is_real(self) -> np.ndarray:
+        """Bool array `(num_rows, time)`."""
+        return real_timesteps(self.lengths, self.time, self.side)
+
+    def ragged(self) -> Ragged:
+        """The real timesteps."""
+        values = self.array[self.is_real]
+        return Ragged(values.astype(standard_dtype(values.dtype, self.name), copy=False), row_splits_of(self.lengths))
+
+
+def sequences_from_padded(
+    x: Any,
+    lengths: Any = None,
+    mask_value: Any = 0,
+    padding: str | None = None,
+    sequences: Any = None,
+    maxlen: int | None = None,
+) -> tuple[Structure, list[PaddedSequences]]:
+    """Takes the real timesteps out of padded arrays.
 
     Args:
-        x: Array `(num_rows, time, *features)`.
-        lengths: Ints `(num_rows,)`, or None: all but the run of `mask_value` timesteps at the padded end.
+        x: Array `(num_rows, time, *features)`, or a dict or tuple of them and of arrays with one value a row.
+        lengths: Ints `(num_rows,)`, a mask `(num_rows, time)`, a dict or tuple of them like `x`, or None: all but the
+            run of `mask_value` timesteps at the padded end.
         mask_value: Number that the padding holds; a timestep is padding if all of its features equal it.
-        padding: "post" or "pre", the end that is padded.
-        name: What to call the array in an error message.
+        padding: "post" or "pre", the end that is padded; None to find it.
+        sequences: Which entries of `x` are padded sequences, a key or several; None to find out.
+        maxlen: Int, what the sequences were cut to, if they were.
+
+    Returns:
+        The same structure with ragged leaves, and what was found in each of these.
     """
-    check_choice("padding", padding, ("post", "pre"))
+    if padding is not None:
+        check_choice("padding", padding, ("post", "pre"))
     mask_value = check_number("mask_value", mask_value)
-    if isinstance(x, (dict, tuple)):
-        raise TypeError(
-            f"`{name}` must be one padded array. Received a {type(x).__name__}. For several inputs pass a dict or "
-            "tuple of sequences that are not padded to BucketedSequence itself, e.g. "
-            'x={"a": tf.RaggedTensor.from_tensor(a, lengths), ...}.'
-        )
-    array = as_regular_array(x, name, "Pass sequences that are not padded to BucketedSequence itself.")
+    maxlen = None if maxlen is None else check_integer("maxlen", maxlen)
+    arrays: dict[str, np.ndarray] = {}
+    map_structure(lambda leaf, name: arrays.update({name: _as_array(leaf, name)}), x, "x")
+    given = {} if lengths is None else lengths_by_leaf(x, lengths)
+    is_by_leaf = isinstance(lengths, dict) or len({label for label, _ in given.values()}) > 1
+    chosen = choose_sequences(x, arrays, given if is_by_leaf else {}, sequences)
+    masks = {name: arrays[name] for name in chosen if len(chosen) > 1 and is_mask(name, arrays[name])}
+
+    padded = {}
+    for name in chosen:
+        array, (label, of_leaf) = arrays[name], given.get(name, ("lengths", None))
+        if name not in masks:
+            _check_mask_value(mask_value, array, name)
+        if of_leaf is None:
+            padded[name] = _find_lengths(array, _mask_of(array, masks, name), mask_value, padding, name)
+        else:
+            padded[name] = _use_lengths(array, of_leaf, mask_value, padding, maxlen, label, name)
+            padded[name] = replace(padded[name], is_mask=name in masks)
+    _check_alike(list(padded.values()))
+    stripped = map_structure(lambda _, name: padded[name].ragged() if name in padded else arrays[name], x, "x")
+    return stripped, list(padded.values())
+
+
+def _as_array(leaf: Any, name: str) -> np.ndarray:
+    array = as_regular_array(leaf, name, "Pass sequences that are not padded to BucketedSequence itself.")
     if array.dtype.kind not in "biuf":
         standard_dtype(array.dtype, name)
-    if array.ndim < 2:
-        raise ValueError(
-            f"`{name}` must be padded. Expected an array of shape (num_sequences, time, ...), received shape "
-            f"{array.shape}. Pass sequences that are not padded to BucketedSequence itself."
-        )
-    if not len(array):
+    if array.ndim and not len(array):
         raise ValueError(f"`{name}` has no sequences. Expected at least one.")
-    num_rows, time = array.shape[:2]
-    if lengths is None:
-        lengths = _lengths_of(array, mask_value, padding)
-    else:
-        lengths = check_lengths(lengths, minimum=0)
-        if len(lengths) != num_rows:
-            raise ValueError(
-                f"`lengths` must have one entry for each sequence. Expected {num_rows} as in `{name}`, received "
-                f"{len(lengths)}."
-            )
-        if lengths.max() > time:
-            at = int(np.argmax(lengths))
-            raise ValueError(
-                f"`lengths` must not exceed the padded length. Expected at most {time}, received {lengths[at]} at "
-                f"lengths[{at}]."
-            )
-    values = array[_is_real(lengths, time, padding)]
-    return Ragged(values.astype(standard_dtype(values.dtype, name), copy=False), row_splits_of(lengths))
+    return array
 
 
-def labels_from_padded(
-    labels: Any, lengths: np.ndarray, time: int, padding: str, timestep_labels: bool | None, name: str
-) -> Any:
-    """Makes those leaves ragged that hold one label a timestep: `(num_rows, time, ...)`, padded like the sequences.
-
-    Args:
-        labels: A leaf, or a dict or tuple of leaves.
-        lengths: Int array `(num_rows,)`.
-        time: Int, the padded length of the sequences.
-        padding: "post" or "pre".
-        timestep_labels: Whether leaves of that shape hold one label a timestep. None: if what they hold behind the ends
-            of the sequences is one constant, as padding is.
-        name: What to call them in an error message.
-
-    Raises:
-        ValueError: If a leaf has that shape but no padding, so that its second axis may be classes or outputs.
-    """
-
-    def convert(leaf: Any, name: str) -> Any:
-        if timestep_labels is False or tuple(getattr(leaf, "shape", ()))[:2] != (len(lengths), time):
-            return leaf
-        array = as_regular_array(leaf, name, "Give every row the same shape.")
-        if timestep_labels is None:
-            _check_constant_padding(array, ~_is_real(lengths, time, padding), name)
-        return ragged_from_padded(array, lengths, 0, padding, name)
-
-    return map_structure(convert, labels, name)
-
-
-def _check_constant_padding(array: np.ndarray, is_padding: np.ndarray, name: str) -> None:
-    padded = array[is_padding]
-    if not len(padded) or (padded != padded[0]).any():
-        time = array.shape[1]
+def _check_mask_value(mask_value: Any, array: np.ndarray, name: str) -> None:
+    if array.dtype.kind != "f" and not can_hold(array.dtype, mask_value):
         raise ValueError(
-            f"`{name}` may hold one label a timestep, or {time} values a row, as one-hot labels do: received shape "
-            f"{array.shape} for sequences padded to {time}, {'with no' if not len(padded) else 'without one'} constant "
-            "in the padding. Say which it is: timestep_labels=True or timestep_labels=False."
+            f"`mask_value` must be a value that padding can hold. Expected one of dtype {array.dtype} as in `{name}`, "
+            f"received {show(mask_value)}."
         )
 
 
-def _is_real(lengths: np.ndarray, time: int, padding: str) -> np.ndarray:
-    """Bool array `(num_rows, time)`: whether a timestep is real."""
-    from_real_end = np.arange(time) if padding == "post" else np.arange(time)[::-1]
-    is_real: np.ndarray = from_real_end < lengths[:, np.newaxis]
-    return is_real
+def _mask_of(array: np.ndarray, masks: dict[str, np.ndarray], name: str) -> tuple[str, np.ndarray] | None:
+    """The mask among the entries of `x` that belongs to an array: the only one of its shape, or all of them agree."""
+    if name in masks:
+        return name, masks[name]
+    fitting = [(mask_name, mask) for mask_name, mask in masks.items() if mask.shape == array.shape[:2]]
+    for mask_name, mask in fitting[1:]:
+        if (mask != fitting[0][1]).any():
+            raise ValueError(
+                f"`lengths` must be given, since two masks have the shape of `{name}`: `{fitting[0][0]}` and "
+                f"`{mask_name}`. Pass a dict, e.g. lengths={{...}}, with the mask of each entry of `x`."
+            )
+    return fitting[0] if fitting else None
 
 
-def _lengths_of(array: np.ndarray, mask_value: Any, padding: str) -> np.ndarray:
-    is_padding = np.isnan(array) if mask_value != mask_value else array == mask_value
-    real = ~is_padding.all(axis=tuple(range(2, array.ndim)))
-    if not array.shape[1]:
-        return np.zeros(len(array), np.int64)
-    from_padded_end = real[:, ::-1] if padding == "post" else real
-    padded = np.where(real.any(axis=1), np.argmax(from_padded_end, axis=1), array.shape[1])
-    lengths: np.ndarray = (array.shape[1] - padded).astype(np.int64)
-    return lengths
+def _find_lengths(
+    array: np.ndarray, mask: tuple[str, np.ndarray] | None, mask_value: Any, padding: str | None, name: str
+) -> PaddedSequences:
+    """Lengths that are not given: by the mask among the entries of `x`, else by `mask_value`."""
+    if mask is not None:
+        lengths, side = lengths_of_mask(mask[1].astype(bool), mask[0])
+        side = _agreed(side, padding, mask[0]) or "post"
+        _refuse_inverted(array, lengths, side, mask[0], name)
+        return PaddedSequences(name, array, lengths, side, found=False, is_mask=mask[0] == name)
+    runs = runs_at_both_ends(array, mask_value)
+    side = padding or side_of_runs(runs, array.shape[1], mask_value, name)
+    return PaddedSequences(name, array, array.shape[1] - runs[side], side, found=True)
+
+
+def _use_lengths(
+    array: np.ndarray, given: Any, mask_value: Any, padding: str | None, maxlen: int | None, label: str, name: str
+) -> PaddedSequences:
+    """Lengths that are given; those of sequences that were cut when they were padded count as whole rows."""
+    lengths, side = read_lengths(given, array.shape, label, name)
+    time = array.shape[1]
+    clipped = np.minimum(lengths, time)
+    if side is not None:
+        _refuse_inverted(array, lengths, side, label, name)
+    side = _agreed(side, padding, label) or side_of_lengths(array, clipped, mask_value, name)
+    was_cut = lengths > time
+    if was_cut.any() and not (maxlen is not None and maxlen <= time):
+        run = np.where(was_cut, runs_at_both_ends(array, mask_value)[side], 0)
+        if run.any():
+            at = int(np.argmax(run > 0))
+            raise ValueError(
+                f"`{label}` must not exceed the padded length where a row has padding. Expected at most {time}, received "
+                f"{lengths[at]} at {label}[{at}], but {name}[{at}] {'ends' if side == 'post' else 'begins'} in {run[at]} "
+                f"timesteps of mask_value={mask_value!r}. Correct the lengths, or pass maxlen={time} if the sequences "
+                "were cut to it."
+            )
+    return PaddedSequences(name, array, clipped, side, found=bool(was_cut.any()))
+
+
+def _refuse_inverted(array: np.ndarray, lengths: np.ndarray, side: str, label: str, name: str) -> None:
+    """Refuses a mask that is True where the padding is, as PyTorch's key_padding_mask."""
+    is_real = real_timesteps(lengths, array.shape[1], side)
+    real, rest = array[is_real], array[~is_real]
+    if array.dtype != bool and len(real) and len(rest) and (real == real[0]).all() and (rest != rest[0]).any():
+        raise ValueError(
+            f"`{label}` must be True where `{name}` is real. Received a mask under which all data is {show(real[0].tolist())}"
+            f" and only the padding differs, as if it were True where the padding is. Pass its opposite, ~mask."
+        )
+
+
+def _agreed(side: str | None, padding: str | None, label: str) -> str | None:
+    if side is not None and padding is not None and side != padding:
+        raise ValueError(
+            f"`padding` must be the end that is padded. Expected {side!r}, as the mask `{label}` has it, received "
+            f"{padding!r}. Leave it out."
+        )
+    return side or padding
+
+
+def _check_alike(padded: list[PaddedSequences]) -> None:
+    """Entries of one shape whose lengths were all read off the values must all show them."""
+    for entry in padded:
+        for other in padded:
+            if entry is other or not (entry.found and other.found) or entry.array.shape[:2] != other.array.shape[:2]:
+                continue
+            no_padding = (entry.lengths == entry.time).all() and (other.lengths < other.time).any()
+            empty = (entry.lengths == 0) & (other.lengths > 0)
+            if no_padding or empty.any():
+                at = int(np.argmax(empty if empty.any() else other.lengths < other.time))
+                raise ValueError(
+                    f"`lengths` must be given, since `mask_value` does not show those of `{entry.name}`. Received "
+                    f"{entry.lengths[at]} timesteps of data at {entry.name}[{at}], but {other.lengths[at]} at "
+                    f"{other.name}[{at}]. Pass lengths or a mask, one for all entries or a dict of them."
+                )
+
+
+def check_masks_padding(padded: list[PaddedSequences], padding_value: Any) -> None:
+    """Refuses to pad masks among the entries of `x` with anything but 0, which would call padding real."""
+    masks = [entry.name for entry in padded if entry.is_mask]
+    if masks and padding_value != 0:
+        raise ValueError(
+            f"`padding_value` must be 0 where `x` has a mask. Received {show(padding_value)}, which is mask_value unless it "
+            f"is given, and would mark the padding of `{masks[0]}` as real. Pass padding_value=0, or leave the mask out of "
+            "`x`, pass lengths=mask, and take include_lengths=True instead."
+        )

@@ -1,0 +1,148 @@
+"""Rows that end or begin in one and the same timestep: padding that nobody took for padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from keras_bucketing.checks import show
+
+# A single repeated timestep is a coincidence; so are runs in a row out of twenty, or of a value that occurs all over.
+_SHORTEST_RUN = 2
+_LEAST_SHARE_OF_ROWS = 0.1
+_LEAST_SHARE_OF_VALUE = 0.75
+_MOST_CELLS = 2**22  # of a part of an array, so that what is computed on it stays small
+
+
+@dataclass(frozen=True)
+class ConstantRuns:
+    """What rows that end (or begin) in a run of one and the same timestep have in common.
+
+    Attributes:
+        at_end: Whether the runs are at the rows' ends.
+        value: Array `features`, the timestep.
+        num_rows: Int, all rows but those that are constant throughout, which say nothing.
+        num_runs: Int, the rows with a run of at least two timesteps.
+        shortest: Int, the shortest run.
+        longest: Int, the longest run.
+        timesteps: Int, the timesteps of all runs.
+        all_timesteps: Int, all timesteps that hold this value, in these rows.
+    """
+
+    at_end: bool
+    value: np.ndarray
+    num_rows: int
+    num_runs: int
+    shortest: int
+    longest: int
+    timesteps: int
+    all_timesteps: int
+
+    @property
+    def looks_like_padding(self) -> bool:
+        """Whether enough rows have a run, of differing lengths, of a timestep that hardly occurs elsewhere.
+
+        Enough are two, and a tenth of the rows; three in four timesteps of that value must lie in the runs. Padding
+        does so, while plateaus and frequent values are spread over the rows.
+        """
+        return (
+            self.num_runs >= max(2, _LEAST_SHARE_OF_ROWS * self.num_rows)
+            and self.longest > self.shortest
+            and self.timesteps >= _LEAST_SHARE_OF_VALUE * self.all_timesteps
+        )
+
+    def describe(self) -> str:
+        """What was found, for a warning."""
+        return (
+            f"{self.num_runs} of {self.num_rows} rows {'end' if self.at_end else 'begin'} in {self.shortest} to "
+            f"{self.longest} timesteps of {show(self.value.tolist())}"
+        )
+
+
+def count_runs(batch: tf.Tensor, at_end: bool) -> tuple[tf.Tensor, tf.Tensor]:
+    """Counts the runs of one timestep in a batch: that of the longest run. In graph or eagerly.
+
+    Args:
+        batch: Tensor `(num_rows, time, *features)` with at least one value.
+        at_end: Whether to look at the rows' ends, or at their beginnings.
+
+    Returns:
+        Int64 `(6,)`, the numbers of `ConstantRuns`, and the timestep, flat.
+    """
+    shape = tf.shape(batch)
+    num_rows, time = shape[0], shape[1]
+    flat = tf.reshape(batch, [num_rows, time, -1])
+    if not at_end:
+        flat = tf.reverse(flat, [1])
+    run = _run_at_end(_equal(flat, flat[:, -1:]))
+    is_mixed = run < time
+    value = flat[tf.argmax(tf.where(is_mixed, run, 0)), -1]
+    holds_value = tf.logical_and(_equal(flat, value), is_mixed[:, tf.newaxis])
+    runs = _run_at_end(holds_value)
+    runs = tf.boolean_mask(runs, runs >= _SHORTEST_RUN)
+    counts = [
+        tf.math.count_nonzero(is_mixed),
+        tf.size(runs),
+        tf.reduce_min(tf.concat([runs, [time]], 0)),
+        tf.reduce_max(tf.concat([runs, [0]], 0)),
+        tf.reduce_sum(runs),
+        tf.math.count_nonzero(holds_value),
+    ]
+    return tf.stack([tf.cast(count, tf.int64) for count in counts]), value
+
+
+def add_up_runs(parts: Iterable[tuple[np.ndarray, np.ndarray]], at_end: bool) -> ConstantRuns | None:
+    """Adds up what `count_runs` found in several batches; of several values, the one with the most runs.
+
+    Returns:
+        None where no batch has a run.
+    """
+    num_rows, of_value = 0, {}
+    for counts, value in parts:
+        num_rows += int(counts[0])
+        if counts[1]:
+            of_value.setdefault(value.tobytes(), (value, []))[1].append(counts)
+    if not of_value:
+        return None
+    value, found = max(of_value.values(), key=lambda entry: sum(counts[1] for counts in entry[1]))
+    table = np.stack(found)
+    _, num_runs, _, _, timesteps, all_timesteps = map(int, table.sum(axis=0))
+    shortest, longest = int(table[:, 2].min()), int(table[:, 3].max())
+    return ConstantRuns(at_end, value, num_rows, num_runs, shortest, longest, timesteps, all_timesteps)
+
+
+def find_runs(array: np.ndarray) -> ConstantRuns | None:
+    """The runs in a whole array that look like padding, at the rows' ends or beginnings; None if none do.
+
+    Args:
+        array: Array `(num_rows, time, *features)` of numbers.
+    """
+    if not array.size:
+        return None
+    rows = max(1, _MOST_CELLS * len(array) // array.size)
+    with tf.device("CPU:0"):
+        for at_end in (True, False):
+            parts = [array[start : start + rows] for start in range(0, len(array), rows)]
+            counted = [[tensor.numpy() for tensor in count_runs(tf.constant(part), at_end)] for part in parts]
+            runs = add_up_runs([(counts, value) for counts, value in counted], at_end)
+            if runs is not None and runs.looks_like_padding:
+                return runs
+    return None
+
+
+def _run_at_end(holds: tf.Tensor) -> tf.Tensor:
+    """Int32 `(num_rows,)`: how many of the last timesteps hold."""
+    time = tf.shape(holds)[1]
+    last_without = tf.reduce_max(tf.where(holds, -1, tf.range(time)), axis=1)
+    return time - 1 - last_without
+
+
+def _equal(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+    """Bool `(num_rows, time)`: whether all features are equal; NaN equals NaN."""
+    equal = tf.equal(left, right)
+    if left.dtype.is_floating:
+        equal = tf.logical_or(equal, tf.logical_and(tf.math.is_nan(left), tf.math.is_nan(right)))
+    return tf.reduce_all(equal, axis=2)
