@@ -261,10 +261,10 @@ class BucketedSequence(tf.data.Dataset):
     ) -> BucketedSequence:
         """Makes a dataset from arrays that are already padded, e.g. by `keras.utils.pad_sequences`.
 
-        Batches are padded at their end, with `mask_value` unless `padding_value` is given, whatever the end of the arrays.
-        What is not certain is refused, as a wrong guess would take padding for data. A warning tells of arrays without
-        any padding whose rows end or begin in runs of one timestep: at least two timesteps long, of differing lengths, in
-        a tenth of the rows, with a value that hardly occurs elsewhere.
+        Batches are padded at their end, with `mask_value` unless `padding_value` is given, whatever the end at which the
+        arrays are. What is not certain is refused, as a wrong guess would take padding for data. Where all lengths come
+        out equal, a warning tells of rows that end or begin in runs of one timestep: at least two timesteps long, of
+        differing lengths, in a tenth of the rows, of a value that hardly occurs elsewhere.
 
         Args:
             x: Array `(num_sequences, time, *features)`, or a dict or tuple of them and of arrays with one value a
@@ -274,16 +274,16 @@ class BucketedSequence(tf.data.Dataset):
                 timestep; see `timestep_labels`.
             sample_weight: As in `BucketedSequence`; padded like `x` where `y` is.
             lengths: Ints `(num_sequences,)`, the real timesteps, or a mask `(num_sequences, time)` that is True in one
-                run at the same end of each row. One for all sequences in `x`, or a dict or tuple like `x`, with None for
-                entries that hold one value a sequence. A length beyond `time` is that of a sequence that was cut: its
-                row has no padding, unless `maxlen` says that rows were cut. Defaults to None: all but the run of
-                timesteps at the padded end in which every feature equals `mask_value`.
+                run at the same end of each row. One for all sequences in `x`, or a dict or tuple like `x`, with None
+                for entries that hold one value a sequence. A length beyond `time` is that of a sequence that was cut:
+                its row must not have padding, unless `maxlen` says that rows were cut to `time`. Defaults to None: all
+                but the run of timesteps at the padded end in which every feature equals `mask_value`.
             mask_value: Number that the padding holds. Defaults to 0.
             padding: "post" or "pre": at which end the padding is. Defaults to None: where more rows, and no fewer
                 timesteps in all, hold `mask_value`; or where what the lengths leave over is padding.
-            sequences: Str or int, or a list of them: which entries of a dict or tuple `x` are padded sequences. Defaults
-                to None: those that have lengths in a dict or tuple of lengths, or else all arrays of two and more
-                dimensions, if they share the second, or have a mask of their own.
+            sequences: Str or int, or a list of them: which entries of a dict or tuple `x` are padded sequences.
+                Defaults to None: those that have lengths in a dict or tuple of lengths, or else all arrays of two and
+                more dimensions, if they share the second, or each has a mask of its shape.
             timestep_labels: Bool, whether arrays `(num_sequences, time, ...)` in `y` and `sample_weight` hold one value
                 a timestep, or `time` values a row, as one-hot labels do. Defaults to None: one a timestep if they hold
                 one constant where `x` is padded; an error otherwise. With `align_labels=False`, labels stay as they are

@@ -100,7 +100,8 @@ def add_up_runs(parts: Iterable[tuple[np.ndarray, np.ndarray]], at_end: bool) ->
     Returns:
         None where no batch has a run.
     """
-    num_rows, of_value = 0, {}
+    num_rows = 0
+    of_value: dict[bytes, tuple[np.ndarray, list[np.ndarray]]] = {}
     for counts, value in parts:
         num_rows += int(counts[0])
         if counts[1]:

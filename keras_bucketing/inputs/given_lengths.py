@@ -39,8 +39,8 @@ def lengths_by_leaf(x: Any, lengths: Any, name: str = "x", label: str = "lengths
     elif isinstance(x, tuple) and isinstance(lengths, tuple) and not _is_flat(lengths):
         if len(x) != len(lengths):
             raise ValueError(
-                f"`{label}` must have an entry for each of `{name}`. Expected {len(x)}, received {len(lengths)}. Put None "
-                "for an entry that holds one value a row."
+                f"`{label}` must have an entry for each of `{name}`. Expected {len(x)}, received {len(lengths)}. Put "
+                "None for an entry that holds one value a row."
             )
         entries = list(zip(range(len(x)), x, lengths, strict=True))
     elif isinstance(x, (dict, tuple)):  # one and the same for all that is below
@@ -72,12 +72,12 @@ def read_lengths(given: Any, shape: tuple[int, ...], label: str, name: str) -> t
 
     Raises:
         TypeError: If they are no integers.
-        ValueError: If they are negative, or not one for each row; if a mask has a gap, or rows padded at different ends.
+        ValueError: If they are negative, or not one for each row; if a mask has a gap, or rows padded at both ends.
     """
     mask = as_mask(given)
     if mask is None:
-        lengths, side = check_lengths(given, label, minimum=0), None
-        expected, received = (shape[0],), lengths.shape
+        lengths = check_lengths(given, label, minimum=0)
+        expected, received = shape[:1], lengths.shape
     else:
         expected, received = shape[:2], mask.shape
     if expected != received:
@@ -85,7 +85,7 @@ def read_lengths(given: Any, shape: tuple[int, ...], label: str, name: str) -> t
             f"`{label}` must have one entry for each sequence, or, as a mask, for each timestep. Expected shape "
             f"{expected} as in `{name}`, received {received}."
         )
-    return (lengths, side) if mask is None else lengths_of_mask(mask, label)
+    return (lengths, None) if mask is None else lengths_of_mask(mask, label)
 
 
 def as_mask(given: Any) -> np.ndarray | None:
@@ -112,16 +112,16 @@ def lengths_of_mask(mask: np.ndarray, label: str) -> tuple[np.ndarray, str | Non
     if wrong.any():
         at = int(np.argmax(wrong))
         raise ValueError(
-            f"`{label}` must be True in one run at the beginning or at the end of each row. Received a mask with gaps, or "
-            f"with padding at both ends, at {label}[{at}]: {show(mask[at].astype(int).tolist())}. Take the timesteps out "
-            "that are not real, and pass the sequences as a list to BucketedSequence itself."
+            f"`{label}` must be True in one run at the beginning or at the end of each row. Received a mask with gaps, "
+            f"or with padding at both ends, at {label}[{at}]: {show(mask[at].astype(int).tolist())}. Take the timesteps "
+            "out that are not real, and pass the sequences as a list to BucketedSequence itself."
         )
     only = {"post": fits["post"] & ~fits["pre"], "pre": fits["pre"] & ~fits["post"]}
     if only["post"].any() and only["pre"].any():
         raise ValueError(
             f"`{label}` must have the padding of all rows at the same end. Received padding at the end of row "
-            f"{int(np.argmax(only['post']))} and at the beginning of row {int(np.argmax(only['pre']))}. Take the padding "
-            "out yourself, and pass the sequences as a list to BucketedSequence itself."
+            f"{int(np.argmax(only['post']))} and at the beginning of row {int(np.argmax(only['pre']))}. Take the "
+            "padding out yourself, and pass the sequences as a list to BucketedSequence itself."
         )
     return lengths, next((side for side, rows in only.items() if rows.any()), None)
 

@@ -26,7 +26,8 @@ def overlooked_padding(padded: list[PaddedSequences], mask_value: Any) -> Iterat
             cure = cure_of_value(runs, "Pad after normalizing, or pass the real lengths, lengths=...")
         yield (
             f"All rows of `{entry.name}` have {entry.lengths[0]} real timesteps by mask_value={mask_value!r}, so that "
-            f"buckets save nothing. But {runs.describe()}, which looks like padding. {cure} If these timesteps are real, pass the lengths."
+            f"buckets save nothing. But {runs.describe()}, which looks like padding. {cure} If "
+            "these timesteps are real, pass the lengths."
         )
 
 

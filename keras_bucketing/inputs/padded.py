@@ -163,9 +163,9 @@ def _use_lengths(
         if run.any():
             at = int(np.argmax(run > 0))
             raise ValueError(
-                f"`{label}` must not exceed the padded length where a row has padding. Expected at most {time}, received "
-                f"{lengths[at]} at {label}[{at}], but {name}[{at}] {'ends' if side == 'post' else 'begins'} in {run[at]} "
-                f"timesteps of mask_value={mask_value!r}. Correct the lengths, or pass maxlen={time} if the sequences "
+                f"`{label}` must not exceed the padded length where a row has padding. Expected at most {time}, "
+                f"received {lengths[at]} at {label}[{at}], but {name}[{at}] "
+                f"{'ends' if side == 'post' else 'begins'} in {run[at]} timesteps of mask_value={mask_value!r}. Correct the lengths, or pass maxlen={time} if the sequences "
                 "were cut to it."
             )
     return PaddedSequences(name, array, clipped, side, found=bool(was_cut.any()))
@@ -177,8 +177,9 @@ def _refuse_inverted(array: np.ndarray, lengths: np.ndarray, side: str, label: s
     real, rest = array[is_real], array[~is_real]
     if array.dtype != bool and len(real) and len(rest) and (real == real[0]).all() and (rest != rest[0]).any():
         raise ValueError(
-            f"`{label}` must be True where `{name}` is real. Received a mask under which all data is {show(real[0].tolist())}"
-            f" and only the padding differs, as if it were True where the padding is. Pass its opposite, ~mask."
+            f"`{label}` must be True where `{name}` is real. Received a mask under which all data is "
+            f"{show(real[0].tolist())} and only the padding differs, as if it were True where the padding is. Pass its "
+            "opposite, ~mask."
         )
 
 
@@ -213,7 +214,7 @@ def check_masks_padding(padded: list[PaddedSequences], padding_value: Any) -> No
     masks = [entry.name for entry in padded if entry.is_mask]
     if masks and padding_value != 0:
         raise ValueError(
-            f"`padding_value` must be 0 where `x` has a mask. Received {show(padding_value)}, which is mask_value unless it "
-            f"is given, and would mark the padding of `{masks[0]}` as real. Pass padding_value=0, or leave the mask out of "
-            "`x`, pass lengths=mask, and take include_lengths=True instead."
+            f"`padding_value` must be 0 where `x` has a mask. Received {show(padding_value)}, which is mask_value unless "
+            f"it is given, and would mark the padding of `{masks[0]}` as real. Pass padding_value=0, or leave the mask "
+            "out of `x`, pass lengths=mask, and take include_lengths=True instead."
         )

@@ -10,7 +10,9 @@ from keras_bucketing.checks import shorten, show
 from keras_bucketing.inputs.given_lengths import as_mask, leaf_names, lengths_of_mask
 
 
-def choose_sequences(x: Any, arrays: dict[str, np.ndarray], given: dict[str, tuple[str, Any]], sequences: Any) -> list[str]:
+def choose_sequences(
+    x: Any, arrays: dict[str, np.ndarray], given: dict[str, tuple[str, Any]], sequences: Any
+) -> list[str]:
     """Chooses the entries to strip. A wrong choice would cut values off, so what is not certain is refused.
 
     Args:
@@ -53,7 +55,7 @@ def choose_sequences(x: Any, arrays: dict[str, np.ndarray], given: dict[str, tup
 
 
 def is_mask(name: str, array: np.ndarray) -> bool:
-    """Whether a leaf says which timesteps of others are real: one run of True a row, or 0 and 1 by the name of a mask."""
+    """Whether a leaf says which timesteps of others are real: a run of True a row, or 0 and 1 by a mask's name."""
     mask = as_mask(array)
     if mask is None or "mask" in name.rpartition("[")[2].lower():
         return mask is not None
@@ -92,8 +94,8 @@ def _with_lengths(arrays: dict[str, np.ndarray], possible: list[str], given: dic
             alike = shapes[arrays[name].shape[:2]]
             raise ValueError(
                 f"`lengths` must have an entry for `{name}` too, which may be a sequence: received shape "
-                f"{arrays[name].shape}, next to {arrays[alike].shape} of `{alike}`. Give it lengths, or None if it holds "
-                "one value a row."
+                f"{arrays[name].shape}, next to {arrays[alike].shape} of `{alike}`. Give it lengths, or None if it "
+                "holds one value a row."
             )
     if not chosen:
         raise ValueError("`lengths` has no lengths for any entry of `x`. Expected at least one entry that is not None.")
@@ -103,7 +105,7 @@ def _with_lengths(arrays: dict[str, np.ndarray], possible: list[str], given: dic
 def _unclear(x: Any, shapes: dict[str, Any]) -> str:
     keys = list(x) if isinstance(x, dict) else list(range(len(x)))
     return (
-        "Which entries of `x` are padded sequences is not clear, since those of rank 2 and more do not share their second "
-        f"dimension. Received {shorten(str(shapes))}. Say which: sequences={shorten(str(keys))}, without those that hold "
-        "one value a row."
+        "Which entries of `x` are padded sequences is not clear, since those of rank 2 and more do not share their "
+        f"second dimension. Received {shorten(str(shapes))}. Say which: sequences={shorten(str(keys))}, without those "
+        "that hold one value a row."
     )

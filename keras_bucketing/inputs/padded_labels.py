@@ -65,8 +65,8 @@ def _only_one(array: np.ndarray, fitting: list[PaddedSequences], name: str) -> P
         return exact[0]
     raise ValueError(
         f"`{name}` may hold one label a timestep of `{fitting[0].name}` or of `{fitting[1].name}`, which have the same "
-        f"shape but other lengths. Received shape {array.shape}. Pass it without its padding, as a tf.RaggedTensor or a "
-        "list of arrays, or timestep_labels=False if it holds one value a row."
+        f"shape but other lengths. Received shape {array.shape}. Pass it without its padding, as a tf.RaggedTensor or "
+        "a list of arrays, or timestep_labels=False if it holds one value a row."
     )
 
 

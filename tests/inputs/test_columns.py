@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.inputs.collect import collect_inputs
-from keras_bucketing.inputs.padded import ragged_from_padded
+from keras_bucketing.inputs.padded import sequences_from_padded
 from keras_bucketing.inputs.ragged import as_ragged, ragged_from_row_splits
 from tests.support.strategies import lengths_lists, sequence_lists
 
@@ -195,7 +195,7 @@ def test_a_missing_value_is_never_taken_for_a_number(y):
         ):
             call()
     with pytest.raises(ValueError, match="must not hold missing entries"):
-        ragged_from_padded(np.ma.array([[1, 2]], mask=[[False, True]]), None, 0, "post")
+        sequences_from_padded(np.ma.array([[1, 2]], mask=[[False, True]]))
 
 
 @pytest.mark.parametrize(

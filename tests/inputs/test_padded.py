@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
+from keras_bucketing.inputs.collect import collect_inputs
+from keras_bucketing.inputs.overlooked_padding import overlooked_padding
 from keras_bucketing.inputs.padded import sequences_from_padded
+from keras_bucketing.inputs.ragged import Ragged
 from tests.support.strategies import lengths_lists, random_bits, seeds
 
 paddings = st.sampled_from(["post", "pre"])
@@ -69,18 +72,45 @@ def lengths_for(how, sequences, time, padding):
     return {} if how in ("values", "side") else {"lengths": lengths}
 
 
-@settings(max_examples=200)
-@given(st.integers(1, 12).flatmap(padded_sequences), HOW, st.booleans())
-def test_a_padded_array_gives_the_batches_of_its_sequences(drawn, how, in_a_dict):
-    sequences, mask_value, padding, time = drawn
-    array = pad(sequences, time, padding, mask_value)
-    options = {"batch_size": 3, "seed": 1}
+def assert_same_leaves(x, expected):
+    """Compares what the batches are made of: much faster than the batches."""
+    expected = collect_inputs(expected, None, None).x
+    for ours, theirs in zip(tf.nest.flatten(x), tf.nest.flatten(expected), strict=True):
+        if isinstance(theirs, Ragged):
+            np.testing.assert_array_equal(ours.row_splits, theirs.row_splits)
+            ours, theirs = ours.values, theirs.values
+            assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@st.composite
+def padded_arrays(draw):
+    """A padded array, in a dict or not; the arguments that tell its lengths; and what it was padded from."""
+    sequences, mask_value, padding, time = draw(st.integers(1, 12).flatmap(padded_sequences))
+    how = draw(HOW)
     arguments = lengths_for(how, sequences, time, padding) | ({"padding": padding} if how == "side" else {})
-    labels, x, expected_x = np.arange(len(sequences)), array, sequences
-    if in_a_dict:
-        x, expected_x = {"a": array, "b": labels}, {"a": sequences, "b": labels}
-    dataset = BucketedSequence.from_padded(x, labels, mask_value=mask_value, **arguments, **options)
-    assert_same_batches(dataset, BucketedSequence(expected_x, labels, padding_value=mask_value, **options))
+    array, labels = pad(sequences, time, padding, mask_value), np.arange(len(sequences))
+    if draw(st.booleans()):
+        return {"a": array, "b": labels}, {"mask_value": mask_value, **arguments}, {"a": sequences, "b": labels}
+    return array, {"mask_value": mask_value, **arguments}, sequences
+
+
+@settings(max_examples=200)
+@given(padded_arrays())
+def test_a_padded_array_gives_its_sequences(drawn):
+    x, arguments, expected = drawn
+    assert_same_leaves(ragged_from_padded(x, **arguments), expected)
+
+
+@settings(max_examples=8)
+@given(padded_arrays())
+def test_a_padded_array_gives_the_batches_of_its_sequences(drawn):
+    x, arguments, expected = drawn
+    sequences = expected["a"] if isinstance(expected, dict) else expected
+    labels, options = np.arange(len(sequences)), {"batch_size": 3, "seed": 1}
+    dataset = BucketedSequence.from_padded(x, labels, **arguments, **options)
+    expected = BucketedSequence(expected, labels, padding_value=arguments["mask_value"], **options)
+    assert_same_batches(dataset, expected)
     assert dataset.lengths.tolist() == [len(sequence) for sequence in sequences]
 
 
@@ -89,12 +119,16 @@ def structures(draw):
     """A dict or tuple of padded arrays with sides of their own, with one second dimension or several."""
     num_rows = draw(st.integers(1, 8))
     entries = draw(st.lists(padded_sequences(num_rows), min_size=2, max_size=3))
-    return entries, draw(st.booleans()), np.random.default_rng(draw(seeds())).normal(size=(num_rows, 4))
+    return (
+        entries,
+        draw(st.booleans()),
+        random_bits((num_rows, 4), "float32", np.random.default_rng(draw(seeds()))),
+    )
 
 
 @settings(max_examples=150)
 @given(structures(), HOW, st.booleans())
-def test_structures_of_padded_arrays_give_the_batches_of_their_sequences(drawn, how, nested):
+def test_structures_of_padded_arrays_give_their_sequences(drawn, how, nested):
     entries, as_tuple, static = drawn
     entries = [(sequences, 0, padding, time) for sequences, _, padding, time in entries]
     arrays = [pad(*(entry[0], entry[3], entry[2], entry[1])) for entry in entries]
@@ -107,7 +141,6 @@ def test_structures_of_padded_arrays_give_the_batches_of_their_sequences(drawn, 
         names = [f"n{i}" for i in range(len(arrays))]
         x, expected_x = (dict(zip(names, part, strict=True)) | {"static": static} for part in (arrays, ragged))
         given_lengths, keys = {**dict(zip(names, lengths, strict=True)), "static": None}, names
-    labels = np.arange(len(static))
     if nested:
         x, expected_x, given_lengths = {"all": x}, {"all": expected_x}, {"all": given_lengths}
     if how in ("values", "side"):
@@ -119,9 +152,7 @@ def test_structures_of_padded_arrays_give_the_batches_of_their_sequences(drawn, 
         if any(full) and len(set(same)) < len(same):
             return  # an entry without padding next to one with: refused, see below
     arguments = {"lengths": given_lengths} if given_lengths is not None else {"sequences": keys}
-    options = {"batch_size": 3, "seed": 1}
-    dataset = BucketedSequence.from_padded(x, labels, **arguments, **options)
-    assert_same_batches(dataset, BucketedSequence(expected_x, labels, **options))
+    assert_same_leaves(ragged_from_padded(x, **arguments), expected_x)
 
 
 @settings(max_examples=60)
@@ -134,12 +165,11 @@ def test_a_mask_among_the_inputs_tells_the_lengths(lengths, padding, beyond, see
     x = {"token_ids": pad(tokens, time, padding, 0), "segment_ids": pad(segments, time, padding, 0)}
     x["padding_mask"] = mask_of(tokens, time, padding)
     expected = {"token_ids": tokens, "segment_ids": segments, "padding_mask": [np.ones(n, bool) for n in lengths]}
-    options = {"batch_size": 4, "seed": 1}
-    assert_same_batches(BucketedSequence.from_padded(x, **options), BucketedSequence(expected, **options))
+    assert_same_leaves(ragged_from_padded(x), expected)
     x["padding_mask"] = x["padding_mask"].astype(np.int32)  # as Hugging Face has it
     x["attention_mask"] = x.pop("padding_mask")
     expected["attention_mask"] = [row.astype(np.int32) for row in expected.pop("padding_mask")]
-    assert_same_batches(BucketedSequence.from_padded(x, **options), BucketedSequence(expected, **options))
+    assert_same_leaves(ragged_from_padded(x), expected)
 
 
 @settings(max_examples=60)
@@ -196,7 +226,7 @@ def test_only_the_run_at_the_padded_end_is_padding(padding, padded, lengths):
         ([[1, 2, 0], [3, 0, 0]], [2, 1], [1, 2, 3]),
         ([[0, 1, 2], [0, 0, 3]], [2, 1], [1, 2, 3]),
         ([[9, 1, 2], [9, 9, 3]], [2, 1], [1, 2, 3]),  # another constant than mask_value
-        ([[0, 2, 0], [3, 4, 5]], [1, 3], None),  # either end
+        ([[0, 2, 0], [3, 4, 5]], [2, 3], None),  # either end
         ([[0, 0, 0], [3, 4, 5]], [1, 3], [0, 3, 4, 5]),  # no difference
         ([[7, 2, 8], [3, 9, 5]], [1, 2], None),  # no padding at all
         ([[1, 2, 0], [3, 4, 5]], [2, 9], [1, 2, 3, 4, 5]),  # cut to the padded length
@@ -205,7 +235,7 @@ def test_only_the_run_at_the_padded_end_is_padding(padding, padded, lengths):
 )
 def test_lengths_tell_the_side(padded, lengths, values):
     if values is None:
-        with pytest.raises(ValueError, match="`padding` must be given|`lengths` must not exceed"):
+        with pytest.raises(ValueError, match=r"`padding` must be given|`lengths` must not exceed"):
             ragged_from_padded(np.array(padded), lengths)
     else:
         assert ragged_from_padded(np.array(padded), lengths).values.tolist() == values
@@ -213,6 +243,7 @@ def test_lengths_tell_the_side(padded, lengths, values):
 
 def test_lengths_beyond_maxlen_are_clipped():
     lengths, sequences = [9, 2, 5], [np.arange(1, 10), np.array([1, 0]), np.array([1, 2, 3, 0, 0])]
+    sequences = [sequence.astype(np.int32) for sequence in sequences]
     padded = keras.utils.pad_sequences(sequences, maxlen=4, truncating="post", padding="post")
     with pytest.raises(ValueError, match=r"received 5 at lengths\[2\], but x\[2\] ends in 1 timesteps.*pass maxlen=4"):
         BucketedSequence.from_padded(padded, lengths=lengths)
@@ -253,7 +284,6 @@ MASK = SAME > 0
         (np.ones((2, 3), np.uint8), {"mask_value": -1}, ValueError, ["Expected one of dtype uint8 as in `x`"]),
         # Sides that are not certain.
         ([[0, 1], [2, 0]], {}, ValueError, ["`padding` must be given", "1 rows that end", 'padding="pre"']),
-        ([[0, 1, 2], [0, 2, 3], [4, 0, 0]], {}, ValueError, ["2 that begin", "Pass padding="]) if False else
         ([[0, 1, 2, 3], [0, 2, 3, 4], [4, 0, 0, 0]], {}, ValueError, ["(3 timesteps) and 2 that begin with it (2"]),
         # Lengths.
         (SAME, {"lengths": [3, 4]}, ValueError, ["Expected at most 3, received 4 at lengths[1]", "pass maxlen=3"]),
@@ -270,7 +300,7 @@ MASK = SAME > 0
         (SAME, {"lengths": MASK, "padding": "pre"}, ValueError, ["`padding` must be the end", "received 'pre'"]),
         (SAME, {"lengths": ~MASK}, ValueError, ["as if it were True where the padding is. Pass its opposite, ~mask."]),
         # Which entries are sequences.
-        ({"a": SAME, "b": STATIC}, {}, ValueError, ["is not clear", "'b': (2, 5)", "sequences=['x" if False else "sequences="]),
+        ({"a": SAME, "b": STATIC}, {}, ValueError, ["is not clear", "x['b']\": (2, 5)", "sequences=['a', 'b']"]),
         ((SAME, STATIC), {"lengths": [2, 1]}, ValueError, ["is not clear", "sequences=[0, 1]"]),
         ({"a": SAME}, {"sequences": "b"}, ValueError, ["`sequences` names no entry of `x`. Expected one of ['a']"]),
         ({"a": SAME}, {"sequences": None, "lengths": {"b": [1]}}, ValueError, ["`lengths` must have keys of `x`."]),
@@ -374,14 +404,14 @@ def test_overlooked_padding_is_pointed_out(x, options, texts):
 @pytest.mark.parametrize("value", [0.1, -2.0])
 def test_the_cure_cures(value):
     padded = pad(recordings(features=()), 50, "pre", value)
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="looks like padding") as caught:
         BucketedSequence.from_padded(padded)
     cure = str(caught[0].message).split("mask_value=")[2].split(" ")[0].rstrip(".")
     dataset = BucketedSequence.from_padded(padded, mask_value=float(cure), seed=0)
     assert_same_batches(dataset, BucketedSequence(recordings(features=()), padding_value=value, seed=0))
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(
     st.integers(1, 40), st.integers(1, 12), st.sampled_from(["float", "tokens", "binary", "once"]), paddings, seeds()
 )
@@ -394,9 +424,7 @@ def test_data_without_padding_raise_no_alarm(num_rows, time, kind, padding, seed
         # A last timestep that all rows share, as an end-of-sequence token.
         "once": lambda: np.insert(rng.integers(5, 1000, (num_rows, time)), 0 if padding == "pre" else time, 3, axis=1),
     }[kind]()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        BucketedSequence.from_padded(x, mask_value=-1)
+    assert list(overlooked_padding(sequences_from_padded(x, mask_value=-1)[1], -1)) == []
 
 
 def test_lengths_that_are_given_raise_no_alarm():
