@@ -261,8 +261,8 @@ class BucketedSequence(tf.data.Dataset):
     ) -> BucketedSequence:
         """Makes a dataset from arrays that are already padded, e.g. by `keras.utils.pad_sequences`.
 
-        Batches are padded at their end, with `mask_value` unless `padding_value` is given, whatever the end at which the
-        arrays are. What is not certain is refused, as a wrong guess would take padding for data. Where all lengths come
+        Batches are padded at their end, with `mask_value` unless `padding_value` is given, wherever the arrays have their
+        padding. What is not certain is refused, as a wrong guess would take padding for data. Where all lengths come
         out equal, a warning tells of rows that end or begin in runs of one timestep: at least two timesteps long, of
         differing lengths, in a tenth of the rows, of a value that hardly occurs elsewhere.
 

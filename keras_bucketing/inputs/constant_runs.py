@@ -101,11 +101,11 @@ def add_up_runs(parts: Iterable[tuple[np.ndarray, np.ndarray]], at_end: bool) ->
         None where no batch has a run.
     """
     num_rows = 0
-    of_value: dict[bytes, tuple[np.ndarray, list[np.ndarray]]] = {}
+    of_value: dict[str, tuple[np.ndarray, list[np.ndarray]]] = {}
     for counts, value in parts:
         num_rows += int(counts[0])
         if counts[1]:
-            of_value.setdefault(value.tobytes(), (value, []))[1].append(counts)
+            of_value.setdefault(str(value.tolist()), (value, []))[1].append(counts)
     if not of_value:
         return None
     value, found = max(of_value.values(), key=lambda entry: sum(counts[1] for counts in entry[1]))

@@ -113,8 +113,8 @@ def lengths_of_mask(mask: np.ndarray, label: str) -> tuple[np.ndarray, str | Non
         at = int(np.argmax(wrong))
         raise ValueError(
             f"`{label}` must be True in one run at the beginning or at the end of each row. Received a mask with gaps, "
-            f"or with padding at both ends, at {label}[{at}]: {show(mask[at].astype(int).tolist())}. Take the timesteps "
-            "out that are not real, and pass the sequences as a list to BucketedSequence itself."
+            f"or with padding at both ends, at {label}[{at}]: {show(mask[at].astype(int).tolist())}. Take out the "
+            "timesteps that are not real, and pass the sequences as a list to BucketedSequence itself."
         )
     only = {"post": fits["post"] & ~fits["pre"], "pre": fits["pre"] & ~fits["post"]}
     if only["post"].any() and only["pre"].any():

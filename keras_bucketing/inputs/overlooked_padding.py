@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
+from keras_bucketing.checks import show
 from keras_bucketing.inputs.constant_runs import ConstantRuns, find_runs
 from keras_bucketing.inputs.padded import PaddedSequences
 from keras_bucketing.inputs.padded_side import is_padding
@@ -33,9 +32,9 @@ def overlooked_padding(padded: list[PaddedSequences], mask_value: Any) -> Iterat
 
 def cure_of_value(runs: ConstantRuns, without_a_number: str) -> str:
     """The `mask_value` to pass, if one number fills the timesteps."""
-    first = runs.value.reshape(-1)[:1]
-    if np.array_equal(runs.value.reshape(-1), np.repeat(first, runs.value.size), equal_nan=first.dtype.kind == "f"):
-        value = first[0].item()
-        shown = 'float("nan")' if value != value else repr(value)
-        return f"Pass mask_value={shown}."
+    values = runs.value.reshape(-1).tolist()
+    if len(set(map(str, values))) == 1:
+        value = values[0].decode(errors="replace") if isinstance(values[0], bytes) else values[0]
+        nan = 'float("nan")'
+        return f"Pass mask_value={show(value) if value == value else nan}."
     return f"No `mask_value` can be the padding, since its features differ: was it normalized? {without_a_number}"

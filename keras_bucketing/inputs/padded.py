@@ -165,8 +165,8 @@ def _use_lengths(
             raise ValueError(
                 f"`{label}` must not exceed the padded length where a row has padding. Expected at most {time}, "
                 f"received {lengths[at]} at {label}[{at}], but {name}[{at}] "
-                f"{'ends' if side == 'post' else 'begins'} in {run[at]} timesteps of mask_value={mask_value!r}. Correct the lengths, or pass maxlen={time} if the sequences "
-                "were cut to it."
+                f"{'ends' if side == 'post' else 'begins'} in {run[at]} timesteps of "
+                f"mask_value={mask_value!r}. Correct the lengths, or pass maxlen={time} if the sequences were cut to it."
             )
     return PaddedSequences(name, array, clipped, side, found=bool(was_cut.any()))
 
@@ -214,7 +214,7 @@ def check_masks_padding(padded: list[PaddedSequences], padding_value: Any) -> No
     masks = [entry.name for entry in padded if entry.is_mask]
     if masks and padding_value != 0:
         raise ValueError(
-            f"`padding_value` must be 0 where `x` has a mask. Received {show(padding_value)}, which is mask_value unless "
-            f"it is given, and would mark the padding of `{masks[0]}` as real. Pass padding_value=0, or leave the mask "
+            f"`padding_value` must be 0 where `x` has a mask. Received {show(padding_value)}, mask_value unless it is "
+            f"given, which would mark the padding of `{masks[0]}` as real. Pass padding_value=0, or leave the mask "
             "out of `x`, pass lengths=mask, and take include_lengths=True instead."
         )

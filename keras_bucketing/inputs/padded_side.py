@@ -79,8 +79,8 @@ def side_of_runs(runs: dict[str, np.ndarray], time: int, mask_value: Any, name: 
     raise ValueError(
         f"`padding` must be given, since `{name}` may be padded at either end. Received {rows['post']} rows that end "
         f"in mask_value={mask_value!r} ({steps['post']} timesteps) and {rows['pre']} that begin with it "
-        f'({steps["pre"]} timesteps). Pass padding="post" if the ends are padding, padding="pre" if the beginnings are, or '
-        "`lengths`."
+        f'({steps["pre"]} timesteps). Pass padding="post" if the ends are padding, padding="pre" if the '
+        "beginnings are, or `lengths`."
     )
 
 
