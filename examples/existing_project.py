@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> tuple[PaddingStats, PaddingStats
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=0).batch(BATCH_SIZE).prefetch(2)
     before = train("as it is", monitor_padding(dataset), test, vocabulary_size, options.epochs)
 
-    dataset = BucketedSequence.from_padded(x, y, padding="pre", batch_size=BATCH_SIZE, seed=0)
+    dataset = BucketedSequence.from_padded(x, y, batch_size=BATCH_SIZE, seed=0)
     after = train("with one line changed", dataset, test, vocabulary_size, options.epochs)
 
     print(

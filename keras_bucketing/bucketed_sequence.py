@@ -261,10 +261,10 @@ class BucketedSequence(tf.data.Dataset):
     ) -> BucketedSequence:
         """Makes a dataset from arrays that are already padded, e.g. by `keras.utils.pad_sequences`.
 
-        Batches are padded at their end, with `mask_value` unless `padding_value` is given, wherever the arrays have their
-        padding. What is not certain is refused, as a wrong guess would take padding for data. Where all lengths come
-        out equal, a warning tells of rows that end or begin in runs of one timestep: at least two timesteps long, of
-        differing lengths, in a tenth of the rows, of a value that hardly occurs elsewhere.
+        Batches are padded at their end, with `mask_value` unless `padding_value` is given, also where the arrays are
+        padded at their beginning. What is not certain is refused, as a wrong guess would take padding for data. Where
+        all lengths come out equal, a warning tells of rows that end or begin in runs of one timestep: at least two
+        timesteps long, of differing lengths, in a tenth of the rows, of a value that hardly occurs elsewhere.
 
         Args:
             x: Array `(num_sequences, time, *features)`, or a dict or tuple of them and of arrays with one value a

@@ -10,7 +10,7 @@ import numpy as np
 from keras_bucketing.checks import can_hold, check_choice, check_integer, check_number, show
 from keras_bucketing.inputs.arrays import as_regular_array
 from keras_bucketing.inputs.given_lengths import lengths_by_leaf, lengths_of_mask, read_lengths
-from keras_bucketing.inputs.padded_entries import choose_sequences, is_mask
+from keras_bucketing.inputs.padded_entries import choose_sequences, is_mask, mask_of
 from keras_bucketing.inputs.padded_side import real_timesteps, runs_at_both_ends, side_of_lengths, side_of_runs
 from keras_bucketing.inputs.ragged import Ragged
 from keras_bucketing.inputs.row_splits import row_splits_of
@@ -93,7 +93,7 @@ def sequences_from_padded(
         if name not in masks:
             _check_mask_value(mask_value, array, name)
         if of_leaf is None:
-            padded[name] = _find_lengths(array, _mask_of(array, masks, name), mask_value, padding, name)
+            padded[name] = _find_lengths(array, mask_of(name, array, masks), mask_value, padding, name)
         else:
             padded[name] = _use_lengths(array, of_leaf, mask_value, padding, maxlen, label, name)
             padded[name] = replace(padded[name], is_mask=name in masks)
@@ -117,20 +117,6 @@ def _check_mask_value(mask_value: Any, array: np.ndarray, name: str) -> None:
             f"`mask_value` must be a value that padding can hold. Expected one of dtype {array.dtype} as in `{name}`, "
             f"received {show(mask_value)}."
         )
-
-
-def _mask_of(array: np.ndarray, masks: dict[str, np.ndarray], name: str) -> tuple[str, np.ndarray] | None:
-    """The mask among the entries of `x` that belongs to an array: the only one of its shape, or all of them agree."""
-    if name in masks:
-        return name, masks[name]
-    fitting = [(mask_name, mask) for mask_name, mask in masks.items() if mask.shape == array.shape[:2]]
-    for mask_name, mask in fitting[1:]:
-        if (mask != fitting[0][1]).any():
-            raise ValueError(
-                f"`lengths` must be given, since two masks have the shape of `{name}`: `{fitting[0][0]}` and "
-                f"`{mask_name}`. Pass a dict, e.g. lengths={{...}}, with the mask of each entry of `x`."
-            )
-    return fitting[0] if fitting else None
 
 
 def _find_lengths(
@@ -166,7 +152,7 @@ def _use_lengths(
                 f"`{label}` must not exceed the padded length where a row has padding. Expected at most {time}, "
                 f"received {lengths[at]} at {label}[{at}], but {name}[{at}] "
                 f"{'ends' if side == 'post' else 'begins'} in {run[at]} timesteps of "
-                f"mask_value={mask_value!r}. Correct the lengths, or pass maxlen={time} if the sequences were cut to it."
+                f"mask_value={mask_value!r}. Correct the lengths, or pass maxlen={time} if rows were cut to it."
             )
     return PaddedSequences(name, array, clipped, side, found=bool(was_cut.any()))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 
 from keras_bucketing.checks import shorten, show
 from keras_bucketing.inputs.given_lengths import as_mask, leaf_names, lengths_of_mask
+
+_SUFFIX = re.compile(r"_?((padding|attention|token|input)_)?masks?$")  # of a mask's name
 
 
 def choose_sequences(
@@ -57,7 +60,7 @@ def choose_sequences(
 def is_mask(name: str, array: np.ndarray) -> bool:
     """Whether a leaf says which timesteps of others are real: a run of True a row, or 0 and 1 by a mask's name."""
     mask = as_mask(array)
-    if mask is None or "mask" in name.rpartition("[")[2].lower():
+    if mask is None or "mask" in _last_key(name).lower():
         return mask is not None
     if array.dtype != bool:
         return False
@@ -66,6 +69,35 @@ def is_mask(name: str, array: np.ndarray) -> bool:
     except ValueError:
         return False
     return True
+
+
+def mask_of(name: str, array: np.ndarray, masks: dict[str, np.ndarray]) -> tuple[str, np.ndarray] | None:
+    """The mask that belongs to an entry, with its name: one of its shape; of several, the one that shares its prefix.
+
+    KerasHub has "encoder_padding_mask" for "encoder_token_ids", Hugging Face "attention_mask" for "input_ids" and
+    "decoder_attention_mask" for "decoder_input_ids".
+    """
+    if name in masks:
+        return name, masks[name]
+    fitting = {key: mask for key, mask in masks.items() if mask.shape == array.shape[:2]}
+    if not fitting:
+        return None
+    first = next(iter(fitting))
+    if any((mask != fitting[first]).any() for mask in fitting.values()):
+        prefixes = {key: _SUFFIX.sub("", _last_key(key)) for key in fitting}
+        longest = max((p for p in prefixes.values() if _last_key(name).startswith(p)), key=len, default=None)
+        alike = [key for key, prefix in prefixes.items() if prefix == longest]
+        if len(alike) != 1:
+            raise ValueError(
+                f"`lengths` must be given, since several masks have the shape of `{name}`: "
+                f"{shorten(', '.join(fitting))}. Pass a dict or tuple with the mask of each entry of `x`."
+            )
+        first = alike[0]
+    return first, fitting[first]
+
+
+def _last_key(name: str) -> str:
+    return name.rpartition("[")[2].strip("]'\"")
 
 
 def _named(x: Any, sequences: Any) -> list[str]:

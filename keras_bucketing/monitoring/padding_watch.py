@@ -106,7 +106,7 @@ class PaddingWatch:
 
 
 def _level_of_caller() -> int:
-    """The `stacklevel` of the nearest line outside of this package, Keras and TensorFlow: the call of `fit`, as a rule."""
+    """The `stacklevel` of the nearest line outside of this package, Keras and TensorFlow, such as a call of `fit`."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None:
         if frame.f_globals.get("__name__", "").partition(".")[0] not in ("keras_bucketing", "keras", "tensorflow"):

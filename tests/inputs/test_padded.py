@@ -315,10 +315,10 @@ MASK = SAME > 0
         ({"a": SAME, "b": FULL}, {}, ValueError, ["`lengths` must be given", "3 timesteps of data at x['b'][0]"]),
         ({"a": SAME, "b": SAME * [[1], [0]]}, {}, ValueError, ["0 timesteps of data at x['b'][1], but 1 at x['a'][1]"]),
         (
-            {"a": SAME, "a_mask": MASK, "b_mask": np.array([[1, 0, 0], [1, 1, 1]])},
+            {"a": SAME, "b_mask": MASK, "c_mask": np.array([[1, 0, 0], [1, 1, 1]])},
             {},
             ValueError,
-            ["two masks have the shape of `x['a']`: `x['a_mask']` and `x['b_mask']`"],
+            ["several masks have the shape of `x['a']`: x['b_mask'], x['c_mask']. Pass a dict or tuple"],
         ),
         ({"a": SAME, "mask": [[1, 0, 1], [1, 1, 1]]}, {}, ValueError, ["`x['mask']` must be True in one run"]),
         # However long the input is.
@@ -350,6 +350,21 @@ def test_masks_tell_which_arrays_of_several_sizes_are_sequences():
         {"source": 1, "source_mask": 1, "target": 2, "target_mask": 2},
         {"source": 2, "source_mask": 2, "target": 1, "target_mask": 1},
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "source_mask", "target", "target_mask"),
+    [
+        ("encoder_token_ids", "encoder_padding_mask", "decoder_token_ids", "decoder_padding_mask"),
+        ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask"),
+        ("tokens", "mask", "decoder_tokens", "decoder_mask"),
+    ],
+)
+def test_masks_of_one_shape_belong_to_the_entries_that_begin_as_they_do(source, source_mask, target, target_mask):
+    other = MASK[::-1]
+    x = {source: np.ones((2, 3)), source_mask: MASK, target: np.ones((2, 3)), target_mask: other}
+    lengths = {name: leaf.lengths.tolist() for name, leaf in ragged_from_padded(x).items()}
+    assert lengths == {source: [2, 1], source_mask: [2, 1], target: [1, 2], target_mask: [1, 2]}
 
 
 def test_a_tuple_of_numbers_is_one_array_of_lengths():
