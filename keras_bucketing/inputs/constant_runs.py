@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +63,7 @@ class ConstantRuns:
 
 
 def count_runs(batch: tf.Tensor, at_end: bool) -> tuple[tf.Tensor, tf.Tensor]:
-    """Counts the runs of one timestep in a batch: that of the longest run. In graph or eagerly.
+    """Counts the runs of one timestep in a batch: that of the longest run.
 
     Args:
         batch: Tensor `(num_rows, time, *features)` with at least one value.
@@ -116,7 +116,7 @@ def add_up_runs(parts: Iterable[tuple[np.ndarray, np.ndarray]], at_end: bool) ->
 
 
 def find_runs(array: np.ndarray) -> ConstantRuns | None:
-    """The runs in a whole array that look like padding, at the rows' ends or beginnings; None if none do.
+    """The runs in a whole array that look like padding; None if none do.
 
     Args:
         array: Array `(num_rows, time, *features)` of numbers.
@@ -125,12 +125,16 @@ def find_runs(array: np.ndarray) -> ConstantRuns | None:
         return None
     rows = max(1, _MOST_CELLS * len(array) // array.size)
     with tf.device("CPU:0"):
-        for at_end in (True, False):
-            parts = [array[start : start + rows] for start in range(0, len(array), rows)]
-            counted = [[tensor.numpy() for tensor in count_runs(tf.constant(part), at_end)] for part in parts]
-            runs = add_up_runs([(counts, value) for counts, value in counted], at_end)
-            if runs is not None and runs.looks_like_padding:
-                return runs
+        return runs_like_padding([tf.constant(array[at : at + rows]) for at in range(0, len(array), rows)])
+
+
+def runs_like_padding(batches: Sequence[tf.Tensor]) -> ConstantRuns | None:
+    """The runs at the ends or at the beginnings of the rows of some batches that look like padding, or None."""
+    for at_end in (True, False):
+        counted = [count_runs(batch, at_end) for batch in batches]
+        runs = add_up_runs([(counts.numpy(), value.numpy()) for counts, value in counted], at_end)
+        if runs is not None and runs.looks_like_padding:
+            return runs
     return None
 
 

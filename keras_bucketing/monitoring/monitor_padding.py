@@ -28,6 +28,10 @@ def monitor_padding(
     entries, those with a time axis of unknown size count, or those of rank 2 and more if there is none: each for
     itself, and `PaddingStats.leaves` has the figures of each. Labels do not count.
 
+    A warning, once, tells of rows that are all equally long by `mask_value` although they end or begin in runs of one
+    timestep, at least two timesteps long, of differing lengths, in a tenth of the rows of the first batches, of a value
+    that hardly occurs elsewhere: padding that holds another value, or data that were normalized after padding.
+
     Args:
         dataset: A `tf.data.Dataset` of batches, `x`, `(x, y)` or `(x, y, sample_weight)`, or a
             `keras.utils.PyDataset` of them. The sequences have the shape `(batch, time)` or

@@ -7,7 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 from keras_bucketing.monitoring.batch_log import BatchLog
-from keras_bucketing.monitoring.row_lengths import check_padding_of, entry_name, row_lengths, sequence_paths
+from keras_bucketing.monitoring.padding_watch import PaddingWatch
+from keras_bucketing.monitoring.row_lengths import check_padding_of, entry_name, leaves_at, row_lengths, sequence_paths
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.pass_counter import PassCounter, PassPosition
 
@@ -21,6 +22,7 @@ class MonitoredDataset(tf.data.Dataset):
         self._paths = sequence_paths(_x_of(dataset.element_spec), sequences)
         check_padding_of(_x_of(dataset.element_spec), self._paths, mask_value)
         self._log = BatchLog([entry_name(path) for path in self._paths], bucket_boundaries)
+        self._watch = PaddingWatch(mask_value)
         self._element_spec = dataset.element_spec
         no_pass = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
         # `scan` hands its state from batch to batch of one pass, and keeps the cardinality.
@@ -53,6 +55,8 @@ class MonitoredDataset(tf.data.Dataset):
             start: Int, the first batch, counted from where the pass began.
             stop: Int, one after the last batch. Batches that were never delivered do not count.
         """
+        dtypes = [leaf.dtype for leaf in leaves_at(_x_of(self._element_spec), self._paths)]
+        self._watch.warn_once([entry_name(path) for path in self._paths], dtypes)
         return self._log.pass_stats(position, start, stop)
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
@@ -60,7 +64,8 @@ class MonitoredDataset(tf.data.Dataset):
         pass_number, index = state
         pass_number = tf.cond(tf.equal(index, 0), self._begin_pass, lambda: pass_number)
         lengths, padded_lengths = row_lengths(_x_of(batch), self._paths, self._mask_value)
-        with tf.control_dependencies([self._log.write(pass_number, index, lengths, padded_lengths)]):
+        seen = self._watch.note(pass_number, index, leaves_at(_x_of(batch), self._paths), lengths)
+        with tf.control_dependencies([seen, self._log.write(pass_number, index, lengths, padded_lengths)]):
             return (pass_number, tf.identity(index + 1)), batch
 
     def _begin_pass(self) -> tf.Tensor:

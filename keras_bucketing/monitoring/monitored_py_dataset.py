@@ -8,9 +8,11 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_bucketing.monitoring.batch_log import MOST_UNREAD_BATCHES, entry_of_batch, stats_of_entries
-from keras_bucketing.monitoring.row_lengths import check_padding_of, entry_name, row_lengths, sequence_paths
+from keras_bucketing.monitoring.padding_watch import PaddingWatch
+from keras_bucketing.monitoring.row_lengths import check_padding_of, entry_name, leaves_at, row_lengths, sequence_paths
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.pass_counter import PassPosition
 
@@ -47,6 +49,8 @@ class MonitoredPyDataset(keras.utils.PyDataset):
         self._mask_value = mask_value
         self._sequences = sequences
         self._names: list[str] = []
+        self._dtypes: list[tf.DType] = []
+        self._watch = PaddingWatch(mask_value)
         self._bucket_boundaries = bucket_boundaries
         self._lock = threading.Lock()
         self._pass_ended = True
@@ -83,10 +87,10 @@ class MonitoredPyDataset(keras.utils.PyDataset):
         with self._lock:
             if self._pass_ended:
                 self._begin_pass()
-            of_pass, position = self._entries[self._newest], self._delivered
+            number, of_pass, position = self._newest, self._entries[self._newest], self._delivered
             self._delivered += 1
         batch = self._dataset[index]
-        entry = self._measure(batch)
+        entry = self._measure(batch, number, position)
         with self._lock:
             of_pass[position] = entry
             of_pass.pop(position - MOST_UNREAD_BATCHES, None)
@@ -118,6 +122,7 @@ class MonitoredPyDataset(keras.utils.PyDataset):
                 "them: the padding statistics may have counted a few others. Use workers=1 for exact figures.",
                 stacklevel=2,
             )
+        self._watch.warn_once(self._names, self._dtypes)
         return stats_of_entries(entries, self._names, self._bucket_boundaries)
 
     def _begin_pass(self) -> None:
@@ -127,11 +132,15 @@ class MonitoredPyDataset(keras.utils.PyDataset):
         self._entries[self._newest] = {}
         self._entries.pop(self._newest - _KEPT_PASSES, None)
 
-    def _measure(self, batch: Any) -> np.ndarray:
+    def _measure(self, batch: Any, pass_number: int, position: int) -> np.ndarray:
         x = batch[0] if isinstance(batch, (tuple, list)) else batch
         x = keras.tree.map_structure(keras.ops.convert_to_numpy, x)
         paths = sequence_paths(x, self._sequences)
         check_padding_of(x, paths, self._mask_value)
         self._names = [entry_name(path) for path in paths]
-        entry: np.ndarray = entry_of_batch(*row_lengths(x, paths, self._mask_value)).numpy()
+        leaves = [tf.convert_to_tensor(leaf) for leaf in leaves_at(x, paths)]
+        self._dtypes = [leaf.dtype for leaf in leaves]
+        lengths, padded_lengths = row_lengths(x, paths, self._mask_value)
+        self._watch.note(pass_number, position, leaves, lengths)
+        entry: np.ndarray = entry_of_batch(lengths, padded_lengths).numpy()
         return entry

@@ -7,18 +7,21 @@ import threading
 import warnings
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.checks import show
-from keras_bucketing.inputs.constant_runs import add_up_runs, count_runs
+from keras_bucketing.inputs.constant_runs import runs_like_padding
 from keras_bucketing.inputs.overlooked_padding import cure_of_value
 
-# Enough rows for a verdict, few enough that an epoch does not take longer for it.
-_MOST_BATCHES = 64
+# Enough rows for a verdict, few enough to keep: 32 MiB at most, and less than one usually.
+_MOST_BATCHES = 32
+_MOST_FEATURES = 4
+_MOST_VALUES = 2**16  # of a batch, unless a single row has more
 
 
 class PaddingWatch:
-    """Counts the constant runs in the first batches of the first pass, and warns once of what looks like padding.
+    """Keeps some rows of the first batches, and warns once if they end or begin in what looks like padding.
 
     Args:
         mask_value: What padding is said to hold.
@@ -27,14 +30,15 @@ class PaddingWatch:
     def __init__(self, mask_value: Any):
         self._mask_value = mask_value
         with tf.device("CPU:0"):
-            self._counts = tf.lookup.experimental.MutableHashTable(tf.int64, tf.string, default_value="")
-            self._values = tf.lookup.experimental.MutableHashTable(tf.int64, tf.string, default_value="")
+            # A table holds values of one shape only: hence serialized.
+            self._samples = tf.lookup.experimental.MutableHashTable(tf.int64, tf.string, default_value="")
+            self._padding = tf.lookup.experimental.MutableHashTable(tf.int64, tf.string, default_value="")
         self._lock = threading.Lock()
         self._num_checked = 0
         self._warned = False
 
     def note(self, pass_number: Any, index: Any, leaves: list[Any], lengths: tf.Tensor) -> tf.Tensor:
-        """Looks at a batch, if it is one of the first; in graph or eagerly.
+        """Keeps some rows of a batch, if it is one of the first of the first pass; in graph or eagerly.
 
         Args:
             pass_number: Int64 scalar, from 1.
@@ -45,24 +49,19 @@ class PaddingWatch:
         Returns:
             A scalar to wait for.
         """
-        leaves = [tf.convert_to_tensor(leaf) for leaf in leaves]
-        has_values = tf.reduce_all([tf.size(leaf) > 0 for leaf in leaves])
-        is_first = tf.logical_and(tf.equal(pass_number, 1), tf.less(index, _MOST_BATCHES))
 
-        def write() -> tf.Tensor:
-            written = []
-            for number, leaf in enumerate(leaves):
-                is_even = tf.equal(tf.reduce_min(lengths[number]), tf.reduce_max(lengths[number]))
-                for at_end in (False, True):
-                    counts, value = count_runs(leaf, at_end)
-                    counts = tf.concat([counts, [tf.cast(is_even, tf.int64)]], 0)
-                    key = (tf.cast(index, tf.int64) * len(leaves) + number) * 2 + int(at_end)
-                    written.append(self._counts.insert(key, tf.io.serialize_tensor(counts)))
-                    written.append(self._values.insert(key, tf.io.serialize_tensor(value)))
-            with tf.control_dependencies([operation for operation in written if operation is not None]):
+        def keep() -> tf.Tensor:
+            kept = []
+            for number, leaf in enumerate(map(tf.convert_to_tensor, leaves)):
+                key = tf.cast(index, tf.int64) * len(leaves) + number
+                padding = tf.shape(leaf)[1] - lengths[number]
+                kept.append(self._samples.insert(key, tf.io.serialize_tensor(_sample(leaf))))
+                kept.append(self._padding.insert(key, tf.io.serialize_tensor(padding)))
+            with tf.control_dependencies([operation for operation in kept if operation is not None]):
                 return tf.constant(True)
 
-        return tf.cond(tf.logical_and(has_values, is_first), write, lambda: tf.constant(False))
+        is_first = tf.logical_and(tf.equal(pass_number, 1), tf.less(index, _MOST_BATCHES))
+        return tf.cond(tf.logical_and(is_first, tf.size(lengths) > 0), keep, lambda: tf.constant(False))
 
     def warn_once(self, names: list[str], dtypes: list[tf.DType]) -> None:
         """Warns, at the line of the caller outside of this package, if padding was overlooked.
@@ -72,37 +71,48 @@ class PaddingWatch:
             dtypes: Their dtypes.
         """
         with self._lock:
-            num_batches = int(self._counts.size())
-            if self._warned or num_batches == self._num_checked:
+            num_kept = int(self._samples.size())
+            if self._warned or num_kept == self._num_checked:
                 return
-            self._num_checked = num_batches
-            keys = self._counts.export()[0]
-            counts = [tf.io.parse_tensor(entry, tf.int64).numpy() for entry in self._counts.lookup(keys)]
-            values = self._values.lookup(keys)
+            self._num_checked = num_kept
             for number, (name, dtype) in enumerate(zip(names, dtypes, strict=True)):
-                at = [i for i, key in enumerate(keys.numpy()) if key // 2 % len(names) == number]
-                if not all(counts[i][6] for i in at):
-                    continue
-                parts = [(int(keys[i]) % 2, counts[i], tf.io.parse_tensor(values[i], dtype).numpy()) for i in at]
-                message = self._message(parts, name)
+                message = self._message(name, *self._kept(number, len(names), dtype))
                 if message is not None:
                     self._warned = True
+                    self._samples.remove(self._samples.export()[0])
                     warnings.warn(message, stacklevel=_level_of_caller())
                     return
 
-    def _message(self, parts: list[Any], name: str) -> str | None:
-        for at_end in (True, False):
-            runs = add_up_runs([(counts, value) for end, counts, value in parts if end == at_end], at_end)
-            if runs is not None and runs.looks_like_padding:
-                cure = cure_of_value(
-                    runs, 'Pad after normalizing, or add the real lengths to a dict `x` under the key "lengths".'
-                )
-                return (
-                    f"monitor_padding: the rows of every batch of `{name}` are of one length by "
-                    f"mask_value={show(self._mask_value)}, so that the figures may count padding as data. But "
-                    f"{runs.describe()}, which looks like padding. {cure} If these timesteps are real, ignore this."
-                )
-        return None
+    def _kept(self, number: int, num_leaves: int, dtype: tf.DType) -> tuple[list[tf.Tensor], np.ndarray]:
+        """The samples of a leaf, and how much of each row was padding."""
+        keys = self._samples.export()[0]
+        keys = tf.sort(tf.boolean_mask(keys, keys % num_leaves == number))
+        samples = [tf.io.parse_tensor(entry, dtype) for entry in self._samples.lookup(keys)]
+        padding = [tf.io.parse_tensor(entry, tf.int32).numpy() for entry in self._padding.lookup(keys)]
+        return samples, np.concatenate(padding)
+
+    def _message(self, name: str, samples: list[tf.Tensor], padding: np.ndarray) -> str | None:
+        samples = [sample for sample in samples if sample.shape.num_elements()]
+        if (padding != padding[0]).any():
+            return None
+        runs = runs_like_padding(samples)
+        if runs is None:
+            return None
+        cure = cure_of_value(runs, 'Pad after normalizing, or add the real lengths to a dict `x` as "lengths".')
+        return (
+            f"monitor_padding: all rows of `{name}` are equally long by mask_value={show(self._mask_value)}, so that "
+            f"the figures may count padding as data. But {runs.describe()}, which looks like padding. {cure} If these "
+            "timesteps are real, ignore this."
+        )
+
+
+def _sample(leaf: tf.Tensor) -> tf.Tensor:
+    """Some rows of a batch with some of their features, `(rows, time, features)`."""
+    shape = tf.shape(leaf)
+    num_features = tf.reduce_prod(shape[2:])
+    features = tf.reshape(leaf, tf.stack([shape[0], shape[1], num_features]))[:, :, :_MOST_FEATURES]
+    values = tf.maximum(shape[1] * tf.minimum(num_features, _MOST_FEATURES), 1)
+    return features[: tf.maximum(_MOST_VALUES // values, 1)]
 
 
 def _level_of_caller() -> int:

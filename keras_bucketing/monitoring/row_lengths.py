@@ -126,6 +126,12 @@ def row_lengths(x: Any, paths: list[Any], mask_value: Any) -> tuple[tf.Tensor, t
     return tf.stack(lengths), padded_lengths
 
 
+def leaves_at(x: Any, paths: list[Any]) -> list[Any]:
+    """The entries of a model's input that `sequence_paths` chose."""
+    entries = _entries(x)
+    return [entries[path] for path in paths]
+
+
 def _given_lengths(entries: dict[Any, Any], key: str) -> tf.Tensor | None:
     """An entry of one integer a row, or None if there is none."""
     given = entries.get(key)

@@ -1,6 +1,8 @@
 """Padded arrays back to sequences: what comes out of from_padded is what BucketedSequence makes of the sequences."""
 
+import traceback
 import warnings
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -332,6 +334,69 @@ def test_wrong_padded_arrays_are_refused(x, options, error, texts):
         BucketedSequence.from_padded(x, **options)
     assert all(text in str(raised.value) for text in texts), str(raised.value)
     assert len(str(raised.value)) < 1000
+
+
+ARRAYS = [SAME, FULL, STATIC, MASK, SAME[:, ::-1], [1, 2], [[1], [2, 3]], np.zeros((2, 0)), np.zeros((0, 3))]
+ARRAYS += [
+    "text",
+    None,
+    np.full((2, 3), np.nan),
+    SAME.astype("float16"),
+    np.ones((3, 3)),
+    np.ones((2, 3, 2)),
+    5,
+    [["a"]],
+]
+ARRAYS += [tf.ragged.constant([[1], [2, 3]]), tf.constant([[1, 0], [2, 3]]), np.array([[1], None], object)]
+LENGTHS = [
+    None,
+    [2, 1],
+    [9, 9],
+    [0, 3],
+    MASK,
+    ~MASK,
+    MASK.astype("float32"),
+    [[2, 1]],
+    "ab",
+    3,
+    [None, 1],
+    [],
+    [1.5, 2],
+]
+LEAVES = st.sampled_from(ARRAYS)
+GIVEN = st.sampled_from(LENGTHS)
+STRUCTURES = LEAVES | st.fixed_dictionaries({"a": LEAVES}, optional={"mask": LEAVES, "b": LEAVES | st.tuples(LEAVES)})
+STRUCTURES |= st.tuples(LEAVES, LEAVES)
+GIVENS = GIVEN | st.fixed_dictionaries({}, optional={"a": GIVEN, "b": GIVEN, "c": GIVEN}) | st.tuples(GIVEN, GIVEN)
+ARGUMENTS = {
+    "mask_value": st.sampled_from([0, -1, 1.5, float("nan"), None, 10**30, True]),
+    "padding": st.sampled_from([None, "post", "pre", "left", 1]),
+    "sequences": st.sampled_from([None, "a", ["a", "b"], 0, [0, 1], [], 1.5, [[]], "c", True]),
+    "maxlen": st.sampled_from([None, 2, 3, 0, "3"]),
+}
+
+
+def check_error(error):
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    assert "keras_bucketing" in Path(raised_in).parts, f"raised in {raised_in}: {error}"
+    assert "`" in str(error)
+    assert len(str(error)) < 1000
+
+
+@settings(max_examples=400)
+@given(STRUCTURES, GIVENS, st.fixed_dictionaries({}, optional=ARGUMENTS))
+def test_any_arguments_give_sequences_or_an_error_of_ours(x, lengths, arguments):
+    try:
+        stripped, padded = sequences_from_padded(x, lengths, **arguments)
+    except (ValueError, TypeError) as error:
+        check_error(error)
+        return
+    ragged = [leaf for leaf in tf.nest.flatten(stripped) if isinstance(leaf, Ragged)]
+    assert len(ragged) == len(padded) > 0
+    for leaf, entry in zip(ragged, sorted(padded, key=lambda entry: entry.name), strict=True):
+        assert leaf.lengths.tolist() == entry.lengths.tolist()
+        assert entry.lengths.max() <= entry.time
+        list(overlooked_padding([entry], 0))
 
 
 def test_padding_that_would_call_padding_real_is_refused():
