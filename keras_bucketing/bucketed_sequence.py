@@ -486,6 +486,10 @@ class BucketedSequence(tf.data.Dataset):
         Prefetching runs ahead of whoever consumes the batches, so in the middle of an epoch only the consumer knows the
         position: pass it. `BackupAndRestoreSequence` does so.
 
+        `tf.train.Checkpoint(iterator)` is no way: TensorFlow refuses to save an iterator over this dataset, as a
+        restored one would read another epoch ("ReadVariableOp is stateful", "GeneratorDataset does not support
+        checkpointing"). Save the `state_dict` as JSON next to the checkpoint of the model.
+
         Args:
             epoch: Int, the epoch of the next batch to consume. Defaults to None: where the next pass begins.
             batch: Int, the next batch of that epoch. Defaults to 0.

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_bucketing.pipeline.batch_gather import BatchGatherer
+from keras_bucketing.pipeline.no_checkpoint import endless_dataset_never_read, stateful
 from keras_bucketing.pipeline.pass_counter import PassCounter, PassStart
 from keras_bucketing.planning.epoch_plan import EpochPlanner
 
@@ -28,12 +29,14 @@ def batch_stream(counter: PassCounter, planner: EpochPlanner, gatherer: BatchGat
     one_pass = tf.data.Dataset.range(1).flat_map(
         _as_it_is(lambda _: _one_by_one(*_batches_of_pass(planner, counter.begin_pass())))
     )
-    always_the_first = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
-    endless = tf.data.Dataset.choose_from_datasets([one_pass, _never_chosen(one_pass)], always_the_first)
-    cuts = endless.take(planner.num_batches)
-    batches = cuts.map(
-        _as_it_is(lambda rows, cut: gatherer(rows, cut)), num_parallel_calls=_PARALLEL_GATHERS, deterministic=True
+    always_the_second = tf.data.Dataset.from_tensors(tf.constant(1, tf.int64)).repeat()
+    # What is never chosen comes first, since TensorFlow gives the first reason why it cannot checkpoint an iterator.
+    endless = tf.data.Dataset.choose_from_datasets(
+        [endless_dataset_never_read(one_pass.element_spec), one_pass], always_the_second
     )
+    cuts = endless.take(planner.num_batches)
+    gather = stateful(lambda rows, cut: gatherer(rows, cut), counter.variable)
+    batches = cuts.map(_as_it_is(gather), num_parallel_calls=_PARALLEL_GATHERS, deterministic=True)
     return batches.prefetch(_PREFETCHED_BATCHES).with_options(_without_rewriting())
 
 
@@ -62,12 +65,3 @@ def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
 def _one_by_one(rows: tf.Tensor, cuts: tf.Tensor) -> tf.data.Dataset:
     """The cuts of an epoch, each with the rows it is a cut of (the same tensor every time, not a copy)."""
     return tf.data.Dataset.zip((tf.data.Dataset.from_tensors(rows).repeat(), tf.data.Dataset.from_tensor_slices(cuts)))
-
-
-def _never_chosen(like: tf.data.Dataset) -> tf.data.Dataset:
-    """An endless dataset with elements of that kind, as small as can be: it is part of every iterator's graph."""
-
-    def empty(spec: tf.TensorSpec) -> tf.Tensor:
-        return tf.zeros([size or 0 for size in spec.shape], spec.dtype)
-
-    return tf.data.Dataset.from_tensors(tf.nest.map_structure(empty, like.element_spec)).repeat()

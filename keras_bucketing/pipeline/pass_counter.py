@@ -95,6 +95,11 @@ class PassCounter:
         return PassPosition(state.number, state.epoch, state.first_batch)
 
     @property
+    def variable(self) -> tf.Variable:
+        """What holds the record; to be read, never assigned."""
+        return self._state
+
+    @property
     def seed(self) -> int:
         """The seed of the order."""
         seed: int = self._read().seed
