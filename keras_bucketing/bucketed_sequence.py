@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +27,7 @@ from keras_bucketing.padding.report import summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats, padding_of_plan
 from keras_bucketing.pipeline.batch_gather import BatchGatherer
 from keras_bucketing.pipeline.batch_stream import batch_stream
+from keras_bucketing.pipeline.building_read import is_building_read
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
 from keras_bucketing.pipeline.pass_counter import PassCounter, PassPosition
 from keras_bucketing.pipeline.restore_order import restore_order
@@ -328,6 +329,21 @@ class BucketedSequence(tf.data.Dataset):
     def element_spec(self) -> Any:
         """The structure, shapes and dtypes of a batch, as `tf.TensorSpec`s."""
         return self._batches.element_spec
+
+    def __iter__(self) -> Iterator[Any]:
+        """A pass; what Keras reads to build a model is none."""
+        if is_building_read():
+            return self._preview()
+        iterator: Iterator[Any] = super().__iter__()
+        return iterator
+
+    def _preview(self) -> Iterator[Any]:
+        """The batches of the next pass, which stays the next one."""
+        position = [tf.constant(part, tf.int64) for part in (*self._counter.next_position, self.seed)]
+        with tf.device("CPU:0"):
+            rows, cuts = self._planner.batches(*position)
+            for cut in cuts:
+                yield self._gatherer(rows, cut)
 
     def __reduce__(self) -> Any:
         raise TypeError(
