@@ -17,7 +17,8 @@ def rows_in_loss(model: Any) -> int | None:
     """
     for metric in model.metrics:
         if metric.name == "loss" and isinstance(metric, keras.metrics.Mean):
-            return round(float(keras.ops.convert_to_numpy(metric.count)))
+            # Not `convert_to_numpy`: a Keras variable's `__array__` does not know NumPy 2's `copy`, and is warned of it.
+            return round(float(keras.ops.sum(metric.count)))
     return None
 
 

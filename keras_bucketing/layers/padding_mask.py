@@ -97,6 +97,8 @@ def check_mask_value(mask_value: float) -> float:
 def split_lengths(inputs: Any) -> tuple[Tensor, Tensor | None]:
     """Returns `(sequences, lengths or None)` of a tensor, or of a dict of the two, having checked them."""
     sequences, lengths = split_pair(inputs)
+    if not hasattr(sequences, "shape"):
+        raise TypeError(_not_one_tensor(sequences))
     if hasattr(sequences, "row_splits"):
         raise TypeError(
             "Sequences must be padded. Received a RaggedTensor. Pass its to_tensor() as sequences and its "
@@ -107,6 +109,11 @@ def split_lengths(inputs: Any) -> tuple[Tensor, Tensor | None]:
             "Sequences must come in a batch. Expected shape (batch, time) or (batch, time, *features), received "
             f"{tuple(sequences.shape)}. Add the batch axis, for example x[None]."
         )
+    if lengths is not None and not hasattr(lengths, "shape"):
+        raise TypeError(
+            f"`lengths` must be a tensor. Expected one of shape (batch,), received {_kind_of(lengths)}. Pass "
+            "np.array(lengths)."
+        )
     if lengths is not None and not is_one_per_row(lengths, sequences):
         raise ValueError(
             f"`lengths` must hold one number per row. Expected shape ({sequences.shape[0]},) for sequences of shape "
@@ -116,15 +123,38 @@ def split_lengths(inputs: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def split_pair(inputs: Any) -> tuple[Any, Any | None]:
-    """Returns `(sequences, lengths or None)`, be they tensors or shapes, having checked the keys of a dict."""
+    """Returns `(sequences, lengths or None)`, be they tensors or shapes, having checked that each is one."""
     if not isinstance(inputs, dict):
-        return inputs, None
+        return _check_one(inputs), None
     if set(inputs) not in ({"sequences"}, {"sequences", "lengths"}):
         raise ValueError(
             'A dict of inputs must have the keys "sequences" and "lengths", and no others. Received '
             f'{sorted(map(str, inputs))}. Pass {{"sequences": inputs[...], "lengths": inputs["lengths"]}}.'
         )
-    return inputs["sequences"], inputs.get("lengths")
+    return _check_one(inputs["sequences"]), inputs.get("lengths")
+
+
+def _check_one(sequences: Any) -> Any:
+    """Refuses several tensors, and several shapes, where there should be one."""
+    # A shape is a tuple or list as well, but one of sizes.
+    if isinstance(sequences, (tuple, list)) and any(
+        isinstance(entry, (tuple, list, dict)) or hasattr(entry, "shape") for entry in sequences
+    ):
+        raise TypeError(_not_one_tensor(sequences))
+    return sequences
+
+
+def _not_one_tensor(sequences: Any) -> str:
+    return (
+        "Sequences must be one tensor. Expected (batch, time) or (batch, time, *features), received "
+        f'{_kind_of(sequences)}. Pass lengths as lengths=n, or as {{"sequences": x, "lengths": n}} to a model; several '
+        "batches of sequences one by one; and Python lists as np.array(x)."
+    )
+
+
+def _kind_of(value: Any) -> str:
+    kind = type(value).__name__
+    return f"a {kind} of {len(value)}" if isinstance(value, (tuple, list)) else kind
 
 
 def is_one_per_row(lengths: Tensor, sequences: Tensor) -> bool:

@@ -45,7 +45,8 @@ class SequenceMasking(keras.layers.Layer):
         A tensor of the shape of `sequences` that carries a boolean mask `(batch, time)`: True = real.
 
     Raises:
-        TypeError: If `mask_value` is not a number.
+        TypeError: If `mask_value` is not a number. When called with a tuple or list in place of a tensor, such as `[x,
+            lengths]`: which entry means what would be a guess.
         ValueError: When called with a dict of other keys, with lengths of another shape, without a time axis,
             or with integers that cannot hold `mask_value`.
 
@@ -82,6 +83,7 @@ class SequenceMasking(keras.layers.Layer):
         self.padding_mask = PaddingMask(mask_value)
         self.mask_value: float = self.padding_mask.mask_value
         self.supports_masking = True
+        self.built = True  # it has no weights, as `keras.layers.Masking`
 
     def __call__(self, sequences: Any, lengths: Any = None, **kwargs: Any) -> Tensor:
         """Masks `sequences`; see the class for the arguments."""

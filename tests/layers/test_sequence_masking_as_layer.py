@@ -82,6 +82,52 @@ def test_what_cannot_be_masked_is_refused(call, message):
         call(SequenceMasking())
 
 
+@pytest.mark.parametrize("take", ["__call__", "compute_mask", "sequence_lengths"])
+@pytest.mark.parametrize(
+    ("inputs", "received"),
+    [
+        ([X, LENGTHS], "a list of 2"),
+        ((X, LENGTHS), "a tuple of 2"),
+        ({"sequences": (X, X), "lengths": LENGTHS}, "a tuple of 2"),
+        ({"sequences": [X]}, "a list of 1"),
+        ([keras.Input((None, 3)), keras.Input(())], "a list of 2"),
+    ],
+)
+def test_several_tensors_say_how_lengths_are_passed(inputs, received, take):
+    with pytest.raises(TypeError, match=f"Sequences must be one tensor.*received {received}.*lengths=n"):
+        getattr(SequenceMasking(), take)(inputs)
+
+
+def test_a_tuple_next_to_lengths_is_refused():
+    with pytest.raises(TypeError, match=r"Sequences must be one tensor.*received a tuple of 2"):
+        SequenceMasking()((X, X), lengths=LENGTHS)
+
+
+def test_shapes_are_checked_like_tensors():
+    with pytest.raises(TypeError, match="Sequences must be one tensor"):
+        SequenceMasking().compute_output_shape([(None, None, 3), (None,)])
+    for shape in [(None, 5, 2), [None, 5, 2]]:
+        assert SequenceMasking().compute_output_shape(shape) == (None, 5, 2)
+
+
+@pytest.mark.parametrize("inputs", [[[1.0, 0.0]], [1, 2], None, "text"])
+def test_python_values_say_to_pass_an_array(inputs):
+    with pytest.raises(TypeError, match=r"Sequences must be one tensor.*np\.array"):
+        SequenceMasking().compute_mask(inputs)
+
+
+def test_lengths_in_a_dict_that_are_a_list_say_to_pass_an_array():
+    with pytest.raises(TypeError, match=r"`lengths` must be a tensor.*received a list of 2\. Pass np\.array"):
+        SequenceMasking().compute_mask({"sequences": X, "lengths": [3, 2]})
+
+
+def test_it_is_built_from_the_start_as_masking_is():
+    assert SequenceMasking().built == keras.layers.Masking().built is True
+    model = keras.Sequential([SequenceMasking(), keras.layers.GRU(2)])
+    assert not model.built  # the other layers are not
+    assert model(X).shape == (2, 2)
+
+
 @pytest.mark.parametrize(("mask_value", "dtype"), [(0.5, "int32"), (np.nan, "int32"), (np.inf, "int32"), (-1, "uint8")])
 def test_a_mask_value_that_the_integers_cannot_hold_is_refused(mask_value, dtype):
     with pytest.raises(ValueError, match=f"Expected one of dtype {dtype}, received {mask_value}"):

@@ -236,3 +236,15 @@ def test_a_sequence_that_ends_in_a_genuine_zero_step_after_the_embedding_is_mask
     x = np.array([[[1, 2], [0, 3], [0, 0], [0, 0]]], "float32")
     model = MaskedLSTMClassifier(3, 4)
     np.testing.assert_allclose(model(x), model(x[:, :2]), atol=1e-6)
+
+
+@pytest.mark.parametrize("built", [False, True])
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_pair_of_sequences_and_lengths_says_how_lengths_are_passed(kind, built):
+    model = MaskedLSTMClassifier(2, 3)
+    x, lengths = np.ones((2, 4, 1), "float32"), np.array([3, 2])
+    if built:
+        model({"sequences": x, "lengths": lengths})
+    with pytest.raises(TypeError, match=rf"Sequences must be one tensor.*received a {kind.__name__} of 2.*lengths"):
+        model(kind([x, lengths]))
+    assert model({"sequences": x, "lengths": lengths}).shape == (2, 2)
