@@ -16,6 +16,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import keras
+import tensorflow as tf
+
 from keras_bucketing.monitoring.counted_dataset import CountedDataset
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.pass_counter import PassPosition
@@ -36,9 +39,8 @@ class ConsumedBatches:
     `async_safe`; the other methods belong in hooks that Keras calls in order (`on_*_begin`, `on_epoch_end`,
     `on_test_end`). Memory and time per step are those of one comparison.
 
-    One object lives as long as one call of `fit`, `evaluate` or `predict`: each of them makes a new
-    iterator, and only inside `fit` may an epoch go on with the pass of the epoch before
-    (`steps_per_epoch`).
+    One object lives as long as one call of `fit`, `evaluate` or `predict`: each of them makes a new iterator, and only
+    inside `fit` may an epoch go on with the pass of the epoch before (`steps_per_epoch`).
 
     Args:
         dataset: A `CountedDataset`: what was given to Keras, or what is wrapped in it.
@@ -67,10 +69,20 @@ class ConsumedBatches:
     def __init__(self, dataset: CountedDataset):
         self.dataset = dataset
         self._num_batches = _num_batches_of(dataset)
+        # With tf.data, Keras reads between the hooks; only under PyTorch it reads before it tells that a step begins
+        # (`EpochIterator.__next__`, keras/src/trainers/epoch_iterator.py). The threads of a `PyDataset` read at any
+        # time.
+        self._tells_before_reading: bool | None = None
+        if isinstance(dataset, tf.data.Dataset):
+            self._tells_before_reading = keras.config.backend() != "torch"
         self._lock = threading.Lock()
         self._position: PassPosition | None = None
         self._located = True
         self._passes_before = 0
+        self._first_batch = 0
+        self._passes_of_others = 0
+        self._ended = True
+        self._interleaved = False
         self._start = 0
         self._steps = 0
         self._steps_per_execution = 1
@@ -80,8 +92,8 @@ class ConsumedBatches:
         """Marks the beginning of an epoch, an evaluation or a prediction, before its first batch is read."""
         self._start = self._stop() if self._resolved_stop is None else self._resolved_stop
         self._resolved_stop = None
-        self._passes_before = self.dataset.newest_pass().number
-        self._located = False
+        self._mark()
+        self._ended = self._located = False
         with self._lock:
             self._steps = 0
             self._steps_per_execution = 1
@@ -90,12 +102,16 @@ class ConsumedBatches:
         """Notes that Keras is about to run the batches from `step` on."""
         if step > 0:  # before the first step, no batch may have been read
             self.locate()
+        elif self._tells_before_reading:
+            self._mark()  # what has begun since `begin` is somebody else's
+        elif self._tells_before_reading is False and self.dataset.newest_pass().number > self._passes_before:
+            self._passes_before = self.dataset.newest_pass().number - 1  # Keras' own is the newest
+            self.locate()
 
     def end_step(self, step: int) -> None:
         """Notes that Keras has run the batches up to `step`; thread-safe."""
         with self._lock:
-            # The first group of an epoch begins at step 0, so that the smallest end tells the size of a
-            # group.
+            # The first group of an epoch begins at step 0, so that the smallest end tells the size of a group.
             is_first = self._steps == 0 or step + 1 < self._steps_per_execution
             self._steps_per_execution = step + 1 if is_first else self._steps_per_execution
             self._steps = max(self._steps, step + 1)
@@ -111,17 +127,40 @@ class ConsumedBatches:
         newest = self.dataset.newest_pass()
         passes = newest.number - self._passes_before
         if passes > 0:
-            # Of several passes that have begun, ours is the first. The others validate on the same dataset:
-            # under a distribution strategy Keras builds the model on a batch before it calls on_test_begin.
-            ours = PassPosition(self._passes_before + 1, newest.epoch - passes + 1, 0)
+            # Of several passes that have begun, ours is the first. The others validate on the same dataset: under a
+            # distribution strategy Keras builds the model on a batch before it calls on_test_begin.
+            ours = PassPosition(self._passes_before + 1, newest.epoch - passes + 1, self._first_batch)
             self._position = newest if passes == 1 else ours
             self._start = 0
+
+    def pause(self) -> None:
+        """Marks that somebody who tells of it reads the same dataset, in a hook; `resume` marks the end of that."""
+        self.locate()
+        self._passes_of_others -= self.dataset.newest_pass().number
+
+    def resume(self) -> None:
+        """Marks that whoever `pause` was called for has read its last batch."""
+        self._passes_of_others += self.dataset.newest_pass().number
+
+    def end(self, most_others: int = 0) -> None:
+        """Marks that Keras has read its last batch, before anybody else begins a pass; calling it again does nothing.
+
+        Args:
+            most_others: How many passes may have begun that nobody told of.
+        """
+        if self._ended:
+            return
+        self.locate()
+        self._ended = True
+        ours = 0 if self._position is None else self._position.number > self._passes_before
+        unexplained = self.dataset.newest_pass().number - self._passes_before - self._passes_of_others - ours
+        # Once that happened, nothing is certain until a new iterator is made.
+        self._interleaved |= unexplained > most_others
 
     def current(self) -> tuple[PassPosition, int] | None:
         """The pass and how many of its batches have been consumed; None before the first.
 
-        Exact wherever `on_train_batch_end` is called in order, that is unless Keras dispatches it
-        asynchronously.
+        Exact wherever `on_train_batch_end` is called in order, that is unless Keras dispatches it asynchronously.
         """
         self.locate()
         return None if self._position is None else (self._position, self._stop())
@@ -132,16 +171,14 @@ class ConsumedBatches:
         """What was consumed since `begin()`.
 
         Args:
-            count_rows: Function that returns how many rows the model has received, if it knows. Asked only
-                where the hooks leave a doubt: with `steps_per_execution` > 1, the last group of batches may
-                have been short.
-            expected_steps: Optional int, the steps that Keras announced; used where `count_rows` does not
-                know.
+            count_rows: Function that returns how many rows the model has received, if it knows. Asked only where the
+                hooks leave a doubt: with `steps_per_execution` > 1, the last group of batches may have been short.
+            expected_steps: Optional int, the steps that Keras announced; used where `count_rows` does not know.
 
         Returns:
             A `Consumed`, with no batch if the data ended before the first step; None if this dataset was never read.
         """
-        self.locate()
+        self.end()
         if self._position is None:
             return None
         stop = self._stop()
@@ -152,11 +189,23 @@ class ConsumedBatches:
 
     @property
     def overran(self) -> bool:
-        """Whether Keras has run more batches than the pass has, so that it reads something made of several passes."""
-        if self._position is None or self._num_batches is None:
+        """Whether Keras reads something made of several passes, as far as the hooks show it.
+
+        It ran more batches than the pass has, or another pass began that nobody told of.
+        """
+        if self._position is None:
             return False
-        beyond = self._start + self._steps - (self._num_batches - self._position.first_batch)
-        return beyond >= self._steps_per_execution  # less is the last group of batches, which may be short
+        beyond = 0
+        if self._num_batches is not None:
+            beyond = self._start + self._steps - (self._num_batches - self._position.first_batch)
+        # Less is the last group of batches, which may be short.
+        return self._interleaved or beyond >= self._steps_per_execution
+
+    def _mark(self) -> None:
+        """Notes which passes have begun, and where the next one will."""
+        self._passes_before = self.dataset.newest_pass().number
+        self._passes_of_others = 0
+        self._first_batch = getattr(self.dataset, "next_first_batch", 0)
 
     def _stop(self) -> int:
         stop = self._start + self._steps
@@ -190,6 +239,7 @@ class EvaluatedBatches:
         self._candidates = [ConsumedBatches(dataset) for dataset in datasets]
         for candidate in self._candidates:
             candidate.begin()
+        self.overran = False  # known after `padding_stats`, as in `ConsumedBatches`
         self._began = time.perf_counter()
 
     def begin_step(self, step: int) -> None:
@@ -202,6 +252,16 @@ class EvaluatedBatches:
         for candidate in self._candidates:
             candidate.end_step(step)
 
+    def pause(self) -> None:
+        """As in `ConsumedBatches`."""
+        for candidate in self._candidates:
+            candidate.pause()
+
+    def resume(self) -> None:
+        """As in `ConsumedBatches`."""
+        for candidate in self._candidates:
+            candidate.resume()
+
     def padding_stats(self, count_rows: Callable[[], int | None], expected_steps: int | None) -> PaddingStats | None:
         """What was padded, and how long it took; None if none of the datasets was read.
 
@@ -213,6 +273,7 @@ class EvaluatedBatches:
         for candidate in self._candidates:
             consumed = candidate.consumed(count_rows, expected_steps)
             if consumed is not None:
+                self.overran = candidate.overran
                 return dataclasses.replace(candidate.dataset.pass_stats(*consumed), seconds=seconds)
         return None
 

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from keras_bucketing.callbacks.consumed_batches import ConsumedBatches, EvaluatedBatches
-from keras_bucketing.callbacks.received_rows import PredictedRows, rows_in_loss
+from keras_bucketing.callbacks.received_rows import PredictedRows, RunningCall
 from keras_bucketing.monitoring.counted_dataset import CountedDataset
 from keras_bucketing.padding.history import PaddingHistory, describe
 from keras_bucketing.padding.stats import PaddingStats
@@ -22,18 +22,16 @@ from keras_bucketing.padding.stats import PaddingStats
 class PaddingStatsCallback(keras.callbacks.Callback):
     """Counts the padding of the batches that the model consumed, to the last timestep.
 
-    It puts `padding_efficiency`, and `val_padding_efficiency` where there is `validation_data`, into the
-    logs of each epoch: the progress bar and `History` always show them. Other callbacks see them if they
-    come later in the
-    list: Keras hands the logs from callback to callback in the order of the list, so put this one before
-    `CSVLogger`, `TensorBoard` and the like.
+    It puts `padding_efficiency`, and `val_padding_efficiency` where there is `validation_data`, into the logs of each
+    epoch: the progress bar and `History` always show them. Other callbacks see them if they come later in the list, as
+    Keras hands the logs from callback to callback in that order: put this one before `CSVLogger`, `TensorBoard` and the
+    like.
 
-    Neither planned nor prefetched batches count. Figures are exact under `steps_per_epoch`,
-    `steps_per_execution`, `validation_freq`, `class_weight`, distribution strategies, early stopping, and
-    with `.map()`, `.take()` and `.prefetch()` on top of the dataset. What changes the order or the number
-    of batches otherwise (`.repeat()`, `.shuffle()`, `.filter()`) belongs inside `monitor_padding`. Where
-    `steps_per_execution` > 1 meets `.take()`, the number of rows that Keras' own loss metric has counted
-    settles what the hooks leave open.
+    Neither planned nor prefetched batches count. Figures are exact under `steps_per_epoch`, `steps_per_execution`,
+    `validation_freq`, `class_weight`, distribution strategies, early stopping, and with `.map()`, `.take()` and
+    `.prefetch()` on top of the dataset. What changes the order or the number of batches otherwise (`.repeat()`,
+    `.shuffle()`, `.filter()`) belongs inside `monitor_padding`. Where `steps_per_execution` > 1 meets `.take()`, the
+    number of rows that Keras' own loss metric has counted settles what the hooks leave open.
 
     Which batches were consumed comes from Keras' hooks. What they padded comes from the plan where the dataset is a
     `BucketedSequence`: every ragged leaf of its `x`, and labels of their own length, as it yields them. A `.map()` that
@@ -41,19 +39,22 @@ class PaddingStatsCallback(keras.callbacks.Callback):
     pass `monitored = monitor_padding(mapped)` to both `fit` and this callback. It reads the figures off the batches.
     `PaddingStats.leaves` tells the leaves apart where there are several.
 
-    A callback that reads the same dataset in its own `on_epoch_begin` must come before this one in the list.
+    Another callback may evaluate or predict in its hooks, with `callbacks=[this one]` if it reads the same dataset: in
+    `on_epoch_begin`, `on_train_batch_begin` and `on_test_begin` it must come before this one in the list. A warning says
+    where another pass over the dataset began that nobody told of, so that the figures may be wrong: something like
+    `.repeat()` is on top, or somebody else reads. (With a `.prefetch()` or `class_weight` on top of the `.repeat()`, the
+    next pass begins at any time, and no hook shows it.)
 
     Asynchronous dispatch of callbacks stays on, and a step costs less than a microsecond or two.
 
     Args:
-        dataset: The `BucketedSequence`, or what `monitor_padding` returned: the object itself, also where
-            `fit` gets something made of it, such as `dataset.prefetch(2)`.
+        dataset: The `BucketedSequence`, or what `monitor_padding` returned: the object itself, also where `fit` gets
+            something made of it, such as `dataset.prefetch(2)`.
         validation_data: The same for `fit(validation_data=...)`. Defaults to None.
         verbose: 0, or 1 to print a line for each epoch. Defaults to 0.
 
     Attributes:
-        history: List of `PaddingStats`, one for each epoch of training. Their `seconds` do not include
-            validation.
+        history: List of `PaddingStats`, one for each epoch of training. Their `seconds` do not include validation.
         val_history: List, of the same length, of `PaddingStats`, or None where an epoch did not validate.
         epochs: List of ints, of the same length: Keras' number of each epoch.
         evaluate_history: List of `PaddingStats`, one for each `evaluate(..., callbacks=[callback])`.
@@ -76,8 +77,8 @@ class PaddingStatsCallback(keras.callbacks.Callback):
     (0.6667, 0.6667)
     """
 
-    # Keras then keeps on dispatching on_*_batch_end to a thread (keras/src/callbacks/callback_list.py): those
-    # hooks below only note a number, under a lock.
+    # Keras then keeps on dispatching on_*_batch_end to a thread (keras/src/callbacks/callback_list.py): those hooks
+    # below only note a number, under a lock.
     async_safe = True
 
     def __init__(self, dataset: Any, validation_data: Any = None, *, verbose: int = 0):
@@ -89,11 +90,12 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         self.verbose = verbose
         self._record = PaddingHistory()
         self._in_epoch = False
+        self._begins_call = False
         self._trained = ConsumedBatches(self.dataset)
-        self._evaluated = EvaluatedBatches([])
+        self._training = RunningCall(None, None)
+        self._evaluations: list[_Evaluation] = []
         self._validation: PaddingStats | None = None
         self._train_rows: int | None = None
-        self._predicted_rows = PredictedRows()
         self._train_seconds: float | None = None
         self._training_began = 0.0
 
@@ -166,39 +168,45 @@ class PaddingStatsCallback(keras.callbacks.Callback):
     def set_params(self, params: dict[str, Any]) -> None:
         """Notes that a new `fit`, `evaluate` or `predict` begins; inside `fit`, a validation does not get here."""
         super().set_params(params)
-        self._in_epoch = False
+        self._begins_call = True
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts following the training data; a new `fit` always begins a new pass."""
+        self._begins_call = self._in_epoch = False
+        self._evaluations.clear()
         self._trained = ConsumedBatches(self.dataset)
+        self._training = RunningCall(self.model, self.params)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Marks where the epoch begins."""
         self._in_epoch = True
+        self._begins_call = False
+        self._evaluations.clear()
         self._validation = None
         self._train_rows = None
         self._train_seconds = None
+        self._training.reset()
         self._trained.begin()
         self._training_began = time.perf_counter()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Notes a step."""
+        """Lets the pass that is read be found, at the second step."""
         self._trained.begin_step(batch)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Notes a step, possibly late and in another thread."""
+        """Counts the batches up to this step; may come late and in another thread."""
         self._trained.end_step(batch)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Counts what the epoch consumed and puts it into the logs."""
         self._end_training_part()
         self._in_epoch = False
-        consumed = self._trained.consumed(lambda: self._train_rows, self._expected_steps())
+        consumed = self._trained.consumed(lambda: self._train_rows, self._training.steps)
         if consumed is None:
             _warn_unread("dataset", "training")
             return
         if self._trained.overran:
-            _warn_overrun()
+            _warn_overrun("dataset")
         stats = dataclasses.replace(self.dataset.pass_stats(*consumed), seconds=self._train_seconds or 0.0)
         validation = self._validation
         self._record.add_epoch(epoch, stats, validation)
@@ -209,32 +217,28 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         if self.verbose:
             sys.stdout.write(f"\nEpoch {epoch + 1}: {describe(stats, validation)}\n")
 
-    # Evaluation, alone and as validation.
+    # Evaluation, alone, as validation, and in a hook of another callback.
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Marks where an evaluation begins, and where the training part of an epoch has ended."""
-        if self._in_epoch:
-            self._trained.locate()  # the validation may begin a pass on the same dataset
-            self._end_training_part()
-        candidates = [self.dataset]
-        if self.validation_data is not None and self.validation_data is not self.dataset:
-            candidates.insert(0, self.validation_data)
-        self._evaluated = EvaluatedBatches(candidates)
+        is_validation = self._in_epoch and not self._begins_call
+        if is_validation:
+            self._end_training_part(before_validation=True)
+        self._begin_evaluation(is_validation, resets_metrics=True)
 
     def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Notes a step."""
-        self._evaluated.begin_step(batch)
+        """Lets the pass that is read be found, at the second step."""
+        self._evaluations[-1].batches.begin_step(batch)
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Notes a step, possibly late and in another thread."""
-        self._evaluated.end_step(batch)
+        """Counts the batches up to this step; may come late and in another thread."""
+        self._evaluations[-1].batches.end_step(batch)
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """Counts what the evaluation consumed."""
-        # Inside `fit`, Keras tells the steps of training.
-        expected_steps = None if self._in_epoch else self._expected_steps()
-        stats = self._evaluated.padding_stats(lambda: rows_in_loss(self.model), expected_steps)
-        if self._in_epoch:
+        evaluation = self._evaluations[-1]
+        stats = self._end_evaluation(evaluation.call.rows, resets_metrics=True)
+        if evaluation.is_validation:
             self._validation = stats
             if stats is None and self.validation_data is not None:
                 _warn_unread("validation_data", "validation")
@@ -247,36 +251,75 @@ class PaddingStatsCallback(keras.callbacks.Callback):
 
     def on_predict_begin(self, logs: Any = None) -> None:
         """Marks where a prediction begins."""
-        self._predicted_rows = PredictedRows()
-        self.on_test_begin()
+        self._begin_evaluation(is_validation=False, resets_metrics=False)
 
     def on_predict_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Notes a step."""
+        """Lets the pass that is read be found, at the second step."""
         self.on_test_batch_begin(batch)
 
     def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Notes a step, possibly late and in another thread."""
+        """Counts the batches up to this step and the rows in the logs; may come late and in another thread."""
         self.on_test_batch_end(batch)
-        self._predicted_rows.add(logs)
+        self._evaluations[-1].predicted_rows.add(logs)
 
     def on_predict_end(self, logs: Any = None) -> None:
         """Counts what the prediction consumed."""
-        stats = self._evaluated.padding_stats(lambda: self._predicted_rows.total, self._expected_steps())
+        predicted_rows = self._evaluations[-1].predicted_rows
+        stats = self._end_evaluation(lambda: predicted_rows.total, resets_metrics=False)
         if stats is not None:
             self.predict_history.append(stats)
 
     # Helpers.
 
-    def _end_training_part(self) -> None:
+    def _end_training_part(self, before_validation: bool = False) -> None:
         """Stops the clock and asks for the rows trained on, before a validation resets them."""
         if self._train_seconds is not None:
             return
         self._train_seconds = time.perf_counter() - self._training_began
-        if getattr(self.model, "steps_per_execution", 1) > 1:
-            self._train_rows = rows_in_loss(self.model)
+        # Under a distribution strategy, Keras has read a batch for the validation already, to build the model.
+        strategy = getattr(self.model, "distribute_strategy", None)
+        self._trained.end(int(before_validation and getattr(strategy, "num_replicas_in_sync", 1) > 1))
+        self._train_rows = self._training.rows()
 
-    def _expected_steps(self) -> int | None:
-        return (self.params or {}).get("steps")
+    def _begin_evaluation(self, is_validation: bool, resets_metrics: bool) -> None:
+        self._begins_call = False
+        if not is_validation:
+            self._pause_or_resume("pause", resets_metrics)
+        candidates = [self.dataset]
+        if self.validation_data is not None and self.validation_data is not self.dataset:
+            candidates.insert(0, self.validation_data)
+        # Inside `fit`, Keras tells the steps of training.
+        call = RunningCall(self.model, None if is_validation else self.params)
+        self._evaluations.append(_Evaluation(EvaluatedBatches(candidates), call, is_validation))
+
+    def _end_evaluation(self, count_rows: Callable[[], int | None], resets_metrics: bool) -> PaddingStats | None:
+        evaluation = self._evaluations.pop()
+        stats = evaluation.batches.padding_stats(count_rows, evaluation.call.steps)
+        if evaluation.batches.overran:
+            _warn_overrun("validation_data` or `dataset")
+        if not evaluation.is_validation:
+            self._pause_or_resume("resume", resets_metrics)
+        return stats
+
+    def _pause_or_resume(self, action: str, resets_metrics: bool) -> None:
+        """Tells whatever is under way of an evaluation or prediction in a hook of another callback."""
+        for evaluation in self._evaluations:
+            getattr(evaluation.batches, action)()
+        if self._in_epoch:
+            getattr(self._trained, action)()
+        around = self._evaluations[-1].call if self._evaluations else self._training
+        if resets_metrics and (self._evaluations or self._in_epoch):
+            getattr(around, action)()
+
+
+@dataclasses.dataclass
+class _Evaluation:
+    """An evaluation or prediction under way; a callback may begin another one in its hooks."""
+
+    batches: EvaluatedBatches
+    call: RunningCall
+    is_validation: bool
+    predicted_rows: PredictedRows = dataclasses.field(default_factory=PredictedRows)
 
 
 def _check_counted(name: str, dataset: Any) -> CountedDataset:
@@ -289,11 +332,12 @@ def _check_counted(name: str, dataset: Any) -> CountedDataset:
     )
 
 
-def _warn_overrun() -> None:
+def _warn_overrun(name: str) -> None:
     warnings.warn(
-        "PaddingStatsCallback: the model consumed more batches than a pass over `dataset` has, so that the figures of "
-        "this epoch are wrong. Is there a repeat() on top? Wrap the finished dataset, dataset = monitor_padding(...), "
-        "and give the result to both `fit` and this callback.",
+        f"PaddingStatsCallback: another pass over `{name}` began before this one had ended, or the model consumed more "
+        "batches than a pass has, so that the figures may be wrong. Is there a repeat() on top? Wrap the finished "
+        "dataset, dataset = monitor_padding(...), and give the result to both `fit` and this callback. Or does another "
+        "callback read the dataset? Let it read one of its own.",
         stacklevel=2,
     )
 

@@ -9,8 +9,8 @@ from keras_bucketing.inputs.row_splits import row_splits_of
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.pass_counter import PassPosition
 
-# A dataset that is iterated without a callback would fill its log for ever. This many entries are a few
-# megabytes and far more than the batches which can be waiting to be read.
+# A dataset that is iterated without a callback would fill its log for ever. This many entries are a few megabytes and
+# far more than the batches which can be waiting to be read.
 MOST_UNREAD_BATCHES = 65536
 
 _PASS_SHIFT = 32  # an entry's key: pass number << 32 | index in the pass
@@ -87,8 +87,7 @@ def stats_of_entries(entries: list[np.ndarray], names: list[str], bucket_boundar
     if not entries:
         return PaddingStats()
     padded_lengths = np.stack([entry[:, 0] for entry in entries], axis=1)
-    # No batch is padded beyond its bucket, so its padded length tells the bucket even where shorter rows
-    # spilled.
+    # No batch is padded beyond its bucket, so its padded length tells the bucket even where shorter rows spilled.
     buckets = None
     if bucket_boundaries is not None:
         buckets = np.searchsorted(bucket_boundaries, padded_lengths.max(axis=0), side="right")

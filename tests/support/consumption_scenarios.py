@@ -54,37 +54,72 @@ class CountReceived(keras.layers.Layer):
 
 
 class Oracle(keras.callbacks.Callback):
-    """Reads the counting layer where an epoch, an evaluation and a prediction begin and end."""
+    """Reads the counting layer where an epoch, an evaluation and a prediction begin and end.
+
+    Attributes:
+        epochs: List of pairs: what an epoch trained on, and what it validated on or None.
+        evaluate: List of what each evaluation that is no validation received.
+        predict: List of what each prediction received.
+        nested: Bool, set by whoever evaluates or predicts inside a hook of `fit`: no part of the epoch.
+    """
 
     def __init__(self):
         super().__init__()
-        self.train, self.val, self.evaluate, self.predict = [], [], [], []
-        self.in_epoch = False
+        self.epochs, self.evaluate, self.predict = [], [], []
+        self.nested = False
+
+    @property
+    def train(self):
+        return [train for train, _ in self.epochs]
+
+    @property
+    def val(self):
+        return [validation for _, validation in self.epochs if validation is not None]
 
     def _count(self):
         layer = next(layer for layer in self.model.layers if isinstance(layer, CountReceived))
         return np.array([int(keras.ops.sum(variable)) for variable in layer.received])
 
+    def set_params(self, params):
+        super().set_params(params)
+        if not self.nested:
+            self.in_epoch, self.under_way = False, []
+
     def on_epoch_begin(self, epoch, logs=None):
-        self.before, self.middle, self.in_epoch = self._count(), None, True
+        self.before, self.middle, self.validation = self._count(), None, None
+        self.in_epoch, self.under_way = True, []
 
     def on_test_begin(self, logs=None):
-        self.before_test = self.middle = self._count()
+        if self.in_epoch and not self.nested:
+            self.middle = self._count()
+        self.on_predict_begin()
+
+    def on_predict_begin(self, logs=None):
+        self.under_way.append(self._count())
 
     def on_test_end(self, logs=None):
-        into = self.val if self.in_epoch else self.evaluate
-        into.append(tuple(self._count() - self.before_test))
+        received = self._end()
+        if self.in_epoch and not self.nested:
+            self.validation = received
+        else:
+            self.evaluate.append(received)
+
+    def on_predict_end(self, logs=None):
+        self.predict.append(self._end())
+
+    def _end(self):
+        received = self._count() - self.under_way.pop()
+        if self.nested:  # no part of whatever goes on around it
+            self.under_way = [before + received for before in self.under_way]
+            if self.in_epoch:
+                self.before = self.before + received
+                self.middle = None if self.middle is None else self.middle + received
+        return tuple(received)
 
     def on_epoch_end(self, epoch, logs=None):
         after = self._count() if self.middle is None else self.middle
-        self.train.append(tuple(after - self.before))
+        self.epochs.append((tuple(after - self.before), self.validation))
         self.in_epoch = False
-
-    def on_predict_begin(self, logs=None):
-        self.before_test = self._count()
-
-    def on_predict_end(self, logs=None):
-        self.predict.append(tuple(self._count() - self.before_test))
 
 
 class StopAtStep(keras.callbacks.Callback):
