@@ -13,9 +13,9 @@ _BUILDING_FUNCTION = "_symbolic_build"
 def is_building_read() -> bool:
     """Whether the caller iterates in order to build a Keras model.
 
-    Nothing but the call stack tells: Keras has no hook before that read, and an iterator that is dropped after one batch
-    may as well be `take(1)`, or `fit(steps_per_epoch=1)`, whose batch counts. Should the function have another name one
-    day, the first `fit` begins with epoch 1 again; a test would notice.
+    Nothing but the call stack tells: Keras has no hook before that read, and an iterator that is dropped after one
+    batch may as well be `take(1)`, or `fit(steps_per_epoch=1)`, whose batch counts. Should the function have another
+    name one day, the first `fit` begins with epoch 1 again; a test would notice.
 
     The call stack is Python's. Where tf.data iterates over the dataset because something was put on top (`.map()`,
     `class_weight`, a distribution strategy), no Python code is called, and the operations of the graph cannot know what

@@ -13,9 +13,9 @@ belongs in `BucketedSequence.state_dict()`. There are three ways to checkpoint a
   long as the pass is not read to its end.
 
 TensorFlow makes these messages of the names of operations alone (tensorflow/core/framework/dataset.h,
-tensorflow/core/kernels/data/generator_dataset_op.cc), so that no pipeline can put a sentence of its own there: the README
-explains them. What a stage above has taken out of the pass already (`shuffle` with a buffer for all of it) is saved with
-that stage, and comes back as it was.
+tensorflow/core/kernels/data/generator_dataset_op.cc), so that no pipeline can put a sentence of its own there: the
+README explains them. What a stage above has taken out of the pass already (`shuffle` with a buffer for all of it) is
+saved with that stage, and comes back as it was.
 """
 
 from __future__ import annotations
