@@ -131,9 +131,7 @@ class PaddingStatsMachine(RuleBasedStateMachine):
         shuffle=st.booleans(),
         happening=happenings,
     )
-    def fit(
-        self, epochs, steps, validated, validation_steps, validation_freq, class_weight, shuffle, happening, **tops
-    ):
+    def fit(self, epochs, steps, validated, validation_steps, validation_freq, class_weight, shuffle, happening, **on):
         data = self._finite(self.train, on["on_top"], steps)
         arguments = {"epochs": epochs, "steps_per_epoch": steps, "shuffle": shuffle}
         if validated and self.validates:
