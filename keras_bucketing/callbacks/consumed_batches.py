@@ -83,6 +83,7 @@ class ConsumedBatches:
         self._passes_of_others = 0
         self._ended = True
         self._interleaved = False
+        self._rows_agreed = False
         self._start = 0
         self._steps = 0
         self._steps_per_execution = 1
@@ -224,7 +225,10 @@ class ConsumedBatches:
         if rows is not None:
             for candidate in range(stop, last_group, -1):
                 if self.dataset.pass_stats(position, self._start, candidate).num_sequences == rows:
+                    self._rows_agreed = True
                     return candidate
+            # The model does count rows, so that these come from more than one pass.
+            self._interleaved |= self._rows_agreed
         return stop if expected_steps is None else min(stop, self._start + expected_steps)
 
 

@@ -193,3 +193,41 @@ def test_the_size_of_a_group_is_that_of_the_first_whenever_its_end_comes():
     for end in (3, 0, 1, 2):
         batches.end_step(end)
     assert batches.consumed(count_rows=pytest.fail).stop == 4
+
+
+def test_a_pass_that_nobody_told_of_leaves_a_doubt_for_the_rest_of_the_fit():
+    dataset = FakeDataset()
+    batches = ConsumedBatches(dataset)
+    run_steps(batches, dataset, range(3), first_batch=0)
+    batches.locate()
+    dataset.read_first_batch()  # a repeat() on top, or somebody else
+    batches.end()
+    assert batches.consumed().stop == 3
+    assert batches.overran
+    run_steps(batches, dataset, range(3), first_batch=0)
+    batches.consumed()
+    assert batches.overran
+
+
+def test_passes_of_others_who_tell_of_them_leave_none():
+    dataset = FakeDataset()
+    batches = ConsumedBatches(dataset)
+    run_steps(batches, dataset, range(3), first_batch=0)
+    batches.pause()
+    dataset.read_first_batch()
+    dataset.read_first_batch()
+    batches.resume()
+    batches.end()
+    assert batches.consumed() == Consumed(PassPosition(1, 0, 0), 0, 3)
+    assert not batches.overran
+
+
+def test_rows_that_fit_no_group_any_more_are_noticed():
+    dataset = FakeDataset(num_batches=None)
+    batches = ConsumedBatches(dataset)
+    run_steps(batches, dataset, [2], first_batch=0)
+    assert batches.consumed(lambda: 1 + 2 + 3).stop == 3
+    assert not batches.overran
+    run_steps(batches, dataset, [2], first_batch=0)
+    batches.consumed(lambda: 12345)
+    assert batches.overran

@@ -248,7 +248,7 @@ def test_repeat_without_a_monitor_is_pointed_out():
     dataset = scenarios.bucketed(1)
     callback = PaddingStatsCallback(dataset)
     model = scenarios.model_for(1)
-    with pytest.warns(UserWarning, match=r"consumed more batches than a pass.*monitor_padding"):
+    with pytest.warns(UserWarning, match=r"another pass over `dataset` began.*monitor_padding"):
         model.fit(dataset.repeat(), steps_per_epoch=len(dataset) + 2, callbacks=[callback], verbose=0, shuffle=False)
 
 
@@ -321,3 +321,70 @@ def test_the_report_shows_each_figure_in_its_column(capsys):
     stats = callback.history[0]
     figures = f"{stats.real_timesteps} {stats.total_timesteps} {stats.padding_efficiency:.4f}"
     assert figures in " ".join(first)
+
+
+def test_steps_in_groups_do_without_numpys_warning():
+    # Warnings are errors here, and Keras' variables do not know the `copy` of NumPy 2.
+    dataset = scenarios.bucketed(1)
+    callback = PaddingStatsCallback(dataset)
+    scenarios.model_for(3).fit(dataset.take(7), callbacks=[callback], verbose=0, shuffle=False)
+    assert callback.history[0].num_batches == 7
+
+
+class Evaluates(keras.callbacks.Callback):
+    """Evaluates in the middle of an epoch."""
+
+    def __init__(self, hook, dataset, callbacks):
+        super().__init__()
+        self.arguments = (dataset, callbacks)
+        setattr(self, hook, self.evaluate)
+
+    def evaluate(self, number, logs=None):
+        dataset, callbacks = self.arguments
+        if number in (1, 2):
+            self.model.evaluate(dataset, steps=2, callbacks=callbacks, verbose=0)
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 3])
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_epoch_end"])
+def test_an_evaluation_in_a_hook_is_one_and_the_epoch_stays_exact(hook, steps_per_execution):
+    dataset, val = scenarios.bucketed(1), scenarios.bucketed(2)
+    callback = PaddingStatsCallback(dataset, val)
+    evaluates = Evaluates(hook, dataset, [callback])
+    scenarios.model_for(steps_per_execution).fit(
+        dataset.take(7), epochs=3, validation_data=val, callbacks=[evaluates, callback], verbose=0, shuffle=False
+    )
+    assert [stats.num_batches for stats in callback.history] == [7, 7, 7]
+    assert callback.val_history == [val.padding_stats(epoch) for epoch in range(3)]
+    assert {stats.num_batches for stats in callback.evaluate_history} == {3 if steps_per_execution == 3 else 2}
+
+
+class Reads(keras.callbacks.Callback):
+    def __init__(self, hook, dataset):
+        super().__init__()
+        self.dataset = dataset
+        setattr(self, hook, self.read)
+
+    def read(self, *arguments, **keywords):
+        next(iter(self.dataset))
+
+
+def test_reading_at_the_beginning_of_an_epoch_does_not_disturb():
+    dataset = scenarios.bucketed(1)
+    callback, _ = fit(dataset, Reads("on_epoch_begin", dataset))
+    assert callback.history == [dataset.padding_stats(1), dataset.padding_stats(3)]
+
+
+def test_reading_in_the_middle_of_an_epoch_is_pointed_out():
+    dataset = scenarios.bucketed(1)
+    with pytest.warns(UserWarning, match="another pass over `dataset` began"):
+        callback, _ = fit(dataset, Reads("on_train_batch_end", dataset), epochs=1)
+    assert callback.history == [dataset.padding_stats(0)]
+
+
+@pytest.mark.parametrize("what", ["evaluate", "predict"])
+def test_repeat_without_a_monitor_is_pointed_out_in_an_evaluation_too(what):
+    dataset = scenarios.bucketed(1)
+    callback, call = PaddingStatsCallback(dataset), getattr(scenarios.model_for(1), what)
+    with pytest.warns(UserWarning, match=r"another pass over .*monitor_padding"):
+        call(dataset.take(3).repeat(2), callbacks=[callback], verbose=0)
