@@ -5,9 +5,9 @@
 
 Each key sounds as a pair of tones (DTMF, ITU-T Q.23), for a time that varies, in noise, with pauses between them. The
 sound becomes a row of frames, the loudness of the eight frequencies each 25 ms. Frames and keys do not line up, so the
-labels have a length of their own: `align_labels=False`. With `include_lengths=True` both lengths are in `x`, and the loss
-is told them. It is then one value a sequence that padding cannot reach, so its mean over the sequences is the same in
-buckets, in random batches and padded to the longest.
+labels have a length of their own: `align_labels=False`. With `include_lengths=True` both lengths are in `x`, and the
+loss is told them. It is then one value a sequence that padding cannot reach, so its mean over the sequences is the same
+in buckets, in random batches and padded to the longest.
 
 `keras.losses.CTC()` is not told them. It takes every row to be as long as its batch: the model has to learn to say
 "nothing" on padding, and the loss of a row grows with the length that it is padded to.

@@ -3,16 +3,16 @@
     python examples/encoder_decoder.py            # about two minutes on two cores
     python examples/encoder_decoder.py --quick    # a few seconds, to see that it runs
 
-The source is the digits of a number, the target its English words: 7012 is "seven thousand twelve". Both are ragged, and
-a row has its own length in each. The decoder is trained with teacher forcing: it reads the words so far,
-`"decoder_input"`, and answers each with the next one, so the labels are as long as that leaf. They come with a weight of
-0 on padding.
+The source is the digits of a number, the target its English words: 7012 is "seven thousand twelve". Both are ragged,
+and a row has its own length in each. The decoder is trained with teacher forcing: it reads the words so far,
+`"decoder_input"`, and answers each with the next one, so the labels are as long as that leaf. They come with a weight
+of 0 on padding.
 
 Each leaf of a batch is padded to its own longest. Which bucket a row is in, the longer of its two sequences decides.
 
 The masks of the two embeddings keep padding out of the GRUs and of the attention, so the predictions for a row do not
-depend on what it is padded to. Neither does the loss of a batch, a mean over its real timesteps. What `evaluate` prints is
-the mean of the batches' means, which is that of the padded data where a batch has the same rows.
+depend on what it is padded to. Neither does the loss of a batch, a mean over its real timesteps. What `evaluate` prints
+is the mean of the batches' means, which is that of the padded data where a batch has the same rows.
 """
 
 import argparse
@@ -22,8 +22,8 @@ import numpy as np
 
 from keras_bucketing import BucketedSequence, PaddingStatsCallback
 
-ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
-ONES += ["seventeen", "eighteen", "nineteen"]
+ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+ONES += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
 TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 WORDS = ["<padding>", "<start>", "<end>", *ONES, *TENS, "hundred", "thousand", "million", "billion"]
 

@@ -9,7 +9,7 @@ import pytest
 from tests.support.paths import ROOT
 
 PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
-# A comment before a section's blocks says which library they need: <!-- needs: datasets -->. It holds to the next heading.
+# <!-- needs: datasets --> before the blocks of a section says which library they need; it holds to the next heading.
 _BLOCK = re.compile(r"^```python\n(.*?)^```|^<!-- needs: (\w+) -->$|^#+ ", flags=re.DOTALL | re.MULTILINE)
 
 
