@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
+import re
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import keras
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.callbacks.consumed_batches import ConsumedBatches
+from keras_bucketing.callbacks.backup_files import BackupFiles
+from keras_bucketing.callbacks.backup_store import WEIGHTS_FILE, BackupStore
+from keras_bucketing.callbacks.last_hooks import LastHooks
+from keras_bucketing.callbacks.model_backup import (
+    check_model_state,
+    model_state,
+    restore_model,
+    save_weights,
+    set_first_epoch,
+)
+from keras_bucketing.callbacks.preemption_signal import PreemptionSignal
+from keras_bucketing.callbacks.training_pass import TrainingPass
 from keras_bucketing.checks import check_flag, check_integer
-from keras_bucketing.pipeline.pass_counter import PassPosition
-
-_STATE_FILE = "sequence_state.json"
-_LATEST_FILE = "latest.json"
 
 # Keras reads a dataset's length once per fit() and asks a shorter pass for one batch too many. It survives that with a
 # warning, but the aborted step has already counted the optimizer's iterations up
@@ -30,26 +35,40 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
     """Backs up model, optimizer, epoch and the position in the data, and restores them when `fit` begins.
 
     `keras.callbacks.BackupAndRestore` restores weights and epoch, but an epoch that was cut short starts over with
-    other batches. This callback lets it write each backup, adds the position of what the model has consumed (not of
-    what was prefetched), and publishes both with one atomic rename: a process that is killed while it writes leaves the
-    backup before. The first epoch after a restart is as much shorter as it had gone before; its metrics are those of
-    the rest. Keras' epochs must be passes over the data: `steps_per_epoch`, `take`, `repeat` and `cache` are refused.
+    other batches. Here a restarted run reads the rows that the uninterrupted one would have read, whoever else reads
+    the dataset meanwhile (validation, `evaluate` in a callback), and its weights become the same. A backup is one
+    directory with a record of sizes and checksums that is published last, by one atomic step: a process that is killed
+    while it writes leaves the backups before, and what is damaged is not restored. The two newest backups are kept; if
+    the newest is damaged, a warning says so and the one before it is restored.
 
-    What Keras keeps outside of the weights is not restored, e.g. the random states of dropout.
+    One pass over the data is one Keras epoch: if a restart cuts a pass in two, or a callback stops `fit` inside of it,
+    the next `fit` goes on with the same epoch and reads its rest. Metrics of that epoch are those of the rest, and the
+    states that other callbacks keep, as `EarlyStopping` its patience, begin anew. Epochs must be passes:
+    `steps_per_epoch`, `take` and `repeat` are refused.
+
+    A directory belongs to one call of `fit`. In a program with several, give each its own, and all but the last one
+    `delete_checkpoint=False`, so that a restart skips what was finished.
 
     Args:
         dataset: The `BucketedSequence` that `fit` gets, as it is or wrapped by `map` or `prefetch`.
-        backup_dir: Path of a directory for this training run alone.
-        save_freq: "epoch", or an int: back up after every so many batches as well. Defaults to "epoch".
-        delete_checkpoint: Bool, whether to delete the backup when `fit` ends. Defaults to True.
+        backup_dir: Path of a directory for this training run, local or on a file system that `tf.io.gfile` knows
+            ("gs://bucket/run", as a string). Files of others in it are left alone.
+        save_freq: "epoch", or an int: back up after every so many batches as well, at the next end of a group of
+            `steps_per_execution` batches. False: only before preemption. Defaults to "epoch".
+        delete_checkpoint: Bool, whether to delete the backups when `fit` ends. Defaults to True.
         is_chief: Bool, whether this process keeps what it writes. With several hosts, all of them need this callback
             and one is the chief, with a directory that all of them read: backups of their own could be of different
             steps. Defaults to True.
+        save_before_preemption: Bool, whether SIGTERM, as clouds send it before they take a machine away, makes a backup
+            after the next batch (inside a validation: after it) and ends the process with exit code 143. A handler that
+            the program had installed is called in between. For `fit` in the main thread, on one host. Defaults to
+            False.
 
     Raises:
-        TypeError: If `dataset` is not a `BucketedSequence`, or `save_freq` of the wrong kind.
-        ValueError: When `fit` begins: if the model is not built, an epoch is not a pass over the data, or the backup is
-            damaged or that of other data or options. In the first epoch: if `fit` reads another dataset.
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `backup_dir` is empty or not a directory, or `save_freq` out of range. When `fit` begins: if the
+            model is not built, an epoch is not a pass over the data, all backups are damaged, or the backup is that of
+            another model or of other data or options. In the first epoch: if `fit` reads another dataset.
 
     Example:
     >>> dataset = keras_bucketing.BucketedSequence([[1], [2, 3]], y=[0, 1], batch_size=1, seed=1)
@@ -68,6 +87,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         save_freq: str | int = "epoch",
         delete_checkpoint: bool = True,
         is_chief: bool = True,
+        save_before_preemption: bool = False,
     ):
         super().__init__()
         if not isinstance(dataset, BucketedSequence):
@@ -75,71 +95,125 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
                 f"`dataset` must be a BucketedSequence. Received {type(dataset).__name__}. Hold on to the "
                 "BucketedSequence and pass it here, even if fit() gets a dataset that was made from it."
             )
-        if save_freq != "epoch":
-            save_freq = check_integer("save_freq", save_freq, fix='Pass "epoch" or a number of batches.')
-        self._dataset = dataset
-        self._directory = Path(backup_dir)
-        self._save_freq = save_freq
         self._delete_checkpoint = check_flag("delete_checkpoint", delete_checkpoint)
         self._is_chief = check_flag("is_chief", is_chief)
-        self._batches = ConsumedBatches(dataset)
+        self._save_before_preemption = check_flag("save_before_preemption", save_before_preemption)
+        if self._save_before_preemption and not self._is_chief:
+            raise ValueError(
+                "`save_before_preemption` must be False with several hosts: all of them would have to save after the "
+                "same batch. Received True with is_chief=False. Use save_freq."
+            )
+        self._save_freq = _check_save_freq(save_freq, self._save_before_preemption)
+        self._files = BackupFiles()
+        self._store = BackupStore(_check_directory(backup_dir), self._files)
+        self._store.check()
+        self._dataset = dataset
+        self._pass = TrainingPass(dataset)
+        self._last_hooks: LastHooks
+        self._preemption: PreemptionSignal | None = None
+        self._first_epoch: int | None = None
         self._epoch = 0
-        self._step = 0
-        self._saved_step = 0
-        self._passes_before = 0
-        self._shorter_epoch: int | None = None
+        self._steps = 0
+        self._saved_steps = 0
+        self._before_validation: dict[str, Any] | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Restores the newest backup, if there is one."""
         self._check_fit()
-        backup = self._newest_backup()
-        if backup is None:
-            return
-        state = self._read_json(backup / _STATE_FILE)
-        self._dataset.load_state_dict(state["dataset"])
-        self._shorter_epoch = state["keras_epoch"] if self._dataset.next_first_batch else None
-        self._keras_backup(backup).on_train_begin()
+        if self._is_chief:
+            self._store.prepare()
+        self._pass = TrainingPass(self._dataset)
+        self._restore()
+        self._follow_the_reader()
+        if self._save_before_preemption:
+            self._preemption = PreemptionSignal(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Begins to follow the epoch's batches."""
-        self._epoch, self._step, self._saved_step = epoch, 0, 0
-        self._passes_before = self._dataset.newest_pass().number
-        self._batches.begin()
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Notes which pass is being read."""
-        self._batches.begin_step(batch)
+        """Begins to count the epoch's batches."""
+        if self._first_epoch is not None:
+            self._check_first_epoch(epoch)
+            self._first_epoch = None
+            set_first_epoch(self.model, 0)  # or the next call of fit() would begin with it as well
+        self._epoch, self._steps, self._saved_steps, self._before_validation = epoch, 0, 0, None
+        if not self._last_hooks.have_run:  # a list of callbacks without a History behind this one
+            self._pass.expect()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Backs up every `save_freq` batches; the end of a pass is backed up as that of its epoch."""
-        self._batches.end_step(batch)
-        self._step = batch + 1
-        if self._save_freq == "epoch" and self._epoch != self._shorter_epoch:
+        self._pass.begin()
+        self._steps = batch + 1
+        next_batch = self._pass.next_batch(self._steps)
+        if next_batch == self._dataset.num_batches:
+            # A request to stop is not overwritten, and one that comes later overwrites this.
+            if self._pass.first_batch and not self.model.stop_training:
+                self.model.stop_training = _END_OF_SHORTER_EPOCH
             return
-        position, next_batch = self._position()
-        is_end = next_batch >= self._dataset.num_batches
-        if self._save_freq != "epoch" and not is_end and self._step - self._saved_step >= int(self._save_freq):
-            self._saved_step = self._step
-            self._save(self._epoch, position.epoch, next_batch)
-        if is_end and self._epoch == self._shorter_epoch:
-            self.model.stop_training = _END_OF_SHORTER_EPOCH
+        is_due = type(self._save_freq) is int and self._steps - self._saved_steps >= self._save_freq
+        if is_due or self._is_preempted:
+            self._saved_steps = self._steps
+            self._save(self._epoch, self._pass.state_inside(next_batch))
+        self._leave_if_preempted()
 
     def on_test_begin(self, logs: Any = None) -> None:
-        """Notes which pass was read, before a validation begins one."""
-        self._batches.locate()
+        """Notes where the pass after this one begins, before a validation on the same dataset takes it."""
+        self._before_validation = self._dataset.state_dict()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Backs up the end of the epoch."""
-        self._shorter_epoch = None
+        """Backs up the end of the epoch, or where a callback has stopped inside of it."""
+        self._pass.begin()
         if self.model.stop_training is _END_OF_SHORTER_EPOCH:  # and not True, which another callback has set since
             self.model.stop_training = False
-        position, next_batch = self._position()
-        self._save(epoch + 1, position.epoch, next_batch)
+        next_batch = self._pass.next_batch(self._steps)
+        if next_batch == self._dataset.num_batches:
+            state, next_epoch = self._pass.state(), epoch + 1
+        else:
+            self._check_stopped(next_batch)
+            state, next_epoch = self._pass.state_inside(next_batch, self._before_validation), epoch
+        if self._save_freq or self._is_preempted:
+            self._save(next_epoch, state)
+        self._leave_if_preempted()
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Deletes the backup, unless told otherwise."""
-        if self._is_chief and self._delete_checkpoint and self._directory.exists():
-            shutil.rmtree(self._directory)
+        """Deletes the backups, unless told otherwise."""
+        if self._first_epoch is not None:  # all epochs were trained before the restart
+            self._first_epoch = None
+            set_first_epoch(self.model, 0)
+        self._last_hooks.remove()
+        if self._preemption is not None:
+            self._preemption.stop()
+        if self._is_chief and self._delete_checkpoint:
+            self._store.delete()
+
+    def _restore(self) -> None:
+        """Takes over all of the newest backup, or nothing of it."""
+        backup = self._store.newest()
+        self._first_epoch = None if backup is None else backup.state["keras_epoch"]
+        if backup is not None:
+            check_model_state(self.model, backup.state["model"])
+            self._pass.restore(backup.state["dataset"])
+            with self._files.local(backup.weights) as path:
+                restore_model(self.model, path, backup.state["model"])
+        # Without a backup, too: a fit() that was interrupted before its first epoch may have left its epoch behind.
+        set_first_epoch(self.model, self._first_epoch or 0)
+
+    def _follow_the_reader(self) -> None:
+        """Sees to it that the pass is known that `fit` reads."""
+        reads_before_first_step = keras.backend.backend() != "tensorflow"
+
+        def settle(logs: Any = None) -> None:
+            self._pass.settle()
+
+        def begin_epoch(epoch: int, logs: Any = None) -> None:
+            self._pass.settle()
+            if reads_before_first_step:
+                self._pass.expect()
+
+        def begin_step(step: int, logs: Any = None) -> None:
+            if step == 0 and not reads_before_first_step:
+                self._pass.expect()
+
+        hooks = {"on_train_begin": settle, "on_epoch_begin": begin_epoch, "on_train_batch_begin": begin_step}
+        self._last_hooks = LastHooks(self.model, hooks)
 
     def _check_fit(self) -> None:
         """Refuses what could not be resumed before anything is trained."""
@@ -150,68 +224,71 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
                 "on a batch."
             )
         steps, num_batches = (self.params or {}).get("steps"), self._dataset.num_batches
-        if steps is not None and steps != num_batches:
+        if steps != num_batches:
             raise ValueError(
                 "BackupAndRestoreSequence needs epochs that are passes over the data. Expected "
-                f"{num_batches} steps an epoch, received {steps} (steps_per_epoch, take or repeat). Leave that out; to "
-                "back up more often than once a pass, use save_freq."
+                f"{num_batches} steps an epoch, received {'an unknown number' if steps is None else steps} "
+                "(steps_per_epoch, take, repeat or filter). Leave that out; to back up more often than once a pass, "
+                "use save_freq."
             )
 
-    def _position(self) -> tuple[PassPosition, int]:
-        """The pass that is being read, and the batch of its epoch that comes next."""
-        current = self._batches.current()
-        if current is None or current[0].number <= self._passes_before:
+    def _check_first_epoch(self, epoch: int) -> None:
+        if epoch != self._first_epoch:
             raise ValueError(
-                "`dataset` was not read by fit() in this epoch, so there is no position to back up. Give "
-                "BackupAndRestoreSequence the BucketedSequence that fit() gets, or that its dataset is made of without "
-                "cache()."
+                f"The backup in `backup_dir` goes on with epoch {self._first_epoch}, but fit() begins with {epoch}. "
+                "Pass the `initial_epoch` that the interrupted run had, or another `backup_dir`."
             )
-        position, consumed = current
-        return position, position.first_batch + consumed
 
-    def _save(self, keras_epoch: int, epoch: int, batch: int) -> None:
-        """Writes a backup into a directory of its own, then makes it the newest by one atomic rename."""
-        if not self._is_chief:
-            # Keras saves with collective operations (with JAX, keras/src/saving/saving_lib.py makes a variable on all
-            # hosts), so that a chief who saved alone would wait for ever.
-            with tempfile.TemporaryDirectory() as nowhere:
-                self._keras_backup(Path(nowhere)).on_epoch_end(keras_epoch - 1)
+    def _check_stopped(self, next_batch: int) -> None:
+        if not self.model.stop_training:
+            raise ValueError(
+                "BackupAndRestoreSequence needs epochs that are passes over the data. Expected "
+                f"{self._dataset.num_batches} batches, but fit() found only {next_batch}. Give it the whole dataset."
+            )
+
+    @property
+    def _is_preempted(self) -> bool:
+        return self._preemption is not None and self._preemption.received
+
+    def _leave_if_preempted(self) -> None:
+        if self._preemption is not None and self._preemption.received:
+            self._preemption.leave()
+
+    def _save(self, keras_epoch: int, dataset_state: dict[str, Any]) -> None:
+        if self._is_chief:
+            state = {"keras_epoch": keras_epoch, "dataset": dataset_state, "model": model_state(self.model)}
+            self._store.write(lambda path: save_weights(self.model, path), state)
             return
-        previous = self._newest_backup()
-        number = 0 if previous is None else int(previous.name.split("-")[1]) + 1
-        backup = self._directory / f"backup-{number}"
-        shutil.rmtree(backup, ignore_errors=True)  # what a killed process left
-        backup.mkdir(parents=True)
-        # BackupAndRestore writes at the end of an epoch that the one after it is the next.
-        self._keras_backup(backup).on_epoch_end(keras_epoch - 1)
-        content = {"keras_epoch": keras_epoch, "dataset": self._dataset.state_dict(epoch, batch)}
-        (backup / _STATE_FILE).write_text(json.dumps(content), encoding="utf-8")
-        latest = self._directory / f"{_LATEST_FILE}.new"
-        latest.write_text(json.dumps({"backup": backup.name}), encoding="utf-8")
-        os.replace(latest, self._directory / _LATEST_FILE)
-        if previous is not None:
-            shutil.rmtree(previous, ignore_errors=True)
+        # Keras saves with collective operations (with JAX, keras/src/saving/saving_lib.py makes a variable on all
+        # hosts), so that a chief who saved alone would wait for ever.
+        with tempfile.TemporaryDirectory() as nowhere:
+            model_state(self.model)
+            save_weights(self.model, f"{nowhere}/{WEIGHTS_FILE}")
 
-    def _newest_backup(self) -> Path | None:
-        latest = self._directory / _LATEST_FILE
-        if not latest.exists():
-            return None
-        return self._directory / str(self._read_json(latest).get("backup"))
 
-    def _read_json(self, path: Path) -> dict[str, Any]:
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise ValueError(f"expected an object, received {type(content).__name__}")
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"The backup in `backup_dir` is damaged: {path} cannot be read ({error}). Delete {self._directory} to "
-                "start over."
-            ) from error
-        return content
+def _check_save_freq(save_freq: Any, saves_before_preemption: bool) -> str | int:
+    if isinstance(save_freq, str) and save_freq == "epoch":
+        return save_freq
+    if save_freq is False and saves_before_preemption:
+        return False
+    fix = 'Pass "epoch" or a number of batches; False goes with save_before_preemption=True.'
+    return check_integer("save_freq", save_freq, fix=fix)
 
-    def _keras_backup(self, directory: Path) -> keras.callbacks.BackupAndRestore:
-        """Keras' own callback, which knows how to restore weights and epoch, on one backup's directory."""
-        callback = keras.callbacks.BackupAndRestore(str(directory), delete_checkpoint=False)
-        callback.set_model(self.model)
-        return callback
+
+def _check_directory(backup_dir: Any) -> str:
+    fix = "Pass the path of a directory for this training run."
+    try:
+        directory = os.fspath(backup_dir)
+    except TypeError:
+        directory = None
+    kind = type(backup_dir).__name__
+    if not isinstance(directory, str):
+        raise TypeError(f"`backup_dir` must be a path. Received {repr(backup_dir)[:200]} ({kind}). {fix}")
+    if not directory.strip():
+        raise ValueError(f"`backup_dir` is empty. Received {directory[:200]!r}; is a variable not set? {fix}")
+    if not isinstance(backup_dir, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:[\\/](?![\\/])", directory):
+        raise ValueError(
+            f"`backup_dir` has lost a slash of its scheme. Received {directory[:200]!r} ({kind}). Pass remote paths as "
+            'strings, e.g. "gs://bucket/run".'
+        )
+    return directory.removeprefix("file://").rstrip("/") or "/"
