@@ -16,8 +16,8 @@ import keras_bucketing
 # Building a graph takes longer than hypothesis' deadline of 200 ms, and how long depends on the machine.
 settings.register_profile("no_deadline", deadline=None, print_blob=True)
 settings.load_profile("no_deadline")
-# For an hour on one test: pytest tests/callbacks/test_padding_stats_machine.py --hypothesis-profile=soak
-settings.register_profile("soak", deadline=None, print_blob=True, max_examples=5000, stateful_step_count=20)
+# For an hour on one of the state machines: pytest tests/callbacks/test_restarted_runs.py --hypothesis-profile=soak
+settings.register_profile("soak", settings.get_profile("no_deadline"), max_examples=2000, stateful_step_count=15)
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -115,7 +116,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         self._epoch = 0
         self._steps = 0
         self._saved_steps = 0
-        self._before_validation: dict[str, Any] | None = None
+        self._next_pass: dict[str, Any] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Restores the newest backup, if there is one."""
@@ -124,7 +125,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
             self._store.prepare()
         self._pass = TrainingPass(self._dataset)
         self._restore()
-        self._follow_the_reader()
+        self._hook_behind_all_callbacks()
         if self._save_before_preemption:
             self._preemption = PreemptionSignal(self.model)
 
@@ -134,44 +135,27 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
             self._check_first_epoch(epoch)
             self._first_epoch = None
             set_first_epoch(self.model, 0)  # or the next call of fit() would begin with it as well
-        self._epoch, self._steps, self._saved_steps, self._before_validation = epoch, 0, 0, None
-        if not self._last_hooks.have_run:  # a list of callbacks without a History behind this one
+        self._epoch, self._steps, self._saved_steps = epoch, 0, 0
+        if not self._last_hooks.are_last:  # a list of callbacks without a History behind this one
             self._pass.expect()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Backs up every `save_freq` batches; the end of a pass is backed up as that of its epoch."""
+        """Counts the batch, and ends a pass that a restart has shortened."""
         self._pass.begin()
         self._steps = batch + 1
-        next_batch = self._pass.next_batch(self._steps)
-        if next_batch == self._dataset.num_batches:
-            # A request to stop is not overwritten, and one that comes later overwrites this.
-            if self._pass.first_batch and not self.model.stop_training:
-                self.model.stop_training = _END_OF_SHORTER_EPOCH
-            return
-        is_due = type(self._save_freq) is int and self._steps - self._saved_steps >= self._save_freq
-        if is_due or self._is_preempted:
-            self._saved_steps = self._steps
-            self._save(self._epoch, self._pass.state_inside(next_batch))
-        self._leave_if_preempted()
-
-    def on_test_begin(self, logs: Any = None) -> None:
-        """Notes where the pass after this one begins, before a validation on the same dataset takes it."""
-        self._before_validation = self._dataset.state_dict()
+        # A request to stop is not overwritten, and one that comes later overwrites this.
+        if self._pass.first_batch and self._is_whole and not self.model.stop_training:
+            self.model.stop_training = _END_OF_SHORTER_EPOCH
+        if not self._last_hooks.are_last:
+            self._save_inside_epoch()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Backs up the end of the epoch, or where a callback has stopped inside of it."""
+        """Lets Keras go on after a pass that a restart has shortened."""
         self._pass.begin()
         if self.model.stop_training is _END_OF_SHORTER_EPOCH:  # and not True, which another callback has set since
             self.model.stop_training = False
-        next_batch = self._pass.next_batch(self._steps)
-        if next_batch == self._dataset.num_batches:
-            state, next_epoch = self._pass.state(), epoch + 1
-        else:
-            self._check_stopped(next_batch)
-            state, next_epoch = self._pass.state_inside(next_batch, self._before_validation), epoch
-        if self._save_freq or self._is_preempted:
-            self._save(next_epoch, state)
-        self._leave_if_preempted()
+        if not self._last_hooks.are_last:
+            self._save_end_of_epoch()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Deletes the backups, unless told otherwise."""
@@ -196,11 +180,12 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         # Without a backup, too: a fit() that was interrupted before its first epoch may have left its epoch behind.
         set_first_epoch(self.model, self._first_epoch or 0)
 
-    def _follow_the_reader(self) -> None:
-        """Sees to it that the pass is known that `fit` reads."""
-        reads_before_first_step = keras.backend.backend() != "tensorflow"
+    def _hook_behind_all_callbacks(self) -> None:
+        """Follows the reader of the data closely, and saves what all callbacks have made of a batch or an epoch."""
+        # keras/src/backend/torch/trainer.py reads a batch before on_train_batch_begin, the other two after it.
+        reads_before_first_step = keras.backend.backend() == "torch"
 
-        def settle(logs: Any = None) -> None:
+        def begin_training(logs: Any = None) -> None:
             self._pass.settle()
 
         def begin_epoch(epoch: int, logs: Any = None) -> None:
@@ -212,8 +197,36 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
             if step == 0 and not reads_before_first_step:
                 self._pass.expect()
 
-        hooks = {"on_train_begin": settle, "on_epoch_begin": begin_epoch, "on_train_batch_begin": begin_step}
+        hooks: dict[str, Callable[..., None]] = {
+            "on_train_begin": begin_training,
+            "on_epoch_begin": begin_epoch,
+            "on_train_batch_begin": begin_step,
+            "on_train_batch_end": lambda step, logs=None: self._save_inside_epoch(),
+            "on_epoch_end": lambda epoch, logs=None: self._save_end_of_epoch(),
+        }
         self._last_hooks = LastHooks(self.model, hooks)
+
+    def _save_inside_epoch(self) -> None:
+        """Backs up every `save_freq` batches; the end of a pass is backed up as that of its epoch."""
+        # If a callback stops here, a validation on the same dataset takes the next pass before the epoch's end is saved.
+        self._next_pass = self._dataset.state_dict()
+        is_due = type(self._save_freq) is int and self._steps - self._saved_steps >= self._save_freq
+        if self._is_whole or not (is_due or self._is_preempted):
+            return
+        self._saved_steps = self._steps
+        self._save(self._epoch, self._pass.state_inside(self._next_batch, self._next_pass))
+        self._leave_if_preempted()
+
+    def _save_end_of_epoch(self) -> None:
+        """Backs up the end of an epoch, or where a callback has stopped inside of it."""
+        if self._is_whole:
+            state, next_epoch = self._pass.state(), self._epoch + 1
+        else:
+            self._check_stopped()
+            state, next_epoch = self._pass.state_inside(self._next_batch, self._next_pass), self._epoch
+        if self._save_freq or self._is_preempted:
+            self._save(next_epoch, state)
+        self._leave_if_preempted()
 
     def _check_fit(self) -> None:
         """Refuses what could not be resumed before anything is trained."""
@@ -239,12 +252,21 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
                 "Pass the `initial_epoch` that the interrupted run had, or another `backup_dir`."
             )
 
-    def _check_stopped(self, next_batch: int) -> None:
+    def _check_stopped(self) -> None:
         if not self.model.stop_training:
             raise ValueError(
                 "BackupAndRestoreSequence needs epochs that are passes over the data. Expected "
-                f"{self._dataset.num_batches} batches, but fit() found only {next_batch}. Give it the whole dataset."
+                f"{self._dataset.num_batches} batches, but fit() found only {self._next_batch}. Give it the whole "
+                "dataset."
             )
+
+    @property
+    def _next_batch(self) -> int:
+        return self._pass.next_batch(self._steps)
+
+    @property
+    def _is_whole(self) -> bool:
+        return self._next_batch == self._dataset.num_batches
 
     @property
     def _is_preempted(self) -> bool:

@@ -116,7 +116,7 @@ class BackupFiles:
 
     def remove_empty_directory(self, path: str) -> None:
         """Removes a directory if nothing is in it."""
-        if self.names(path):
+        if self.names(path) or not self.is_directory(path):
             return
         with _os_errors(path):
             if is_local(path):

@@ -1,8 +1,8 @@
 """Which pass over a dataset `fit` reads, whoever else reads the dataset meanwhile, and where it stands.
 
-Passes look alike, but `fit` begins its own at a moment that is known: under TensorFlow right after all callbacks'
-`on_train_batch_begin(0)`, under JAX and PyTorch right after all callbacks' `on_epoch_begin`. The first pass that begins
-after that moment is the one of `fit`, and it begins where the dataset stood then.
+Passes look alike, but `fit` begins its own at a moment that is known: right after all callbacks'
+`on_train_batch_begin(0)`, under PyTorch right after all callbacks' `on_epoch_begin`. The first pass that begins after
+that moment is the one of `fit`, and it begins where the dataset stood then.
 
     other callbacks' hooks     expect()     fit reads its first batch     other callbacks' hooks     begin()
 """
@@ -31,28 +31,23 @@ class TrainingPass:
         self._dataset = dataset
         self._passes_before = 0
         self._has_begun = False
-        self._shortened: tuple[int, int] | None = (
-            None  # where the first pass after a restart begins, if inside an epoch
-        )
-        self._next: tuple[int, int] | None = None  # where the pass after it begins, or the first if it is whole
+        # After a restart: where the first pass begins if that is inside of an epoch, and where the next whole one does.
+        self._shortened: tuple[int, int] | None = None
+        self._next: tuple[int, int] | None = None
 
     def state(self) -> dict[str, Any]:
         """The state between two epochs."""
         position = self._dataset.state_dict()
         return {"position": position, "next": position}
 
-    def state_inside(self, next_batch: int, next_pass: dict[str, Any] | None = None) -> dict[str, Any]:
+    def state_inside(self, next_batch: int, next_pass: dict[str, Any]) -> dict[str, Any]:
         """The state inside of an epoch, of which the batches before `next_batch` are consumed.
 
         Args:
             next_batch: Int, counted from the beginning of the epoch.
-            next_pass: Optional state of the dataset, where the pass after this one begins. Defaults to where the
-                dataset stands.
+            next_pass: State of the dataset, where the pass after this one begins.
         """
-        return {
-            "position": self._dataset.state_dict(self.epoch, next_batch),
-            "next": self._dataset.state_dict() if next_pass is None else next_pass,
-        }
+        return {"position": self._dataset.state_dict(self.epoch, next_batch), "next": next_pass}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Lets `fit` go on where a state says.

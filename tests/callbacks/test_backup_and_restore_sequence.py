@@ -1,5 +1,6 @@
-import json
+import os
 import signal
+import threading
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from keras_bucketing import BackupAndRestoreSequence, BucketedSequence
+from keras_bucketing.callbacks.backup_store import RECORD_FILE, WEIGHTS_FILE, BackupStore
+from tests.support.trees import tree_of
 
 # Trains, appending to a file which batch each step saw and what the weights add up to. Kills itself with SIGKILL, which
 # no Python code can catch, after the step it is told to.
@@ -68,8 +71,8 @@ def test_a_killed_run_goes_on_with_the_very_batches_and_weights_of_the_uninterru
     assert len(whole) == 3 * 15
 
     assert train(tmp_path / "cut", tmp_path / "first.txt", kill_after=22).returncode == -signal.SIGKILL
-    backup = json.loads(next((tmp_path / "cut").glob("backup-*/sequence_state.json")).read_text())
-    assert (backup["dataset"]["epoch"], backup["dataset"]["batch"]) == (1, 4), "the newest backup is of mid-epoch"
+    position = BackupStore(str(tmp_path / "cut")).newest().state["dataset"]["position"]
+    assert (position["epoch"], position["batch"]) == (1, 4), "the newest backup is of mid-epoch"
     second = train(tmp_path / "cut", tmp_path / "second.txt")
     assert second.returncode == 0, second.stderr
 
@@ -183,7 +186,7 @@ def test_the_backup_of_other_data_is_refused(tmp_path: Path) -> None:
 
 def test_a_process_killed_while_writing_leaves_the_backup_before(tmp_path: Path) -> None:
     interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
-    (tmp_path / "backup" / "backup-99").mkdir()  # began, never published
+    (tmp_path / "backup" / "backup-00000099").mkdir()  # began, never published
     dataset = small_dataset()
     history = small_model().fit(
         dataset,
@@ -230,9 +233,255 @@ def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
         model.fit(dataset, verbose=0, shuffle=False, callbacks=[BackupAndRestoreSequence(dataset, tmp_path / "backup")])
 
 
-@pytest.mark.parametrize("damage", ["", "[]", '{"backup": "backup-7"}'])
-def test_a_damaged_backup_says_where_it_is(tmp_path: Path, damage: str) -> None:
+def fit(
+    dataset: BucketedSequence, folder, *callbacks, model=None, epochs: int = 3, **options
+) -> keras.callbacks.History:
+    backup = BackupAndRestoreSequence(dataset, folder, **options)
+    return (model or small_model()).fit(
+        dataset, epochs=epochs, verbose=0, shuffle=False, callbacks=[*callbacks, backup]
+    )
+
+
+@pytest.mark.parametrize("missing", ["", "  "])
+def test_an_empty_name_is_refused(missing: str) -> None:
+    with pytest.raises(ValueError, match="`backup_dir` is empty.*is a variable not set"):
+        BackupAndRestoreSequence(small_dataset(), missing)
+
+
+@pytest.mark.parametrize("missing", [None, 3, b"backup"])
+def test_what_is_no_name_is_refused(missing) -> None:
+    with pytest.raises(TypeError, match="`backup_dir` must be a path. Received"):
+        BackupAndRestoreSequence(small_dataset(), missing)
+
+
+def test_nothing_of_others_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.txt", "work/b.txt", "work/backup/c.txt", "work/backup/backup-00000000/d.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    before = tree_of(tmp_path)
+    monkeypatch.chdir(tmp_path / "work")
+    for folder in ("backup", ".", tmp_path / "work"):
+        fit(small_dataset(), folder, save_freq=1)
+        assert tree_of(tmp_path) == before
+
+
+def test_the_next_fit_trains_what_it_says(tmp_path: Path) -> None:
+    dataset, model = small_dataset(), small_model()
+    interrupt(small_dataset(), tmp_path / "backup", after_steps=7)
+    assert fit(dataset, tmp_path / "backup", model=model).epoch == [1, 2]
+    assert model.fit(dataset, epochs=2, verbose=0, shuffle=False).epoch == [0, 1]
+    assert model.fit(dataset, epochs=5, initial_epoch=3, verbose=0, shuffle=False).epoch == [3, 4]
+
+
+def test_a_fit_that_has_nothing_left_to_train_leaves_the_next_one_alone(tmp_path: Path) -> None:
+    model = small_model()
+    fit(small_dataset(), tmp_path / "backup", delete_checkpoint=False)
+    assert fit(small_dataset(), tmp_path / "backup", model=model, delete_checkpoint=False).epoch == []
+    assert model.fit(small_dataset(), epochs=1, verbose=0, shuffle=False).epoch == [0]
+
+
+def test_an_error_before_the_first_epoch_leaves_the_next_fit_alone(tmp_path: Path) -> None:
+    class Fail(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs=None) -> None:
+            raise RuntimeError
+
+    model = small_model()
+    interrupt(small_dataset(), tmp_path / "backup", after_steps=7)
+    with pytest.raises(RuntimeError):
+        fit(small_dataset(), tmp_path / "backup", Fail(), model=model)
+    assert fit(small_dataset(), tmp_path / "another", model=model).epoch == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", [WEIGHTS_FILE, RECORD_FILE])
+def test_half_a_backup_is_not_restored(tmp_path: Path, name: str) -> None:
+    interrupt(small_dataset(), tmp_path / "backup", after_steps=6)
+    newest, before = sorted((tmp_path / "backup").iterdir(), reverse=True)
+    (newest / name).unlink()
+    with pytest.warns(UserWarning, match=f"{newest.name}/{name} is missing. Training goes on from .*{before.name}"):
+        assert fit(small_dataset(), tmp_path / "backup", epochs=2, delete_checkpoint=False).epoch == [1]
+    for backup in (tmp_path / "backup").iterdir():
+        (backup / name).write_bytes((backup / name).read_bytes()[:-1])
+    with pytest.raises(ValueError, match=rf"is damaged, and there is no other: .*{name}.*delete .* to start over"):
+        fit(small_dataset(), tmp_path / "backup")
+
+
+@pytest.mark.parametrize("folder", ["nowhere://bucket/run", Path("gs://bucket/run")])
+def test_file_systems_out_of_reach_are_refused(folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="`backup_dir` (cannot be reached|has lost a slash)"):
+        BackupAndRestoreSequence(small_dataset(), folder)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_remote_directory_restores_alike() -> None:
+    folder = "ram://test_backup_and_restore_sequence/run"
+    interrupt(small_dataset(), folder, after_steps=7)
+    model, whole = small_model(), small_model()
+    whole.set_weights(model.get_weights())
+    assert fit(small_dataset(), folder, model=model, save_freq=1).epoch == [1, 2]
+    assert model.optimizer.iterations.numpy() == 12
+    assert BackupStore(folder).newest() is None
+
+
+def test_a_file_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="`backup_dir` must be a directory.*which is a file"):
+        BackupAndRestoreSequence(small_dataset(), tmp_path / "file")
+    backup = BackupAndRestoreSequence(small_dataset(), tmp_path / "later")
+    (tmp_path / "later").write_text("")
+    with pytest.raises(ValueError, match="`backup_dir` must be a directory"):
+        small_model().fit(small_dataset(), verbose=0, shuffle=False, callbacks=[backup])
+    with pytest.raises(ValueError, match="`backup_dir` cannot be written to"):
+        fit(small_dataset(), tmp_path / "file" / "below")
+
+
+class StopAt(keras.callbacks.Callback):
+    """Asks Keras to stop after a step of the process."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch: int, logs=None) -> None:
+        self.step -= 1
+        if self.step == 0:
+            self.model.stop_training = True
+
+
+@pytest.mark.parametrize("backup_is_first", [True, False])
+def test_a_request_to_stop_at_the_end_of_a_shortened_epoch_is_heard(tmp_path: Path, backup_is_first: bool) -> None:
+    interrupt(small_dataset(), tmp_path / "backup", after_steps=3)
+    dataset = small_dataset()
+    callbacks = [BackupAndRestoreSequence(dataset, tmp_path / "backup"), StopAt(1)]
+    history = small_model().fit(
+        dataset, epochs=3, verbose=0, shuffle=False, callbacks=callbacks if backup_is_first else callbacks[::-1]
+    )
+    assert history.epoch == [0]
+
+
+def test_an_epoch_that_was_stopped_inside_goes_on_as_the_same_epoch(tmp_path: Path) -> None:
+    dataset = small_dataset()
+    assert fit(dataset, tmp_path / "backup", StopAt(6), delete_checkpoint=False).epoch == [0, 1]
+    steps: list[int] = []
+    count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: steps.append(batch))
+    count_in_order = StopAt(0)  # keeps Keras from calling the other one from another thread
+    assert fit(small_dataset(), tmp_path / "backup", count, count_in_order).epoch == [1, 2]
+    assert steps == [0, 1, 0, 1, 2, 3]
+
+
+def test_another_initial_epoch_is_refused(tmp_path: Path) -> None:
     interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
-    (tmp_path / "backup" / "latest.json").write_text(damage)
-    with pytest.raises(ValueError, match=r"The backup in `backup_dir` is damaged: .*json.*Delete .* to start over"):
-        interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
+    dataset = small_dataset()
+    backup = BackupAndRestoreSequence(dataset, tmp_path / "backup")
+    with pytest.raises(ValueError, match="goes on with epoch 0, but fit.* begins with 2. Pass the `initial_epoch`"):
+        small_model().fit(dataset, epochs=3, initial_epoch=2, verbose=0, shuffle=False, callbacks=[backup])
+
+
+def test_the_backup_of_another_model_is_refused(tmp_path: Path) -> None:
+    interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
+    model = small_model()
+    model.compile("adam", "mse")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="belongs to another model or optimizer. Expected 8 variables, received 4"):
+        fit(small_dataset(), tmp_path / "backup", model=model)
+    for weights, expected in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weights, expected)
+
+
+def test_a_history_of_the_callers_before_it_changes_nothing(tmp_path: Path) -> None:
+    whole = small_model()
+    initial = whole.get_weights()
+    fit(small_dataset(), tmp_path / "whole", model=whole)
+    model = small_model()
+    model.set_weights(initial)
+    stop = StopTraining(6)
+    with pytest.raises(KeyboardInterrupt):
+        fit(small_dataset(), tmp_path / "backup", keras.callbacks.History(), stop, model=model, save_freq=1)
+    model = small_model()
+    assert fit(small_dataset(), tmp_path / "backup", keras.callbacks.History(), model=model).epoch == [1, 2]
+    for weights, expected in zip(model.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(weights, expected)
+
+
+def test_data_that_end_early_are_refused(tmp_path: Path) -> None:
+    dataset = small_dataset()
+    backup = BackupAndRestoreSequence(dataset, tmp_path / "backup")
+    with pytest.raises(ValueError, match="Expected 4 steps an epoch, received an unknown number"):
+        small_model().fit(dataset.filter(lambda *_: True), verbose=0, shuffle=False, callbacks=[backup])
+
+
+# SIGTERM.
+
+
+class SendSignal(keras.callbacks.Callback):
+    def __init__(self, step: int):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch: int, logs=None) -> None:
+        self.step -= 1
+        if self.step == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture
+def received_signals():
+    received: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    handler = signal.getsignal(signal.SIGTERM)
+    yield received
+    assert signal.getsignal(signal.SIGTERM) == handler, "the handler is put back"
+    signal.signal(signal.SIGTERM, previous)
+
+
+@pytest.mark.parametrize(("step", "position"), [(6, (1, 2)), (8, (2, 0))])
+def test_sigterm_saves_at_the_next_batch_and_leaves(tmp_path: Path, received_signals, step: int, position) -> None:
+    options = {"save_freq": False, "save_before_preemption": True}
+    with pytest.raises(SystemExit) as ended:
+        fit(small_dataset(), tmp_path / "backup", SendSignal(step), **options)
+    assert (ended.value.code, received_signals) == (143, [signal.SIGTERM])
+    backup = BackupStore(str(tmp_path / "backup")).newest()
+    saved = backup.state["dataset"]["position"]
+    assert (saved["epoch"], saved["batch"]) == position
+    assert fit(small_dataset(), tmp_path / "backup", **options).epoch == [1, 2][step == 8 :]
+    assert received_signals == [signal.SIGTERM]
+
+
+def test_sigterm_after_a_fit_that_failed_goes_to_the_handler_before(tmp_path: Path, received_signals) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(small_dataset(), tmp_path / "backup", StopTraining(2), save_before_preemption=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert received_signals == [signal.SIGTERM]
+
+
+def test_a_second_sigterm_is_passed_on_at_once(tmp_path: Path, received_signals) -> None:
+    counts = []
+
+    class Twice(SendSignal):
+        def on_train_batch_end(self, batch: int, logs=None) -> None:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+                counts.append(len(received_signals))
+
+    with pytest.raises(SystemExit):
+        fit(small_dataset(), tmp_path / "backup", Twice(0), save_before_preemption=True)
+    assert counts == [0, 1]
+
+
+def test_sigterm_needs_the_main_thread_and_the_chief(tmp_path: Path) -> None:
+    errors: list[ValueError] = []
+
+    def train() -> None:
+        try:
+            fit(small_dataset(), tmp_path / "backup", save_before_preemption=True)
+        except ValueError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert "needs fit() to run in the main thread" in str(errors[0])
+    with pytest.raises(ValueError, match="must be False with several hosts"):
+        BackupAndRestoreSequence(small_dataset(), tmp_path, save_before_preemption=True, is_chief=False)
+    with pytest.raises(TypeError, match="False goes with save_before_preemption=True"):
+        BackupAndRestoreSequence(small_dataset(), tmp_path, save_freq=False)

@@ -1,0 +1,103 @@
+"""Runs that are interrupted anywhere, restarted anyhow, and end like the one that was not."""
+
+import tempfile
+
+import pytest
+from hypothesis import HealthCheck, event, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from tests.support.restarted_runs import (
+    HOOKS,
+    Interruption,
+    Program,
+    World,
+    check_against,
+    damage_newest,
+    run_damaged,
+)
+
+WORLD: list[World] = []
+
+
+def world() -> World:
+    if not WORLD:
+        WORLD.append(World())
+    return WORLD[0]
+
+
+programs = st.builds(
+    Program,
+    save_freq=st.sampled_from(["epoch", 1, 2, 3]),
+    epochs=st.sampled_from([2, 3]),
+    initial_epoch=st.sampled_from([0, 0, 1]),
+    steps_per_execution=st.sampled_from([1, 1, 2, 3]),
+    validates=st.booleans(),
+    reads_in=st.sampled_from(["", *HOOKS]),
+    reads_by=st.sampled_from(["evaluate", "predict", "next"]),
+    backup_is_first=st.booleans(),
+)
+
+
+class RestartedRuns(RuleBasedStateMachine):
+    """Each rule is one process on the folder that those before it have left."""
+
+    @initialize(program=programs)
+    def begin(self, program: Program) -> None:
+        self.program = program
+        self.temporary = tempfile.TemporaryDirectory()
+        self.folder = f"{self.temporary.name}/backup"
+        self.whole = world().uninterrupted(program, self.temporary.name)
+        self.consumed = 0
+
+    @rule(at=st.integers(1, 40))
+    def is_killed_in_a_hook(self, at: int) -> None:
+        self.run(Interruption("kill hook", at))
+
+    @rule(at=st.integers(0, 150), kind=st.sampled_from(["kill", "power loss", "full disk"]))
+    def fails_while_it_writes(self, at: int, kind: str) -> None:
+        self.run(Interruption(kind, at))
+
+    @rule(at=st.integers(1, 30))
+    def is_stopped_by_a_callback(self, at: int) -> None:
+        self.run(Interruption("stop", at))
+
+    @rule(at=st.integers(1, 30))
+    def is_sent_sigterm(self, at: int) -> None:
+        outcome = self.run(Interruption("sigterm", at))
+        if outcome.ended == "left":
+            again = self.run(Interruption())
+            assert len(again.rows) == len(self.whole.rows) - self.consumed_before, "nothing is trained twice"
+
+    @rule(seed=st.integers(0, 1000))
+    def finds_its_newest_backup_damaged(self, seed: int) -> None:
+        if damage_newest(self.folder, seed):
+            event("damaged")
+            check_against(self.whole, run_damaged(world(), self.program, self.folder), self.consumed)
+            self.consumed = len(self.whole.rows)
+
+    @rule()
+    def finishes(self) -> None:
+        assert self.run(Interruption()).ended == "finished"
+
+    def run(self, interruption: Interruption):
+        self.consumed_before = self.consumed
+        outcome = world().run(self.program, self.folder, interruption)
+        event(f"{interruption.kind}: {outcome.ended}")
+        self.consumed = check_against(self.whole, outcome, self.consumed)
+        return outcome
+
+    def teardown(self) -> None:
+        if hasattr(self, "temporary"):
+            self.finishes()
+            self.temporary.cleanup()
+
+
+def test_restarted_runs_end_like_the_uninterrupted_one(request: pytest.FixtureRequest) -> None:
+    is_soak = request.config.getoption("--hypothesis-profile") == "soak"
+    bounded = settings(
+        max_examples=settings.default.max_examples if is_soak else 12,
+        stateful_step_count=settings.default.stateful_step_count if is_soak else 4,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(RestartedRuns, settings=bounded)
