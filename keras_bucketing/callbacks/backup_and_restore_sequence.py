@@ -208,7 +208,8 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
 
     def _save_inside_epoch(self) -> None:
         """Backs up every `save_freq` batches; the end of a pass is backed up as that of its epoch."""
-        # If a callback stops here, a validation on the same dataset takes the next pass before the epoch's end is saved.
+        # If a callback stops here, a validation on the same dataset takes the next pass before the epoch's end is
+        # saved.
         self._next_pass = self._dataset.state_dict()
         is_due = type(self._save_freq) is int and self._steps - self._saved_steps >= self._save_freq
         if self._is_whole or not (is_due or self._is_preempted):

@@ -12,7 +12,8 @@ class LastHooks:
     """Calls functions after all callbacks of a `fit` have run one of their hooks.
 
     Keras appends its `History` to the callbacks that it is given (keras/src/callbacks/callback_list.py), and
-    `model.history` is that object. Where the caller has put a `History` of its own before this callback, none is called.
+    `model.history` is that object. Where the caller has put a `History` of its own before this callback, none is
+    called.
 
     Args:
         model: The model, in `on_train_begin` of a callback.

@@ -1,7 +1,6 @@
 """examples/multi_host.py: real processes that train together over gloo on the loopback interface."""
 
 import importlib.util
-import json
 import os
 import signal
 import socket
@@ -13,14 +12,16 @@ import h5py
 import numpy as np
 import pytest
 
+from keras_bucketing.callbacks.backup_store import BackupStore
 from tests.support.paths import EXAMPLES
 
 EPOCHS, SEQUENCES = 2, 200
 # Runs the example. With a step to be killed at, process 1 kills itself with SIGKILL there, as soon as process 0 has
 # written a backup of that epoch.
 RUN = """
-import json, os, pathlib, signal, sys, time
+import os, signal, sys, time
 import multi_host
+from keras_bucketing.callbacks.backup_store import BackupStore
 
 class KillsItself(multi_host.BackupAndRestoreSequence):
     def on_epoch_begin(self, epoch, logs=None):
@@ -30,18 +31,13 @@ class KillsItself(multi_host.BackupAndRestoreSequence):
     def on_train_batch_end(self, batch, logs=None):
         super().on_train_batch_end(batch, logs)
         while (self.epoch, batch) == (1, 3):
-            latest = self.folder / "latest.json"
-            newest = self.folder / json.loads(latest.read_text())["backup"] / "sequence_state.json"
-            try:
-                state = json.loads(newest.read_text())
-                if state["keras_epoch"] == self.epoch and state["dataset"]["batch"]:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            except FileNotFoundError:  # a newer one has just replaced it
-                pass
+            state = BackupStore(self.folder).newest().state
+            if state["keras_epoch"] == self.epoch and state["dataset"]["position"]["batch"]:
+                os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(0.05)
 
 if os.environ.get("KILL") and "--process-id=1" in sys.argv:
-    KillsItself.folder = pathlib.Path(os.environ["KILL"])
+    KillsItself.folder = os.environ["KILL"]
     multi_host.BackupAndRestoreSequence = KillsItself
 multi_host.main()
 """
@@ -119,9 +115,10 @@ def test_two_processes_train_as_one_and_go_on_after_a_kill(tmp_path: Path) -> No
     first.communicate()
     assert second.returncode == -signal.SIGKILL, output
     assert not resumed_0.exists()
-    newest = json.loads((backup / "latest.json").read_text())["backup"]
-    state = json.loads((backup / newest / "sequence_state.json").read_text())
-    assert (state["keras_epoch"], state["dataset"]["batch"]) in ((1, 2), (1, 4)), "the newest backup is of mid-epoch"
+    state = BackupStore(str(backup)).newest().state
+    assert (state["keras_epoch"], state["dataset"]["position"]["batch"]) in ((1, 2), (1, 4)), (
+        "the newest backup is of mid-epoch"
+    )
 
     finish(start(2, *resumable))
     assert_equal_weights(resumed_0, together_0)

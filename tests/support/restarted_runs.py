@@ -1,7 +1,7 @@
 """Training runs that are interrupted anywhere and restarted, next to the run that nothing has interrupted.
 
-A process is played by one call of `fit`: it begins with the initial model and dataset, and what kills it is an exception
-that no code catches. The model notes which rows each training step really got.
+A process is played by one call of `fit`: it begins with the initial model and dataset, and what kills it is an
+exception that no code catches. The model notes which rows each training step really got.
 """
 
 import contextlib
@@ -39,6 +39,9 @@ class Interruption(NamedTuple):
 
     kind: str = "none"  # a kind of FaultyFiles, or "kill hook", "stop", "sigterm"
     at: int = 0
+
+
+NOTHING = Interruption()
 
 
 class Outcome(NamedTuple):
@@ -99,7 +102,7 @@ class Interrupter(keras.callbacks.Callback):
         if kind == "stop" and name in ("batch_end", "epoch_end"):
             self.model.stop_training = True
         elif kind == "sigterm":
-            self.interruption = Interruption()
+            self.interruption = NOTHING
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -131,7 +134,7 @@ class World:
             self._uninterrupted[program] = self.run(program, f"{folder}/uninterrupted-{len(self._uninterrupted)}")
         return self._uninterrupted[program]
 
-    def run(self, program: Program, folder: str, interruption: Interruption = Interruption()) -> Outcome:
+    def run(self, program: Program, folder: str, interruption: Interruption = NOTHING) -> Outcome:
         """One process."""
         for variable, value in zip(self._variables(), self._initial, strict=True):
             variable.assign(value)
@@ -153,7 +156,7 @@ class World:
                 save_before_preemption=interruption.kind == "sigterm",
             )
         other = Interrupter(self.dataset, program, interruption)
-        ended, epochs = "killed", []
+        ended, epochs = "", []
         handler = signal.getsignal(signal.SIGTERM)
         try:
             history = self.model.fit(
@@ -167,14 +170,16 @@ class World:
             )
             ended, epochs = "finished", history.epoch
         except SystemExit as error:
-            ended = "left"
-            assert (interruption.kind, error.code) == ("sigterm", 143)
+            ended = "left" if (interruption.kind, error.code) == ("sigterm", 143) else "wrong"
         except (Killed, OSError, ValueError):
-            assert interruption.kind != "none" and (files.failed or interruption.kind == "kill hook")
+            ended = "killed" if files.failed or interruption.kind == "kill hook" else "wrong"
+            if ended == "wrong":
+                raise
         finally:
             if ended == "killed":
                 signal.signal(signal.SIGTERM, handler)  # the process is gone, and its handler with it
             assert signal.getsignal(signal.SIGTERM) == handler
+        assert ended in ("finished", "killed", "left")
         return Outcome(ended, self.model.rows, epochs, self.model.get_weights())
 
     def _variables(self):

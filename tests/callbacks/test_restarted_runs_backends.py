@@ -1,0 +1,87 @@
+"""Interrupted runs under Keras' other backends, and a sample of real processes that are killed."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.paths import ROOT
+
+# Trains with another callback that reads the same data in one of its hooks, is interrupted, goes on, and compares with
+# the run that was not interrupted.
+TRAIN = """
+import sys, tempfile
+import keras, numpy as np
+from keras_bucketing import BackupAndRestoreSequence, BucketedSequence
+
+x = [np.random.default_rng(row).normal(size=(3, 1)).astype("float32") for row in range(16)]
+dataset = BucketedSequence(x, np.arange(16, dtype="float32"), batch_size=4, seed=1)
+keras.utils.set_random_seed(0)
+model = keras.Sequential(
+    [keras.Input((3, 1)), keras.layers.Flatten(), keras.layers.Dropout(0.3), keras.layers.Dense(1)]
+)
+model.compile("adam", "mse")
+model.optimizer.build(model.trainable_variables)
+variables = [*model.variables, *model.optimizer.variables]
+initial = [keras.ops.convert_to_numpy(variable) for variable in variables]
+
+class Reader(keras.callbacks.Callback):
+    def __init__(self, hook, interrupt_at):
+        super().__init__()
+        self.hook, self.steps_left = hook, interrupt_at
+    def read(self, hook):
+        if hook == self.hook:
+            next(iter(dataset))
+    def on_train_begin(self, logs=None):
+        self.read("train_begin")
+    def on_epoch_begin(self, epoch, logs=None):
+        self.read("epoch_begin")
+    def on_train_batch_begin(self, batch, logs=None):
+        self.read("batch_begin")
+    def on_train_batch_end(self, batch, logs=None):
+        self.read("batch_end")
+        self.steps_left -= 1
+        if self.steps_left == 0:
+            raise KeyboardInterrupt
+    def on_epoch_end(self, epoch, logs=None):
+        self.read("epoch_end")
+
+def run(folder, hook, backup_is_first, interrupt_at=0):
+    for variable, value in zip(variables, initial):
+        variable.assign(value)
+    dataset.seek(0)
+    callbacks = [BackupAndRestoreSequence(dataset, folder, save_freq=1), Reader(hook, interrupt_at)]
+    try:
+        history = model.fit(dataset, validation_data=dataset, epochs=3, verbose=0, shuffle=False,
+                            callbacks=callbacks if backup_is_first else callbacks[::-1])
+    except KeyboardInterrupt:
+        return None
+    return history.epoch, [keras.ops.convert_to_numpy(variable) for variable in variables]
+
+with tempfile.TemporaryDirectory() as folder:
+    for hook in ("train_begin", "epoch_begin", "batch_begin", "batch_end", "epoch_end"):
+        for backup_is_first in (True, False):
+            epochs, whole = run(f"{folder}/whole", hook, backup_is_first)
+            assert epochs == [0, 1, 2]
+            for interrupt_at in (3, 5, 10):
+                assert run(f"{folder}/cut", hook, backup_is_first, interrupt_at) is None
+                epochs, resumed = run(f"{folder}/cut", hook, backup_is_first)
+                case = (hook, backup_is_first, interrupt_at, epochs)
+                assert epochs == [0, 1, 2][(interrupt_at - 1) // 4:], case
+                assert all((one == other).all() for one, other in zip(whole, resumed)), case
+print("resumed with", keras.backend.backend())
+"""
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_run_goes_on_under_another_backend(backend: str) -> None:
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed: pip install 'keras-bucketing[backends]'")
+    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    finished = subprocess.run(
+        [sys.executable, "-c", TRAIN], capture_output=True, text=True, check=False, env=environment, timeout=900
+    )
+    assert finished.stdout.split() == ["resumed", "with", backend], finished.stderr[-3000:]
