@@ -23,7 +23,7 @@ from keras_bucketing.callbacks.model_backup import (
 )
 from keras_bucketing.callbacks.preemption_signal import PreemptionSignal
 from keras_bucketing.callbacks.training_pass import TrainingPass
-from keras_bucketing.checks import check_flag, check_integer
+from keras_bucketing.checks import check_flag, check_integer, show, show_typed
 
 # Keras reads a dataset's length once per fit() and asks a shorter pass for one batch too many. It survives that with a
 # warning, but the aborted step has already counted the optimizer's iterations up
@@ -304,14 +304,13 @@ def _check_directory(backup_dir: Any) -> str:
         directory = os.fspath(backup_dir)
     except TypeError:
         directory = None
-    kind = type(backup_dir).__name__
     if not isinstance(directory, str):
-        raise TypeError(f"`backup_dir` must be a path. Received {repr(backup_dir)[:200]} ({kind}). {fix}")
+        raise TypeError(f"`backup_dir` must be a path. Received {show_typed(backup_dir)}. {fix}")
     if not directory.strip():
-        raise ValueError(f"`backup_dir` is empty. Received {directory[:200]!r}; is a variable not set? {fix}")
+        raise ValueError(f"`backup_dir` is empty. Received {show(directory)}; is a variable not set? {fix}")
     if not isinstance(backup_dir, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:[\\/](?![\\/])", directory):
         raise ValueError(
-            f"`backup_dir` has lost a slash of its scheme. Received {directory[:200]!r} ({kind}). Pass remote paths as "
+            f"`backup_dir` has lost a slash of its scheme. Received {show_typed(backup_dir)}. Pass remote paths as "
             'strings, e.g. "gs://bucket/run".'
         )
     return directory.removeprefix("file://").rstrip("/") or "/"

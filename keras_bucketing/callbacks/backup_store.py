@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from keras_bucketing.callbacks.backup_files import BackupFiles, Seal
+from keras_bucketing.checks import shorten, show
 
 WEIGHTS_FILE = "sequence_backup.weights.h5"
 RECORD_FILE = "sequence_backup.record"
@@ -68,12 +69,13 @@ class BackupStore:
             is_file = self._files.exists(self._directory) and not self._files.is_directory(self._directory)
         except OSError as error:
             raise ValueError(
-                f"`backup_dir` cannot be reached. Received {self._directory!r}: {str(error)[:300]}. Pass a local path, "
-                "or that of a file system that tf.io.gfile knows."
+                f"`backup_dir` cannot be reached. Received {show(self._directory)}: {shorten(str(error))}. Pass a "
+                "local path, or that of a file system that tf.io.gfile knows."
             ) from error
         if is_file:
             raise ValueError(
-                f"`backup_dir` must be a directory. Received {self._directory!r}, which is a file. Pass another path."
+                f"`backup_dir` must be a directory. Received {show(self._directory)}, which is a file. Pass another "
+                "path."
             )
 
     def prepare(self) -> None:
@@ -89,8 +91,8 @@ class BackupStore:
             self._files.remove_empty_directory(probe)
         except OSError as error:
             raise ValueError(
-                f"`backup_dir` cannot be written to. Received {self._directory!r}: {str(error)[:300]}. Pass another "
-                "path, or ask for permission."
+                f"`backup_dir` cannot be written to. Received {show(self._directory)}: {shorten(str(error))}. Pass "
+                "another path, or ask for permission."
             ) from error
 
     def newest(self) -> Backup | None:
@@ -108,21 +110,21 @@ class BackupStore:
             try:
                 backup = self._verify(number)
             except (_DamagedFileError, OSError) as error:
-                damages.append(str(error)[:400])
+                damages.append(shorten(str(error)))
                 continue
             if backup is not None:
                 self._whole = [number]
                 if damages:
                     warnings.warn(
-                        f"The newest backup in `backup_dir` is damaged: {damages[0]}. Training goes on from the one "
-                        f"before it, {self._path(number)}.",
+                        f"The newest backup in `backup_dir` ({show(self._directory)}) is damaged: {damages[0]}. "
+                        f"Training goes on from the one before it, {_name(number)}.",
                         stacklevel=2,
                     )
                 return backup
         if damages:
             raise ValueError(
-                f"The backup in `backup_dir` is damaged, and there is no other: {damages[0]}. Put an intact copy of "
-                f"the file in its place, or delete {self._directory} to start over."
+                f"The backup in `backup_dir` ({show(self._directory)}) is damaged, and there is no other: {damages[0]}."
+                " Put an intact copy of the file in its place, or delete the directory to start over."
             )
         return None
 
@@ -167,25 +169,25 @@ class BackupStore:
         """A whole backup, or None if it was never finished."""
         backup = self._path(number)
         names = self._files.names(backup)
+        record_name, weights_name = (f"{_name(number)}/{file}" for file in (RECORD_FILE, WEIGHTS_FILE))
         try:
             if RECORD_FILE not in names:
-                raise _DamagedFileError(f"{backup}/{RECORD_FILE} is missing")
-            record = _decode(f"{backup}/{RECORD_FILE}", self._files.read(f"{backup}/{RECORD_FILE}"))
-            weights, expected = f"{backup}/{WEIGHTS_FILE}", Seal(**record["weights"])
+                raise _DamagedFileError(f"{record_name} is missing")
+            record = _decode(record_name, self._files.read(f"{backup}/{RECORD_FILE}"))
             if WEIGHTS_FILE not in names:
-                raise _DamagedFileError(f"{weights} is missing")
-            received = self._files.seal_of(weights)
+                raise _DamagedFileError(f"{weights_name} is missing")
+            expected, received = Seal(**record["weights"]), self._files.seal_of(f"{backup}/{WEIGHTS_FILE}")
             if received.size != expected.size:
-                raise _DamagedFileError(f"{weights} has {received.size} bytes, expected {expected.size}")
+                raise _DamagedFileError(f"{weights_name} has {received.size} bytes, expected {expected.size}")
             if received != expected:
-                raise _DamagedFileError(f"{weights} has other content than was written (its SHA-256 differs)")
+                raise _DamagedFileError(f"{weights_name} has other content than was written (its SHA-256 differs)")
         except _DamagedFileError:
             # An object store renames by a copy and a removal, so that a kill may leave both records.
             is_foreign = not _OWN_FILES & set(names)
             if UNFINISHED_FILE in names or is_foreign:
                 return None
             raise
-        return Backup(weights, record["state"])
+        return Backup(f"{backup}/{WEIGHTS_FILE}", record["state"])
 
     def _discard(self, number: int) -> None:
         """Removes the files of one backup; at no time does it look like a damaged one."""
@@ -210,7 +212,11 @@ class BackupStore:
         return max(self._numbers(), default=-1) + 1
 
     def _path(self, number: int) -> str:
-        return f"{self._directory}/backup-{number:08d}"
+        return f"{self._directory}/{_name(number)}"
+
+
+def _name(number: int) -> str:
+    return f"backup-{number:08d}"
 
 
 def _encode(content: dict[str, Any]) -> bytes:
@@ -219,11 +225,11 @@ def _encode(content: dict[str, Any]) -> bytes:
     return line + b"\n" + hashlib.sha256(line).hexdigest().encode() + b"\n"
 
 
-def _decode(path: str, raw: bytes) -> dict[str, Any]:
+def _decode(name: str, raw: bytes) -> dict[str, Any]:
     line, _, checksum = raw.partition(b"\n")
     if checksum != hashlib.sha256(line).hexdigest().encode() + b"\n":
-        raise _DamagedFileError(f"{path} has other content than was written (its checksum differs)")
+        raise _DamagedFileError(f"{name} has other content than was written (its checksum differs)")
     record: dict[str, Any] = json.loads(line)
     if record["version"] != _VERSION:
-        raise _DamagedFileError(f"{path} is of version {record['version']}, expected {_VERSION}")
+        raise _DamagedFileError(f"{name} is of version {record['version']}, expected {_VERSION}")
     return record

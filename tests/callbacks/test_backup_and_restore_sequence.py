@@ -1,3 +1,5 @@
+"""BackupAndRestoreSequence in real calls of `fit`: restarts, refusals, SIGTERM, and a process that is killed."""
+
 import os
 import signal
 import subprocess
@@ -14,13 +16,15 @@ from keras_bucketing.callbacks.backup_store import RECORD_FILE, WEIGHTS_FILE, Ba
 from tests.support.trees import tree_of
 
 # Trains, appending to a file which batch each step saw and what the weights add up to. Kills itself with SIGKILL, which
-# no Python code can catch, after the step it is told to.
+# no Python code can catch, after the step it is told to, or before it flushes a file for the n-th time.
 TRAIN = """
 import os, signal, sys
 import keras, numpy as np
 from keras_bucketing import BackupAndRestoreSequence, BucketedSequence
+from keras_bucketing.callbacks import backup_and_restore_sequence
+from keras_bucketing.callbacks.backup_files import BackupFiles
 
-folder, record, kill_after = sys.argv[1], sys.argv[2], int(sys.argv[3])
+folder, record, kill_after, kill_in_flush = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 keras.utils.set_random_seed(1)
 rng = np.random.default_rng(1)
 x = [rng.normal(size=(length, 1)) for length in rng.integers(5, 40, 120)]
@@ -45,6 +49,15 @@ class Record(keras.callbacks.Callback):
         if self.steps == kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
+class KilledFiles(BackupFiles):
+    flushes = 0
+    def flush(self, path):
+        KilledFiles.flushes += 1
+        if self.flushes == kill_in_flush:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().flush(path)
+
+backup_and_restore_sequence.BackupFiles = KilledFiles
 model = keras.Sequential([keras.Input((None, 1)), keras.layers.LSTM(3), keras.layers.Dense(1)])
 model.compile("adam", "mse", metrics=[Labels()])
 backup = BackupAndRestoreSequence(dataset, folder, save_freq=4)
@@ -52,11 +65,20 @@ model.fit(dataset, epochs=3, verbose=0, shuffle=False, callbacks=[backup, Record
 """
 
 
-def train(folder: Path, record: Path, kill_after: int = 0) -> subprocess.CompletedProcess[str]:
+def train(folder: Path, record: Path, kill_after: int = 0, kill_in_flush: int = 0) -> subprocess.CompletedProcess[str]:
     script = folder.parent / "train.py"
     script.write_text(TRAIN)
     return subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", str(script), str(folder), str(record), str(kill_after)],
+        [
+            sys.executable,
+            "-W",
+            "error::UserWarning",
+            str(script),
+            str(folder),
+            str(record),
+            str(kill_after),
+            str(kill_in_flush),
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -80,6 +102,14 @@ def test_a_killed_run_goes_on_with_the_very_batches_and_weights_of_the_uninterru
     assert first == whole[:22]
     assert resumed == whole[15 + 4 :]
     assert not (tmp_path / "cut").exists(), "a finished run leaves no backup"
+
+    for kill_in_flush in (11, 15):  # of the fourth backup the weights, of the fifth the record
+        assert train(tmp_path / "cut", tmp_path / "cut.txt", kill_in_flush=kill_in_flush).returncode == -signal.SIGKILL
+    third = train(tmp_path / "cut", tmp_path / "third.txt")
+    assert third.returncode == 0, third.stderr
+    resumed = (tmp_path / "third.txt").read_text().splitlines()
+    assert 0 < len(resumed) < len(whole)
+    assert resumed == whole[len(whole) - len(resumed) :]
 
 
 def small_dataset(**options) -> BucketedSequence:
@@ -301,7 +331,9 @@ def test_half_a_backup_is_not_restored(tmp_path: Path, name: str) -> None:
         assert fit(small_dataset(), tmp_path / "backup", epochs=2, delete_checkpoint=False).epoch == [1]
     for backup in (tmp_path / "backup").iterdir():
         (backup / name).write_bytes((backup / name).read_bytes()[:-1])
-    with pytest.raises(ValueError, match=rf"is damaged, and there is no other: .*{name}.*delete .* to start over"):
+    with pytest.raises(
+        ValueError, match=rf"is damaged, and there is no other: .*{name}.*delete the directory to start over"
+    ):
         fit(small_dataset(), tmp_path / "backup")
 
 

@@ -121,10 +121,14 @@ def test_every_damage_of_every_file_is_noticed(tmp_path: Path, name: str) -> Non
 
     for damaged in damages(whole_newest, seed=1):
         become(newest, damaged)
-        with pytest.warns(UserWarning, match=rf"The newest backup in `backup_dir` is damaged: .*{name}.* goes on from"):
+        with pytest.warns(
+            UserWarning, match=rf"The newest backup in `backup_dir` .* is damaged: .*{name}.* goes on from"
+        ):
             assert restored(tmp_path) == 0
         become(before, damages(whole_before, seed=2).__next__())
-        with pytest.raises(ValueError, match=rf"is damaged, and there is no other: .*{name}.*or delete .* to start"):
+        with pytest.raises(
+            ValueError, match=rf"is damaged, and there is no other: .*{name}.*or delete the directory to start"
+        ):
             restored(tmp_path)
         become(before, whole_before)
         become(newest, whole_newest)
