@@ -167,7 +167,8 @@ def test_a_remote_directory_works_alike() -> None:
         file.write(b"damaged")
     with pytest.warns(UserWarning, match=r"has \d+ bytes, expected 100"):
         assert restored(directory) == 1
-    tf.io.gfile.GFile(f"{directory}/notes.txt", "w").close()
+    with tf.io.gfile.GFile(f"{directory}/notes.txt", "w") as file:
+        file.write("mine")
     store.delete()
     assert tf.io.gfile.listdir(directory) == ["notes.txt"]
 

@@ -25,7 +25,7 @@ model = keras.Sequential(
 model.compile("adam", "mse")
 model.optimizer.build(model.trainable_variables)
 variables = [*model.variables, *model.optimizer.variables]
-initial = [keras.ops.convert_to_numpy(variable) for variable in variables]
+initial = [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]  # not a view
 
 class Reader(keras.callbacks.Callback):
     def __init__(self, hook, interrupt_at):
@@ -58,7 +58,7 @@ def run(folder, hook, backup_is_first, interrupt_at=0):
                             callbacks=callbacks if backup_is_first else callbacks[::-1])
     except KeyboardInterrupt:
         return None
-    return history.epoch, [keras.ops.convert_to_numpy(variable) for variable in variables]
+    return history.epoch, [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
 
 with tempfile.TemporaryDirectory() as folder:
     for hook in ("train_begin", "epoch_begin", "batch_begin", "batch_end", "epoch_end"):
