@@ -44,9 +44,9 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
 
     One pass over the data is one Keras epoch: if a restart cuts a pass in two, or a callback stops `fit` inside of it,
     the next `fit` goes on with the same epoch and reads its rest. Metrics of that epoch are those of the rest, and the
-    states that other callbacks keep, as `EarlyStopping` its patience, begin anew. The random states of layers are
-    restored, but not PyTorch's own generator, from which Keras draws there for a `Dropout` without a `seed`. Epochs must
-    be passes: `steps_per_epoch`, `take` and `repeat` are refused.
+    states that other callbacks keep, as `EarlyStopping` its patience, start over. The random states of layers are
+    restored, but not PyTorch's own generator, from which Keras draws there for a `Dropout` without a `seed`. Epochs
+    must be passes: `steps_per_epoch`, `take` and `repeat` are refused.
 
     A directory belongs to one call of `fit`. In a program with several, give each its own, and all but the last one
     `delete_checkpoint=False`, so that a restart skips what was finished.
