@@ -3,6 +3,7 @@
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.callbacks.backup_and_restore_sequence import BackupAndRestoreSequence
 from keras_bucketing.callbacks.padding_stats_callback import PaddingStatsCallback
+from keras_bucketing.inputs.saved_sequences import load_sequences, save_sequences
 from keras_bucketing.layers.sequence_masking import SequenceMasking
 from keras_bucketing.models.masked_lstm_classifier import MaskedLSTMClassifier
 from keras_bucketing.monitoring.monitor_padding import monitor_padding
@@ -19,7 +20,9 @@ __all__ = [
     "PaddingStats",
     "PaddingStatsCallback",
     "SequenceMasking",
+    "load_sequences",
     "monitor_padding",
     "optimal_bucket_boundaries",
     "padding_report",
+    "save_sequences",
 ]

@@ -1,4 +1,7 @@
-"""`python -m keras_bucketing lengths.npy`: what each way of batching would waste on these lengths."""
+"""`python -m keras_bucketing lengths.npy`: what each way of batching would waste on these lengths.
+
+Instead of a file of lengths it takes a folder that `save_sequences` wrote.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_bucketing.inputs.saved_sequences import load_lengths
 from keras_bucketing.padding.report import padding_report
 
 
@@ -23,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, or 2 if the file or what it holds is of no use.
     """
     parser = argparse.ArgumentParser(prog="python -m keras_bucketing", description=__doc__)
-    parser.add_argument("lengths", type=Path, help="a .npy file, or a text file with one length in a line")
+    parser.add_argument("lengths", type=Path, help="a .npy file, a text file with one length in a line, or a folder")
     parser.add_argument("--batch-size", type=int, default=32, help="rows in a batch (default: 32)")
     options = parser.parse_args(arguments)
     try:
@@ -35,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _load(path: Path) -> np.ndarray:
+    if path.is_dir():
+        return load_lengths(path)
     with path.open("rb") as file:
         is_numpy = file.read(6) == b"\x93NUMPY"
     try:

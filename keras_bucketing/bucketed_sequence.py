@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer
+from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number
 from keras_bucketing.inputs.collect import (
     check_padding_value,
     collect_inputs,
@@ -23,6 +25,7 @@ from keras_bucketing.inputs.overlooked_padding import overlooked_padding
 from keras_bucketing.inputs.padded import check_masks_padding, sequences_from_padded
 from keras_bucketing.inputs.padded_labels import labels_from_padded
 from keras_bucketing.inputs.ragged import ragged_from_row_splits
+from keras_bucketing.inputs.saved_sequences import check_batch_options, read_dataset
 from keras_bucketing.padding.report import summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats, padding_of_plan
 from keras_bucketing.pipeline.batch_gather import BatchGatherer
@@ -319,6 +322,71 @@ class BucketedSequence(tf.data.Dataset):
         for message in overlooked_padding(padded, mask_value):
             warnings.warn(message, stacklevel=2)
         return dataset
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        *,
+        cache: str | os.PathLike[str] | None = None,
+        batched: bool | None = None,
+        mask_value: float = 0,
+        padding: Literal["post", "pre"] | None = None,
+        timestep_labels: bool | None = None,
+        **options: Any,
+    ) -> BucketedSequence:
+        """Makes a dataset from an existing pipeline, which is read once, from its beginning to its end.
+
+        That takes hardly more memory than the result, or next to none with a `cache`, and a progress bar appears on
+        standard error after three seconds. Rows keep the order in which they come, so leave out the pipeline's own
+        shuffling, and whatever is random in it: every epoch sees what was read.
+
+        Args:
+            dataset: What yields `x`, `(x, y)` or `(x, y, sample_weight)`, with `fit`'s meaning:
+                a `tf.data.Dataset` of single rows, of ragged batches, or of padded ones, whose padding is removed;
+                a `keras.utils.PyDataset`, whose batches are padded arrays or lists of rows;
+                a generator function, or any iterable, of single rows: scalars are one value a row, everything else in
+                `x` is a sequence, as in a list.
+            cache: The folder to keep what was read in, for the next start, as in `tf.data.Dataset.cache`. One that is
+                there is read instead of the dataset, and refused if the structure, shapes, number or options are
+                others; a dataset that yields other values without changing these cannot be noticed: remove the
+                folder then. One that was not finished is begun again. Defaults to None.
+            batched: Bool, whether an element is a batch. Defaults to None: found out from the elements' shapes, or an
+                error where those of a batch and of a single row are alike; an iterable yields single rows.
+            mask_value: Number that padding holds, where nothing else tells it from the data. An entry "lengths" of a
+                dict `x`, or "<name>_lengths", does, and is left out (`include_lengths=True` adds it again); so does a
+                mask, "padding_mask" or "attention_mask", which remains. Defaults to 0.
+            padding: "post" or "pre": at which end batches are padded. Defaults to None: the end that holds
+                `mask_value`, or an error if some rows begin and others end with it.
+            timestep_labels: Bool, whether labels and weights with an axis of their own hold one value a timestep, or
+                values of a row, as one-hot labels do. Defaults to None: found out from the shapes, or, where these are
+                not known, from the lengths: one a timestep if they are those of a leaf of `x` in every row.
+            **options: The other arguments of `BucketedSequence`. `padding_value` is `mask_value` unless given.
+
+        Raises:
+            TypeError: If `dataset` cannot be read, or yields text.
+            ValueError: If it never ends, its rows do not fit together, the cache is another's, or it is not certain
+                what an element is; the message names the argument that says so.
+            OSError: If the cache cannot be read or written.
+
+        Example:
+        >>> padded = tf.data.Dataset.from_tensor_slices(([[1, 2, 3], [4, 0, 0], [5, 6, 0]], [0, 1, 0])).batch(2)
+        >>> dataset = BucketedSequence.from_dataset(padded, batched=True, shuffle=False)
+        >>> sequences, labels = next(iter(dataset))
+        >>> sequences.numpy().tolist(), labels.numpy().tolist()
+        ([[4, 0, 0], [5, 6, 0], [1, 2, 3]], [1, 0, 0])
+        """
+        batch_options = check_batch_options(
+            batched,
+            mask_value,
+            padding,
+            timestep_labels,
+            labels_align=bool(options.get("align_labels", True)),
+            label_mask_value=check_number("label_padding_value", options.get("label_padding_value", 0)),
+        )
+        inspect.signature(cls).bind(None, **options)  # a wrong name is said before everything has been read
+        x, y, sample_weight = read_dataset(dataset, cache, batch_options)
+        return cls(x, y, sample_weight, **{"padding_value": batch_options.mask_value, **options})
 
     # What tf.data asks of a subclass.
 

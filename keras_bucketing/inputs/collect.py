@@ -16,6 +16,7 @@ from keras_bucketing.inputs.labels import align, check_weights
 from keras_bucketing.inputs.leaf_lengths import LeafLengths
 from keras_bucketing.inputs.ragged import Ragged, as_ragged
 from keras_bucketing.inputs.storage import standard_dtype, stored_floatx
+from keras_bucketing.inputs.stored_sequences import StoredSequences
 from keras_bucketing.inputs.structures import Leaf, Structure, describe, map_structure, named_leaves, num_rows
 
 
@@ -215,7 +216,7 @@ def _convert_leaf(leaf: Any, name: str) -> Leaf:
     if isinstance(leaf, Sequence) and not isinstance(leaf, (list, tuple, str, bytes, range)):  # e.g. a datasets.Column
         leaf = list(leaf)
     is_list_of_sequences = isinstance(leaf, list) and any(_is_sequence(row) for row in leaf)
-    if is_list_of_sequences or isinstance(leaf, (Ragged, tf.RaggedTensor)):
+    if is_list_of_sequences or isinstance(leaf, (Ragged, StoredSequences, tf.RaggedTensor)):
         return as_ragged(leaf, name)
     if columns.is_ragged_column(leaf):
         return as_ragged(leaf, name)

@@ -33,7 +33,7 @@ def concatenate(sequences: list[Any], name: str) -> tuple[np.ndarray, np.ndarray
     """
     _refuse_list_of_inputs(sequences, name)
     arrays = [
-        row if type(row) is np.ndarray and row.ndim else _as_row(row, f"{name}[{index}]")
+        row if type(row) is np.ndarray and row.ndim else as_row(row, f"{name}[{index}]")
         for index, row in enumerate(sequences)
     ]
     lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
@@ -138,7 +138,7 @@ def as_list(rows: Any, name: str) -> list[Any]:
     )
 
 
-def _as_row(row: Any, name: str) -> np.ndarray:
+def as_row(row: Any, name: str) -> np.ndarray:
     """One sequence as an array `(length, *feature_shape)`."""
     if isinstance(row, (str, bytes)):
         raise TypeError(

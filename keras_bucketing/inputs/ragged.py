@@ -12,6 +12,7 @@ from keras_bucketing.inputs import columns, lists
 from keras_bucketing.inputs.arrays import as_regular_array
 from keras_bucketing.inputs.row_splits import common_width, row_splits_of
 from keras_bucketing.inputs.storage import host_tensor, standard_dtype
+from keras_bucketing.inputs.stored_sequences import StoredSequences
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,8 @@ def as_ragged(rows: Any, name: str) -> Ragged:
         return rows
     if isinstance(rows, tf.RaggedTensor):
         parts: tuple[Any, Any] | None = _parts_of_ragged_tensor(rows, name)
+    elif isinstance(rows, StoredSequences):
+        parts = rows.values, rows.row_splits
     else:
         parts = columns.values_and_row_splits(rows, name)
     if parts is not None:

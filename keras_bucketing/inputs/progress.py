@@ -1,0 +1,66 @@
+"""A line on standard error that tells how far a long reading has come."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+_SILENT_SECONDS = 3.0  # whatever is faster needs no progress bar
+_BAR_CELLS = 20
+
+
+class Progress:
+    """Says how much has been read, from the third second on.
+
+    Args:
+        what: What is being done, e.g. "Reading".
+        unit: What is counted, in the plural.
+        total: How many there will be, or None where nobody knows.
+        stream: Where to write. Defaults to None: standard error.
+        clock: Function that returns seconds.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        unit: str,
+        total: int | None = None,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._what, self._unit, self._total = what, unit, total
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._started = clock()
+        self._due = self._started + _SILENT_SECONDS
+        # A terminal's line is written over; in a log file every line stays.
+        self._is_terminal = self._stream.isatty()
+        self._seconds_between_lines = 0.2 if self._is_terminal else 30.0
+        self._has_written = False
+
+    def update(self, count: int) -> None:
+        """Notes that `count` have been read so far."""
+        now = self._clock()
+        if now >= self._due:
+            self._due = now + self._seconds_between_lines
+            self._write(count, now, "\n" if not self._is_terminal else "")
+
+    def finish(self, count: int) -> None:
+        """Writes the last line, if there has been one before."""
+        if self._has_written:
+            self._write(count, self._clock(), "\n")
+
+    def _write(self, count: int, now: float, end: str) -> None:
+        seconds = now - self._started
+        text = f"{self._what}: {count:,}"
+        if self._total:
+            done = min(count / self._total, 1.0)
+            filled = int(done * _BAR_CELLS)
+            bar = "#" * filled + "." * (_BAR_CELLS - filled)
+            text = f"{self._what} [{bar}] {count:,} of {self._total:,}"
+        begin = "\r" if self._is_terminal else ""
+        self._stream.write(f"{begin}{text} {self._unit}, {seconds:,.0f} s{end}")
+        self._stream.flush()
+        self._has_written = True

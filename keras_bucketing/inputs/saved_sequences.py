@@ -1,0 +1,204 @@
+"""Streams into a folder or into memory, and folders back: what is behind `save_sequences` and `from_dataset`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_bucketing.checks import check_choice, check_flag, check_number, show, show_typed
+from keras_bucketing.inputs.batch_layout import BatchOptions
+from keras_bucketing.inputs.element_specs import NAMES, Triple, map_named
+from keras_bucketing.inputs.growing import MemoryStore
+from keras_bucketing.inputs.mapped_folder import is_finished, map_folder
+from keras_bucketing.inputs.ragged import Ragged
+from keras_bucketing.inputs.row_splits import row_splits_of
+from keras_bucketing.inputs.sequence_folder import FolderWriter
+from keras_bucketing.inputs.storage import stored_floatx
+from keras_bucketing.inputs.stored_sequences import StoredSequences
+from keras_bucketing.inputs.stream_reader import Column, read_stream
+from keras_bucketing.inputs.streams import Stream, open_stream
+from keras_bucketing.inputs.structures import named_leaves
+
+
+def save_sequences(
+    path: str | os.PathLike[str],
+    sequences: Any,
+    *,
+    overwrite: bool = False,
+    batched: bool | None = None,
+    mask_value: float = 0,
+    padding: str | None = None,
+    timestep_labels: bool | None = None,
+) -> None:
+    """Writes sequences, with labels and weights if there are any, into a folder; in one pass and bounded memory.
+
+    The folder holds plain `.npy` files, which NumPy alone can read: `values_0.npy`, the timesteps of all sequences,
+    concatenated, `row_splits_0.npy` as in `tf.RaggedTensor`, and so on for each leaf, with `description.json`. It is
+    written as `<path>.unfinished` and renamed at the end, so an interrupted writing is never taken for a finished one,
+    and is begun again by the next call. A progress bar appears on standard error after three seconds.
+
+    Args:
+        path: The folder. Those above it are made.
+        sequences: A list, a generator, a generator function or any other iterable, a `tf.data.Dataset` or a
+            `keras.utils.PyDataset`, as in `BucketedSequence.from_dataset`: of sequences, of dicts or of tuples with
+            `fit`'s meaning, `(x, y)` or `(x, y, sample_weight)`, whose parts may be dicts or tuples themselves.
+        overwrite: Bool, whether a folder of saved sequences that is there is replaced, when the new one is complete.
+            Nothing else is ever removed. Defaults to False.
+        batched: As in `BucketedSequence.from_dataset`.
+        mask_value: As in `BucketedSequence.from_dataset`.
+        padding: As in `BucketedSequence.from_dataset`.
+        timestep_labels: As in `BucketedSequence.from_dataset`.
+
+    Raises:
+        TypeError: If something is of the wrong kind, e.g. text instead of numbers.
+        ValueError: If the rows do not fit together, or never end.
+        OSError: If the folder is there already, cannot be written or the disk is full; nothing is left behind then.
+
+    Example:
+    >>> folder = tempfile.mkdtemp() + "/recordings"
+    >>> keras_bucketing.save_sequences(folder, ([0.5] * length for length in (3, 1, 2)))
+    >>> keras_bucketing.load_sequences(folder)[2].tolist()
+    [0.5, 0.5]
+    >>> np.load(folder + "/row_splits_0.npy").tolist()
+    [0, 3, 4, 6]
+    """
+    options = check_batch_options(batched, mask_value, padding, timestep_labels)
+    stream = open_stream(sequences, options, "sequences")
+    _write(_folder(path, "path"), "path", stream, options, None, check_flag("overwrite", overwrite), "sequences")
+
+
+def load_sequences(path: str | os.PathLike[str]) -> Any:
+    """Maps what `save_sequences` wrote: nothing is read until it is used, and several processes share the memory.
+
+    Do not write to the files while they are in use: if one becomes shorter under a process that has mapped it, the
+    operating system ends that process. `save_sequences(..., overwrite=True)` is safe, as it makes new files.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        For a folder of sequences, an object that hands them out as read-only arrays, `sequences[i]`, with `len` and
+        `lengths`. For one of dicts or tuples, a dict or tuple of such objects and of arrays with one value a row. Each
+        is a leaf of `x`, `y` or `sample_weight`: `BucketedSequence(*load_sequences(path))` for a folder of `(x, y)`.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or its writing was not finished.
+        ValueError: If a file is damaged, cut off, not one of numbers, or from another version.
+
+    Example:
+    >>> folder = tempfile.mkdtemp() + "/labeled"
+    >>> keras_bucketing.save_sequences(folder, [([1, 2, 3], 0), ([4], 1)])
+    >>> x, y = keras_bucketing.load_sequences(folder)
+    >>> x.lengths.tolist(), x[0].tolist(), y.tolist()
+    ([3, 1], [1, 2, 3], [0, 1])
+    >>> dataset = keras_bucketing.BucketedSequence(x, y)
+    """
+    (x, y, weights), _ = map_folder(_folder(path, "path"), "path")
+    if weights is not None:
+        return x, y, weights
+    if y is not None:
+        return x, y
+    return (x,) if isinstance(x, tuple) else x
+
+
+def load_lengths(path: Path) -> np.ndarray:
+    """The timesteps of each row of a saved folder: those of its longest sequence."""
+    (x, _, _), _ = map_folder(path, "path")
+    lengths = [leaf.lengths for _, leaf in named_leaves(x, "x") if isinstance(leaf, StoredSequences)]
+    if not lengths:
+        raise ValueError("no sequences in this folder.")
+    longest: np.ndarray = np.maximum.reduce(lengths)
+    return longest
+
+
+def read_dataset(dataset: Any, cache: str | os.PathLike[str] | None, options: BatchOptions) -> Triple:
+    """Reads a stream once, or its cache.
+
+    Args:
+        dataset: What `open_stream` takes.
+        cache: The folder to keep it in, or None.
+        options: What the caller said about its elements.
+
+    Returns:
+        The structures of `x`, `y` and `sample_weight`, with leaves that `collect_inputs` takes.
+    """
+    stream = open_stream(dataset, options, "dataset")
+    if cache is None:
+        columns = read_stream(stream, options, MemoryStore, "dataset")
+        x, y, weights = (map_named(part, name, _as_leaf) for name, part in zip(NAMES, columns, strict=True))
+        return x, y, weights
+    folder = _folder(cache, "cache")
+    source = {**stream.describe(), **vars(options), "floatx": stored_floatx().name}
+    if not is_finished(folder):
+        try:
+            _write(folder, "cache", stream, options, source, False, "dataset")
+        except FileExistsError:
+            if not is_finished(folder):  # by another process, for which this one has waited
+                raise
+    triple, cached = map_folder(folder, "cache")
+    _check_same_source(cached, source)
+    return triple
+
+
+def check_batch_options(
+    batched: Any,
+    mask_value: Any,
+    padding: Any,
+    timestep_labels: Any,
+    labels_align: bool = True,
+    label_mask_value: float = 0,
+) -> BatchOptions:
+    """Checks what a caller says about the elements of a stream."""
+    for name, flag in (("batched", batched), ("timestep_labels", timestep_labels)):
+        if flag is not None:
+            check_flag(name, flag)
+    if padding is not None:
+        check_choice("padding", padding, ("post", "pre"))
+    mask_value = check_number("mask_value", mask_value)
+    return BatchOptions(batched, mask_value, padding, timestep_labels, labels_align, label_mask_value)
+
+
+def _write(
+    folder: Path,
+    argument: str,
+    stream: Stream,
+    options: BatchOptions,
+    source: dict[str, Any] | None,
+    overwrite: bool,
+    name: str,
+) -> None:
+    with FolderWriter(folder, argument, overwrite) as writer:
+        writer.finish(read_stream(stream, options, writer.new_store, name), source)
+
+
+def _folder(path: Any, argument: str) -> Path:
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or isinstance(os.fspath(path), bytes):
+        raise TypeError(
+            f"`{argument}` must be the path of a folder. Expected a str or a Path, received {show_typed(path)}."
+        )
+    return Path(os.path.abspath(path))
+
+
+def _as_leaf(_: str, column: Column) -> Ragged | np.ndarray:
+    if column.lengths is None:
+        return column.values
+    return Ragged(column.values, row_splits_of(column.lengths), owned=True)
+
+
+def _check_same_source(cached: dict[str, Any] | None, source: dict[str, Any]) -> None:
+    """Refuses a cache of something else, as far as that can be seen without reading."""
+    if not isinstance(cached, dict):
+        raise ValueError(
+            "`cache` must be a folder that from_dataset wrote. Received one of save_sequences. Use "
+            "BucketedSequence(*load_sequences(path)), or pass another folder."
+        )
+    for key, expected in source.items():
+        received = cached.get(key)
+        if received != expected and not (received != received and expected != expected):
+            raise ValueError(
+                f"`cache` belongs to another dataset, or was read in another way. Expected {key} {show(expected)}, "
+                f"received {show(received)} in the folder. Remove the folder, or pass another one."
+            )

@@ -1,0 +1,154 @@
+"""Anything that yields rows or batches of rows, made into one kind of iterator."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_bucketing.inputs import columns
+from keras_bucketing.inputs.batch_layout import BatchOptions, is_batched, roles_in_rows
+from keras_bucketing.inputs.element_specs import Triple, as_json, spec_of_dataset, split_element
+from keras_bucketing.inputs.libraries import comes_from
+from keras_bucketing.inputs.ragged import as_ragged
+from keras_bucketing.inputs.stored_sequences import StoredSequences
+
+# One call for so many rows: a tf.data.Dataset hands 3,000 single elements a second over to Python, and 37,000 rows in
+# batches of 32. A model's batch is no smaller, so this much memory is there.
+_ROWS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What is read, one element after the other.
+
+    Attributes:
+        kind: What it is, for a description.
+        elements: Function that begins to read: an iterator of `(x, y, sample_weight)`.
+        batched: Whether an element is a batch of rows; None where that is for the elements to tell.
+        total: How many rows or batches there are, or None where nobody knows.
+        counts_rows: Whether that number is one of rows.
+        spec: The leaves of an element as they were declared, or None.
+        roles: What its leaves hold where that is known from the declaration.
+    """
+
+    kind: str
+    elements: Callable[[], Iterator[Triple]]
+    batched: bool | None
+    total: int | None
+    counts_rows: bool
+    spec: Triple | None = None
+    roles: Triple | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """What can be compared with another stream without reading either, for JSON."""
+        spec = None if self.spec is None else as_json(self.spec)
+        return {"kind": self.kind, "total": self.total, "element_spec": spec}
+
+
+def open_stream(source: Any, options: BatchOptions, name: str) -> Stream:
+    """Finds out what a source is; nothing is read yet.
+
+    Args:
+        source: A `tf.data.Dataset`, a `keras.utils.PyDataset`, a function that returns an iterable, or an iterable.
+        options: What the caller said about its elements.
+        name: What to call it in an error message.
+
+    Raises:
+        TypeError: If it is none of these, or yields text.
+        ValueError: If it never ends, or if it is not certain what an element is.
+    """
+    if isinstance(source, tf.RaggedTensor):
+        source = tf.data.Dataset.from_tensor_slices(source)
+    elif columns.is_ragged_column(source) and not comes_from("pandas", source):
+        ragged = as_ragged(source, name)
+        source = StoredSequences(ragged.values, ragged.row_splits)
+    if isinstance(source, tf.data.Dataset):
+        return _open_dataset(source, options, name)
+    if isinstance(source, keras.utils.PyDataset):
+        return _open_py_dataset(source, options, name)
+    if isinstance(source, (itertools.count, itertools.cycle)):
+        raise _endless(name, "Pass the rows of one epoch, e.g. itertools.islice(rows, number).")
+    if isinstance(source, (str, bytes, dict, np.generic)) or not (callable(source) or hasattr(source, "__iter__")):
+        hint = (
+            " Yield rows, e.g. ({'a': a, 'b': b} for a, b in zip(...)), or pass a dict of columns to BucketedSequence."
+            if isinstance(source, dict)
+            else ""
+        )
+        raise TypeError(
+            f"`{name}` cannot be read. Expected a tf.data.Dataset, a keras.utils.PyDataset, a generator function or an "
+            f"iterable of x, (x, y) or (x, y, sample_weight), received {type(source).__name__}.{hint}"
+        )
+    if isinstance(source, (np.ndarray, tf.Tensor)) and source.dtype != object:
+        raise TypeError(
+            f"`{name}` must yield sequences of different lengths. Received one array of shape {tuple(source.shape)}. "
+            "If it is padded, use BucketedSequence.from_padded(x, ...)."
+        )
+    total = len(source) if hasattr(source, "__len__") else None
+    is_function = callable(source) and not hasattr(source, "__iter__")
+    return Stream(
+        kind="iterable",
+        elements=lambda: _triples(_call(source, name) if is_function else source),
+        batched=options.batched,
+        total=total,
+        counts_rows=not options.batched,
+    )
+
+
+def _open_dataset(dataset: tf.data.Dataset, options: BatchOptions, name: str) -> Stream:
+    cardinality = int(dataset.cardinality())
+    if cardinality == tf.data.INFINITE_CARDINALITY:
+        raise _endless(name, "Leave out .repeat(), or end it with .take(number).")
+    total = None if cardinality < 0 else cardinality
+    spec = spec_of_dataset(dataset.element_spec)
+    batched = options.batched
+    if spec is None:  # the shapes are for the elements to tell
+
+        def read_as_it_is() -> Iterator[Triple]:
+            return _triples(dataset)
+
+        return Stream("tf.data.Dataset", read_as_it_is, batched, total, not batched)
+    batched = is_batched(spec) if batched is None else batched
+    if batched:
+        return Stream("tf.data.Dataset", lambda: _triples(dataset), True, total, False, spec)
+    roles = roles_in_rows(spec, options.timestep_labels)
+    at_once = dataset.ragged_batch(_ROWS_AT_ONCE)
+    return Stream("tf.data.Dataset", lambda: _triples(at_once), True, total, True, spec, roles)
+
+
+def _open_py_dataset(dataset: keras.utils.PyDataset, options: BatchOptions, name: str) -> Stream:
+    total = dataset.num_batches
+    if total is None:
+        raise _endless(name, "Give it a num_batches.")
+
+    def read() -> Iterator[Triple]:
+        for index in range(total):
+            yield split_element(dataset[index], index, list_is_tuple=True)
+
+    batched = options.batched is not False
+    return Stream("keras.utils.PyDataset", read, batched, int(total), not batched)
+
+
+def _triples(elements: Iterable[Any]) -> Iterator[Triple]:
+    for index, element in enumerate(elements):
+        yield split_element(element, index)
+
+
+def _call(function: Callable[[], Any], name: str) -> Iterable[Any]:
+    rows = function()
+    if not hasattr(rows, "__iter__"):
+        raise TypeError(
+            f"`{name}` must return something to iterate over. Expected a generator function, received one that returns "
+            f"{type(rows).__name__}."
+        )
+    iterable: Iterable[Any] = rows
+    return iterable
+
+
+def _endless(name: str, fix: str) -> ValueError:
+    return ValueError(f"`{name}` never ends, so it cannot be read once from beginning to end. {fix}")
