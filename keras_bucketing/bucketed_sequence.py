@@ -21,6 +21,7 @@ from keras_bucketing.inputs.collect import (
 )
 from keras_bucketing.inputs.leaf_lengths import lengths_of_rows
 from keras_bucketing.inputs.length_entries import length_entries
+from keras_bucketing.inputs.loaded import loaded_sequences
 from keras_bucketing.inputs.overlooked_padding import overlooked_padding
 from keras_bucketing.inputs.padded import check_masks_padding, sequences_from_padded
 from keras_bucketing.inputs.padded_labels import labels_from_padded
@@ -387,6 +388,62 @@ class BucketedSequence(tf.data.Dataset):
         inspect.signature(cls).bind(None, **options)  # a wrong name is said before everything has been read
         x, y, sample_weight = read_dataset(dataset, cache, batch_options)
         return cls(x, y, sample_weight, **{"padding_value": batch_options.mask_value, **options})
+
+    @classmethod
+    def from_loader(
+        cls,
+        load: Callable[[int], Any],
+        lengths: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        output_signature: Any,
+        length_tolerance: int = 0,
+        num_parallel_loads: int | None = None,
+        **options: Any,
+    ) -> BucketedSequence:
+        """Makes a dataset of sequences that a function loads when a batch needs them: recordings, HDF5, zarr, images.
+
+        The lengths are all that has to be known beforehand. Order, plans, shards, `seek` and `state_dict` are those of
+        the same sequences in memory; a shard loads its own rows only. Batches are prefetched.
+
+        Args:
+            load: Function from a row index, an int, to its sequence: an array `(length, *features)`, or a dict or tuple
+                of them. It is called in several threads at once, and again in every epoch.
+            lengths: Ints `(num_sequences,)`, in timesteps; or a dict or tuple of them, as in `output_signature`. A row
+                of length 0 is not loaded; see `on_empty`.
+            y: As in `BucketedSequence`, in memory.
+            sample_weight: As in `BucketedSequence`, in memory.
+            output_signature: `tf.TensorSpec((None, *features), dtype)` of one sequence, as in
+                `tf.data.Dataset.from_generator`, or a dict or tuple of them where a row has several. Floats are rounded
+                to its dtype, integers must fit.
+            length_tolerance: Int, by how many timesteps a sequence may be longer or shorter than announced, where
+                lengths are estimates, as of compressed audio. What is longer than announced is cut, by `truncating`, so
+                that plans and shapes stay exact: announce the most that is possible to lose nothing. The lengths that
+                `include_lengths` adds are those that were loaded; statistics and `restore_order` go by those announced.
+                Labels of each timestep need exact lengths. Defaults to 0.
+            num_parallel_loads: Int, the threads that load; 1 for a function that is not thread-safe. Defaults to None:
+                four more than processors, at most 32.
+            **options: The other arguments of `BucketedSequence`.
+
+        A row that cannot be loaded ends the pass: `fit` raises `tf.errors.InvalidArgumentError`, whose text has the row
+        index, what was wrong and the traceback of `load`. A state from `state_dict` tells datasets apart by lengths,
+        signature, labels and options; what `load` returns must stay the same.
+
+        Raises:
+            TypeError: If `load` is no function, or the signature no `tf.TensorSpec` of numbers.
+            ValueError: If lengths and signature do not fit together.
+
+        Example:
+        >>> files = [[1, 2, 3], [4], [5, 6]]  # as if each were a file
+        >>> dataset = BucketedSequence.from_loader(
+        ...     lambda row: files[row], [3, 1, 2], output_signature=tf.TensorSpec((None,), tf.int32), shuffle=False
+        ... )
+        >>> next(iter(dataset)).numpy().tolist()
+        [[4, 0, 0], [5, 6, 0], [1, 2, 3]]
+        """
+        x = loaded_sequences(load, lengths, output_signature, length_tolerance, num_parallel_loads)
+        return cls(x, y, sample_weight, **options)
 
     # What tf.data asks of a subclass.
 

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.inputs.leaf_lengths import LeafLengths
+from keras_bucketing.inputs.loaded import Loaded
 from keras_bucketing.inputs.ragged import Ragged
 from keras_bucketing.inputs.structures import Leaf, Structure, describe, named_leaves
 
@@ -22,8 +23,13 @@ def align(leaf: Leaf, name: str, sequences: list[tuple[str, Ragged]]) -> Leaf:
     Raises:
         ValueError: If the labels have lengths of their own.
     """
-    if not isinstance(leaf, Ragged) or any(np.array_equal(leaf.lengths, sequence.lengths) for _, sequence in sequences):
+    if not isinstance(leaf, Ragged):
         return leaf
+    for _, sequence in sequences:
+        if np.array_equal(leaf.lengths, sequence.lengths):
+            if isinstance(sequence, Loaded):
+                sequence.refuse_estimates(name)
+            return leaf
     width = int(leaf.lengths[0])
     if width and (leaf.lengths == width).all():
         return leaf.values.reshape(leaf.num_rows, width, *leaf.values.shape[1:])

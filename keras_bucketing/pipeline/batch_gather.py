@@ -11,9 +11,12 @@ from keras_bucketing.inputs.collect import Inputs
 from keras_bucketing.inputs.labels import labeled_leaf
 from keras_bucketing.inputs.leaf_lengths import LeafLengths
 from keras_bucketing.inputs.length_entries import length_entries
+from keras_bucketing.inputs.loaded import Loaded
+from keras_bucketing.inputs.loader import Loader
 from keras_bucketing.inputs.ragged import Ragged
 from keras_bucketing.inputs.storage import host_tensor, stored_floatx
 from keras_bucketing.inputs.structures import Leaf, Structure, named_leaves
+from keras_bucketing.pipeline.loaded_table import LoadedLengthsTable, LoadedTable, RowLoader
 from keras_bucketing.planning.sizing import Shard
 
 
@@ -54,11 +57,11 @@ class BatchGatherer:
             and inputs.align_labels
             and any(isinstance(table, _RaggedTable) for table in tf.nest.flatten(self._y))
         )
-        self._lengths: dict[str, _PlainTable | _LengthsTable] = {}
+        self._lengths: dict[str, _AnyLengthsTable] = {}
         if include_lengths:
-            self._lengths = {"lengths": _PlainTable(inputs.lengths.astype(np.int32))}
+            self._lengths = {"lengths": tables.lengths_of_rows(inputs)}
             for name, leaf in length_entries(inputs.x, inputs.y, inputs.align_labels).items():
-                self._lengths[name] = _LengthsTable(tables.splits_of(leaf))
+                self._lengths[name] = tables.lengths_of(leaf)
 
     def __call__(self, rows: tf.Tensor, cut: tf.Tensor) -> Any:
         """Gathers one batch.
@@ -98,7 +101,7 @@ class BatchGatherer:
         if not tf.nest.is_nested(weights):
             weights = tf.nest.map_structure(lambda _: weights, self._y)
 
-        def weigh(labels: tf.Tensor, table: _Table, weight: _Table | None) -> tf.Tensor:
+        def weigh(labels: tf.Tensor, table: _TableInMemory, weight: _TableInMemory | None) -> tf.Tensor:
             if isinstance(weight, _RaggedTable):
                 return batch.gather(weight)
             floatx = stored_floatx()
@@ -120,8 +123,9 @@ class _Batch:
         self.rows = all_rows[shard.index :: shard.num_shards] if shard.num_shards > 1 else all_rows
         self._padded_to = padded_to
         self._scalars: dict[int, tf.Tensor] = {}
+        self.loaded: dict[RowLoader, list[tf.Tensor]] = {}
 
-    def gather(self, table: _Table | _LengthsTable) -> tf.Tensor:
+    def gather(self, table: _Table | _AnyLengthsTable) -> tf.Tensor:
         return table.gather(self)
 
     def padded_to(self, column: int) -> tf.Tensor:
@@ -192,7 +196,9 @@ class _RaggedTable:
         return tf.ensure_shape(padded, [None, None, *self._feature_shape])
 
 
-_Table = _PlainTable | _RaggedTable
+_TableInMemory = _PlainTable | _RaggedTable
+_Table = _TableInMemory | LoadedTable
+_AnyLengthsTable = _PlainTable | _LengthsTable | LoadedLengthsTable
 
 
 def _lengths(splits: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
@@ -216,6 +222,7 @@ class _Tables:
     def __init__(self, pads_further: bool):
         self._pads_further = pads_further
         self._splits: list[tuple[np.ndarray, tf.Tensor]] = []
+        self._row_loaders: dict[Loader, RowLoader] = {}
 
     def of(self, structure: Structure, padding_value: Any, columns: list[int]) -> Structure:
         """The tables of a structure, with the column of each of its leaves."""
@@ -225,6 +232,8 @@ class _Tables:
                 return None
             if not isinstance(leaf, Ragged):
                 return _PlainTable(leaf)
+            if isinstance(leaf, Loaded):
+                return LoadedTable(self._row_loader(leaf), leaf, padding_value, column)
             # A batch of nothing but empty labels has one timestep too, as kernels want it.
             pads_further = self._pads_further or not leaf.lengths.all()
             return _RaggedTable(leaf, padding_value, self.splits_of(leaf), column, pads_further)
@@ -238,3 +247,21 @@ class _Tables:
                 return tensor
         self._splits.append((leaf.row_splits, host_tensor(leaf.row_splits)))
         return self._splits[-1][1]
+
+    def lengths_of(self, leaf: Ragged) -> _AnyLengthsTable:
+        """The length of each row in one leaf."""
+        if isinstance(leaf, Loaded):
+            return LoadedLengthsTable(self._row_loader(leaf), [leaf])
+        return _LengthsTable(self.splits_of(leaf))
+
+    def lengths_of_rows(self, inputs: Inputs) -> _AnyLengthsTable:
+        """The length of each row in its longest leaf of `x`; one loader loads them all, or all are in memory."""
+        loaded = [leaf for leaf in tf.nest.flatten(inputs.x) if isinstance(leaf, Loaded)]
+        if loaded:
+            return LoadedLengthsTable(self._row_loader(loaded[0]), loaded)
+        return _PlainTable(inputs.lengths.astype(np.int32))
+
+    def _row_loader(self, leaf: Loaded) -> RowLoader:
+        if leaf.loader not in self._row_loaders:
+            self._row_loaders[leaf.loader] = RowLoader(leaf.loader)
+        return self._row_loaders[leaf.loader]
