@@ -140,7 +140,8 @@ class Loader:
                     f"`load` must return what `output_signature` says. Expected values that {dtype} can hold, received "
                     f"{sequence.min()} to {sequence.max()} in {name}. Take a wider dtype in the signature."
                 )
-        return sequence.astype(dtype)
+        with np.errstate(over="ignore"):  # beyond float16 is infinity, as in a cast by TensorFlow
+            return sequence.astype(dtype)
 
 
 def loaded_leaves_of(output_signature: Any) -> list[LoadedLeaf]:

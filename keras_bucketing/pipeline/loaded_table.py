@@ -14,6 +14,9 @@ import tensorflow as tf
 from keras_bucketing.inputs.loaded import Loaded
 from keras_bucketing.inputs.loader import Loader, LoadError
 from keras_bucketing.inputs.storage import aligned_empty, host_tensor
+from keras_bucketing.pipeline.calls_before_exit import CallsBeforeExit
+
+_calls = CallsBeforeExit()
 
 
 class Batch(Protocol):
@@ -195,6 +198,7 @@ def _weakly(row_loader: RowLoader) -> Callable[[np.ndarray, np.ndarray], list[np
         row_loader = known_weakly()
         if row_loader is None:
             raise LoadError("The BucketedSequence that loads these rows is gone. Hold on to it.")
-        return row_loader.load_batch(rows, padded_lengths)
+        with _calls.one():
+            return row_loader.load_batch(rows, padded_lengths)
 
     return load_batch
