@@ -1,6 +1,7 @@
 """The README is executed: its Python blocks in one go, as somebody would type them, its links and commands checked."""
 
 import re
+import wave
 from pathlib import Path
 
 import keras
@@ -26,12 +27,27 @@ def test_the_five_lines_at_the_top_run() -> None:
     assert names["predictions"].shape == (70, 2)
 
 
+def write_recordings(folder: Path) -> None:
+    """What the guide takes for the reader's own data."""
+    for index in range(8):
+        path = folder / ("yes" if index % 2 else "no") / f"{index}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with wave.open(str(path), "wb") as file:
+            file.setparams((1, 2, 16_000, 0, "NONE", ""))
+            file.writeframes(np.random.default_rng(index).integers(-99, 99, 1600 + 333 * index, np.int16).tobytes())
+
+
 @pytest.mark.slow
 def test_the_guide_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    write_recordings(tmp_path / "recordings")
     names: dict[str, object] = {}
     for block in BLOCKS[1:]:
         exec(compile(block, "README.md", "exec"), names)
+        if "from_loader" in block:
+            dataset = names["dataset"]
+            assert isinstance(dataset, BucketedSequence)
+            assert sum(len(classes) for _, classes in dataset) == 8
 
 
 def test_the_shares_of_real_timesteps_at_the_top() -> None:

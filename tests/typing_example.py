@@ -2,6 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 import keras_bucketing
 from keras_bucketing import BucketedSequence, PaddingStats, optimal_bucket_boundaries
@@ -16,3 +17,6 @@ efficiency: float = stats.padding_efficiency
 rows: npt.NDArray[np.int64] = dataset.epoch_plan(0)[0]
 state: dict[str, object] = dataset.state_dict()
 version: str = keras_bucketing.__version__
+loaded: BucketedSequence = BucketedSequence.from_loader(
+    lambda row: np.zeros(row), [3, 4], output_signature=tf.TensorSpec((None,), tf.float32)
+)

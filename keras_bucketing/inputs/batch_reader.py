@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_bucketing.checks import show, show_typed
 from keras_bucketing.inputs.arrays import as_regular_array, first_non_number
+from keras_bucketing.inputs.batch_labels import PaddedLabels
 from keras_bucketing.inputs.batch_layout import BatchOptions, Role, roles_in_batches
 from keras_bucketing.inputs.element_specs import (
     NAMES,
@@ -23,7 +24,6 @@ from keras_bucketing.inputs.element_specs import (
 )
 from keras_bucketing.inputs.growing import GrowingColumn
 from keras_bucketing.inputs.lists import as_row
-from keras_bucketing.inputs.batch_labels import PaddedLabels
 from keras_bucketing.inputs.ragged import as_ragged
 from keras_bucketing.inputs.unpadding import PaddedGroup, Span, group_padded_leaves
 
