@@ -16,7 +16,8 @@ import keras_bucketing
 # Building a graph takes longer than hypothesis' deadline of 200 ms, and how long depends on the machine.
 settings.register_profile("no_deadline", deadline=None, print_blob=True)
 settings.load_profile("no_deadline")
-# For an hour on one of the state machines: pytest tests/callbacks/test_restarted_runs.py --hypothesis-profile=soak
+# For an hour on one of the state machines, test_restarted_runs.py and test_padding_stats_machine.py in tests/callbacks:
+# pytest tests/callbacks/test_restarted_runs.py --hypothesis-profile=soak
 settings.register_profile("soak", settings.get_profile("no_deadline"), max_examples=2000, stateful_step_count=15)
 
 
@@ -28,7 +29,7 @@ def _names_in_docstrings(doctest_namespace):
 # Keras saves a model by way of `convert_to_numpy` (keras/src/backend/tensorflow/core.py), which hands variables to
 # NumPy 2, whose `copy` they do not know. Only tests that save may do that: elsewhere it would hide the same fault in
 # the package.
-_SAVES = ("backup", "_production", "readme", "_as_layer", "hostile", "masked_lstm_classifier.py")
+_SAVES = ("backup", "restarted", "_production", "readme", "_as_layer", "hostile", "masked_lstm_classifier.py")
 
 
 def pytest_collection_modifyitems(items):
