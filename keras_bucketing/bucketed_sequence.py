@@ -44,9 +44,9 @@ from keras_bucketing.planning.sizing import check_shard, check_sizing
 class BucketedSequence(tf.data.Dataset):
     """Batches of sequences of similar length, padded, masked by lengths, shuffled anew each epoch.
 
-    A `tf.data.Dataset` over data in memory: `model.fit(BucketedSequence(x, y))`. Its length is known, `seed` reproduces
-    its order, and all of it runs in the TensorFlow graph. Padding is on the right, as cuDNN needs it. `map`, `take`,
-    `prefetch` and the like return plain Datasets: hold on to this object for its statistics.
+    A `tf.data.Dataset` over data in memory or in mapped files: `model.fit(BucketedSequence(x, y))`. Its length is
+    known, `seed` reproduces its order, and all of it runs in the TensorFlow graph. Padding is on the right, as cuDNN
+    needs it. `map`, `take`, `prefetch` and the like return plain Datasets: hold on to this object for its statistics.
 
     The ideas come from `tf.data.Dataset.bucket_by_sequence_length` (names), OpenNMT-tf and fairseq
     (`max_timesteps_per_batch`, `batch_size_multiple`) and lhotse (statistics); the boundaries are those of
@@ -100,6 +100,10 @@ class BucketedSequence(tf.data.Dataset):
         timestep_weights: Bool, whether per-timestep labels come with weights that are 0 where they are padding. If
             False, batches are `(x, y)`, for losses that mask by themselves; `sample_weight` comes as it was given.
             Defaults to True.
+        copy: Bool, whether to copy the data, so that the caller may change them afterwards. If False, the memory of
+            NumPy arrays, lists of their slices, Arrow columns and `tf.RaggedTensor`s is shared: hold the values once,
+            not twice, and do not change them. Arrays that are files mapped into memory, and Arrow columns that nobody
+            can write to, are always used where they lie; see Notes. Defaults to True.
         remainder: What becomes of rows that do not fill a batch of their bucket. "spill" puts them into the next longer
             one, so that one batch an epoch is partial; "keep" makes one partial batch a bucket, as tf.data does; "drop"
             leaves them out. Defaults to "spill".
@@ -120,6 +124,20 @@ class BucketedSequence(tf.data.Dataset):
         bucket_batch_sizes: Ints, rows, one for each bucket.
         epoch: Int, the epoch that the next pass reads.
         seed: Int, the seed in use.
+
+    Notes:
+        Data larger than memory: pass `np.load(path, mmap_mode="r")`, an `np.memmap` or a column of a memory-mapped
+        Arrow file. Nothing of them is read before a batch asks for it, but a small sample for `state_dict`. Float64,
+        booleans and foreign byte orders are converted batch by batch. `maxlen`, `on_empty` and `row_splits` with starts
+        and stops copy no values. What cannot be used where it lies is copied: arrays that are not C-contiguous, Arrow
+        columns with missing entries or of booleans (which Arrow packs into bits), and those whose pieces lie in several
+        files or not whole timesteps apart. Reading is fastest where the array begins at a multiple of 64 bytes, as in
+        `.npy` and Arrow files.
+
+        Do not shorten or rewrite a file that is in use: where its end is gone the operating system ends the process
+        (SIGBUS), and changed values change the batches. Write a new file and rename it instead. Processes that map one
+        file share its memory. `tf.distribute` strategies copy a dataset with all its data into memory before they split
+        its batches; several processes with `num_shards` do not, and each reads its own rows only.
 
     Raises:
         TypeError: If an argument is of the wrong kind: text instead of numbers, a scalar instead of a sequence.
@@ -158,6 +176,7 @@ class BucketedSequence(tf.data.Dataset):
         include_lengths: bool = False,
         align_labels: bool = True,
         timestep_weights: bool = True,
+        copy: bool = True,
         remainder: Literal["spill", "keep", "drop"] = "spill",
         shuffle: bool = True,
         seed: int | None = None,
@@ -178,12 +197,12 @@ class BucketedSequence(tf.data.Dataset):
         sizing = check_sizing(
             batch_size, bucket_batch_sizes, max_timesteps_per_batch, batch_size_multiple, self._shard.num_shards
         )
-        inputs = collect_inputs(x, y, sample_weight, align_labels)
+        inputs = collect_inputs(x, y, sample_weight, align_labels, check_flag("copy", copy))
         if maxlen is not None:
             inputs = truncate(inputs, maxlen, truncating)
         check_padding_value("padding_value", padding_value, inputs.x)
         check_padding_value("label_padding_value", label_padding_value, inputs.y)
-        inputs = handle_empty(inputs, on_empty, padding_value)
+        inputs = handle_empty(inputs, on_empty)
         if include_lengths:
             length_entries(inputs.x, inputs.y, align_labels)  # refuses names that are taken
 
@@ -230,23 +249,30 @@ class BucketedSequence(tf.data.Dataset):
     ) -> BucketedSequence:
         """Makes a dataset from flat values and row splits, as `tf.RaggedTensor.from_row_splits` does.
 
-        The values are copied once as a block, never row by row.
+        The values are copied once as a block, never row by row; not at all if they are a file that is mapped into
+        memory, or with `copy=False`.
 
         Args:
             values: Array `(num_values, *features)`, the timesteps of all sequences, concatenated.
-            row_splits: Integers `(num_sequences + 1,)`: sequence i is `values[row_splits[i]:row_splits[i + 1]]`.
+            row_splits: Integers `(num_sequences + 1,)`: sequence i is `values[row_splits[i]:row_splits[i + 1]]`. Or
+                integers `(num_sequences, 2)`, a start and a stop for each: for some of the sequences, for values with
+                something else between them, for windows that overlap.
             y: As in `BucketedSequence`.
             sample_weight: As in `BucketedSequence`.
             **options: The other arguments of `BucketedSequence`.
 
         Raises:
             TypeError: If the splits are not integers.
-            ValueError: If the splits do not start at 0, decrease, or do not end at the number of values.
+            ValueError: If the splits do not start at 0, decrease, or do not end at the number of values; if a sequence
+                stops before it starts, or lies outside of the values.
 
         Example:
         >>> dataset = BucketedSequence.from_row_splits([1, 2, 3, 4, 5, 6], [0, 3, 4, 6], shuffle=False)
         >>> next(iter(dataset)).numpy().tolist()
         [[4, 0, 0], [5, 6, 0], [1, 2, 3]]
+        >>> dataset = BucketedSequence.from_row_splits([1, 2, 3, 4, 5, 6], [[4, 6], [0, 3]], shuffle=False)
+        >>> next(iter(dataset)).numpy().tolist()
+        [[5, 6, 0], [1, 2, 3]]
         """
         return cls(ragged_from_row_splits(values, row_splits), y, sample_weight, **options)
 
@@ -690,7 +716,7 @@ class BucketedSequence(tf.data.Dataset):
 
     def _data_fingerprint(self) -> str:
         if self._fingerprint is None:
-            self._fingerprint = fingerprint(self._gatherer.tensors, self._plan_options)
+            self._fingerprint = fingerprint(self._gatherer.sample(), self._plan_options)
         return self._fingerprint
 
 

@@ -19,6 +19,7 @@ from tests.support.paths import ROOT
         ("randomness", ["padding efficiency", "label imbalance"], ["results"]),
         ("callback_cost", ["microseconds a step", "times the step without"], ["results"]),
         ("scale", ["construction, s", "first batch, s"], ["results", "measurements"]),
+        ("larger_than_memory", ["construction, s", "sequences/s, warm", "cold"], ["results"]),
     ],
 )
 def test_prints_a_table_and_writes_json_and_a_picture(script, table_heads, figures, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from keras_bucketing.inputs.arrays import as_regular_array, first_non_number
 from keras_bucketing.inputs.labels import align, check_weights
 from keras_bucketing.inputs.leaf_lengths import LeafLengths
 from keras_bucketing.inputs.ragged import Ragged, as_ragged
-from keras_bucketing.inputs.storage import standard_dtype, stored_floatx
+from keras_bucketing.inputs.storage import aligned_empty, is_mapped, standard_dtype, stored_floatx
 from keras_bucketing.inputs.stored_sequences import StoredSequences
 from keras_bucketing.inputs.structures import Leaf, Structure, describe, map_structure, named_leaves, num_rows
 
@@ -74,7 +75,7 @@ class Inputs:
         return [leaf for leaf in tf.nest.flatten((self.x, self.y, self.sample_weight)) if leaf is not None]
 
 
-def collect_inputs(x: Any, y: Any, sample_weight: Any, align_labels: bool = True) -> Inputs:
+def collect_inputs(x: Any, y: Any, sample_weight: Any, align_labels: bool = True, copy: bool = True) -> Inputs:
     """Checks and converts what the user passed.
 
     Args:
@@ -82,19 +83,23 @@ def collect_inputs(x: Any, y: Any, sample_weight: Any, align_labels: bool = True
         y: As in `BucketedSequence`.
         sample_weight: As in `BucketedSequence`.
         align_labels: Whether ragged labels must have the lengths of a leaf of `x`, or may have lengths of their own.
+        copy: Whether what the caller could still change is to be copied.
 
     Raises:
         TypeError: If something is of the wrong kind: text, a scalar where a sequence belongs, no collection at all.
         ValueError: If there are no sequences, or leaves do not fit together.
     """
     is_structure = isinstance(x, (dict, tuple))
-    inputs_x = map_structure(_convert_leaf if is_structure else as_ragged, x, "x")
+    convert = partial(_convert_leaf, copy=copy)
+    inputs_x = map_structure(convert if is_structure else partial(as_ragged, copy=copy), x, "x")
     sequences = [(name, leaf) for name, leaf in named_leaves(inputs_x, "x") if isinstance(leaf, Ragged)]
     if not sequences:
         raise TypeError(_no_sequences(x, inputs_x))
     first_name, first = sequences[0]
-    inputs_y = None if y is None else map_structure(_convert_leaf, y, "y")
-    weights = None if sample_weight is None else map_structure(_convert_weight, sample_weight, "sample_weight")
+    inputs_y = None if y is None else map_structure(convert, y, "y")
+    weights = None
+    if sample_weight is not None:
+        weights = map_structure(partial(_convert_weight, copy=copy), sample_weight, "sample_weight")
     for name, leaf in [
         *named_leaves(inputs_x, "x"),
         *named_leaves(inputs_y, "y"),
@@ -109,7 +114,7 @@ def collect_inputs(x: Any, y: Any, sample_weight: Any, align_labels: bool = True
     if align_labels and inputs_y is not None:
         inputs_y = map_structure(lambda leaf, name: align(leaf, name, sequences), inputs_y, "y")
     check_weights(inputs_y, weights)
-    lengths = np.maximum.reduce([leaf.lengths for _, leaf in sequences])
+    lengths = _longest([leaf for _, leaf in sequences])
     labels = [] if align_labels else [(name, leaf) for name, leaf in named_leaves(inputs_y, "y")]
     for name, leaf in [*sequences, *labels]:
         if isinstance(leaf, Ragged) and leaf.lengths.max() > INT32_MAX:
@@ -155,7 +160,7 @@ def truncate(inputs: Inputs, maxlen: int, truncating: str) -> Inputs:
     return replace(_replace_leaves(whole, cut), y=inputs.y, sample_weight=inputs.sample_weight)
 
 
-def handle_empty(inputs: Inputs, on_empty: str, padding_value: Any) -> Inputs:
+def handle_empty(inputs: Inputs, on_empty: str) -> Inputs:
     """Refuses, drops or fills rows without timesteps.
 
     A batch must not hold a fully masked row: cuDNN aborts on it.
@@ -176,14 +181,12 @@ def handle_empty(inputs: Inputs, on_empty: str, padding_value: Any) -> Inputs:
     if not empty.any():
         return inputs
     if on_empty == "keep":
-        filled = tf.nest.map_structure(
-            lambda leaf: leaf.fill_empty(padding_value) if isinstance(leaf, Ragged) else leaf, inputs.x
-        )
+        filled = tf.nest.map_structure(lambda leaf: leaf.fill_empty() if isinstance(leaf, Ragged) else leaf, inputs.x)
         return replace(inputs, x=filled, lengths=np.maximum(inputs.lengths, 1))
     if empty.all():
         raise ValueError('All sequences are empty, so on_empty="drop" leaves none. Expected at least one timestep.')
     keep = ~empty
-    kept = _replace_leaves(inputs, lambda leaf: leaf.select(keep) if isinstance(leaf, Ragged) else leaf[keep])
+    kept = _replace_leaves(inputs, lambda leaf: leaf.select(keep) if isinstance(leaf, Ragged) else _select(leaf, keep))
     return replace(kept, kept=np.flatnonzero(keep))
 
 
@@ -193,7 +196,7 @@ def check_padding_value(name: str, value: Any, structure: Structure) -> None:
     for leaf in tf.nest.flatten(structure):
         if not isinstance(leaf, Ragged):
             continue
-        dtype = leaf.values.dtype
+        dtype = leaf.dtype
         if not can_hold(dtype, number):
             raise ValueError(
                 f"`{name}` must be a value of the data's dtype. Expected one that {dtype} can hold, received "
@@ -205,11 +208,22 @@ def _replace_leaves(inputs: Inputs, function: Callable[[Leaf], Leaf]) -> Inputs:
     x, y, weights = tf.nest.map_structure(
         lambda leaf: None if leaf is None else function(leaf), (inputs.x, inputs.y, inputs.sample_weight)
     )
-    lengths = np.maximum.reduce([leaf.lengths for leaf in tf.nest.flatten(x) if isinstance(leaf, Ragged)])
+    lengths = _longest([leaf for leaf in tf.nest.flatten(x) if isinstance(leaf, Ragged)])
     return replace(inputs, x=x, y=y, sample_weight=weights, lengths=lengths)
 
 
-def _convert_leaf(leaf: Any, name: str) -> Leaf:
+def _longest(leaves: list[Ragged]) -> np.ndarray:
+    longest: np.ndarray = np.maximum.reduce([leaf.lengths for leaf in leaves])
+    return longest.astype(np.int64)
+
+
+def _select(array: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    selected = aligned_empty((int(np.count_nonzero(keep)), *array.shape[1:]), array.dtype)
+    np.compress(keep, array, axis=0, out=selected)
+    return selected
+
+
+def _convert_leaf(leaf: Any, name: str, copy: bool) -> Leaf:
     """A list of sequences, or a ragged or object array, is ragged; numbers and arrays are plain."""
     if str(getattr(leaf, "dtype", None)) == "object" and getattr(leaf, "ndim", 0) == 1:  # an array or a pandas Series
         leaf = leaf.tolist()
@@ -217,9 +231,9 @@ def _convert_leaf(leaf: Any, name: str) -> Leaf:
         leaf = list(leaf)
     is_list_of_sequences = isinstance(leaf, list) and any(_is_sequence(row) for row in leaf)
     if is_list_of_sequences or isinstance(leaf, (Ragged, StoredSequences, tf.RaggedTensor)):
-        return as_ragged(leaf, name)
+        return as_ragged(leaf, name, copy)
     if columns.is_ragged_column(leaf):
-        return as_ragged(leaf, name)
+        return as_ragged(leaf, name, copy)
     array = as_regular_array(columns.as_plain_array(leaf, name), name, "Give every row the same shape.")
     if array.ndim == 0 and array.dtype.kind in "biufc":
         raise TypeError(
@@ -233,7 +247,12 @@ def _convert_leaf(leaf: Any, name: str) -> Leaf:
             f"`{name}` must hold numbers. Received {array[at]!s} ({type(array[at]).__name__}) at {name}[{at}]. Map "
             "strings to ids first, e.g. with keras.layers.StringLookup, and drop rows without a value."
         )
-    return array.astype(standard_dtype(array.dtype, name), copy=True)
+    dtype = standard_dtype(array.dtype, name)
+    if not copy or is_mapped(array):
+        return array
+    stored = aligned_empty(array.shape, dtype)
+    np.copyto(stored, array, casting="unsafe")
+    return stored
 
 
 def _is_sequence(row: Any) -> bool:
@@ -242,13 +261,13 @@ def _is_sequence(row: Any) -> bool:
     return isinstance(row, (list, tuple, str, bytes)) or bool(np.ndim(row))
 
 
-def _convert_weight(leaf: Any, name: str) -> Leaf:
-    converted = _convert_leaf(leaf, name)
+def _convert_weight(leaf: Any, name: str, copy: bool) -> Leaf:
+    converted = _convert_leaf(leaf, name, copy)
     floatx = stored_floatx()
     if isinstance(converted, Ragged):
         if converted.values.ndim != 1:
             raise ValueError(
                 f"`{name}` must have one weight a timestep. Received feature shape {converted.values.shape[1:]}."
             )
-        return replace(converted, values=converted.values.astype(floatx), owned=True)
+        return replace(converted, dtype=floatx)
     return converted.astype(floatx)

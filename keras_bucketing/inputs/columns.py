@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from keras_bucketing.checks import shorten
+from keras_bucketing.inputs.arrow_buffers import is_arrow_list, lies_in_immutable_buffer, pieces_of_one_buffer
 from keras_bucketing.inputs.libraries import comes_from, is_arrow
 from keras_bucketing.inputs.missing import refuse_missing
 from keras_bucketing.inputs.row_splits import common_width, row_splits_of
 
 
-def values_and_row_splits(rows: Any, name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Takes the flat values and the row splits out of a columnar array without touching its rows.
+@dataclass(frozen=True)
+class Column:
+    """The rows of a column: row i is `values[starts[i]:starts[i] + sizes[i]]`.
+
+    Attributes:
+        values: Array `(num_values, *feature_shape)`.
+        starts: Int64 array `(num_rows,)`.
+        sizes: Int array `(num_rows,)`.
+        is_immutable: Whether nobody can write to the values: files that Arrow maps into memory, and what it reads.
+    """
+
+    values: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
+    is_immutable: bool = False
+
+
+def ranges_of_column(rows: Any, name: str) -> Column | None:
+    """Takes the flat values and where the rows lie in them out of a columnar array, without touching its rows.
 
     Args:
         rows: Anything. Recognized are pyarrow's `ListArray`, `LargeListArray`, `FixedSizeListArray` and chunked columns
@@ -22,7 +41,7 @@ def values_and_row_splits(rows: Any, name: str) -> tuple[np.ndarray, np.ndarray]
         name: What to call it in an error message.
 
     Returns:
-        The values `(num_values, *feature_shape)` and the splits `(num_rows + 1,)`; None if `rows` is none of these.
+        The column; None if `rows` is none of these.
 
     Raises:
         ImportError: If pyarrow is missing, which polars needs to hand out its lists.
@@ -46,7 +65,7 @@ def is_ragged_column(rows: Any) -> bool:
     if comes_from("pandas", rows):
         return hasattr(rows, "dtype") and ("list<" in str(rows.dtype) or rows.dtype == object)
     if is_arrow(rows):
-        return _is_arrow_list(rows.type) and not str(rows.type).startswith("fixed_size_list<")
+        return is_arrow_list(rows.type) and not str(rows.type).startswith("fixed_size_list<")
     if comes_from("awkward", rows):
         return getattr(rows, "ndim", 1) > 1 and " * var * " in f" * {rows.type}"
     return _is_polars_list(rows)
@@ -54,45 +73,46 @@ def is_ragged_column(rows: Any) -> bool:
 
 def as_plain_array(column: Any, name: str) -> Any:
     """An Arrow column of lists of one length as an array `(num_rows, length)`; anything else as it is."""
-    if not (is_arrow(column) and _is_arrow_list(column.type)):
+    if not (is_arrow(column) and is_arrow_list(column.type)):
         return column
-    values, splits = _from_arrow(column, name)
-    return values.reshape(len(splits) - 1, -1, *values.shape[1:])
-
-
-def _is_arrow_list(kind: Any) -> bool:
-    # By name: the list views are younger than the oldest pyarrow that is supported.
-    return str(kind).startswith(("list<", "large_list<", "fixed_size_list<", "list_view<", "large_list_view<"))
+    lists = _from_arrow(column, name)
+    return lists.values.reshape(len(lists.starts), -1, *lists.values.shape[1:])
 
 
 def _is_polars_list(rows: Any) -> bool:
     return comes_from("polars", rows) and str(getattr(rows, "dtype", "")).startswith("List")
 
 
-def _from_arrow(column: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _from_arrow(column: Any, name: str) -> Column:
     if hasattr(column, "combine_chunks"):
-        column = column.combine_chunks()
-        if hasattr(column, "chunks"):  # pyarrow before 15 gives a chunked array with one chunk
-            column = column.chunk(0)
+        if column.num_chunks > 1:
+            pieces = pieces_of_one_buffer(column)
+            if pieces is not None:
+                return Column(*pieces, is_immutable=True)
+            column = column.combine_chunks()
+        if hasattr(column, "chunks"):  # one piece; pyarrow before 15 gives that for several too
+            column = column.chunk(0) if column.num_chunks else column.combine_chunks()
     refuse_missing(column, name)
-    if not _is_arrow_list(column.type):
+    if not is_arrow_list(column.type):
         raise TypeError(
             f"`{name}` must be a column of lists. Received the Arrow type {shorten(str(column.type))}: "
             f"`{name}[0]` is a scalar where a sequence belongs."
         )
-    splits = row_splits_of(column.value_lengths().to_numpy(zero_copy_only=False))
+    sizes = column.value_lengths().to_numpy(zero_copy_only=False)
     values, features = column.flatten(), []
-    while _is_arrow_list(values.type):
+    while is_arrow_list(values.type):
         refuse_missing(values, name, "timestep")
         features.append(common_width(values.value_lengths().to_numpy(zero_copy_only=False), name))
         values = values.flatten()
     refuse_missing(values, name, "value")
     if not hasattr(values, "to_numpy") or str(values.type).startswith(("struct<", "map<", "union")):
         raise TypeError(f"`{name}` must hold numbers. Received values of the Arrow type {shorten(str(values.type))}.")
-    return values.to_numpy(zero_copy_only=False).reshape(splits[-1], *features), splits
+    splits = row_splits_of(sizes)
+    flat = values.to_numpy(zero_copy_only=False).reshape(splits[-1], *features)
+    return Column(flat, splits[:-1], sizes, is_immutable=lies_in_immutable_buffer(flat, values))
 
 
-def _from_awkward(array: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _from_awkward(array: Any, name: str) -> Column:
     import awkward
 
     if array.ndim < 2:
@@ -109,4 +129,4 @@ def _from_awkward(array: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
             f"{shorten(str(array.type))}. Make its inner axes regular with awkward.to_regular, and fill or drop "
             "missing entries."
         ) from error
-    return values, row_splits_of(lengths)
+    return Column(values, row_splits_of(lengths)[:-1], lengths)

@@ -12,7 +12,6 @@ import numpy as np
 from keras_bucketing.checks import check_integer, check_lengths, show, show_typed
 from keras_bucketing.inputs.loader import LoadedLeaf, Loader, loaded_leaves_of
 from keras_bucketing.inputs.ragged import Ragged
-from keras_bucketing.inputs.row_splits import row_splits_of
 from keras_bucketing.inputs.structures import Structure
 
 
@@ -39,16 +38,12 @@ class Loaded(Ragged):
 
     def truncate(self, maxlen: int, truncating: str) -> Loaded:
         """Cuts every row to `maxlen` timesteps, at its end ("post") or at its beginning ("pre")."""
-        return replace(self, row_splits=row_splits_of(np.minimum(self.lengths, maxlen)), truncating=truncating)
+        return replace(self, sizes=np.minimum(self.sizes, maxlen), truncating=truncating)
 
     def select(self, keep: np.ndarray) -> Loaded:
         """The rows where the boolean array `keep` is True."""
-        splits = row_splits_of(self.lengths[keep])
-        return replace(self, row_splits=splits, rows=self.rows[keep], announced=self.announced[keep])
-
-    def fill_empty(self, value: Any) -> Loaded:
-        """Gives every empty row one timestep, which the batch's padding fills."""
-        return replace(self, row_splits=row_splits_of(np.maximum(self.lengths, 1)))
+        starts, sizes = self.starts[keep], self.sizes[keep]
+        return replace(self, starts=starts, sizes=sizes, rows=self.rows[keep], announced=self.announced[keep])
 
     def refuse_estimates(self, labels: str) -> None:
         """Refuses labels of each timestep where the number of timesteps is an estimate.
@@ -95,7 +90,9 @@ def loaded_sequences(
 def _loaded(loader: Loader, leaf: LoadedLeaf, lengths: np.ndarray) -> Loaded:
     return Loaded(
         np.empty((0, *leaf.feature_shape), leaf.dtype),
-        row_splits_of(lengths),
+        np.zeros(len(lengths), np.int64),
+        lengths,
+        np.dtype(leaf.dtype),
         loader=loader,
         leaf=leaf,
         rows=np.arange(len(lengths)),

@@ -12,8 +12,7 @@ from keras_bucketing.inputs.arrays import as_regular_array
 from keras_bucketing.inputs.given_lengths import lengths_by_leaf, lengths_of_mask, read_lengths
 from keras_bucketing.inputs.padded_entries import choose_sequences, is_mask, mask_of
 from keras_bucketing.inputs.padded_side import real_timesteps, runs_at_both_ends, side_of_lengths, side_of_runs
-from keras_bucketing.inputs.ragged import Ragged
-from keras_bucketing.inputs.row_splits import row_splits_of
+from keras_bucketing.inputs.ragged import Ragged, ragged_from_ranges
 from keras_bucketing.inputs.storage import standard_dtype
 from keras_bucketing.inputs.structures import Structure, map_structure
 
@@ -50,8 +49,10 @@ class PaddedSequences:
 
     def ragged(self) -> Ragged:
         """The real timesteps."""
-        values = self.array[self.is_real]
-        return Ragged(values.astype(standard_dtype(values.dtype, self.name), copy=False), row_splits_of(self.lengths))
+        starts = np.arange(len(self.array), dtype=np.int64) * self.time
+        if self.side == "pre":
+            starts += self.time - self.lengths
+        return ragged_from_ranges(self.array.reshape(-1, *self.array.shape[2:]), starts, self.lengths)
 
 
 def sequences_from_padded(

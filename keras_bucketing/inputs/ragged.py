@@ -1,76 +1,110 @@
-"""One leaf of variable-length rows: flat values plus row splits, made from whatever form the rows came in."""
+"""One leaf of variable-length rows: ranges of flat values, made from whatever form the rows came in."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from keras_bucketing.checks import INT32_MAX
 from keras_bucketing.inputs import columns, lists
 from keras_bucketing.inputs.arrays import as_regular_array
-from keras_bucketing.inputs.row_splits import common_width, row_splits_of
-from keras_bucketing.inputs.storage import host_tensor, standard_dtype
+from keras_bucketing.inputs.row_ranges import copy_used
+from keras_bucketing.inputs.row_splits import common_width, row_ranges_of, row_splits_of
+from keras_bucketing.inputs.storage import is_mapped, standard_dtype
 from keras_bucketing.inputs.stored_sequences import StoredSequences
+from keras_bucketing.inputs.views import ranges_of_views
 
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows of different lengths, stored as one array, as a `tf.RaggedTensor` does.
+    """Rows of different lengths: row i is `values[starts[i]:starts[i] + sizes[i]]`.
+
+    Cutting and leaving out rows changes only the starts and the sizes, so that values in a file need not be read.
 
     Attributes:
-        values: Array `(num_values, *feature_shape)`, the timesteps of all rows, concatenated.
-        row_splits: Int64 array `(num_rows + 1,)`; row i is `values[row_splits[i]:row_splits[i + 1]]`.
+        values: Array `(num_values, *feature_shape)`, the timesteps of all rows, as they lie in memory.
+        starts: Int64 array `(num_rows,)`.
+        sizes: Int32 array `(num_rows,)`, int64 if one of them needs it.
+        dtype: What batches hold, e.g. float32 where `values` are float64.
         owned: Whether nobody else can write to `values`, so that no copy protects anyone.
+        shared: Whether `values` stay where they are, whoever else can write to them.
+        least_length: 1 if an empty row counts as one timestep of padding, else 0.
     """
 
     values: np.ndarray
-    row_splits: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
+    dtype: np.dtype
     owned: bool = False
+    shared: bool = False
+    least_length: int = 0
 
     @property
     def lengths(self) -> np.ndarray:
-        """Int64 array `(num_rows,)`: the timesteps of each row."""
-        return np.diff(self.row_splits)
+        """Int array `(num_rows,)`: the timesteps of each row."""
+        return np.maximum(self.sizes, self.least_length) if self.least_length else self.sizes
 
     @property
     def num_rows(self) -> int:
         """How many rows there are."""
-        return len(self.row_splits) - 1
+        return len(self.starts)
 
     def truncate(self, maxlen: int, truncating: str) -> Ragged:
         """Cuts every row to `maxlen` timesteps, at its end ("post") or at its beginning ("pre")."""
-        excess = np.maximum(self.lengths - maxlen, 0)
-        long = np.flatnonzero(excess)
-        if not long.size:
-            return self
-        if truncating == "post":
-            cut_from, cut_to = self.row_splits[long] + maxlen, self.row_splits[long + 1]
-        else:
-            cut_from, cut_to = self.row_splits[long], self.row_splits[long + 1] - maxlen
-        steps = np.zeros(len(self.values) + 1, np.int8)
-        steps[cut_from] += 1
-        steps[cut_to] -= 1
-        keep = np.cumsum(steps[:-1], dtype=np.int8) == 0
-        return Ragged(self.values[keep], row_splits_of(self.lengths - excess))
+        sizes = _compact(np.minimum(self.sizes, maxlen))
+        starts = self.starts if truncating == "post" else self.starts + (self.sizes - sizes)
+        return replace(self, starts=starts, sizes=sizes)
 
     def select(self, keep: np.ndarray) -> Ragged:
         """The rows where the boolean array `keep` is True."""
-        lengths = self.lengths
-        if not lengths[~keep].any():  # rows without timesteps leave no gap in the values
-            return Ragged(self.values, row_splits_of(lengths[keep]), self.owned)
-        return Ragged(self.values[np.repeat(keep, lengths)], row_splits_of(lengths[keep]))
+        return replace(self, starts=self.starts[keep], sizes=self.sizes[keep])
 
-    def fill_empty(self, value: Any) -> Ragged:
-        """Gives every empty row one timestep of `value`."""
-        empty = self.lengths == 0
-        values = np.insert(self.values, self.row_splits[:-1][empty], value, axis=0)
-        return Ragged(values, row_splits_of(np.where(empty, 1, self.lengths)))
+    def fill_empty(self) -> Ragged:
+        """Lets every empty row count as one timestep of padding."""
+        return replace(self, least_length=1)
 
-    def values_tensor(self) -> tf.Tensor:
-        """The values as a tensor in host memory, with one copy at most."""
-        return host_tensor(self.values, self.owned)
+    def settle(self) -> Ragged:
+        """The same rows with values that may stay where they are: a copy unless they are `shared` or `owned`.
+
+        Timesteps that no row holds are left out of a copy, and of what is `owned`.
+        """
+        if self.shared and self.values.flags.c_contiguous:
+            return self
+        has_gaps = int(self.sizes.sum(dtype=np.int64)) != len(self.values)
+        if self.owned and not has_gaps and self.values.dtype == self.dtype:
+            return self
+        values, starts = copy_used(self.values, self.starts, self.sizes, self.dtype)
+        return replace(self, values=values, starts=starts, owned=True, shared=False)
+
+    def one_after_the_other(self) -> tuple[np.ndarray, np.ndarray]:
+        """The values in the order of the rows, and the row splits; a copy only where the rows lie otherwise."""
+        splits = row_splits_of(self.sizes)
+        if np.array_equal(self.starts, splits[:-1] + self.starts[0]):
+            first = int(self.starts[0])
+            return self.values[first : first + int(splits[-1])].astype(self.dtype, copy=False), splits
+        rows = [self.values[start : start + size] for start, size in zip(self.starts, self.sizes, strict=True)]
+        return np.concatenate(rows).astype(self.dtype, copy=False), splits
+
+
+def ragged_from_lengths(values: np.ndarray, lengths: np.ndarray, owned: bool = False) -> Ragged:
+    """Rows that follow one another in checked values.
+
+    Args:
+        values: Array `(num_values, *feature_shape)` of numbers.
+        lengths: Int array `(num_rows,)` with the sum `num_values`.
+        owned: As in `Ragged`.
+    """
+    return ragged_from_ranges(values, row_splits_of(lengths)[:-1], lengths, owned)
+
+
+def ragged_from_ranges(values: np.ndarray, starts: np.ndarray, sizes: np.ndarray, owned: bool = False) -> Ragged:
+    """Rows anywhere in checked values; used where they lie if these are a file that is mapped into memory."""
+    dtype = standard_dtype(values.dtype, "values")
+    shared = is_mapped(values)
+    return Ragged(values, starts, _compact(sizes), dtype, owned and not shared, shared)
 
 
 def ragged_from_row_splits(values: Any, row_splits: Any, name: str = "values") -> Ragged:
@@ -78,12 +112,14 @@ def ragged_from_row_splits(values: Any, row_splits: Any, name: str = "values") -
 
     Args:
         values: Array or tensor `(num_values, *feature_shape)`.
-        row_splits: Integers `(num_rows + 1,)`, from 0 to `num_values`, never decreasing.
+        row_splits: Integers `(num_rows + 1,)`, from 0 to `num_values`, never decreasing; or `(num_rows, 2)`, where each
+            row starts and stops.
         name: What to call the values in an error message.
 
     Raises:
         TypeError: If the values are not numbers or the splits not integers.
-        ValueError: If the splits do not start at 0, decrease, or do not end at `num_values`.
+        ValueError: If the splits do not start at 0, decrease, or do not end at `num_values`; if a row stops before it
+            starts, or lies outside of the values.
     """
     values = as_regular_array(
         values, name, "Pass the timesteps of all sequences, concatenated, or the list to BucketedSequence itself."
@@ -91,65 +127,51 @@ def ragged_from_row_splits(values: Any, row_splits: Any, name: str = "values") -
     splits = as_regular_array(row_splits, "row_splits", "Pass a flat list of integers.")
     if values.ndim == 0:
         raise ValueError(f"`{name}` must be an array of timesteps. Received the scalar {values!s}.")
-    if splits.dtype.kind not in "iu":
-        raise TypeError(f"`row_splits` must be integers. Received dtype {splits.dtype}.")
-    if splits.ndim != 1 or splits.size < 2:
-        raise ValueError(
-            "`row_splits` must have one dimension and one entry more than there are sequences, at least two. Received "
-            f"shape {splits.shape}."
-        )
-    splits = splits.astype(np.int64)
-    if splits[0] != 0:
-        raise ValueError(
-            f"`row_splits` must start at 0. Received row_splits[0] = {splits[0]}. Subtract it from every entry and "
-            "pass the values that remain."
-        )
-    steps = np.diff(splits)
-    if (steps < 0).any():
-        at = int(np.argmax(steps < 0)) + 1
-        raise ValueError(
-            f"`row_splits` must not decrease. Received row_splits[{at}] = {splits[at]} after {splits[at - 1]}. Pass "
-            "cumulative offsets, e.g. np.concatenate([[0], np.cumsum(lengths)])."
-        )
-    if splits[-1] != len(values):
-        at = int(np.argmax(splits > len(values))) if splits[-1] > len(values) else len(splits) - 1
-        raise ValueError(
-            f"`row_splits` must end at the number of timesteps. Expected {len(values)} as in `{name}`, received "
-            f"row_splits[{at}] = {splits[at]}."
-        )
-    dtype = standard_dtype(values.dtype, name)
-    return Ragged(values.astype(dtype, copy=False), splits)
+    standard_dtype(values.dtype, name)  # says what is wrong with it
+    starts, sizes = row_ranges_of(splits, len(values), name)
+    return ragged_from_ranges(values, starts, sizes)
 
 
-def as_ragged(rows: Any, name: str) -> Ragged:
+def as_ragged(rows: Any, name: str, copy: bool = True) -> Ragged:
     """Turns rows of any accepted kind into one `Ragged`.
 
     Args:
         rows: A list, object array or pandas Series of sequences (arrays, tensors or lists), a `tf.RaggedTensor`, a
             pyarrow list array or chunked column, or an awkward array.
         name: What to call it in an error message, e.g. `x['query']`.
+        copy: Whether the values are to be copied where the caller could still change them.
 
     Raises:
         TypeError: If it, or one of the rows, is of another kind.
         ValueError: If the rows do not share one feature shape, or there are none.
     """
-    if isinstance(rows, Ragged):
-        return rows
-    if isinstance(rows, tf.RaggedTensor):
-        parts: tuple[Any, Any] | None = _parts_of_ragged_tensor(rows, name)
-    elif isinstance(rows, StoredSequences):
-        parts = rows.values, rows.row_splits
-    else:
-        parts = columns.values_and_row_splits(rows, name)
-    if parts is not None:
-        values, splits = parts
-        ragged = ragged_from_row_splits(values, splits, name) if len(splits) > 1 else None
-    else:
-        sequences = lists.as_list(rows, name)
-        ragged = _from_sequences(sequences, name) if sequences else None
+    ragged = rows if isinstance(rows, Ragged) else _convert(rows, name, copy)
     if ragged is None:
         raise ValueError(f"`{name}` has no sequences. Expected at least one.")
-    return ragged
+    return ragged if copy or ragged.owned else replace(ragged, shared=True)
+
+
+def _convert(rows: Any, name: str, copy: bool) -> Ragged | None:
+    """The rows, or None where there are none."""
+    if isinstance(rows, tf.RaggedTensor):
+        values, splits = _parts_of_ragged_tensor(rows, name)
+        return ragged_from_row_splits(values, splits, name) if len(splits) > 1 else None
+    if isinstance(rows, StoredSequences):
+        return ragged_from_row_splits(rows.values, rows.row_splits, name) if len(rows) else None
+    column = columns.ranges_of_column(rows, name)
+    if column is not None:
+        if not len(column.starts):
+            return None
+        standard_dtype(column.values.dtype, name)  # says what is wrong with it
+        ragged = ragged_from_ranges(column.values, column.starts, column.sizes)
+        return replace(ragged, shared=ragged.shared or column.is_immutable)
+    sequences = lists.as_list(rows, name)
+    if not sequences:
+        return None
+    ranges = ranges_of_views(sequences, only_mapped=copy)
+    return (
+        ragged_from_ranges(*ranges) if ranges else ragged_from_lengths(*lists.concatenate(sequences, name), owned=True)
+    )
 
 
 def _parts_of_ragged_tensor(rows: tf.RaggedTensor, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -158,10 +180,10 @@ def _parts_of_ragged_tensor(rows: tf.RaggedTensor, name: str) -> tuple[np.ndarra
     while isinstance(values, tf.RaggedTensor):
         features.append(common_width(values.row_lengths().numpy(), name))
         values = values.values
-    flat, splits = values.numpy(), rows.row_splits.numpy()
+    flat, splits = np.asarray(values), rows.row_splits.numpy()  # not values.numpy(), which copies
     return flat.reshape(splits[-1], *features, *flat.shape[1:]), splits
 
 
-def _from_sequences(sequences: list[Any], name: str) -> Ragged:
-    values, lengths = lists.concatenate(sequences, name)
-    return Ragged(values, row_splits_of(lengths), owned=True)
+def _compact(sizes: np.ndarray) -> np.ndarray:
+    """Half the memory, unless it takes more."""
+    return sizes.astype(np.int32, copy=False) if sizes.size == 0 or sizes.max() <= INT32_MAX else sizes

@@ -17,6 +17,76 @@ def row_splits_of(lengths: np.ndarray) -> np.ndarray:
     return splits
 
 
+def row_ranges_of(row_splits: np.ndarray, num_values: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Checks where the rows lie.
+
+    Args:
+        row_splits: Int array `(num_rows + 1,)` of row splits, or `(num_rows, 2)` of starts and stops.
+        num_values: How many values there are.
+        name: What to call the values in an error message.
+
+    Returns:
+        The int64 starts and sizes of the rows `(num_rows,)`.
+
+    Raises:
+        TypeError: If they are not integers.
+        ValueError: If they are not such splits, or lie outside of the values.
+
+    Example:
+    >>> row_ranges_of(np.array([0, 3, 3, 5]), 5, "values")
+    (array([0, 3, 3]), array([3, 0, 2]))
+    >>> row_ranges_of(np.array([[2, 5], [0, 1]]), 5, "values")
+    (array([2, 0]), array([3, 1]))
+    """
+    if row_splits.dtype.kind not in "iu":
+        raise TypeError(f"`row_splits` must be integers. Received dtype {row_splits.dtype}.")
+    is_pairs = row_splits.ndim == 2 and row_splits.shape[1] == 2 and row_splits.size > 0
+    if not is_pairs and (row_splits.ndim != 1 or row_splits.size < 2):
+        raise ValueError(
+            "`row_splits` must have one dimension and one entry more than there are sequences, at least two; or the "
+            f"shape (num_sequences, 2), a start and a stop for each. Received shape {row_splits.shape}."
+        )
+    splits = row_splits.astype(np.int64, copy=False)
+    if is_pairs:
+        _check_pairs(splits, num_values, name)
+        return np.ascontiguousarray(splits[:, 0]), splits[:, 1] - splits[:, 0]
+    sizes = np.diff(splits)
+    _check_splits(splits, sizes, num_values, name)
+    return splits[:-1], sizes
+
+
+def _check_splits(splits: np.ndarray, sizes: np.ndarray, num_values: int, name: str) -> None:
+    if splits[0] != 0:
+        raise ValueError(
+            f"`row_splits` must start at 0. Received row_splits[0] = {splits[0]}. Subtract it from every entry and "
+            "pass the values that remain, or pass a start and a stop for each sequence, np.stack([row_splits[:-1], "
+            "row_splits[1:]], axis=1)."
+        )
+    if (sizes < 0).any():
+        at = int(np.argmax(sizes < 0)) + 1
+        raise ValueError(
+            f"`row_splits` must not decrease. Received row_splits[{at}] = {splits[at]} after {splits[at - 1]}. Pass "
+            "cumulative offsets, e.g. np.concatenate([[0], np.cumsum(lengths)])."
+        )
+    if splits[-1] != num_values:
+        at = int(np.argmax(splits > num_values)) if splits[-1] > num_values else len(splits) - 1
+        raise ValueError(
+            f"`row_splits` must end at the number of timesteps. Expected {num_values} as in `{name}`, received "
+            f"row_splits[{at}] = {splits[at]}. For some of the sequences pass a start and a stop for each, "
+            "np.stack([row_splits[:-1], row_splits[1:]], axis=1)."
+        )
+
+
+def _check_pairs(pairs: np.ndarray, num_values: int, name: str) -> None:
+    is_wrong = (pairs[:, 0] < 0) | (pairs[:, 1] < pairs[:, 0]) | (pairs[:, 1] > num_values)
+    if is_wrong.any():
+        at = int(np.argmax(is_wrong))
+        raise ValueError(
+            f"`row_splits` must hold starts and stops within the values. Expected 0 <= start <= stop <= {num_values} "
+            f"as in `{name}`, received {pairs[at].tolist()} at row_splits[{at}]."
+        )
+
+
 def common_width(widths: np.ndarray, name: str) -> int:
     """The number of features that every timestep has, where timesteps are lists; 0 where there is no timestep.
 

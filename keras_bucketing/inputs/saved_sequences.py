@@ -13,8 +13,7 @@ from keras_bucketing.inputs.batch_layout import BatchOptions
 from keras_bucketing.inputs.element_specs import NAMES, Triple, map_named
 from keras_bucketing.inputs.growing import MemoryStore
 from keras_bucketing.inputs.mapped_folder import is_finished, map_folder
-from keras_bucketing.inputs.ragged import Ragged
-from keras_bucketing.inputs.row_splits import row_splits_of
+from keras_bucketing.inputs.ragged import Ragged, ragged_from_lengths
 from keras_bucketing.inputs.sequence_folder import FolderWriter
 from keras_bucketing.inputs.storage import stored_floatx
 from keras_bucketing.inputs.stored_sequences import StoredSequences
@@ -185,7 +184,7 @@ def _folder(path: Any, argument: str) -> Path:
 def _as_leaf(_: str, column: Column) -> Ragged | np.ndarray:
     if column.lengths is None:
         return column.values
-    return Ragged(column.values, row_splits_of(column.lengths), owned=True)
+    return ragged_from_lengths(column.values, column.lengths, owned=True)
 
 
 def _check_same_source(cached: dict[str, Any] | None, source: dict[str, Any]) -> None:

@@ -67,7 +67,7 @@ def open_stream(source: Any, options: BatchOptions, name: str) -> Stream:
         source = tf.data.Dataset.from_tensor_slices(source)
     elif columns.is_ragged_column(source) and not comes_from("pandas", source):
         ragged = as_ragged(source, name)
-        source = StoredSequences(ragged.values, ragged.row_splits)
+        source = StoredSequences(*ragged.one_after_the_other())
     if isinstance(source, tf.data.Dataset):
         return _open_dataset(source, options, name)
     if isinstance(source, keras.utils.PyDataset):

@@ -1,8 +1,9 @@
-"""Row indices to one padded batch, in graph: a ragged gather out of the flat values."""
+"""Row indices to one padded batch, in graph: a ragged gather out of the flat values, wherever they lie."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,14 +15,16 @@ from keras_bucketing.inputs.length_entries import length_entries
 from keras_bucketing.inputs.loaded import Loaded
 from keras_bucketing.inputs.loader import Loader
 from keras_bucketing.inputs.ragged import Ragged
-from keras_bucketing.inputs.storage import host_tensor, stored_floatx
+from keras_bucketing.inputs.storage import expect_random_reads, host_tensor, standard_dtype, stored_floatx
 from keras_bucketing.inputs.structures import Leaf, Structure, named_leaves
+from keras_bucketing.pipeline.dataset_state import sampled_rows, sampled_timesteps
+from keras_bucketing.pipeline.host_values import HostValues
 from keras_bucketing.pipeline.loaded_table import LoadedLengthsTable, LoadedTable, RowLoader
 from keras_bucketing.planning.sizing import Shard
 
 
 class BatchGatherer:
-    """Holds the data as tensors in host memory and gathers padded batches out of it.
+    """Holds the data as tensors in host memory, or in mapped files, and gathers padded batches out of it.
 
     Args:
         inputs: The checked data.
@@ -89,11 +92,11 @@ class BatchGatherer:
             return x, y
         return x, y, tf.nest.map_structure(batch.gather, self._weights)
 
-    @property
-    def tensors(self) -> list[tf.Tensor]:
-        """All the data, as tensors."""
-        tables = [table for table in tf.nest.flatten((self._x, self._y, self._weights)) if table is not None]
-        return [tensor for table in tables for tensor in table.tensors]
+    def sample(self) -> Iterator[bytes]:
+        """What tells these data from others: dtypes, shapes, lengths, and the values of some rows; all, if few."""
+        for table in tf.nest.flatten((self._x, self._y, self._weights)):
+            if table is not None:
+                yield from table.sample()
 
     def _timestep_weights(self, y: Structure, batch: _Batch) -> Structure:
         """1 on real and 0 on padded timesteps, times the caller's own weights; rows' weights for plain labels."""
@@ -139,56 +142,81 @@ class _PlainTable:
     """One value a row."""
 
     def __init__(self, array: np.ndarray):
-        self._rows = host_tensor(array)
+        array = np.ascontiguousarray(array)
+        self._values = HostValues(array, standard_dtype(array.dtype, "y"))
+        self._shape, self._row_bytes = array.shape, array[:1].nbytes
 
-    @property
-    def tensors(self) -> list[tf.Tensor]:
-        return [self._rows]
+    def sample(self) -> Iterator[bytes]:
+        rows = sampled_rows(np.full(self._shape[0], self._row_bytes, np.int64))
+        values = self._values.take(tf.constant(rows + self._values.begin))
+        yield f"{values.dtype.name}{self._shape}".encode()
+        yield values.numpy().tobytes()
 
     def gather(self, batch: _Batch) -> tf.Tensor:
-        return tf.gather(self._rows, batch.rows)
+        return self._values.take(batch.rows + self._values.begin if self._values.begin else batch.rows)
+
+
+class _RowRanges(NamedTuple):
+    """Where rows lie in the flat values: int64 starts and int32 sizes, in timesteps."""
+
+    starts: tf.Tensor
+    sizes: tf.Tensor
 
 
 class _LengthsTable:
-    """The length of one sequence a row."""
+    """The length of one sequence a row; an empty one that counts as one timestep of padding has length 1."""
 
-    def __init__(self, splits: tf.Tensor):
-        self._splits = splits
+    def __init__(self, ranges: _RowRanges, least_length: int):
+        self._sizes, self._least_length = ranges.sizes, least_length
 
     def gather(self, batch: _Batch) -> tf.Tensor:
-        return _lengths(self._splits, batch.rows)
+        return self.of(batch.rows)
+
+    def of(self, rows: tf.Tensor) -> tf.Tensor:
+        lengths = tf.gather(self._sizes, rows)
+        return tf.maximum(lengths, self._least_length) if self._least_length else lengths
 
 
 class _RaggedTable:
     """One sequence a row, padded to the length in one column of the cut at least where `pads_further`."""
 
-    def __init__(self, leaf: Ragged, padding_value: Any, splits: tf.Tensor, column: int, pads_further: bool):
-        values = leaf.values_tensor()
+    def __init__(self, leaf: Ragged, padding_value: Any, ranges: _RowRanges, column: int, pads_further: bool):
+        self._values = HostValues(leaf.values, leaf.dtype)
+        expect_random_reads(leaf.values, leaf.values[:1].nbytes * float(leaf.sizes.mean()))
         # By way of NumPy: tf.cast would round a Python float to float32 first, and refuses an int beyond int64.
-        self._padding = tf.constant(leaf.values.dtype.type(padding_value))
+        self._padding = tf.constant(leaf.dtype.type(padding_value))
         self._feature_shape = leaf.values.shape[1:]
-        self._values, self._splits = values, splits
+        self._ranges = ranges
+        self._lengths = _LengthsTable(ranges, leaf.least_length)
         self._column, self._pads_further = column, pads_further
 
-    @property
-    def tensors(self) -> list[tf.Tensor]:
-        return [self._values, self._splits]
+    def sample(self) -> Iterator[bytes]:
+        sizes = self._ranges.sizes.numpy()
+        timestep_bytes = self._padding.dtype.size * int(np.prod(self._feature_shape))
+        rows = sampled_rows(sizes.astype(np.int64) * timestep_bytes)
+        starts = tf.gather(self._ranges.starts, rows) + self._values.begin
+        sampled = np.minimum(sizes[rows], sampled_timesteps(timestep_bytes)).astype(np.int64)
+        yield f"{self._padding.dtype.name}{self._feature_shape}".encode()
+        yield sizes.tobytes()
+        yield self._values.take(tf.ragged.range(starts, starts + sampled).values).numpy().tobytes()
 
     def lengths(self, rows: tf.Tensor) -> tf.Tensor:
-        return _lengths(self._splits, rows)
+        return self._lengths.of(rows)
 
     def gather(self, batch: _Batch) -> tf.Tensor:
         # Not tf.gather of a RaggedTensor: its kernel checks the row splits of all the data at every call
         # (tensorflow/core/kernels/ragged_gather_op.cc, ValidateSplits).
-        starts, limits = tf.gather(self._splits, batch.rows), tf.gather(self._splits, batch.rows + 1)
-        timesteps = tf.ragged.range(starts, limits)
-        sequences = timesteps.with_values(tf.gather(self._values, timesteps.values))
+        starts, sizes = tf.gather(self._ranges.starts, batch.rows), tf.gather(self._ranges.sizes, batch.rows)
+        if self._values.begin:
+            starts += self._values.begin
+        timesteps = tf.ragged.range(starts, starts + tf.cast(sizes, tf.int64))
+        sequences = timesteps.with_values(self._values.take(timesteps.values))
         longest = batch.padded_to(self._column) if self._pads_further else None
         if batch.rows is not batch.all_rows:
             own_longest = tf.reduce_max(self.lengths(batch.all_rows))
             longest = own_longest if longest is None else tf.maximum(longest, own_longest)
         elif longest is not None:
-            longest = tf.maximum(longest, tf.cast(tf.reduce_max(limits - starts), tf.int32))
+            longest = tf.maximum(longest, tf.reduce_max(sizes))
         shape = None
         if longest is not None:
             shape = tf.concat([[-1], [longest], tf.constant(self._feature_shape, tf.int32)], 0)
@@ -199,10 +227,6 @@ class _RaggedTable:
 _TableInMemory = _PlainTable | _RaggedTable
 _Table = _TableInMemory | LoadedTable
 _AnyLengthsTable = _PlainTable | _LengthsTable | LoadedLengthsTable
-
-
-def _lengths(splits: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.gather(splits, rows + 1) - tf.gather(splits, rows), tf.int32)
 
 
 def _columns(inputs: Inputs, leaves: list[LeafLengths]) -> tuple[list[int], list[int]]:
@@ -217,11 +241,11 @@ def _columns(inputs: Inputs, leaves: list[LeafLengths]) -> tuple[list[int], list
 
 
 class _Tables:
-    """Leaves to tables; leaves with the same row splits share them."""
+    """Leaves to tables; leaves whose rows lie alike share where they do."""
 
     def __init__(self, pads_further: bool):
         self._pads_further = pads_further
-        self._splits: list[tuple[np.ndarray, tf.Tensor]] = []
+        self._tensors: list[tuple[np.ndarray, tf.Tensor]] = []
         self._row_loaders: dict[Loader, RowLoader] = {}
 
     def of(self, structure: Structure, padding_value: Any, columns: list[int]) -> Structure:
@@ -234,25 +258,29 @@ class _Tables:
                 return _PlainTable(leaf)
             if isinstance(leaf, Loaded):
                 return LoadedTable(self._row_loader(leaf), leaf, padding_value, column)
-            # A batch of nothing but empty labels has one timestep too, as kernels want it.
-            pads_further = self._pads_further or not leaf.lengths.all()
-            return _RaggedTable(leaf, padding_value, self.splits_of(leaf), column, pads_further)
+            # A batch of nothing but empty rows has one timestep too, as kernels want it.
+            pads_further = self._pads_further or not leaf.sizes.all()
+            settled = leaf.settle()
+            return _RaggedTable(settled, padding_value, self.ranges_of(settled), column, pads_further)
 
         return tf.nest.pack_sequence_as(structure, list(map(table, tf.nest.flatten(structure), columns)))
 
-    def splits_of(self, leaf: Ragged) -> tf.Tensor:
-        """The row splits as a tensor."""
-        for known, tensor in self._splits:
-            if known is leaf.row_splits or np.array_equal(known, leaf.row_splits):
+    def ranges_of(self, leaf: Ragged) -> _RowRanges:
+        """Where the rows of a leaf lie, as tensors."""
+        return _RowRanges(self._tensor(leaf.starts), self._tensor(leaf.sizes.astype(np.int32, copy=False)))
+
+    def _tensor(self, array: np.ndarray) -> tf.Tensor:
+        for known, tensor in self._tensors:
+            if known is array or (known.dtype == array.dtype and np.array_equal(known, array)):
                 return tensor
-        self._splits.append((leaf.row_splits, host_tensor(leaf.row_splits)))
-        return self._splits[-1][1]
+        self._tensors.append((array, host_tensor(array)))
+        return self._tensors[-1][1]
 
     def lengths_of(self, leaf: Ragged) -> _AnyLengthsTable:
         """The length of each row in one leaf."""
         if isinstance(leaf, Loaded):
             return LoadedLengthsTable(self._row_loader(leaf), [leaf])
-        return _LengthsTable(self.splits_of(leaf))
+        return _LengthsTable(self.ranges_of(leaf), leaf.least_length)
 
     def lengths_of_rows(self, inputs: Inputs) -> _AnyLengthsTable:
         """The length of each row in its longest leaf of `x`; one loader loads them all, or all are in memory."""

@@ -6,22 +6,54 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import tensorflow as tf
+import numpy as np
 
 from keras_bucketing.checks import INT64_MAX, check_integer, show
 
-STATE_VERSION = 1
-_CHUNK_ROWS = 1 << 22  # values are hashed a part at a time, so that no second copy of them is made
+STATE_VERSION = 2
+# Of larger data a sample must do: they may lie in a file, which would have to be read.
+_MOST_BYTES = 1 << 22
+_SAMPLED_ROWS = 256
+_SAMPLED_BYTES_PER_ROW = 1 << 12
 
 
-def fingerprint(tensors: Iterable[tf.Tensor], options: Mapping[str, Any]) -> str:
-    """A hash of data and options: equal for equal datasets, in every process."""
+def fingerprint(parts: Iterable[bytes], options: Mapping[str, Any]) -> str:
+    """A hash of data and options: equal for equal datasets, in every process.
+
+    Args:
+        parts: What tells the data from others.
+        options: What else the batches depend on.
+    """
     digest = hashlib.blake2b(repr(sorted(options.items())).encode(), digest_size=16)
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype.name}{tensor.shape}".encode())
-        for start in range(0, tensor.shape[0], _CHUNK_ROWS):
-            digest.update(tensor[start : start + _CHUNK_ROWS].numpy().tobytes())
+    for part in parts:
+        digest.update(part)
     return digest.hexdigest()
+
+
+def sampled_rows(row_bytes: np.ndarray) -> np.ndarray:
+    """The rows whose values count: all of them where the values are few, else some from the first to the last.
+
+    Args:
+        row_bytes: Int64 array `(num_rows,)`, how large each row is.
+
+    Returns:
+        Int64 array, increasing.
+
+    Example:
+    >>> sampled_rows(np.array([10, 20, 30])).tolist()
+    [0, 1, 2]
+    >>> sampled_rows(np.full(511, 2**30))[[0, 1, -1]].tolist()
+    [0, 2, 510]
+    """
+    num_rows = len(row_bytes)
+    if row_bytes.sum() <= _MOST_BYTES or num_rows <= _SAMPLED_ROWS:
+        return np.arange(num_rows)
+    return np.linspace(0, num_rows - 1, _SAMPLED_ROWS).astype(np.int64)
+
+
+def sampled_timesteps(timestep_bytes: int) -> int:
+    """How many timesteps of a sampled row count, from its first on."""
+    return max(_SAMPLED_BYTES_PER_ROW // max(timestep_bytes, 1), 1)
 
 
 def make_state(epoch: int, batch: int, seed: int, data_fingerprint: str) -> dict[str, Any]:

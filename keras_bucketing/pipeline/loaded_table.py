@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -50,8 +50,14 @@ class LoadedTable:
         self._row_loader = row_loader
         self._position = row_loader.add(leaf, padding_value, column)
         self._shape = [None, None, *leaf.leaf.feature_shape]
-        options = np.array([leaf.loader.length_tolerance, leaf.truncating == "pre"], np.int64)
-        self.tensors = [*map(host_tensor, (leaf.values, leaf.rows, leaf.lengths, leaf.announced, options))]
+        self._leaf = leaf
+
+    def sample(self) -> Iterator[bytes]:
+        """What tells these rows from others: dtype, features and lengths; nothing is loaded."""
+        leaf = self._leaf
+        yield f"{leaf.dtype.name}{leaf.leaf.feature_shape}{leaf.loader.length_tolerance}{leaf.truncating}".encode()
+        for array in (leaf.rows, leaf.lengths, leaf.announced):
+            yield array.astype(np.int64).tobytes()
 
     def gather(self, batch: Batch) -> tf.Tensor:
         """The padded sequences `(batch, time, *features)`."""

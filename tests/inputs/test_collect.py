@@ -17,13 +17,14 @@ from keras_bucketing.inputs.collect import (
     truncate,
 )
 from keras_bucketing.inputs.ragged import Ragged
+from tests.support.rows import flat, rows_of
 from tests.support.strategies import lengths_lists, random_sequences
 
 X = [[1, 2], [3]]
 
 
-def rows_of(leaf):
-    return [row.tolist() for row in np.split(leaf.values, leaf.row_splits[1:-1])]
+def lists_of(leaf):
+    return [row.tolist() for row in rows_of(leaf)]
 
 
 def test_leaves_of_a_dict_are_ragged_or_plain():
@@ -34,7 +35,7 @@ def test_leaves_of_a_dict_are_ragged_or_plain():
     assert inputs.x["age"].tolist() == [30, 40]
     assert inputs.x["image"].shape == (2, 5)
     assert inputs.x["image"].dtype == np.float32
-    assert rows_of(inputs.x["tags"]) == [[1], [2, 3, 4]]
+    assert lists_of(inputs.x["tags"]) == [[1], [2, 3, 4]]
     assert inputs.lengths.tolist() == [2, 3]  # of the longest leaf
 
 
@@ -85,8 +86,8 @@ def test_truncating_cuts_labels_and_weights_like_their_sequences(lengths, maxlen
     x = random_sequences(lengths)
     inputs = truncate(collect_inputs({"a": x, "b": x}, [row + 1 for row in x], x), maxlen, truncating)
     assert inputs.lengths.tolist() == [min(length, maxlen) for length in lengths]
-    assert np.array_equal(inputs.y.values, inputs.x["a"].values + 1)
-    assert np.array_equal(inputs.sample_weight.values, inputs.x["b"].values.astype(np.float32))
+    assert np.array_equal(flat(inputs.y), flat(inputs.x["a"]) + 1)
+    assert np.array_equal(flat(inputs.sample_weight), flat(inputs.x["b"]).astype(np.float32))
 
 
 @settings(max_examples=60)
@@ -94,26 +95,27 @@ def test_truncating_cuts_labels_and_weights_like_their_sequences(lengths, maxlen
 def test_dropping_empty_rows_keeps_every_leaf_in_step(lengths):
     x = random_sequences(lengths)
     numbers = np.arange(len(lengths))
-    inputs = handle_empty(collect_inputs({"a": x, "n": numbers}, x, numbers), "drop", 0)
+    inputs = handle_empty(collect_inputs({"a": x, "n": numbers}, x, numbers), "drop")
     kept = [row for row, length in enumerate(lengths) if length]
     assert inputs.x["n"].tolist() == kept
     assert inputs.lengths.tolist() == [lengths[row] for row in kept]
-    assert np.array_equal(inputs.x["a"].values, inputs.y.values)
+    assert np.array_equal(flat(inputs.x["a"]), flat(inputs.y))
     assert inputs.sample_weight.tolist() == kept
     assert inputs.num_given == len(lengths)
     assert inputs.kept is None if all(lengths) else inputs.kept.tolist() == kept
 
 
 def test_a_row_is_dropped_when_any_of_its_sequences_is_empty():
-    inputs = handle_empty(collect_inputs({"a": [[1], [], [2]], "b": [[], [1], [2]]}, None, None), "drop", 0)
+    inputs = handle_empty(collect_inputs({"a": [[1], [], [2]], "b": [[], [1], [2]]}, None, None), "drop")
     assert inputs.kept.tolist() == [2]
 
 
 def test_keeping_empty_rows_gives_them_one_timestep():
-    inputs = handle_empty(collect_inputs([[], [1, 2], []], [[], [0, 1], []], None), "keep", 9)
-    assert rows_of(inputs.x) == [[9], [1, 2], [9]]
+    inputs = handle_empty(collect_inputs([[], [1, 2], []], [[], [0, 1], []], None), "keep")
+    assert lists_of(inputs.x) == [[], [1, 2], []]  # the batch's padding fills them
+    assert inputs.x.lengths.tolist() == [1, 2, 1]
     assert inputs.lengths.tolist() == [1, 2, 1]
-    assert rows_of(inputs.y) == [[], [0, 1], []]  # without a label, and so without weight
+    assert lists_of(inputs.y) == [[], [0, 1], []]  # without a label, and so without weight
 
 
 @pytest.mark.parametrize(
@@ -226,12 +228,12 @@ def test_empty_sequences_are_refused_by_name_and_index():
     with pytest.raises(
         ValueError, match=r"not be empty\. Received length 0 at x\['b'\]\[1\] \(1 in all\).*on_empty=\"drop\""
     ):
-        handle_empty(inputs, "raise", 0)
+        handle_empty(inputs, "raise")
 
 
 def test_dropping_everything_is_refused():
     with pytest.raises(ValueError, match='All sequences are empty, so on_empty="drop" leaves none'):
-        handle_empty(collect_inputs([[], []], None, None), "drop", 0)
+        handle_empty(collect_inputs([[], []], None, None), "drop")
 
 
 @pytest.mark.parametrize(
@@ -271,7 +273,7 @@ LABELS = [[7, 8, 9], []]
 
 def test_labels_of_their_own_length_are_taken_as_they_are():
     inputs = collect_inputs(X, {"text": LABELS, "class": [0, 1], "tags": X}, None, align_labels=False)
-    assert rows_of(inputs.y["text"]) == LABELS
+    assert lists_of(inputs.y["text"]) == LABELS
     assert inputs.y["class"].tolist() == [0, 1]
     assert inputs.lengths.tolist() == [2, 1]  # they choose no bucket
     named = {leaf.name: (leaf.lengths.tolist(), leaf.is_label) for leaf in inputs.leaf_lengths}
@@ -287,14 +289,14 @@ def test_labels_for_each_timestep_have_no_lengths_of_their_own():
 
 def test_options_for_sequences_do_not_concern_labels_of_their_own_length():
     inputs = collect_inputs([[1, 2, 3], [], [4]], [[5, 6], [7, 8], []], [[1, 2], [3, 4], []], align_labels=False)
-    dropped = handle_empty(truncate(inputs, 1, "post"), "drop", 0)
-    assert rows_of(dropped.x) == [[1], [4]]
-    assert rows_of(dropped.y) == [[5, 6], []]
-    assert rows_of(dropped.sample_weight) == [[1, 2], []]
+    dropped = handle_empty(truncate(inputs, 1, "post"), "drop")
+    assert lists_of(dropped.x) == [[1], [4]]
+    assert lists_of(dropped.y) == [[5, 6], []]
+    assert lists_of(dropped.sample_weight) == [[1, 2], []]
     assert dropped.in_given_rows(dropped.lengths).tolist() == [1, 0, 1]
-    kept = handle_empty(inputs, "keep", 9)
-    assert rows_of(kept.x) == [[1, 2, 3], [9], [4]]
-    assert rows_of(kept.y) == [[5, 6], [7, 8], []]
+    kept = handle_empty(inputs, "keep")
+    assert kept.x.lengths.tolist() == [3, 1, 1]
+    assert lists_of(kept.y) == [[5, 6], [7, 8], []]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_lengths_change_as_those_in_memory(lengths, maxlen, truncating, data):
         lambda leaf: leaf.truncate(maxlen, truncating),
         lambda leaf: leaf.truncate(maxlen, truncating).select(keep),
         lambda leaf: leaf.select(keep).truncate(maxlen, truncating),
-        lambda leaf: leaf.truncate(maxlen, truncating).fill_empty(0),
+        lambda leaf: leaf.truncate(maxlen, truncating).fill_empty(),
     ):
         assert change(loaded).lengths.tolist() == change(in_memory).lengths.tolist()
         assert change(loaded).num_rows == change(in_memory).num_rows

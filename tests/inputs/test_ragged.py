@@ -6,14 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_bucketing.inputs.ragged import Ragged, as_ragged, ragged_from_row_splits
+from keras_bucketing.inputs.ragged import as_ragged, ragged_from_row_splits
+from tests.support.rows import rows_of
 from tests.support.strategies import lengths_lists, random_sequences, seeds, sequence_lists
 
 with_empty_rows = lengths_lists(min_length=0)
-
-
-def rows_of(ragged):
-    return np.split(ragged.values, ragged.row_splits[1:-1])
 
 
 def assert_same_rows(ragged, sequences):
@@ -30,8 +27,7 @@ def test_rows_come_back_bit_for_bit(sequences):
     ragged = as_ragged(sequences, "x")
     assert_same_rows(ragged, sequences)
     assert np.array_equal(ragged.lengths, [len(sequence) for sequence in sequences])
-    values = ragged.values_tensor()
-    assert values.numpy().tobytes() == ragged.values.tobytes()
+    assert_same_rows(ragged.settle(), sequences)
 
 
 @settings(max_examples=100)
@@ -63,18 +59,46 @@ def test_selecting_keeps_the_rows_that_are_marked(sequences, data):
 
 @settings(max_examples=100)
 @given(sequence_lists(lengths=with_empty_rows))
-def test_filling_gives_only_empty_rows_one_timestep(sequences):
-    filler = np.ones((1, *sequences[0].shape[1:]), sequences[0].dtype)
-    expected = [sequence if len(sequence) else filler for sequence in sequences]
-    assert_same_rows(as_ragged(sequences, "x").fill_empty(1), expected)
+def test_filling_lets_only_empty_rows_count_as_one_timestep(sequences):
+    filled = as_ragged(sequences, "x").fill_empty()
+    assert_same_rows(filled, sequences)
+    assert filled.lengths.tolist() == [max(len(sequence), 1) for sequence in sequences]
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 8)), min_size=1, max_size=12), seeds())
+def test_a_copy_holds_the_used_timesteps_once_whatever_the_order_and_the_gaps(ranges, seed):
+    values = random_sequences([38], "float64", (2,), seed)[0]
+    starts, sizes = np.array(ranges).T
+    with np.errstate(all="ignore"):
+        expected = [values[start : start + size].astype(np.float32) for start, size in ranges]
+        pairs = np.stack([starts, starts + sizes], axis=1)
+        settled = ragged_from_row_splits(values, pairs).settle()
+    assert_same_rows(settled, expected)
+    used = np.unique(np.concatenate([np.arange(start, start + size) for start, size in ranges]))
+    assert len(settled.values) == len(used)
+
+
+@settings(max_examples=60)
+@given(sequence_lists(lengths=with_empty_rows), st.integers(1, 10), st.sampled_from(["post", "pre"]), st.data())
+def test_nothing_but_settling_copies_values(sequences, maxlen, truncating, data):
+    keep = np.array(data.draw(st.lists(st.booleans(), min_size=len(sequences), max_size=len(sequences))))
+    values, splits = np.concatenate(sequences), np.cumsum([0, *map(len, sequences)])
+    ragged = ragged_from_row_splits(values, splits)
+    changed = ragged.truncate(maxlen, truncating).select(keep).fill_empty()
+    assert changed.values is values
+    assert as_ragged(changed, "x", copy=False).settle().values is values
+    assert as_ragged(changed, "x").settle().values is not values
 
 
 def test_a_list_of_arrays_is_copied_only_once():
     ragged = as_ragged([np.arange(100), np.arange(50)], "x")
     assert ragged.owned
-    tensor = ragged.values_tensor()
-    ragged.values[0] = 42
-    assert tensor[0] == 42
+    assert ragged.settle() is ragged
+
+
+def test_what_was_cut_from_a_list_of_arrays_does_not_stay_in_memory():
+    assert len(as_ragged([np.arange(100), np.arange(50)], "x").truncate(10, "pre").settle().values) == 20
 
 
 @pytest.mark.parametrize("byte_order", ["<", ">"])
@@ -82,8 +106,9 @@ def test_a_list_of_arrays_is_copied_only_once():
 def test_the_byte_order_of_the_input_does_not_matter(byte_order, dtype):
     values = np.arange(5).astype(byte_order + dtype)
     for ragged in (ragged_from_row_splits(values, [0, 2, 5]), as_ragged([values[:2], values[2:]], "x")):
-        assert ragged.values.dtype.isnative
-        assert np.array_equal(ragged.values_tensor(), np.arange(5))
+        assert ragged.dtype.isnative
+        assert ragged.settle().values.dtype == ragged.dtype
+        assert np.array_equal(ragged.settle().values, np.arange(5))
 
 
 @pytest.mark.parametrize(
@@ -94,8 +119,17 @@ def test_the_byte_order_of_the_input_does_not_matter(byte_order, dtype):
         ([1, 2], [0, 1, 3], ValueError, "Expected 2 as in `values`, received row_splits[2] = 3."),
         ([1, 2], [0, 3, 4], ValueError, "Expected 2 as in `values`, received row_splits[1] = 3."),
         ([1, 2], [0, 1], ValueError, "Expected 2 as in `values`, received row_splits[1] = 1."),
-        ([1, 2], [0], ValueError, "at least two. Received shape (1,)."),
-        ([1, 2], [[0, 2]], ValueError, "at least two. Received shape (1, 2)."),
+        (
+            [1, 2],
+            [0],
+            ValueError,
+            "at least two; or the shape (num_sequences, 2), a start and a stop for each. Received shape (1,).",
+        ),
+        ([1, 2], [[0, 1, 2]], ValueError, "a start and a stop for each. Received shape (1, 3)."),
+        ([1, 2], np.zeros((0, 2), int), ValueError, "a start and a stop for each. Received shape (0, 2)."),
+        ([1, 2], [[0, 1], [1, 3]], ValueError, "Expected 0 <= start <= stop <= 2 as in `values`, received [1, 3] at r"),
+        ([1, 2], [[-1, 1]], ValueError, "received [-1, 1] at row_splits[0]."),
+        ([1, 2], [[2, 1]], ValueError, "received [2, 1] at row_splits[0]."),
         ([1, 2], [0.0, 2.0], TypeError, "`row_splits` must be integers. Received dtype float64."),
         ([1, 2], ["0", "2"], TypeError, "`row_splits` must be integers. Received dtype <U1."),
         (
@@ -131,5 +165,5 @@ def test_row_splits_beyond_64_bits_are_refused():
 
 
 def test_a_ragged_passes_through_unchanged():
-    ragged = Ragged(np.arange(3), np.array([0, 1, 3]))
+    ragged = ragged_from_row_splits(np.arange(3), [0, 1, 3])
     assert as_ragged(ragged, "x") is ragged

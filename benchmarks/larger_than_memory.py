@@ -1,0 +1,130 @@
+"""Sequences in a file: construction, memory, and reading with a warm and a cold cache, beside other libraries.
+
+Sequences are vectors of 16 float32 of lognormal length (mean 75, median 55, at most 1000 timesteps), in one file whose
+size is printed. Warm: all of it is in the page cache. Cold: the cache is emptied before each measurement
+(posix_fadvise), so that every batch waits for the disk; only Linux can, and only some batches are read. Everybody is
+read by the same Python loop in one process, with 32 rows a batch; construction, the first batch and memory are measured
+in a process for each (larger_than_memory_worker.py). Memory is what is the process' own: pages of the file, which the
+system takes back when it needs them, do not count. mapped_contenders.py shows how each is set up.
+
+    python -m benchmarks.larger_than_memory
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from benchmarks import harness
+from benchmarks.harness import Spread
+from benchmarks.lengths import lognormal_lengths
+from benchmarks.mapped_contenders import BATCH_SIZE, IN_MEMORY, SHARED, openers, write_files
+from benchmarks.sequences import vector_sequences
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    arguments = harness.parse_arguments(__doc__)
+    num_sequences, warm, cold, rounds = (400, 4, 2, 1) if arguments.quick else (100_000, 800, 60, 5)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        lengths = lognormal_lengths(num_sequences, mean=75, median=55, longest=1000)
+        write_files(folder, vector_sequences(lengths, features=16))
+        results = measure(folder, warm, cold, rounds)
+        megabytes = (folder / "values.npy").stat().st_size / 1e6
+    show(f"{num_sequences:,} sequences, {megabytes:,.0f} MB, {BATCH_SIZE} rows a batch", results)
+    harness.write_json(arguments.output, "larger_than_memory", {"megabytes": megabytes, "results": results})
+    harness.write_picture(arguments.output, "larger_than_memory", lambda axes: draw(axes, results), panels=2)
+
+
+def measure(folder: Path, warm: int, cold: int, rounds: int) -> dict[str, dict[str, Any]]:
+    """All figures of everybody: `warm` and `cold` are how many batches to read."""
+    names = openers()
+    workers = {name: run_worker(name, folder) for name in names}
+    sources = {name: opener(folder) for name, opener in names.items()}
+    rates = harness.interleave({name: _rate(source, warm) for name, source in sources.items()}, rounds)
+    in_files = {name: source for name, source in sources.items() if name not in (IN_MEMORY, SHARED)}
+    cold_rates: dict[str, list[float]] = {}
+    if hasattr(os, "posix_fadvise"):
+        measured = {name: _rate(source, cold, folder) for name, source in in_files.items()}
+        cold_rates = harness.interleave(measured, rounds, warm_up=False)
+    return {
+        name: {
+            **workers[name],
+            "warm": harness.spread_of(rates[name]),
+            "of_in_memory": harness.ratios_within_rounds(rates[name], rates[IN_MEMORY]),
+            "cold": harness.spread_of(cold_rates[name]) if name in cold_rates else None,
+        }
+        for name in names
+    }
+
+
+def run_worker(name: str, folder: Path) -> dict[str, float]:
+    """Construction, first batch and memory in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.larger_than_memory_worker", name, str(folder)]
+    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    record: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
+    return record
+
+
+def show(title: str, results: dict[str, dict[str, Any]]) -> None:
+    """Prints the table."""
+    heads = ["construction, s", "first batch, s", "memory, MB", "peak, MB", "sequences/s, warm", "of in memory", "cold"]
+    figures = [
+        "construction_seconds",
+        "first_batch_seconds",
+        "megabytes",
+        "peak_megabytes",
+        "warm",
+        "of_in_memory",
+        "cold",
+    ]
+    rows = [[name, *(row[figure] or "-" for figure in figures)] for name, row in results.items()]
+    note = "Median (quartiles); ratios are formed within a round. Memory without that of Python and the libraries."
+    harness.report(title, ["read by", *heads], rows, note)
+
+
+def draw(axes: Any, results: dict[str, dict[str, Any]]) -> None:
+    """Bars of the rates, warm and cold."""
+    for axis, kind in zip(axes, ("warm", "cold"), strict=True):
+        rates = {name: row[kind] for name, row in results.items() if row[kind] is not None}
+        thousands = {name: Spread(*(figure / 1000 for figure in rate)) for name, rate in rates.items()}
+        if thousands:
+            harness.draw_bars(axis, thousands, "thousand sequences per second", "BucketedSequence", "{:,.1f}")
+        axis.set_title(f"{kind} cache", loc="left")
+
+
+def _rate(source: Iterable[Any], num_batches: int, cold_folder: Path | None = None) -> Callable[[], float]:
+    """Sequences a second from the second batch on: the first one waits for threads and processes to start."""
+
+    def rate() -> float:
+        batches = iter(source)
+        next(batches)
+        if cold_folder is not None:
+            _empty_cache(cold_folder)
+        begin = time.perf_counter()
+        num_rows = sum(len(labels) for _, labels in islice(batches, num_batches))
+        return num_rows / (time.perf_counter() - begin)
+
+    return rate
+
+
+def _empty_cache(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            file = os.open(path, os.O_RDONLY)
+            os.fsync(file)  # what is not written yet stays
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(file)
+
+
+if __name__ == "__main__":
+    main()

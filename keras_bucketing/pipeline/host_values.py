@@ -1,0 +1,107 @@
+"""An array in host memory as TensorFlow gathers from it: where it lies, and converted a batch at a time."""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+import tensorflow as tf
+
+from keras_bucketing.inputs.storage import ALIGNMENT
+from keras_bucketing.pipeline.conversion import convert
+
+
+class HostValues:
+    """Rows of an array, gathered in graph without a copy of the array.
+
+    TensorFlow takes memory only from a multiple of 64 bytes on. Where the array begins elsewhere, the tensor begins
+    below it: by whole rows where that fits (`begin`), otherwise the rows are gathered in pieces of 2 to 32 bytes,
+    which is slower. Nobody reads what lies below, and it is part of the same page of memory or of the same buffer.
+
+    Args:
+        array: C-contiguous array `(num_rows, *feature_shape)` in any byte order, read-only too.
+        dtype: What to gather, e.g. float32 from float64.
+
+    Attributes:
+        begin: Int, the index that the array's first row has in `take`.
+        tensor: What is gathered from.
+    """
+
+    def __init__(self, array: np.ndarray, dtype: np.dtype):
+        self._stored, self._dtype = array.dtype, np.dtype(dtype)
+        self._feature_shape = array.shape[1:]
+        self._pieces: int | None = None
+        self._first_piece = self.begin = 0
+        if not array.size:
+            with tf.device("CPU:0"):
+                self.tensor = tf.constant(array.astype(_known_to_dlpack(array.dtype)))
+            return
+        row_bytes, address = array[:1].nbytes, array.ctypes.data
+        self.begin = _rows_below(address, row_bytes, address - _begin_of_memory(array))
+        if self.begin >= 0:
+            shape = (self.begin + len(array), *self._feature_shape)
+            self.tensor = _shared_tensor(address - self.begin * row_bytes, shape, _known_to_dlpack(array.dtype), array)
+            return
+        below, self.begin = address % ALIGNMENT, 0
+        piece = int(np.gcd.reduce([below, row_bytes, ALIGNMENT]))
+        self._pieces, self._first_piece = row_bytes // piece, below // piece
+        shape = ((below + array.nbytes) // piece, piece)
+        self.tensor = _shared_tensor(address - below, shape, np.dtype(np.uint8), array)
+
+    def take(self, rows: tf.Tensor) -> tf.Tensor:
+        """Gathers rows.
+
+        Args:
+            rows: Int tensor `(n,)`, counted from `begin`.
+
+        Returns:
+            Tensor `(n, *feature_shape)`.
+        """
+        if self._pieces is None:
+            return self._convert(tf.gather(self.tensor, rows))
+        pieces = tf.cast(rows, tf.int64)[:, tf.newaxis] * self._pieces + self._first_piece
+        taken = tf.gather(self.tensor, pieces + tf.range(self._pieces, dtype=tf.int64))
+        return self._convert(self._from_bytes(taken))
+
+    def _from_bytes(self, taken: tf.Tensor) -> tf.Tensor:
+        known = _known_to_dlpack(self._stored)
+        shape = [-1, *self._feature_shape]
+        return tf.bitcast(tf.reshape(taken, [*shape, known.itemsize] if known.itemsize > 1 else shape), known)
+
+    def _convert(self, taken: tf.Tensor) -> tf.Tensor:
+        if not self._stored.isnative:
+            taken = tf.bitcast(tf.reverse(tf.bitcast(taken, tf.uint8), [-1]), taken.dtype)
+        return convert(taken, self._dtype)
+
+
+class _Memory:
+    """Memory that NumPy sees as a writable array, as DLPack's first protocol demands; nobody writes to it."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], dtype: np.dtype, owner: np.ndarray):
+        self.__array_interface__ = {"data": (address, False), "shape": shape, "typestr": dtype.str, "version": 3}
+        self.owner = owner  # lives as long as the tensor: tensor -> DLPack's capsule -> array -> this
+
+
+def _shared_tensor(address: int, shape: tuple[int, ...], dtype: np.dtype, owner: np.ndarray) -> tf.Tensor:
+    return tf.experimental.dlpack.from_dlpack(np.asarray(_Memory(address, shape, dtype, owner)).__dlpack__())
+
+
+def _known_to_dlpack(dtype: np.dtype) -> np.dtype:
+    """The dtype under which TensorFlow takes the memory: DLPack in 2.18 has no bool, and no foreign byte order."""
+    return np.dtype(np.uint8) if dtype == np.bool_ else dtype.newbyteorder("=")
+
+
+def _rows_below(address: int, row_bytes: int, of_same_memory: int) -> int:
+    """How many rows below an address are aligned, and reachable without leaving its page or its buffer; -1 if none."""
+    reachable = max(address % mmap.PAGESIZE, of_same_memory)
+    for rows in range(min(ALIGNMENT, reachable // row_bytes + 1)):
+        if (address - rows * row_bytes) % ALIGNMENT == 0:
+            return rows
+    return -1
+
+
+def _begin_of_memory(array: np.ndarray) -> int:
+    """The address of the array that this one is a part of."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return int(array.ctypes.data)
