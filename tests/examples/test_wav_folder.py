@@ -20,12 +20,15 @@ def run(folder: Path, options: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_it_learns_from_the_recordings_that_it_writes(tmp_path: Path) -> None:
-    result = run(tmp_path)
-    assert result.returncode == 0, result.stdout + result.stderr
+def test_it_learns_the_same_from_recordings_and_from_saved_spectrograms(tmp_path: Path) -> None:
+    results = [run(tmp_path), run(tmp_path, "--save spectrograms"), run(tmp_path, "--save spectrograms")]
+    for result in results:
+        assert result.returncode == 0, result.stdout + result.stderr
     assert len(list(tmp_path.glob("output/recordings/*/*.wav"))) == 300
-    accuracy = re.search(r"test accuracy ([\d.]+), 60 recordings of 3 classes", result.stdout)
-    assert accuracy, result.stdout
+    lines = [re.findall(r"accuracy: [\d.]+ - loss: [\d.]+|^test accuracy.*", result.stdout, re.M) for result in results]
+    assert lines[0] == lines[1] == lines[2]
+    accuracy = re.fullmatch(r"test accuracy ([\d.]+), 60 recordings of 3 classes", lines[0][-1])
+    assert accuracy, lines[0]
     assert float(accuracy[1]) > 0.9
 
 
