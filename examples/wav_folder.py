@@ -6,7 +6,7 @@
 
 Its own recordings are whistles of 0.2 to 1.5 seconds that rise, fall, or stay as they are, with noise. All that is read
 beforehand is the header of each file, which tells how long it is. `load` reads a file and makes a spectrogram of it, in
-several threads and ahead of the model; in every epoch again. With `--save` all spectrograms are written to one folder in
+several threads and ahead of the model; in every epoch again. With `--save` all spectrograms are written to a folder in
 a single pass, which the dataset then reads in place: the same batches, and nothing to decode.
 """
 

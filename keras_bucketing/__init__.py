@@ -3,13 +3,13 @@
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.callbacks.backup_and_restore_sequence import BackupAndRestoreSequence
 from keras_bucketing.callbacks.padding_stats_callback import PaddingStatsCallback
-from keras_bucketing.inputs.saved_sequences import load_sequences, save_sequences
 from keras_bucketing.layers.sequence_masking import SequenceMasking
 from keras_bucketing.models.masked_lstm_classifier import MaskedLSTMClassifier
 from keras_bucketing.monitoring.monitor_padding import monitor_padding
 from keras_bucketing.padding.report import padding_report
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.planning.boundaries import optimal_bucket_boundaries
+from keras_bucketing.streams.saved_sequences import load_sequences, save_sequences
 
 __version__ = "0.1.0"
 

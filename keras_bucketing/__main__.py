@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_bucketing.inputs.saved_sequences import load_lengths
 from keras_bucketing.padding.report import padding_report
+from keras_bucketing.streams.saved_sequences import load_lengths
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

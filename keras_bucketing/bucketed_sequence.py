@@ -26,7 +26,6 @@ from keras_bucketing.inputs.overlooked_padding import overlooked_padding
 from keras_bucketing.inputs.padded import check_masks_padding, sequences_from_padded
 from keras_bucketing.inputs.padded_labels import labels_from_padded
 from keras_bucketing.inputs.ragged import ragged_from_row_splits
-from keras_bucketing.inputs.saved_sequences import check_batch_options, read_dataset
 from keras_bucketing.padding.report import summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats, padding_of_plan
 from keras_bucketing.pipeline.batch_gather import BatchGatherer
@@ -39,6 +38,7 @@ from keras_bucketing.planning.batch_cuts import cut_batches
 from keras_bucketing.planning.buckets import choose_buckets
 from keras_bucketing.planning.epoch_plan import EpochPlan, EpochPlanner
 from keras_bucketing.planning.sizing import check_shard, check_sizing
+from keras_bucketing.streams.saved_sequences import check_batch_options, read_dataset
 
 
 class BucketedSequence(tf.data.Dataset):
@@ -144,14 +144,14 @@ class BucketedSequence(tf.data.Dataset):
         ValueError: If an argument has a wrong value, or two of them do not fit together.
 
     Example:
-    >>> x = [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10]]
-    >>> dataset = BucketedSequence(x, y=[0, 1, 0, 1], batch_size=2, shuffle=False)
-    >>> for sequences, labels in dataset:
-    ...     print(sequences.numpy().tolist(), labels.numpy().tolist())
-    [[4, 0], [5, 6]] [1, 0]
-    [[1, 2, 3, 0], [7, 8, 9, 10]] [0, 1]
-    >>> print(f"{dataset.padding_stats().padding_efficiency:.3f}")
-    0.833
+        >>> x = [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10]]
+        >>> dataset = BucketedSequence(x, y=[0, 1, 0, 1], batch_size=2, shuffle=False)
+        >>> for sequences, labels in dataset:
+        ...     print(sequences.numpy().tolist(), labels.numpy().tolist())
+        [[4, 0], [5, 6]] [1, 0]
+        [[1, 2, 3, 0], [7, 8, 9, 10]] [0, 1]
+        >>> print(f"{dataset.padding_stats().padding_efficiency:.3f}")
+        0.833
     """
 
     def __init__(
@@ -267,12 +267,12 @@ class BucketedSequence(tf.data.Dataset):
                 stops before it starts, or lies outside of the values.
 
         Example:
-        >>> dataset = BucketedSequence.from_row_splits([1, 2, 3, 4, 5, 6], [0, 3, 4, 6], shuffle=False)
-        >>> next(iter(dataset)).numpy().tolist()
-        [[4, 0, 0], [5, 6, 0], [1, 2, 3]]
-        >>> dataset = BucketedSequence.from_row_splits([1, 2, 3, 4, 5, 6], [[4, 6], [0, 3]], shuffle=False)
-        >>> next(iter(dataset)).numpy().tolist()
-        [[5, 6, 0], [1, 2, 3]]
+            >>> dataset = BucketedSequence.from_row_splits([1, 2, 3, 4, 5, 6], [0, 3, 4, 6], shuffle=False)
+            >>> next(iter(dataset)).numpy().tolist()
+            [[4, 0, 0], [5, 6, 0], [1, 2, 3]]
+            >>> dataset = BucketedSequence.from_row_splits([1, 2, 3, 4, 5, 6], [[4, 6], [0, 3]], shuffle=False)
+            >>> next(iter(dataset)).numpy().tolist()
+            [[5, 6, 0], [1, 2, 3]]
         """
         return cls(ragged_from_row_splits(values, row_splits), y, sample_weight, **options)
 
@@ -327,12 +327,12 @@ class BucketedSequence(tf.data.Dataset):
                 `x` are sequences, or what `y` holds.
 
         Example:
-        >>> padded = keras.utils.pad_sequences([[1, 2, 3], [4], [5, 6]])
-        >>> padded.tolist()
-        [[1, 2, 3], [0, 0, 4], [0, 5, 6]]
-        >>> dataset = BucketedSequence.from_padded(padded, shuffle=False)
-        >>> next(iter(dataset)).numpy().tolist()
-        [[4, 0, 0], [5, 6, 0], [1, 2, 3]]
+            >>> padded = keras.utils.pad_sequences([[1, 2, 3], [4], [5, 6]])
+            >>> padded.tolist()
+            [[1, 2, 3], [0, 0, 4], [0, 5, 6]]
+            >>> dataset = BucketedSequence.from_padded(padded, shuffle=False)
+            >>> next(iter(dataset)).numpy().tolist()
+            [[4, 0, 0], [5, 6, 0], [1, 2, 3]]
         """
         if timestep_labels is not None:
             timestep_labels = check_flag("timestep_labels", timestep_labels)
@@ -397,11 +397,11 @@ class BucketedSequence(tf.data.Dataset):
             OSError: If the cache cannot be read or written.
 
         Example:
-        >>> padded = tf.data.Dataset.from_tensor_slices(([[1, 2, 3], [4, 0, 0], [5, 6, 0]], [0, 1, 0])).batch(2)
-        >>> dataset = BucketedSequence.from_dataset(padded, batched=True, shuffle=False)
-        >>> sequences, labels = next(iter(dataset))
-        >>> sequences.numpy().tolist(), labels.numpy().tolist()
-        ([[4, 0, 0], [5, 6, 0], [1, 2, 3]], [1, 0, 0])
+            >>> padded = tf.data.Dataset.from_tensor_slices(([[1, 2, 3], [4, 0, 0], [5, 6, 0]], [0, 1, 0])).batch(2)
+            >>> dataset = BucketedSequence.from_dataset(padded, batched=True, shuffle=False)
+            >>> sequences, labels = next(iter(dataset))
+            >>> sequences.numpy().tolist(), labels.numpy().tolist()
+            ([[4, 0, 0], [5, 6, 0], [1, 2, 3]], [1, 0, 0])
         """
         batch_options = check_batch_options(
             batched,
@@ -461,12 +461,12 @@ class BucketedSequence(tf.data.Dataset):
             ValueError: If lengths and signature do not fit together.
 
         Example:
-        >>> files = [[1, 2, 3], [4], [5, 6]]  # as if each were a file
-        >>> dataset = BucketedSequence.from_loader(
-        ...     lambda row: files[row], [3, 1, 2], output_signature=tf.TensorSpec((None,), tf.int32), shuffle=False
-        ... )
-        >>> next(iter(dataset)).numpy().tolist()
-        [[4, 0, 0], [5, 6, 0], [1, 2, 3]]
+            >>> files = [[1, 2, 3], [4], [5, 6]]  # as if each were a file
+            >>> dataset = BucketedSequence.from_loader(
+            ...     lambda row: files[row], [3, 1, 2], output_signature=tf.TensorSpec((None,), tf.int32), shuffle=False
+            ... )
+            >>> next(iter(dataset)).numpy().tolist()
+            [[4, 0, 0], [5, 6, 0], [1, 2, 3]]
         """
         x = loaded_sequences(load, lengths, output_signature, length_tolerance, num_parallel_loads)
         return cls(x, y, sample_weight, **options)
@@ -555,9 +555,9 @@ class BucketedSequence(tf.data.Dataset):
             ValueError: If it is negative.
 
         Example:
-        >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=2, shuffle=False)
-        >>> [rows.tolist() for rows in dataset.epoch_plan(0)]
-        [[1, 2], [0]]
+            >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=2, shuffle=False)
+            >>> [rows.tolist() for rows in dataset.epoch_plan(0)]
+            [[1, 2], [0]]
         """
         plan = self._planner.plan(check_integer("epoch", epoch, minimum=0), self.seed).of_shard(self._shard)
         return plan if self._kept is None else plan.renumbered(self._kept, len(self._lengths))
@@ -569,9 +569,9 @@ class BucketedSequence(tf.data.Dataset):
             epoch: Int, at least 0. Defaults to 0.
 
         Example:
-        >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=2, shuffle=False)
-        >>> dataset.padding_stats().real_timesteps, dataset.padding_stats().total_timesteps
-        (6, 7)
+            >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=2, shuffle=False)
+            >>> dataset.padding_stats().real_timesteps, dataset.padding_stats().total_timesteps
+            (6, 7)
         """
         return padding_of_plan(self.epoch_plan(epoch), self._leaf_lengths)
 
@@ -597,10 +597,10 @@ class BucketedSequence(tf.data.Dataset):
             print_fn: Function that takes the text. Defaults to `print`.
 
         Example:
-        >>> keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=2, shuffle=False).summary()
-        lengths  sequences  rows a batch  batches  padding efficiency
-        1 - 3            3             2        2               0.857
-        all              3                      2               0.857
+            >>> keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=2, shuffle=False).summary()
+            lengths  sequences  rows a batch  batches  padding efficiency
+            1 - 3            3             2        2               0.857
+            all              3                      2               0.857
         """
         (print_fn or print)(summarize_buckets(self._buckets, self.padding_stats()))
 
@@ -640,10 +640,10 @@ class BucketedSequence(tf.data.Dataset):
             ValueError: If one of them is out of range.
 
         Example:
-        >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=1, shuffle=False)
-        >>> dataset.seek(epoch=3, batch=2)
-        >>> [batch.numpy().tolist() for batch in dataset], dataset.epoch
-        ([[[1, 2, 3]]], 4)
+            >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=1, shuffle=False)
+            >>> dataset.seek(epoch=3, batch=2)
+            >>> [batch.numpy().tolist() for batch in dataset], dataset.epoch
+            ([[[1, 2, 3]]], 4)
         """
         self._counter.seek(*self._check_position(epoch, batch))
 
@@ -699,9 +699,9 @@ class BucketedSequence(tf.data.Dataset):
             ValueError: If there is not one row for each sequence, or the epoch leaves rows out.
 
         Example:
-        >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], shuffle=False)
-        >>> dataset.restore_order(np.array([[10.0], [20.0], [30.0]])).tolist()
-        [[30.0], [10.0], [20.0]]
+            >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], shuffle=False)
+            >>> dataset.restore_order(np.array([[10.0], [20.0], [30.0]])).tolist()
+            [[30.0], [10.0], [20.0]]
         """
         plan = self.epoch_plan(self.newest_pass().epoch)
         return restore_order(outputs, plan, self._lengths)

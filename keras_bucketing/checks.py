@@ -24,10 +24,10 @@ def show(value: Any) -> str:
     """A value in an error message: its `repr`, shortened where it is long.
 
     Example:
-    >>> show([1, 2, 3])
-    '[1, 2, 3]'
-    >>> show(list(range(1000)))
-    '[0, 1, 2, 3, 4, 5, ...]'
+        >>> show([1, 2, 3])
+        '[1, 2, 3]'
+        >>> show(list(range(1000)))
+        '[0, 1, 2, 3, 4, 5, ...]'
     """
     try:
         return shorten(_repr.repr(value))
@@ -52,8 +52,8 @@ def can_hold(dtype: np.dtype, number: float) -> bool:
     """Whether an array of this dtype can hold a number: whole and within the limits, or finite, infinite or NaN.
 
     Example:
-    >>> can_hold(np.dtype("uint8"), 255), can_hold(np.dtype("uint8"), -1), can_hold(np.dtype("float16"), 1e6)
-    (True, False, False)
+        >>> can_hold(np.dtype("uint8"), 255), can_hold(np.dtype("uint8"), -1), can_hold(np.dtype("float16"), 1e6)
+        (True, False, False)
     """
     if dtype.kind == "f":
         with np.errstate(over="ignore"):

@@ -39,7 +39,7 @@ LIBRARIES = [(page, library) for page in PAGES for library in sorted({block[2] f
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     run(page, [block for block in blocks_of(page) if block[2] is None])
 
@@ -49,7 +49,7 @@ def test_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(("page", "library"), LIBRARIES)
 def test_what_needs_a_library_runs_after_the_first_block(
     page: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+):
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"needs {library}, which is not installed")
     monkeypatch.chdir(tmp_path)
@@ -58,7 +58,7 @@ def test_what_needs_a_library_runs_after_the_first_block(
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_leads_somewhere(page: str) -> None:
+def test_every_link_leads_somewhere(page: str):
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     files = re.findall(r"\]\((?!https?:)([^)#]+)", text)
     assert [target for target in files if not (ROOT / "docs" / target).exists()] == []

@@ -537,8 +537,8 @@ def test_a_folder_of_save_sequences_is_no_cache(tmp_path):
 MEASURED = """
 import resource, sys
 import numpy as np
-from keras_bucketing.inputs.batch_layout import BatchOptions
-from keras_bucketing.inputs.saved_sequences import read_dataset
+from keras_bucketing.streams.batch_layout import BatchOptions
+from keras_bucketing.streams.saved_sequences import read_dataset
 row = np.ones(5000, np.float32)
 rows = lambda: (row for _ in range(20_000))
 read_dataset(lambda: (row for _ in range(10)), None, BatchOptions())

@@ -52,7 +52,7 @@ OPTIONS = {
     options=st.fixed_dictionaries({}, optional=OPTIONS),
     empty=st.booleans(),
 )
-def test_any_arguments_give_a_sound_dataset_or_an_error_of_ours(options: dict, empty: bool) -> None:
+def test_any_arguments_give_a_sound_dataset_or_an_error_of_ours(options: dict, empty: bool):
     sequences = [*SEQUENCES, np.empty(0, np.float32)] if empty else SEQUENCES
     try:
         dataset = BucketedSequence(sequences, np.arange(len(sequences)), **options)
@@ -74,7 +74,7 @@ DATA = st.sampled_from([*LISTS, *LABELS, *STRUCTURES, *SCALARS, *ARRAYS, *RAGGED
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(x=DATA, y=st.none() | DATA, sample_weight=st.none() | DATA)
-def test_any_data_give_a_sound_dataset_or_an_error_of_ours(x: object, y: object, sample_weight: object) -> None:
+def test_any_data_give_a_sound_dataset_or_an_error_of_ours(x: object, y: object, sample_weight: object):
     try:
         dataset = BucketedSequence(x, y, sample_weight)
     except (ValueError, TypeError) as error:
@@ -129,7 +129,7 @@ def planned(dataset: BucketedSequence, epoch: int) -> list[list[int]]:
     return [rows.tolist() for rows in dataset.epoch_plan(epoch)]
 
 
-def test_two_iterators_at_once_read_an_epoch_each() -> None:
+def test_two_iterators_at_once_read_an_epoch_each():
     dataset = make_dataset()
     first, second = iter(dataset), iter(dataset)
     interleaved = [(next(first), next(second)) for _ in range(len(dataset))]
@@ -137,7 +137,7 @@ def test_two_iterators_at_once_read_an_epoch_each() -> None:
     assert rows_of(batch for _, batch in interleaved) == planned(dataset, 1)
 
 
-def test_predicting_in_the_middle_of_an_iteration_disturbs_neither() -> None:
+def test_predicting_in_the_middle_of_an_iteration_disturbs_neither():
     dataset = make_dataset(shuffle=False)
     model = keras.Sequential([keras.layers.Lambda(lambda x: x[:, :1])])
     iterator = iter(dataset)
@@ -147,7 +147,7 @@ def test_predicting_in_the_middle_of_an_iteration_disturbs_neither() -> None:
     assert rows_of([*beginning, *iterator]) == planned(dataset, 0)
 
 
-def test_several_threads_read_an_epoch_each() -> None:
+def test_several_threads_read_an_epoch_each():
     dataset = make_dataset()
     passes: list[list[list[int]]] = []
     threads = [threading.Thread(target=lambda: passes.append(rows_of(dataset))) for _ in range(6)]
@@ -158,7 +158,7 @@ def test_several_threads_read_an_epoch_each() -> None:
     assert sorted(passes) == sorted(planned(dataset, epoch) for epoch in range(6))
 
 
-def test_an_iterator_outlives_its_dataset() -> None:
+def test_an_iterator_outlives_its_dataset():
     dataset = make_dataset()
     expected = planned(dataset, 0)
     iterator = iter(dataset)
@@ -169,13 +169,13 @@ def test_an_iterator_outlives_its_dataset() -> None:
 
 
 @pytest.mark.parametrize("copy_it", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_copying_says_why_not(copy_it) -> None:
+def test_copying_says_why_not(copy_it):
     with pytest.raises(TypeError, match=r"cannot be pickled or copied.*state_dict"):
         copy_it(make_dataset())
 
 
 @pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`:UserWarning")
-def test_a_saved_model_from_a_stranger_runs_no_code(tmp_path: Path) -> None:
+def test_a_saved_model_from_a_stranger_runs_no_code(tmp_path: Path):
     model, trace = MaskedLSTMClassifier(2, 2), tmp_path / "code was run"
     model.build((None, None, 1))
     model.save(tmp_path / "model.keras")
@@ -195,7 +195,7 @@ def test_a_saved_model_from_a_stranger_runs_no_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_many_epochs_do_not_grow() -> None:
+def test_many_epochs_do_not_grow():
     statm = Path("/proc/self/statm")
     if not statm.exists():
         pytest.skip("needs /proc to measure memory")

@@ -11,11 +11,12 @@ PACKAGE = ROOT / "keras_bucketing"
 MAY_IMPORT = {
     "checks": set(),
     "inputs": {"checks"},
+    "streams": {"checks", "inputs"},
     "planning": {"checks", "inputs"},
     "pipeline": {"checks", "inputs", "planning"},
     "padding": {"checks", "inputs", "planning"},
     "monitoring": {"checks", "inputs", "planning", "pipeline", "padding"},
-    "bucketed_sequence": {"checks", "inputs", "planning", "pipeline", "padding"},
+    "bucketed_sequence": {"checks", "inputs", "streams", "planning", "pipeline", "padding"},
     "callbacks": {"checks", "pipeline", "padding", "monitoring", "bucketed_sequence"},
     "layers": {"checks"},
     "models": {"checks", "layers"},

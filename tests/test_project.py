@@ -17,11 +17,11 @@ LOWER_BOUNDS = dict(re.fullmatch(r"([\w-]+)>=([\d.]+).*", entry).groups() for en
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_run_time_needs_nothing_but_tensorflow_keras_and_numpy() -> None:
+def test_the_run_time_needs_nothing_but_tensorflow_keras_and_numpy():
     assert set(LOWER_BOUNDS) == {"tensorflow", "keras", "numpy"}
 
 
-def test_the_oldest_versions_that_are_tested_are_the_lower_bounds() -> None:
+def test_the_oldest_versions_that_are_tested_are_the_lower_bounds():
     file = ROOT / ".ci" / "oldest.txt"
     if not file.exists():
         pytest.skip("the tests run outside of the source tree")
@@ -29,7 +29,7 @@ def test_the_oldest_versions_that_are_tested_are_the_lower_bounds() -> None:
     assert {name: version.removesuffix(".0") for name, version in tested.items()} == LOWER_BOUNDS
 
 
-def test_the_support_table_of_the_readme_is_that_of_pyproject() -> None:
+def test_the_support_table_of_the_readme_is_that_of_pyproject():
     table = dict(re.findall(r"^\| (Python|TensorFlow|Keras|NumPy) \| ([\d.]+) ", README, flags=re.MULTILINE))
     expected = {
         "Python": PROJECT["requires-python"].removeprefix(">="),
@@ -40,14 +40,14 @@ def test_the_support_table_of_the_readme_is_that_of_pyproject() -> None:
     assert table == expected
 
 
-def test_the_changelog_has_an_entry_for_this_version() -> None:
+def test_the_changelog_has_an_entry_for_this_version():
     file = ROOT / "CHANGELOG.md"
     if not file.exists():
         pytest.skip("the tests run outside of the source tree")
     assert f"## [{keras_bucketing.__version__}]" in file.read_text(encoding="utf-8")
 
 
-def test_every_public_name_is_described_in_the_readme_and_has_a_docstring_with_an_example() -> None:
+def test_every_public_name_is_described_in_the_readme_and_has_a_docstring_with_an_example():
     for name in keras_bucketing.__all__:
         assert f"`{name}" in README, name
         assert ">>>" in (getattr(keras_bucketing, name).__doc__ or ""), name

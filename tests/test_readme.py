@@ -17,7 +17,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTI
 
 
 @pytest.mark.slow
-def test_the_five_lines_at_the_top_run() -> None:
+def test_the_five_lines_at_the_top_run():
     rng = np.random.default_rng(0)
     lengths = rng.integers(3, 30, 70)
     model = keras.Sequential([keras.layers.Masking(), keras.layers.LSTM(4), keras.layers.Dense(2)])
@@ -38,7 +38,7 @@ def write_recordings(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_guide_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_guide_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     write_recordings(tmp_path / "recordings")
     names: dict[str, object] = {}
@@ -50,7 +50,7 @@ def test_the_guide_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.M
             assert sum(len(classes) for _, classes in dataset) == 8
 
 
-def test_the_shares_of_real_timesteps_at_the_top() -> None:
+def test_the_shares_of_real_timesteps_at_the_top():
     lengths = lognormal_lengths(25_000, mean=235, median=174, longest=2_500)
     longest, random = padding_report(lengths).strategies[:2]
     dataset = BucketedSequence.from_row_splits(np.zeros(lengths.sum(), np.int8), np.cumsum([0, *lengths]), seed=0)
@@ -60,21 +60,21 @@ def test_the_shares_of_real_timesteps_at_the_top() -> None:
     assert [round(100 * share) for share in shares] == [int(share) for share in found.groups()]
 
 
-def test_every_link_into_the_repository_leads_somewhere() -> None:
+def test_every_link_into_the_repository_leads_somewhere():
     targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
     assert targets
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
 @pytest.mark.parametrize("name", ["run", "test"])
-def test_the_commands_do_all_the_set_up(name: str) -> None:
+def test_the_commands_do_all_the_set_up(name: str):
     command = re.search(rf"<!-- {name} command -->\n```bash\n(.*?)```", README, flags=re.DOTALL)
     assert command, f"the README has no {name} command"
     assert "python3 -m venv" in command[1]
     assert "pip install" in command[1]
 
 
-def test_scripts_that_the_readme_names_exist() -> None:
+def test_scripts_that_the_readme_names_exist():
     scripts = set(re.findall(r"\b(?:examples|benchmarks)/\w+\.py\b", README))
     assert scripts
     assert [script for script in sorted(scripts) if not (ROOT / script).exists()] == []

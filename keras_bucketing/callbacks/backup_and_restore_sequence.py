@@ -73,13 +73,13 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
             another model or of other data or options. In the first epoch: if `fit` reads another dataset.
 
     Example:
-    >>> dataset = keras_bucketing.BucketedSequence([[1], [2, 3]], y=[0, 1], batch_size=1, seed=1)
-    >>> model = keras_bucketing.MaskedLSTMClassifier(num_classes=2, units=2, vocabulary_size=4, embedding_dim=2)
-    >>> model.compile("sgd", "sparse_categorical_crossentropy")
-    >>> model.build((None, None))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     backup = keras_bucketing.BackupAndRestoreSequence(dataset, f"{folder}/backup", save_freq=1)
-    ...     history = model.fit(dataset, epochs=2, callbacks=[backup], verbose=0)
+        >>> dataset = keras_bucketing.BucketedSequence([[1], [2, 3]], y=[0, 1], batch_size=1, seed=1)
+        >>> model = keras_bucketing.MaskedLSTMClassifier(num_classes=2, units=2, vocabulary_size=4, embedding_dim=2)
+        >>> model.compile("sgd", "sparse_categorical_crossentropy")
+        >>> model.build((None, None))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     backup = keras_bucketing.BackupAndRestoreSequence(dataset, f"{folder}/backup", save_freq=1)
+        ...     history = model.fit(dataset, epochs=2, callbacks=[backup], verbose=0)
     """
 
     def __init__(

@@ -46,24 +46,24 @@ class ConsumedBatches:
         dataset: A `CountedDataset`: what was given to Keras, or what is wrapped in it.
 
     Example:
-    >>> class Dataset:
-    ...     number = 0
-    ...
-    ...     def __len__(self):
-    ...         return 4
-    ...
-    ...     def newest_pass(self):
-    ...         return PassPosition(self.number, epoch=self.number - 1, first_batch=0)
-    >>> dataset = Dataset()
-    >>> batches = ConsumedBatches(dataset)
-    >>> batches.begin()
-    >>> dataset.number = 1  # the first batch is read
-    >>> batches.begin_step(0)
-    >>> batches.end_step(0)
-    >>> batches.begin_step(1)
-    >>> batches.end_step(1)
-    >>> batches.consumed()
-    Consumed(position=PassPosition(number=1, epoch=0, first_batch=0), start=0, stop=2)
+        >>> class Dataset:
+        ...     number = 0
+        ...
+        ...     def __len__(self):
+        ...         return 4
+        ...
+        ...     def newest_pass(self):
+        ...         return PassPosition(self.number, epoch=self.number - 1, first_batch=0)
+        >>> dataset = Dataset()
+        >>> batches = ConsumedBatches(dataset)
+        >>> batches.begin()
+        >>> dataset.number = 1  # the first batch is read
+        >>> batches.begin_step(0)
+        >>> batches.end_step(0)
+        >>> batches.begin_step(1)
+        >>> batches.end_step(1)
+        >>> batches.consumed()
+        Consumed(position=PassPosition(number=1, epoch=0, first_batch=0), start=0, stop=2)
     """
 
     def __init__(self, dataset: CountedDataset):

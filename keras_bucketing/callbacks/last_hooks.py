@@ -23,16 +23,16 @@ class LastHooks:
         are_last: Bool, from the end of `on_train_begin` on: whether they are called.
 
     Example:
-    >>> hooks = {
-    ...     "on_train_begin": lambda logs=None: print("all callbacks have begun"),
-    ...     "on_epoch_begin": lambda epoch, logs=None: print("all callbacks have begun epoch", epoch),
-    ... }
-    >>> begin = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: LastHooks(model, hooks))
-    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    >>> model.compile("sgd", "mse")
-    >>> history = model.fit(np.ones((1, 1)), np.ones(1), verbose=0, callbacks=[begin])
-    all callbacks have begun
-    all callbacks have begun epoch 0
+        >>> hooks = {
+        ...     "on_train_begin": lambda logs=None: print("all callbacks have begun"),
+        ...     "on_epoch_begin": lambda epoch, logs=None: print("all callbacks have begun epoch", epoch),
+        ... }
+        >>> begin = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: LastHooks(model, hooks))
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> history = model.fit(np.ones((1, 1)), np.ones(1), verbose=0, callbacks=[begin])
+        all callbacks have begun
+        all callbacks have begun epoch 0
     """
 
     def __init__(self, model: keras.Model, hooks: Mapping[str, Callable[..., None]]):

@@ -65,16 +65,16 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         ValueError: If `verbose` is neither 0 nor 1.
 
     Example:
-    >>> import numpy as np, tensorflow as tf
-    >>> from keras_bucketing.monitoring.monitor_padding import monitor_padding
-    >>> x, y = np.array([[7, 8, 0], [5, 0, 0], [1, 2, 3]]), np.array([0, 1, 0])
-    >>> dataset = monitor_padding(tf.data.Dataset.from_tensor_slices((x, y)).batch(2))
-    >>> model = keras.Sequential([keras.layers.Embedding(9, 2), keras.layers.Flatten(), keras.layers.Dense(2)])
-    >>> model.compile(loss="mse")
-    >>> callback = PaddingStatsCallback(dataset)
-    >>> history = model.fit(dataset, callbacks=[callback], verbose=0, shuffle=False)
-    >>> round(callback.history[0].padding_efficiency, 4), round(history.history["padding_efficiency"][0], 4)
-    (0.6667, 0.6667)
+        >>> import numpy as np, tensorflow as tf
+        >>> from keras_bucketing.monitoring.monitor_padding import monitor_padding
+        >>> x, y = np.array([[7, 8, 0], [5, 0, 0], [1, 2, 3]]), np.array([0, 1, 0])
+        >>> dataset = monitor_padding(tf.data.Dataset.from_tensor_slices((x, y)).batch(2))
+        >>> model = keras.Sequential([keras.layers.Embedding(9, 2), keras.layers.Flatten(), keras.layers.Dense(2)])
+        >>> model.compile(loss="mse")
+        >>> callback = PaddingStatsCallback(dataset)
+        >>> history = model.fit(dataset, callbacks=[callback], verbose=0, shuffle=False)
+        >>> round(callback.history[0].padding_efficiency, 4), round(history.history["padding_efficiency"][0], 4)
+        (0.6667, 0.6667)
     """
 
     # Keras then keeps on dispatching on_*_batch_end to a thread (keras/src/callbacks/callback_list.py): those hooks

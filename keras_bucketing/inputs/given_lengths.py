@@ -103,8 +103,8 @@ def lengths_of_mask(mask: np.ndarray, label: str) -> tuple[np.ndarray, str | Non
     """The lengths in a mask of one run of True at the same end of every row, and the other end, which is padded.
 
     Example:
-    >>> lengths_of_mask(np.array([[True, False], [True, True]]), "lengths")
-    (array([1, 2]), 'post')
+        >>> lengths_of_mask(np.array([[True, False], [True, True]]), "lengths")
+        (array([1, 2]), 'post')
     """
     lengths = mask.sum(axis=1, dtype=np.int64)
     fits = {side: (mask == real_timesteps(lengths, mask.shape[1], side)).all(axis=1) for side in ("post", "pre")}

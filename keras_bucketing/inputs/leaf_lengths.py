@@ -28,9 +28,9 @@ def lengths_of_rows(leaves: Sequence[LeafLengths]) -> np.ndarray:
     """Int array `(num_rows,)`: the timesteps of each row, those of its longest sequence.
 
     Example:
-    >>> leaves = [LeafLengths("a", np.array([1, 5])), LeafLengths("b", np.array([2, 4]))]
-    >>> lengths_of_rows([*leaves, LeafLengths("y", np.array([9, 9]), is_label=True)]).tolist()
-    [2, 5]
+        >>> leaves = [LeafLengths("a", np.array([1, 5])), LeafLengths("b", np.array([2, 4]))]
+        >>> lengths_of_rows([*leaves, LeafLengths("y", np.array([9, 9]), is_label=True)]).tolist()
+        [2, 5]
     """
     longest = None
     for leaf in leaves:

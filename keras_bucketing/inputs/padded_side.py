@@ -16,8 +16,8 @@ def real_timesteps(lengths: np.ndarray, time: int, side: str) -> np.ndarray:
         side: "post" or "pre", the end that is padded.
 
     Example:
-    >>> real_timesteps(np.array([1, 2]), 3, "pre").tolist()
-    [[False, False, True], [False, True, True]]
+        >>> real_timesteps(np.array([1, 2]), 3, "pre").tolist()
+        [[False, False, True], [False, True, True]]
     """
     from_real_end = np.arange(time) if side == "post" else np.arange(time)[::-1]
     is_real: np.ndarray = from_real_end < lengths[:, np.newaxis]
@@ -35,8 +35,8 @@ def runs_at_both_ends(array: np.ndarray, mask_value: Any) -> dict[str, np.ndarra
         Int64 arrays `(num_rows,)` by the side that they would pad, "post" and "pre".
 
     Example:
-    >>> runs_at_both_ends(np.array([[0, 1, 0, 0], [0, 0, 0, 0]]), 0)
-    {'post': array([2, 4]), 'pre': array([1, 4])}
+        >>> runs_at_both_ends(np.array([[0, 1, 0, 0], [0, 0, 0, 0]]), 0)
+        {'post': array([2, 4]), 'pre': array([1, 4])}
     """
     is_data = ~is_padding(array, mask_value)
     num_rows, time = is_data.shape

@@ -20,8 +20,8 @@ def used_ranges(starts: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.n
         Int64 arrays: where each range begins, and where it ends.
 
     Example:
-    >>> used_ranges(np.array([5, 0, 2, 9]), np.array([2, 2, 1, 0]))
-    (array([0, 5]), array([3, 7]))
+        >>> used_ranges(np.array([5, 0, 2, 9]), np.array([2, 2, 1, 0]))
+        (array([0, 5]), array([3, 7]))
     """
     filled = sizes > 0
     if not filled.all():

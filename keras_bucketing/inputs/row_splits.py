@@ -9,8 +9,8 @@ def row_splits_of(lengths: np.ndarray) -> np.ndarray:
     """Lengths `(num_rows,)` to int64 row splits `(num_rows + 1,)`.
 
     Example:
-    >>> row_splits_of(np.array([3, 0, 2])).tolist()
-    [0, 3, 3, 5]
+        >>> row_splits_of(np.array([3, 0, 2])).tolist()
+        [0, 3, 3, 5]
     """
     splits = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=splits[1:])
@@ -33,10 +33,10 @@ def row_ranges_of(row_splits: np.ndarray, num_values: int, name: str) -> tuple[n
         ValueError: If they are not such splits, or lie outside of the values.
 
     Example:
-    >>> row_ranges_of(np.array([0, 3, 3, 5]), 5, "values")
-    (array([0, 3, 3]), array([3, 0, 2]))
-    >>> row_ranges_of(np.array([[2, 5], [0, 1]]), 5, "values")
-    (array([2, 0]), array([3, 1]))
+        >>> row_ranges_of(np.array([0, 3, 3, 5]), 5, "values")
+        (array([0, 3, 3]), array([3, 0, 2]))
+        >>> row_ranges_of(np.array([[2, 5], [0, 1]]), 5, "values")
+        (array([2, 0]), array([3, 1]))
     """
     if row_splits.dtype.kind not in "iu":
         raise TypeError(f"`row_splits` must be integers. Received dtype {row_splits.dtype}.")

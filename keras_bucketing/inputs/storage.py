@@ -40,8 +40,8 @@ def is_mapped(array: np.ndarray) -> bool:
     """Whether the memory of an array is a file that is mapped into it.
 
     Example:
-    >>> is_mapped(np.zeros(3))
-    False
+        >>> is_mapped(np.zeros(3))
+        False
     """
     return _mapping_of(array) is not None
 

@@ -21,10 +21,10 @@ def ranges_of_views(rows: list[Any], only_mapped: bool) -> tuple[np.ndarray, np.
         not contiguous slices of one array, of one dtype and one feature shape.
 
     Example:
-    >>> flat = np.arange(9)
-    >>> values, starts, sizes = ranges_of_views([flat[5:7], flat[2:3]], only_mapped=False)
-    >>> values.tolist(), starts.tolist(), sizes.tolist()
-    ([2, 3, 4, 5, 6], [3, 0], [2, 1])
+        >>> flat = np.arange(9)
+        >>> values, starts, sizes = ranges_of_views([flat[5:7], flat[2:3]], only_mapped=False)
+        >>> values.tolist(), starts.tolist(), sizes.tolist()
+        ([2, 3, 4, 5, 6], [3, 0], [2, 1])
     """
     first = rows[0]
     if not _is_view(first) or first.dtype.kind not in "biuf" or (only_mapped and not is_mapped(first)):

@@ -12,8 +12,6 @@ from keras import ops
 
 from keras_bucketing.checks import can_hold, show_typed
 
-__all__ = ["PaddingMask", "check_mask_value", "split_lengths", "split_pair", "zero_padding"]
-
 Tensor = Any  # A tensor of the active Keras backend, or a symbolic keras.KerasTensor.
 
 

@@ -9,8 +9,6 @@ from keras import ops
 
 from keras_bucketing.layers.padding_mask import PaddingMask, split_lengths, split_pair, zero_padding
 
-__all__ = ["SequenceMasking"]
-
 Tensor = Any  # A tensor of the active Keras backend, or a symbolic keras.KerasTensor.
 
 

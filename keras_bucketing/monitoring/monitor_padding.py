@@ -52,13 +52,13 @@ def monitor_padding(
             sequences, or if a `PyDataset` uses processes (`use_multiprocessing=True`), which cannot report to this one.
 
     Example:
-    >>> dataset = tf.data.Dataset.from_tensor_slices([[7, 8, 0, 0], [5, 0, 0, 0]]).batch(2)
-    >>> monitored = monitor_padding(dataset)
-    >>> [batch.shape for batch in monitored]
-    [TensorShape([2, 4])]
-    >>> stats = monitored.pass_stats(monitored.newest_pass(), start=0, stop=1)
-    >>> stats.real_timesteps, stats.total_timesteps
-    (3, 8)
+        >>> dataset = tf.data.Dataset.from_tensor_slices([[7, 8, 0, 0], [5, 0, 0, 0]]).batch(2)
+        >>> monitored = monitor_padding(dataset)
+        >>> [batch.shape for batch in monitored]
+        [TensorShape([2, 4])]
+        >>> stats = monitored.pass_stats(monitored.newest_pass(), start=0, stop=1)
+        >>> stats.real_timesteps, stats.total_timesteps
+        (3, 8)
     """
     if isinstance(dataset, CountedDataset):
         return dataset

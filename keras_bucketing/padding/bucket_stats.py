@@ -23,8 +23,8 @@ class BucketPaddingStats:
         total_timesteps: Int, sum over the batches of rows x padded length, of all leaves.
 
     Example:
-    >>> BucketPaddingStats(0, 10, 6, 2, 45, 60).padding_efficiency
-    0.75
+        >>> BucketPaddingStats(0, 10, 6, 2, 45, 60).padding_efficiency
+        0.75
     """
 
     bucket: int

@@ -16,7 +16,7 @@ def padding_efficiency(real_timesteps: float, total_timesteps: float) -> float:
         A float between 0 and 1; `nan` where there are no timesteps at all.
 
     Example:
-    >>> padding_efficiency(30, 40)
-    0.75
+        >>> padding_efficiency(30, 40)
+        0.75
     """
     return real_timesteps / total_timesteps if total_timesteps else math.nan

@@ -35,10 +35,10 @@ class PaddingHistory:
         predict: List of `PaddingStats`.
 
     Example:
-    >>> history = PaddingHistory()
-    >>> history.add_epoch(0, PaddingStats(num_sequences=2, real_timesteps=3, total_timesteps=4), None)
-    >>> history.to_dict()["epochs"][0]["train"]["padding_efficiency"]
-    0.75
+        >>> history = PaddingHistory()
+        >>> history.add_epoch(0, PaddingStats(num_sequences=2, real_timesteps=3, total_timesteps=4), None)
+        >>> history.to_dict()["epochs"][0]["train"]["padding_efficiency"]
+        0.75
     """
 
     epochs: list[int] = dataclasses.field(default_factory=list)

@@ -19,8 +19,8 @@ class LeafPaddingStats:
         total_timesteps: Int, sum over the batches of rows x its padded length.
 
     Example:
-    >>> LeafPaddingStats("x['source']", 10, 45, 60).padding_efficiency
-    0.75
+        >>> LeafPaddingStats("x['source']", 10, 45, 60).padding_efficiency
+        0.75
     """
 
     name: str

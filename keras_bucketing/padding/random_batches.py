@@ -23,11 +23,11 @@ def expected_random_timesteps(lengths: np.ndarray, batch_rows: np.ndarray) -> fl
         Float, the expected sum over the batches of rows x longest row, in timesteps.
 
     Example:
-    Two of the lengths 1, 1, 4: the longest is 1 with probability 1/3 and 4 with 2/3, so 3 on average.
+        Two of the lengths 1, 1, 4: the longest is 1 with probability 1/3 and 4 with 2/3, so 3 on average.
 
-    >>> import numpy as np
-    >>> round(expected_random_timesteps(np.array([1, 1, 4]), np.array([2])), 9)
-    6.0
+        >>> import numpy as np
+        >>> round(expected_random_timesteps(np.array([1, 1, 4]), np.array([2])), 9)
+        6.0
     """
     if lengths.size == 0:
         return 0.0

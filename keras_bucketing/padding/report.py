@@ -117,11 +117,11 @@ def padding_report(lengths: Any, batch_size: int = 32) -> PaddingReport:
         ValueError: If `lengths` is empty, not flat, not whole or below 1, or `batch_size` below 1.
 
     Example:
-    >>> report = padding_report([1, 1, 2, 9], batch_size=2)
-    >>> for strategy in report.strategies[:2]:
-    ...     print(strategy.name, round(strategy.padding_efficiency, 4))
-    everything to the longest 0.3611
-    random batches 0.6094
+        >>> report = padding_report([1, 1, 2, 9], batch_size=2)
+        >>> for strategy in report.strategies[:2]:
+        ...     print(strategy.name, round(strategy.padding_efficiency, 4))
+        everything to the longest 0.3611
+        random batches 0.6094
     """
     lengths = np.sort(check_lengths(lengths))
     batch_size = check_integer("batch_size", batch_size)

@@ -45,18 +45,18 @@ class PaddingStats:
         seconds: Float, how long the epoch took, where that was measured, otherwise 0. Not compared by `==`.
 
     Example:
-    >>> import numpy as np
-    >>> stats = PaddingStats.from_batches(
-    ...     lengths=np.array([2, 3, 9, 10]),
-    ...     batch_splits=np.array([0, 2, 4]),
-    ...     padded_lengths=np.array([3, 10]),
-    ... )
-    >>> stats.real_timesteps, stats.total_timesteps
-    (24, 26)
-    >>> round(stats.padding_efficiency, 3)
-    0.923
-    >>> (stats + stats).num_batches
-    4
+        >>> import numpy as np
+        >>> stats = PaddingStats.from_batches(
+        ...     lengths=np.array([2, 3, 9, 10]),
+        ...     batch_splits=np.array([0, 2, 4]),
+        ...     padded_lengths=np.array([3, 10]),
+        ... )
+        >>> stats.real_timesteps, stats.total_timesteps
+        (24, 26)
+        >>> round(stats.padding_efficiency, 3)
+        0.923
+        >>> (stats + stats).num_batches
+        4
     """
 
     num_sequences: int = 0
@@ -123,16 +123,16 @@ class PaddingStats:
             ValueError: If the arrays do not belong together.
 
         Example:
-        >>> import numpy as np
-        >>> stats = PaddingStats.from_leaves(
-        ...     lengths={"source": np.array([2, 3]), "target": np.array([9, 1])},
-        ...     batch_splits=np.array([0, 2]),
-        ...     padded_lengths={"source": np.array([3]), "target": np.array([9])},
-        ... )
-        >>> {leaf.name: round(leaf.padding_efficiency, 3) for leaf in stats.leaves}
-        {'source': 0.833, 'target': 0.556}
-        >>> stats.real_timesteps, stats.total_timesteps
-        (15, 24)
+            >>> import numpy as np
+            >>> stats = PaddingStats.from_leaves(
+            ...     lengths={"source": np.array([2, 3]), "target": np.array([9, 1])},
+            ...     batch_splits=np.array([0, 2]),
+            ...     padded_lengths={"source": np.array([3]), "target": np.array([9])},
+            ... )
+            >>> {leaf.name: round(leaf.padding_efficiency, 3) for leaf in stats.leaves}
+            {'source': 0.833, 'target': 0.556}
+            >>> stats.real_timesteps, stats.total_timesteps
+            (15, 24)
         """
         batch_splits = np.asarray(batch_splits, np.int64)
         rows = np.diff(batch_splits)

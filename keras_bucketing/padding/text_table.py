@@ -17,10 +17,10 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         The table as text, without a newline at its end.
 
     Example:
-    >>> print(format_table(["strategy", "timesteps"], [["padded", 1200], ["bucketed", 310]]))
-    strategy  timesteps
-    padded         1200
-    bucketed        310
+        >>> print(format_table(["strategy", "timesteps"], [["padded", 1200], ["bucketed", 310]]))
+        strategy  timesteps
+        padded         1200
+        bucketed        310
     """
     cells = [[_format_cell(cell) for cell in row] for row in rows]
     widths = [max(len(line[column]) for line in [header, *cells]) for column in range(len(header))]

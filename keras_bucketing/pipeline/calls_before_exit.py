@@ -22,11 +22,11 @@ class CallsBeforeExit:
     last of them.
 
     Example:
-    >>> calls = CallsBeforeExit()
-    >>> with calls.one():
-    ...     calls.num_running
-    1
-    >>> calls.wait()
+        >>> calls = CallsBeforeExit()
+        >>> with calls.one():
+        ...     calls.num_running
+        1
+        >>> calls.wait()
     """
 
     def __init__(self) -> None:

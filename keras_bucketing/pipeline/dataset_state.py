@@ -40,10 +40,10 @@ def sampled_rows(row_bytes: np.ndarray) -> np.ndarray:
         Int64 array, increasing.
 
     Example:
-    >>> sampled_rows(np.array([10, 20, 30])).tolist()
-    [0, 1, 2]
-    >>> sampled_rows(np.full(511, 2**30))[[0, 1, -1]].tolist()
-    [0, 2, 510]
+        >>> sampled_rows(np.array([10, 20, 30])).tolist()
+        [0, 1, 2]
+        >>> sampled_rows(np.full(511, 2**30))[[0, 1, -1]].tolist()
+        [0, 2, 510]
     """
     num_rows = len(row_bytes)
     if row_bytes.sum() <= _MOST_BYTES or num_rows <= _SAMPLED_ROWS:

@@ -45,9 +45,9 @@ def endless_dataset_never_read(element_spec: Any) -> tf.data.Dataset:
         element_spec: Nested structure of `tf.TensorSpec`.
 
     Example:
-    >>> dataset = endless_dataset_never_read(tf.TensorSpec([None], tf.int32))
-    >>> bool(dataset.cardinality() == tf.data.INFINITE_CARDINALITY)
-    True
+        >>> dataset = endless_dataset_never_read(tf.TensorSpec([None], tf.int32))
+        >>> bool(dataset.cardinality() == tf.data.INFINITE_CARDINALITY)
+        True
     """
     specs = tf.nest.flatten(element_spec)
     of_state = [tf.TensorSpec([], tf.int64)]

@@ -49,8 +49,8 @@ def optimal_bucket_boundaries(lengths: Any, num_buckets: int) -> list[int]:
         TypeError: If `lengths` or `num_buckets` are not integers.
 
     Example:
-    >>> optimal_bucket_boundaries([2, 2, 3, 9, 10, 30], num_buckets=3)
-    [4, 11]
+        >>> optimal_bucket_boundaries([2, 2, 3, 9, 10, 30], num_buckets=3)
+        [4, 11]
     """
     num_buckets = check_integer("num_buckets", num_buckets)
     distinct, counts = np.unique(check_lengths(lengths), return_counts=True)

@@ -87,7 +87,7 @@ def train(folder: Path, record: Path, kill_after: int = 0, kill_in_flush: int = 
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_with_the_very_batches_and_weights_of_the_uninterrupted_one(tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_with_the_very_batches_and_weights_of_the_uninterrupted_one(tmp_path: Path):
     assert train(tmp_path / "whole", tmp_path / "whole.txt").returncode == 0
     whole = (tmp_path / "whole.txt").read_text().splitlines()
     assert len(whole) == 3 * 15
@@ -143,7 +143,7 @@ def interrupt(dataset: BucketedSequence, folder: Path, after_steps: int, **fit_o
         )
 
 
-def test_the_shortened_epoch_ends_without_a_warning_and_the_next_ones_are_whole(tmp_path: Path) -> None:
+def test_the_shortened_epoch_ends_without_a_warning_and_the_next_ones_are_whole(tmp_path: Path):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=4)
     dataset = small_dataset()
     steps_per_epoch = []
@@ -162,7 +162,7 @@ def test_the_shortened_epoch_ends_without_a_warning_and_the_next_ones_are_whole(
 
 
 @pytest.mark.parametrize("save_freq", [1, 2, 3, 4])
-def test_a_run_killed_in_validation_goes_on_like_the_uninterrupted_one(tmp_path: Path, save_freq: int) -> None:
+def test_a_run_killed_in_validation_goes_on_like_the_uninterrupted_one(tmp_path: Path, save_freq: int):
     class Interrupt(keras.callbacks.Callback):
         epochs_left = 2
 
@@ -187,7 +187,7 @@ def test_a_run_killed_in_validation_goes_on_like_the_uninterrupted_one(tmp_path:
         np.testing.assert_allclose(weights, expected, rtol=1e-6)
 
 
-def test_another_callback_can_still_stop_training_in_the_shortened_epoch(tmp_path: Path) -> None:
+def test_another_callback_can_still_stop_training_in_the_shortened_epoch(tmp_path: Path):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=3)
     dataset = small_dataset()
     backup = BackupAndRestoreSequence(dataset, tmp_path / "backup")
@@ -196,7 +196,7 @@ def test_another_callback_can_still_stop_training_in_the_shortened_epoch(tmp_pat
     assert history.epoch == [0]
 
 
-def test_a_seed_that_was_drawn_is_taken_over(tmp_path: Path) -> None:
+def test_a_seed_that_was_drawn_is_taken_over(tmp_path: Path):
     first = small_dataset(seed=None)
     interrupt(first, tmp_path / "backup", after_steps=2)
     second = small_dataset(seed=None)
@@ -205,7 +205,7 @@ def test_a_seed_that_was_drawn_is_taken_over(tmp_path: Path) -> None:
     assert second.seed == first.seed
 
 
-def test_the_backup_of_other_data_is_refused(tmp_path: Path) -> None:
+def test_the_backup_of_other_data_is_refused(tmp_path: Path):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
     other = small_dataset(remainder="keep", num_buckets=2)
     with pytest.raises(ValueError, match="belongs to another dataset"):
@@ -214,7 +214,7 @@ def test_the_backup_of_other_data_is_refused(tmp_path: Path) -> None:
         )
 
 
-def test_a_process_killed_while_writing_leaves_the_backup_before(tmp_path: Path) -> None:
+def test_a_process_killed_while_writing_leaves_the_backup_before(tmp_path: Path):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
     (tmp_path / "backup" / "backup-00000099").mkdir()  # began, never published
     dataset = small_dataset()
@@ -228,7 +228,7 @@ def test_a_process_killed_while_writing_leaves_the_backup_before(tmp_path: Path)
     assert history.epoch == [0]
 
 
-def test_bad_arguments_are_refused(tmp_path: Path) -> None:
+def test_bad_arguments_are_refused(tmp_path: Path):
     dataset = small_dataset()
     with pytest.raises(TypeError, match=r"`dataset` must be a BucketedSequence\. Received _PrefetchDataset"):
         BackupAndRestoreSequence(dataset.prefetch(1), tmp_path)
@@ -248,14 +248,14 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
         (lambda dataset: small_dataset(seed=2), {}, "`dataset` was not read by fit"),
     ],
 )
-def test_epochs_that_could_not_be_resumed_are_refused(tmp_path: Path, change, options: dict, text: str) -> None:
+def test_epochs_that_could_not_be_resumed_are_refused(tmp_path: Path, change, options: dict, text: str):
     dataset = small_dataset()
     backup = BackupAndRestoreSequence(dataset, tmp_path / "backup")
     with pytest.raises(ValueError, match=text):
         small_model().fit(change(dataset), epochs=2, verbose=0, shuffle=False, callbacks=[backup], **options)
 
 
-def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
+def test_a_model_without_weights_is_refused(tmp_path: Path):
     dataset = small_dataset()
     model = keras.Sequential([keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
@@ -273,18 +273,18 @@ def fit(
 
 
 @pytest.mark.parametrize("missing", ["", "  "])
-def test_an_empty_name_is_refused(missing: str) -> None:
+def test_an_empty_name_is_refused(missing: str):
     with pytest.raises(ValueError, match=r"`backup_dir` is empty.*is a variable not set"):
         BackupAndRestoreSequence(small_dataset(), missing)
 
 
 @pytest.mark.parametrize("missing", [None, 3, b"backup"])
-def test_what_is_no_name_is_refused(missing) -> None:
+def test_what_is_no_name_is_refused(missing):
     with pytest.raises(TypeError, match=r"`backup_dir` must be a path. Received"):
         BackupAndRestoreSequence(small_dataset(), missing)
 
 
-def test_nothing_of_others_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_others_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("a.txt", "work/b.txt", "work/backup/c.txt", "work/backup/backup-00000000/d.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -295,7 +295,7 @@ def test_nothing_of_others_is_touched(tmp_path: Path, monkeypatch: pytest.Monkey
         assert tree_of(tmp_path) == before
 
 
-def test_the_next_fit_trains_what_it_says(tmp_path: Path) -> None:
+def test_the_next_fit_trains_what_it_says(tmp_path: Path):
     dataset, model = small_dataset(), small_model()
     interrupt(small_dataset(), tmp_path / "backup", after_steps=7)
     assert fit(dataset, tmp_path / "backup", model=model).epoch == [1, 2]
@@ -303,14 +303,14 @@ def test_the_next_fit_trains_what_it_says(tmp_path: Path) -> None:
     assert model.fit(dataset, epochs=5, initial_epoch=3, verbose=0, shuffle=False).epoch == [3, 4]
 
 
-def test_a_fit_that_has_nothing_left_to_train_leaves_the_next_one_alone(tmp_path: Path) -> None:
+def test_a_fit_that_has_nothing_left_to_train_leaves_the_next_one_alone(tmp_path: Path):
     model = small_model()
     fit(small_dataset(), tmp_path / "backup", delete_checkpoint=False)
     assert fit(small_dataset(), tmp_path / "backup", model=model, delete_checkpoint=False).epoch == []
     assert model.fit(small_dataset(), epochs=1, verbose=0, shuffle=False).epoch == [0]
 
 
-def test_an_error_before_the_first_epoch_leaves_the_next_fit_alone(tmp_path: Path) -> None:
+def test_an_error_before_the_first_epoch_leaves_the_next_fit_alone(tmp_path: Path):
     class Fail(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs=None) -> None:
             raise RuntimeError
@@ -323,7 +323,7 @@ def test_an_error_before_the_first_epoch_leaves_the_next_fit_alone(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", [WEIGHTS_FILE, RECORD_FILE])
-def test_half_a_backup_is_not_restored(tmp_path: Path, name: str) -> None:
+def test_half_a_backup_is_not_restored(tmp_path: Path, name: str):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=6)
     newest, before = sorted((tmp_path / "backup").iterdir(), reverse=True)
     (newest / name).unlink()
@@ -338,14 +338,14 @@ def test_half_a_backup_is_not_restored(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("folder", ["nowhere://bucket/run", Path("gs://bucket/run")])
-def test_file_systems_out_of_reach_are_refused(folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_systems_out_of_reach_are_refused(folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"`backup_dir` (cannot be reached|has lost a slash)"):
         BackupAndRestoreSequence(small_dataset(), folder)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_remote_directory_restores_alike() -> None:
+def test_a_remote_directory_restores_alike():
     folder = "ram://test_backup_and_restore_sequence/run"
     interrupt(small_dataset(), folder, after_steps=7)
     model = small_model()
@@ -354,7 +354,7 @@ def test_a_remote_directory_restores_alike() -> None:
     assert BackupStore(folder).newest() is None
 
 
-def test_a_file_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_directory_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"`backup_dir` must be a directory.*which is a file"):
         BackupAndRestoreSequence(small_dataset(), tmp_path / "file")
@@ -380,7 +380,7 @@ class StopAt(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("backup_is_first", [True, False])
-def test_a_request_to_stop_at_the_end_of_a_shortened_epoch_is_heard(tmp_path: Path, backup_is_first: bool) -> None:
+def test_a_request_to_stop_at_the_end_of_a_shortened_epoch_is_heard(tmp_path: Path, backup_is_first: bool):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=4)  # one batch is left
     dataset = small_dataset()
     callbacks = [BackupAndRestoreSequence(dataset, tmp_path / "backup"), StopAt(1)]
@@ -390,7 +390,7 @@ def test_a_request_to_stop_at_the_end_of_a_shortened_epoch_is_heard(tmp_path: Pa
     assert history.epoch == [0]
 
 
-def test_an_epoch_that_was_stopped_inside_goes_on_as_the_same_epoch(tmp_path: Path) -> None:
+def test_an_epoch_that_was_stopped_inside_goes_on_as_the_same_epoch(tmp_path: Path):
     dataset = small_dataset()
     assert fit(dataset, tmp_path / "backup", StopAt(6), delete_checkpoint=False).epoch == [0, 1]
     steps: list[int] = []
@@ -400,7 +400,7 @@ def test_an_epoch_that_was_stopped_inside_goes_on_as_the_same_epoch(tmp_path: Pa
     assert steps == [0, 1, 0, 1, 2, 3]
 
 
-def test_another_initial_epoch_is_refused(tmp_path: Path) -> None:
+def test_another_initial_epoch_is_refused(tmp_path: Path):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
     dataset = small_dataset()
     backup = BackupAndRestoreSequence(dataset, tmp_path / "backup")
@@ -408,7 +408,7 @@ def test_another_initial_epoch_is_refused(tmp_path: Path) -> None:
         small_model().fit(dataset, epochs=3, initial_epoch=2, verbose=0, shuffle=False, callbacks=[backup])
 
 
-def test_the_backup_of_another_model_is_refused(tmp_path: Path) -> None:
+def test_the_backup_of_another_model_is_refused(tmp_path: Path):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
     model = small_model()
     model.compile("adam", "mse")
@@ -419,7 +419,7 @@ def test_the_backup_of_another_model_is_refused(tmp_path: Path) -> None:
         np.testing.assert_array_equal(weights, expected)
 
 
-def test_a_history_of_the_callers_before_it_changes_nothing(tmp_path: Path) -> None:
+def test_a_history_of_the_callers_before_it_changes_nothing(tmp_path: Path):
     whole = small_model()
     initial = whole.get_weights()
     fit(small_dataset(), tmp_path / "whole", model=whole)
@@ -434,7 +434,7 @@ def test_a_history_of_the_callers_before_it_changes_nothing(tmp_path: Path) -> N
         np.testing.assert_array_equal(weights, expected)
 
 
-def test_data_that_end_early_are_refused(tmp_path: Path) -> None:
+def test_data_that_end_early_are_refused(tmp_path: Path):
     dataset = small_dataset()
     backup = BackupAndRestoreSequence(dataset, tmp_path / "backup")
     with pytest.raises(ValueError, match="Expected 4 steps an epoch, received an unknown number"):
@@ -466,7 +466,7 @@ def received_signals():
 
 
 @pytest.mark.parametrize(("step", "position"), [(6, (1, 2)), (8, (2, 0))])
-def test_sigterm_saves_at_the_next_batch_and_leaves(tmp_path: Path, received_signals, step: int, position) -> None:
+def test_sigterm_saves_at_the_next_batch_and_leaves(tmp_path: Path, received_signals, step: int, position):
     options = {"save_freq": False, "save_before_preemption": True}
     with pytest.raises(SystemExit) as ended:
         fit(small_dataset(), tmp_path / "backup", SendSignal(step), **options)
@@ -478,14 +478,14 @@ def test_sigterm_saves_at_the_next_batch_and_leaves(tmp_path: Path, received_sig
     assert received_signals == [signal.SIGTERM]
 
 
-def test_sigterm_after_a_fit_that_failed_goes_to_the_handler_before(tmp_path: Path, received_signals) -> None:
+def test_sigterm_after_a_fit_that_failed_goes_to_the_handler_before(tmp_path: Path, received_signals):
     with pytest.raises(KeyboardInterrupt):
         fit(small_dataset(), tmp_path / "backup", StopTraining(2), save_before_preemption=True)
     os.kill(os.getpid(), signal.SIGTERM)
     assert received_signals == [signal.SIGTERM]
 
 
-def test_a_second_sigterm_is_passed_on_at_once(tmp_path: Path, received_signals) -> None:
+def test_a_second_sigterm_is_passed_on_at_once(tmp_path: Path, received_signals):
     counts = []
 
     class Twice(SendSignal):
@@ -499,7 +499,7 @@ def test_a_second_sigterm_is_passed_on_at_once(tmp_path: Path, received_signals)
     assert counts == [0, 1]
 
 
-def test_sigterm_needs_the_main_thread_and_the_chief(tmp_path: Path) -> None:
+def test_sigterm_needs_the_main_thread_and_the_chief(tmp_path: Path):
     errors: list[ValueError] = []
 
     def train() -> None:

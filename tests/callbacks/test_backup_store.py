@@ -61,7 +61,7 @@ def operations_of_a_run(tmp_path: Path) -> int:
 
 
 @pytest.mark.parametrize("kind", ["kill", "power loss", "full disk"])
-def test_a_fault_at_any_operation_leaves_a_whole_backup_and_nothing_else(tmp_path: Path, kind: str) -> None:
+def test_a_fault_at_any_operation_leaves_a_whole_backup_and_nothing_else(tmp_path: Path, kind: str):
     for fail_at in range(operations_of_a_run(tmp_path)):
         directory = tmp_path / f"{kind}-{fail_at}"
         for name, content in STRANGERS.items():
@@ -86,7 +86,7 @@ def test_a_fault_at_any_operation_leaves_a_whole_backup_and_nothing_else(tmp_pat
         assert {**tree_of(directory), "backups": None} == {**before, "backups": None}, "nothing of ours is left"
 
 
-def test_two_backups_are_kept(tmp_path: Path) -> None:
+def test_two_backups_are_kept(tmp_path: Path):
     store = BackupStore(str(tmp_path))
     for number in range(5):
         save(store, number)
@@ -107,7 +107,7 @@ def damages(content: bytes, seed: int):
 
 
 @pytest.mark.parametrize("name", [WEIGHTS_FILE, RECORD_FILE])
-def test_every_damage_of_every_file_is_noticed(tmp_path: Path, name: str) -> None:
+def test_every_damage_of_every_file_is_noticed(tmp_path: Path, name: str):
     store = BackupStore(str(tmp_path))
     save(store, 0)
     save(store, 1)
@@ -135,7 +135,7 @@ def test_every_damage_of_every_file_is_noticed(tmp_path: Path, name: str) -> Non
         assert restored(tmp_path) == 1
 
 
-def test_a_damaged_backup_is_cleared_away_when_there_are_two_whole_ones(tmp_path: Path) -> None:
+def test_a_damaged_backup_is_cleared_away_when_there_are_two_whole_ones(tmp_path: Path):
     store = BackupStore(str(tmp_path))
     save(store, 0)
     save(store, 1)
@@ -147,7 +147,7 @@ def test_a_damaged_backup_is_cleared_away_when_there_are_two_whole_ones(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["backup-00000000", "backup-00000002"]
 
 
-def test_a_backup_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backup_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patch:
         patch.setattr("keras_bucketing.callbacks.backup_store._VERSION", 2)
         save(BackupStore(str(tmp_path)), 0)
@@ -155,7 +155,7 @@ def test_a_backup_of_another_version_is_refused(tmp_path: Path, monkeypatch: pyt
         restored(tmp_path)
 
 
-def test_a_remote_directory_works_alike() -> None:
+def test_a_remote_directory_works_alike():
     directory = "ram://test_backup_store/run"
     store = BackupStore(directory)
     store.prepare()
@@ -173,7 +173,7 @@ def test_a_remote_directory_works_alike() -> None:
     assert tf.io.gfile.listdir(directory) == ["notes.txt"]
 
 
-def test_a_store_that_was_killed_between_copy_and_removal_of_an_object_is_whole(tmp_path: Path) -> None:
+def test_a_store_that_was_killed_between_copy_and_removal_of_an_object_is_whole(tmp_path: Path):
     save(BackupStore(str(tmp_path)), 0)
     record = tmp_path / "backup-00000000" / RECORD_FILE
     record.with_name(f"{RECORD_FILE}.unfinished").write_bytes(record.read_bytes())

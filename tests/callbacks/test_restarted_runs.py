@@ -93,7 +93,7 @@ class RestartedRuns(RuleBasedStateMachine):
             self.temporary.cleanup()
 
 
-def test_restarted_runs_end_like_the_uninterrupted_one(request: pytest.FixtureRequest) -> None:
+def test_restarted_runs_end_like_the_uninterrupted_one(request: pytest.FixtureRequest):
     is_soak = request.config.getoption("--hypothesis-profile") == "soak"
     bounded = settings(
         max_examples=settings.default.max_examples if is_soak else 12,

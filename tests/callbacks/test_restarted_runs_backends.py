@@ -78,7 +78,7 @@ print("resumed with", keras.backend.backend())
 
 @pytest.mark.backends
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_a_run_goes_on_under_another_backend(backend: str) -> None:
+def test_a_run_goes_on_under_another_backend(backend: str):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed: pip install 'keras-bucketing[backends]'")
     environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}

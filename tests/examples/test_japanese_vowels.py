@@ -22,7 +22,7 @@ def run(folder: Path, *command: str) -> str:
     return result.stdout
 
 
-def test_it_trains_evaluates_and_shows_the_buckets(tmp_path: Path) -> None:
+def test_it_trains_evaluates_and_shows_the_buckets(tmp_path: Path):
     output = run(tmp_path, str(EXAMPLES / "japanese_vowels.py"), "--quick", "--seeds", "0")
     efficiencies = [float(found) for found in re.findall(r"padding_efficiency: ([\d.]+)", output)]
     assert len(efficiencies) == 2  # one for each epoch of --quick
@@ -58,5 +58,5 @@ print("fine")
 """
 
 
-def test_it_reads_the_real_data_and_predicts_in_their_order(tmp_path: Path) -> None:
+def test_it_reads_the_real_data_and_predicts_in_their_order(tmp_path: Path):
     assert "fine" in run(tmp_path, "-c", PROBE)

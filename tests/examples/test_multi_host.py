@@ -94,7 +94,7 @@ def assert_equal_weights(received: Path, expected: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.backends
-def test_two_processes_train_as_one_and_go_on_after_a_kill(tmp_path: Path) -> None:
+def test_two_processes_train_as_one_and_go_on_after_a_kill(tmp_path: Path):
     if importlib.util.find_spec("jax") is None:
         pytest.skip("needs the `backends` extra: jax is not installed")
     weights = [

@@ -44,7 +44,7 @@ def accuracies(output: str) -> tuple[float, float]:
     return float(found[1]), float(found[2])
 
 
-def test_it_learns_from_a_file_and_is_tested_on_another(tmp_path: Path) -> None:
+def test_it_learns_from_a_file_and_is_tested_on_another(tmp_path: Path):
     write_corpus(tmp_path / "train.tsv", 400, seed=0)
     write_corpus(tmp_path / "test.tsv", 100, seed=1)
     output = run(tmp_path, "--train train.tsv --test test.tsv --units 16 --epochs 25 --seeds 0 1")
@@ -55,7 +55,7 @@ def test_it_learns_from_a_file_and_is_tested_on_another(tmp_path: Path) -> None:
     assert accuracy > majority + 0.1
 
 
-def test_one_file_is_split(tmp_path: Path) -> None:
+def test_one_file_is_split(tmp_path: Path):
     write_corpus(tmp_path / "texts.tsv", 60, seed=0)
     output = run(tmp_path, "--train texts.tsv --units 4 --epochs 1")
     assert "54 texts to train on, 6 to test on" in output
@@ -65,7 +65,7 @@ def test_one_file_is_split(tmp_path: Path) -> None:
     ("content", "message"),
     [("a\tone\nno tab here\n", "received 'no tab here' in non-empty line 2"), ("\n", "is empty")],
 )
-def test_a_file_of_another_form_is_refused_in_one_line(tmp_path: Path, content: str, message: str) -> None:
+def test_a_file_of_another_form_is_refused_in_one_line(tmp_path: Path, content: str, message: str):
     (tmp_path / "texts.tsv").write_text(content)
     command = [sys.executable, str(EXAMPLE), "--train", "texts.tsv"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -74,7 +74,7 @@ def test_a_file_of_another_form_is_refused_in_one_line(tmp_path: Path, content: 
     assert "Traceback" not in result.stderr
 
 
-def test_without_a_file_it_reads_the_functions_on_this_machine(tmp_path: Path) -> None:
+def test_without_a_file_it_reads_the_functions_on_this_machine(tmp_path: Path):
     output = run(tmp_path, "--per-package 100 --units 4 --epochs 1")
     assert "3 classes" in output
     assert 0.6 < float(re.search(r"padding efficiency ([\d.]+)", output)[1]) <= 1

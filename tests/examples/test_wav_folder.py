@@ -20,7 +20,7 @@ def run(folder: Path, options: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_it_learns_the_same_from_recordings_and_from_saved_spectrograms(tmp_path: Path) -> None:
+def test_it_learns_the_same_from_recordings_and_from_saved_spectrograms(tmp_path: Path):
     results = [run(tmp_path), run(tmp_path, "--save spectrograms"), run(tmp_path, "--save spectrograms")]
     for result in results:
         assert result.returncode == 0, result.stdout + result.stderr
@@ -32,7 +32,7 @@ def test_it_learns_the_same_from_recordings_and_from_saved_spectrograms(tmp_path
     assert float(accuracy[1]) > 0.9
 
 
-def test_a_broken_recording_is_named(tmp_path: Path) -> None:
+def test_a_broken_recording_is_named(tmp_path: Path):
     assert run(tmp_path, "--num-files 30 --epochs 1").returncode == 0
     with wave.open(str(tmp_path / "output" / "recordings" / "rises" / "9999.wav"), "wb") as file:
         file.setparams((1, 1, 8000, 4000, "NONE", ""))

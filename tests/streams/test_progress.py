@@ -2,7 +2,7 @@
 
 import io
 
-from keras_bucketing.inputs.progress import Progress
+from keras_bucketing.streams.progress import Progress
 
 
 class Terminal(io.StringIO):

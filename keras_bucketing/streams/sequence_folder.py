@@ -23,9 +23,9 @@ from typing import IO, Any
 import numpy as np
 
 from keras_bucketing.checks import show
-from keras_bucketing.inputs.element_specs import NAMES, Triple, map_named
-from keras_bucketing.inputs.growing import FileStore
-from keras_bucketing.inputs.npy_files import npy_header
+from keras_bucketing.streams.element_specs import NAMES, Triple, map_named
+from keras_bucketing.streams.growing import FileStore
+from keras_bucketing.streams.npy_files import npy_header
 
 try:
     import fcntl

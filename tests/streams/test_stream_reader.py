@@ -4,10 +4,10 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keras_bucketing.inputs.batch_layout import BatchOptions
 from keras_bucketing.inputs.collect import collect_inputs
 from keras_bucketing.inputs.ragged import Ragged
-from keras_bucketing.inputs.saved_sequences import read_dataset
+from keras_bucketing.streams.batch_layout import BatchOptions
+from keras_bucketing.streams.saved_sequences import read_dataset
 from tests.support.streams import (
     Batches,
     Sequences,

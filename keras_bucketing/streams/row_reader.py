@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from keras_bucketing.inputs.arrays import as_regular_array
-from keras_bucketing.inputs.element_specs import NAMES, Triple, leaves_like, map_named, named_leaves, refuse_text
-from keras_bucketing.inputs.growing import GrowingColumn
 from keras_bucketing.inputs.lists import as_row
+from keras_bucketing.streams.element_specs import NAMES, Triple, leaves_like, map_named, named_leaves, refuse_text
+from keras_bucketing.streams.growing import GrowingColumn
 
 
 class RowReader:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from keras_bucketing.inputs.element_specs import NAMES, LeafSpec, Triple, map_named, named_leaves
+from keras_bucketing.streams.element_specs import NAMES, LeafSpec, Triple, map_named, named_leaves
 
 
 class Role(Enum):

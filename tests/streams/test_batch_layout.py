@@ -2,7 +2,7 @@
 
 import pytest
 
-from keras_bucketing.inputs.batch_layout import (
+from keras_bucketing.streams.batch_layout import (
     Role,
     is_batched,
     looks_like_batches,
@@ -10,7 +10,7 @@ from keras_bucketing.inputs.batch_layout import (
     roles_in_batches,
     roles_in_rows,
 )
-from keras_bucketing.inputs.element_specs import LeafSpec, map_named
+from keras_bucketing.streams.element_specs import LeafSpec, map_named
 
 
 def leaf(*shape, ragged_rank=0):

@@ -10,9 +10,11 @@ import tensorflow as tf
 
 from keras_bucketing.checks import show, show_typed
 from keras_bucketing.inputs.arrays import as_regular_array, first_non_number
-from keras_bucketing.inputs.batch_labels import PaddedLabels
-from keras_bucketing.inputs.batch_layout import BatchOptions, Role, roles_in_batches
-from keras_bucketing.inputs.element_specs import (
+from keras_bucketing.inputs.lists import as_row
+from keras_bucketing.inputs.ragged import as_ragged
+from keras_bucketing.streams.batch_labels import PaddedLabels
+from keras_bucketing.streams.batch_layout import BatchOptions, Role, roles_in_batches
+from keras_bucketing.streams.element_specs import (
     NAMES,
     LeafSpec,
     Triple,
@@ -22,10 +24,8 @@ from keras_bucketing.inputs.element_specs import (
     named_leaves,
     refuse_text,
 )
-from keras_bucketing.inputs.growing import GrowingColumn
-from keras_bucketing.inputs.lists import as_row
-from keras_bucketing.inputs.ragged import as_ragged
-from keras_bucketing.inputs.unpadding import PaddedGroup, Span, group_padded_leaves
+from keras_bucketing.streams.growing import GrowingColumn
+from keras_bucketing.streams.unpadding import PaddedGroup, Span, group_padded_leaves
 
 Leaves = dict[str, Any]  # by name: an array, a `tf.RaggedTensor` or a list of rows
 _LABEL_LENGTHS = "x['label_lengths']"  # what include_lengths=True adds for labels of their own length

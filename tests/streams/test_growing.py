@@ -5,9 +5,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keras_bucketing.inputs import growing
-from keras_bucketing.inputs.growing import FileStore, GrowingColumn, MemoryStore
 from keras_bucketing.inputs.lists import concatenate
+from keras_bucketing.streams import growing
+from keras_bucketing.streams.growing import FileStore, GrowingColumn, MemoryStore
 from tests.support.strategies import seeds
 
 DTYPES = ["bool", "int8", "int16", "int32", "int64", "float32", "float64"]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from keras_bucketing.checks import INT64_MAX, show
-from keras_bucketing.inputs.element_specs import Triple
-from keras_bucketing.inputs.npy_files import map_npy
-from keras_bucketing.inputs.sequence_folder import DESCRIPTION, FORMAT, VERSION, own_errors
 from keras_bucketing.inputs.storage import standard_dtype
 from keras_bucketing.inputs.stored_sequences import StoredSequences
+from keras_bucketing.streams.element_specs import Triple
+from keras_bucketing.streams.npy_files import map_npy
+from keras_bucketing.streams.sequence_folder import DESCRIPTION, FORMAT, VERSION, own_errors
 
 
 def is_finished(path: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_bucketing.checks import show
-from keras_bucketing.inputs.batch_layout import BatchOptions
+from keras_bucketing.streams.batch_layout import BatchOptions
 
 _MASK_NAMES = ("padding_mask", "attention_mask")  # KerasHub's packers, Hugging Face's tokenizers
 

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 
 from keras_bucketing.checks import check_choice, check_flag, check_number, show, show_typed
-from keras_bucketing.inputs.batch_layout import BatchOptions
-from keras_bucketing.inputs.element_specs import NAMES, Triple, map_named
-from keras_bucketing.inputs.growing import MemoryStore
-from keras_bucketing.inputs.mapped_folder import is_finished, map_folder
 from keras_bucketing.inputs.ragged import Ragged, ragged_from_lengths
-from keras_bucketing.inputs.sequence_folder import FolderWriter
 from keras_bucketing.inputs.storage import stored_floatx
 from keras_bucketing.inputs.stored_sequences import StoredSequences
-from keras_bucketing.inputs.stream_reader import Column, read_stream
-from keras_bucketing.inputs.streams import Stream, open_stream
 from keras_bucketing.inputs.structures import named_leaves
+from keras_bucketing.streams.batch_layout import BatchOptions
+from keras_bucketing.streams.element_specs import NAMES, Triple, map_named
+from keras_bucketing.streams.growing import MemoryStore
+from keras_bucketing.streams.mapped_folder import is_finished, map_folder
+from keras_bucketing.streams.sequence_folder import FolderWriter
+from keras_bucketing.streams.sources import Stream, open_stream
+from keras_bucketing.streams.stream_reader import Column, read_stream
 
 
 def save_sequences(
@@ -57,12 +57,12 @@ def save_sequences(
         OSError: If the folder is there already, cannot be written or the disk is full; nothing is left behind then.
 
     Example:
-    >>> folder = tempfile.mkdtemp() + "/recordings"
-    >>> keras_bucketing.save_sequences(folder, ([0.5] * length for length in (3, 1, 2)))
-    >>> keras_bucketing.load_sequences(folder)[2].tolist()
-    [0.5, 0.5]
-    >>> np.load(folder + "/row_splits_0.npy").tolist()
-    [0, 3, 4, 6]
+        >>> folder = tempfile.mkdtemp() + "/recordings"
+        >>> keras_bucketing.save_sequences(folder, ([0.5] * length for length in (3, 1, 2)))
+        >>> keras_bucketing.load_sequences(folder)[2].tolist()
+        [0.5, 0.5]
+        >>> np.load(folder + "/row_splits_0.npy").tolist()
+        [0, 3, 4, 6]
     """
     options = check_batch_options(batched, mask_value, padding, timestep_labels)
     stream = open_stream(sequences, options, "sequences")
@@ -88,12 +88,12 @@ def load_sequences(path: str | os.PathLike[str]) -> Any:
         ValueError: If a file is damaged, cut off, not one of numbers, or from another version.
 
     Example:
-    >>> folder = tempfile.mkdtemp() + "/labeled"
-    >>> keras_bucketing.save_sequences(folder, [([1, 2, 3], 0), ([4], 1)])
-    >>> x, y = keras_bucketing.load_sequences(folder)
-    >>> x.lengths.tolist(), x[0].tolist(), y.tolist()
-    ([3, 1], [1, 2, 3], [0, 1])
-    >>> dataset = keras_bucketing.BucketedSequence(x, y)
+        >>> folder = tempfile.mkdtemp() + "/labeled"
+        >>> keras_bucketing.save_sequences(folder, [([1, 2, 3], 0), ([4], 1)])
+        >>> x, y = keras_bucketing.load_sequences(folder)
+        >>> x.lengths.tolist(), x[0].tolist(), y.tolist()
+        ([3, 1], [1, 2, 3], [0, 1])
+        >>> dataset = keras_bucketing.BucketedSequence(x, y)
     """
     (x, y, weights), _ = map_folder(_folder(path, "path"), "path")
     if weights is not None:

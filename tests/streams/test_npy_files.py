@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keras_bucketing.inputs.npy_files import HEADER_BYTES, map_npy, npy_header
+from keras_bucketing.streams.npy_files import HEADER_BYTES, map_npy, npy_header
 
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])

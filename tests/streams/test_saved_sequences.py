@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing import BucketedSequence, __main__, load_sequences, save_sequences
-from keras_bucketing.inputs import growing, sequence_folder
 from keras_bucketing.inputs.collect import collect_inputs
-from keras_bucketing.inputs.npy_files import npy_header
 from keras_bucketing.inputs.stored_sequences import StoredSequences
+from keras_bucketing.streams import growing, sequence_folder
+from keras_bucketing.streams.npy_files import npy_header
 from tests.inputs.test_stream_reader import contents
 from tests.support.streams import Sequences, datasets, map_leaves, rows_of, single_rows
 

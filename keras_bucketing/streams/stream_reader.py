@@ -8,7 +8,7 @@ from itertools import chain, islice
 
 import numpy as np
 
-from keras_bucketing.inputs.batch_layout import (
+from keras_bucketing.streams.batch_layout import (
     BatchOptions,
     describe_shapes,
     is_batched,
@@ -16,12 +16,12 @@ from keras_bucketing.inputs.batch_layout import (
     looks_like_rows,
     unclear_elements,
 )
-from keras_bucketing.inputs.batch_reader import BatchReader
-from keras_bucketing.inputs.element_specs import NAMES, Triple, map_named, named_leaves, spec_of_elements
-from keras_bucketing.inputs.growing import GrowingColumn, Store
-from keras_bucketing.inputs.progress import Progress
-from keras_bucketing.inputs.row_reader import RowReader
-from keras_bucketing.inputs.streams import Stream
+from keras_bucketing.streams.batch_reader import BatchReader
+from keras_bucketing.streams.element_specs import NAMES, Triple, map_named, named_leaves, spec_of_elements
+from keras_bucketing.streams.growing import GrowingColumn, Store
+from keras_bucketing.streams.progress import Progress
+from keras_bucketing.streams.row_reader import RowReader
+from keras_bucketing.streams.sources import Stream
 
 _LOOKAHEAD = 8  # elements that are looked at before it is decided what their axes mean
 

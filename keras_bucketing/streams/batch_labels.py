@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.inputs.batch_layout import BatchOptions
-from keras_bucketing.inputs.unpadding import PaddedGroup, Span
+from keras_bucketing.streams.batch_layout import BatchOptions
+from keras_bucketing.streams.unpadding import PaddedGroup, Span
 
 
 class PaddedLabels:

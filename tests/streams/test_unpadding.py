@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_bucketing.inputs.batch_layout import BatchOptions
-from keras_bucketing.inputs.unpadding import PaddedGroup, Span, group_padded_leaves
+from keras_bucketing.streams.batch_layout import BatchOptions
+from keras_bucketing.streams.unpadding import PaddedGroup, Span, group_padded_leaves
 from tests.support.strategies import lengths_lists, seeds
 from tests.support.streams import pad
 

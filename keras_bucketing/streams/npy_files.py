@@ -15,9 +15,9 @@ def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     """The header of a `.npy` file, as `numpy.lib.format` describes version 1.0.
 
     Example:
-    >>> header = npy_header((2, 3), np.dtype(np.float32))
-    >>> len(header), header[10:30]
-    (256, b"{'descr': '<f4', 'fo")
+        >>> header = npy_header((2, 3), np.dtype(np.float32))
+        >>> len(header), header[10:30]
+        (256, b"{'descr': '<f4', 'fo")
     """
     description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     text = repr(description).encode("latin1")

@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from keras_bucketing.inputs.arrays import common_dtype
-from keras_bucketing.inputs.npy_files import HEADER_BYTES, npy_header
 from keras_bucketing.inputs.storage import aligned_empty, standard_dtype
+from keras_bucketing.streams.npy_files import HEADER_BYTES, npy_header
 
 _PENDING_BYTES = 1 << 20  # small rows are put together before they are copied on
 _PENDING_ROWS = 4096
