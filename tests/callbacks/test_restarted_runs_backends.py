@@ -66,12 +66,11 @@ with tempfile.TemporaryDirectory() as folder:
         for backup_is_first in (True, False):
             epochs, whole = run(f"{folder}/whole", hook, backup_is_first)
             assert epochs == [0, 1, 2]
-            for interrupt_at in (3, 5, 10):
-                assert run(f"{folder}/cut", hook, backup_is_first, interrupt_at) is None
-                epochs, resumed = run(f"{folder}/cut", hook, backup_is_first)
-                case = (hook, backup_is_first, interrupt_at, epochs)
-                assert epochs == [0, 1, 2][(interrupt_at - 1) // 4:], case
-                assert all((one == other).all() for one, other in zip(whole, resumed)), case
+            interrupt_at = 5 if hook == "epoch_end" else 7  # after the end of an epoch, and inside of one
+            assert run(f"{folder}/cut", hook, backup_is_first, interrupt_at) is None
+            epochs, resumed = run(f"{folder}/cut", hook, backup_is_first)
+            assert epochs == [1, 2], (hook, backup_is_first, epochs)
+            assert all((one == other).all() for one, other in zip(whole, resumed)), (hook, backup_is_first)
 print("resumed with", keras.backend.backend())
 """
 
