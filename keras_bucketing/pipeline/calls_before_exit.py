@@ -17,8 +17,8 @@ class CallsBeforeExit:
 
     A thread of TensorFlow that is in Python, or waits to get in, when the interpreter ends never comes back
     (`take_gil` in CPython's ceval_gil.h ends it). The iterator that it works for then waits for it when it is deleted,
-    and the process hangs: a program that left a loop over the batches early did so in one of three runs. Python joins
-    the threads that load first; each batch that is still to be prefetched then fails at once, and this waits for the
+    and the process hangs, as a program did every few runs that left a loop over the batches early. Python joins the
+    threads that load first; each batch that is still to be prefetched then fails at once, and this waits for the
     last of them.
 
     Example:
