@@ -276,9 +276,13 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         if self._train_seconds is not None:
             return
         self._train_seconds = time.perf_counter() - self._training_began
-        # Under a distribution strategy, Keras has read a batch for the validation already, to build the model.
+        # Keras has read a batch for the validation already, under a distribution strategy to build the model, of a
+        # PyDataset to know its shapes (keras/src/trainers/data_adapters/py_dataset_adapter.py).
         strategy = getattr(self.model, "distribute_strategy", None)
-        self._trained.end(int(before_validation and getattr(strategy, "num_replicas_in_sync", 1) > 1))
+        reads_ahead = getattr(strategy, "num_replicas_in_sync", 1) > 1 or isinstance(
+            self.dataset, keras.utils.PyDataset
+        )
+        self._trained.end(int(before_validation and reads_ahead))
         self._train_rows = self._training.rows()
 
     def _begin_evaluation(self, is_validation: bool, resets_metrics: bool) -> None:

@@ -18,7 +18,7 @@ from keras_bucketing.inputs.collect import collect_inputs
 from keras_bucketing.inputs.stored_sequences import StoredSequences
 from keras_bucketing.streams import growing, sequence_folder
 from keras_bucketing.streams.npy_files import npy_header
-from tests.inputs.test_stream_reader import contents
+from tests.streams.test_stream_reader import contents
 from tests.support.streams import Sequences, datasets, map_leaves, rows_of, single_rows
 
 X = [[1, 2, 3], [4], [5, 6]]
