@@ -72,7 +72,9 @@ def spec_of_dataset(element_spec: Any) -> Triple | None:
     for name, part in zip(NAMES, split_element(element_spec), strict=True):
         leaves: dict[str, LeafSpec] = {}
         for leaf_name, spec in named_leaves(part, name):
-            if isinstance(spec, tf.NoneTensorSpec):
+            if (
+                type(spec).__name__ == "NoneTensorSpec"
+            ):  # None; public as `tf.NoneTensorSpec` since TensorFlow 2.19 only
                 continue
             if not isinstance(spec, (tf.TensorSpec, tf.RaggedTensorSpec)):
                 raise TypeError(
