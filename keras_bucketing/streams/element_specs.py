@@ -72,9 +72,8 @@ def spec_of_dataset(element_spec: Any) -> Triple | None:
     for name, part in zip(NAMES, split_element(element_spec), strict=True):
         leaves: dict[str, LeafSpec] = {}
         for leaf_name, spec in named_leaves(part, name):
-            if (
-                type(spec).__name__ == "NoneTensorSpec"
-            ):  # None; public as `tf.NoneTensorSpec` since TensorFlow 2.19 only
+            # Of None; by name, since `tf.NoneTensorSpec` is younger than TensorFlow 2.18.
+            if type(spec).__name__ == "NoneTensorSpec":
                 continue
             if not isinstance(spec, (tf.TensorSpec, tf.RaggedTensorSpec)):
                 raise TypeError(
