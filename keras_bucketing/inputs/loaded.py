@@ -73,7 +73,7 @@ def loaded_sequences(
     if not callable(load):
         raise TypeError(
             "`load` must be a function from a row index to a sequence. Received "
-            f"{show_typed(load)}. Sequences in memory belong into BucketedSequence itself."
+            f"{show_typed(load)}. Sequences in memory belong in BucketedSequence itself."
         )
     leaves = loaded_leaves_of(output_signature)
     tolerance = check_integer("length_tolerance", length_tolerance, minimum=0)

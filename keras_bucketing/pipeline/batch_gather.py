@@ -79,18 +79,18 @@ class BatchGatherer:
         """
         start, size, *padded_to = tf.unstack(cut)
         batch = _Batch(tf.slice(rows, start, size), padded_to, self._shard)
-        x = tf.nest.map_structure(batch.gather, self._x)
+        x = tf.nest.map_structure(lambda table: table.gather(batch), self._x)
         if self._lengths:
-            lengths = {name: batch.gather(table) for name, table in self._lengths.items()}
+            lengths = {name: table.gather(batch) for name, table in self._lengths.items()}
             x = {**(x if isinstance(x, dict) else {"sequences": x}), **lengths}
         if self._y is None:
             return (x,) if isinstance(x, tuple) else x
-        y = tf.nest.map_structure(batch.gather, self._y)
+        y = tf.nest.map_structure(lambda table: table.gather(batch), self._y)
         if self._weighs_timesteps:
             return x, y, self._timestep_weights(y, batch)
         if self._weights is None:
             return x, y
-        return x, y, tf.nest.map_structure(batch.gather, self._weights)
+        return x, y, tf.nest.map_structure(lambda table: table.gather(batch), self._weights)
 
     def sample(self) -> Iterator[bytes]:
         """What tells these data from others: dtypes, shapes, lengths, and the values of some rows; all, if few."""
@@ -106,9 +106,9 @@ class BatchGatherer:
 
         def weigh(labels: tf.Tensor, table: _TableInMemory, weight: _TableInMemory | None) -> tf.Tensor:
             if isinstance(weight, _RaggedTable):
-                return batch.gather(weight)
+                return weight.gather(batch)
             floatx = stored_floatx()
-            row_weights = tf.ones(tf.shape(batch.rows), floatx) if weight is None else batch.gather(weight)
+            row_weights = tf.ones(tf.shape(batch.rows), floatx) if weight is None else weight.gather(batch)
             if isinstance(table, _PlainTable):
                 return row_weights
             mask = tf.sequence_mask(table.lengths(batch.rows), tf.shape(labels)[1], floatx)
@@ -127,9 +127,6 @@ class _Batch:
         self._padded_to = padded_to
         self._scalars: dict[int, tf.Tensor] = {}
         self.loaded: dict[RowLoader, list[tf.Tensor]] = {}
-
-    def gather(self, table: _Table | _AnyLengthsTable) -> tf.Tensor:
-        return table.gather(self)
 
     def padded_to(self, column: int) -> tf.Tensor:
         """The least padded length of a leaf, a scalar; made once, and only where somebody asks."""

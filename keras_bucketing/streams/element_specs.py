@@ -66,7 +66,7 @@ def spec_of_dataset(element_spec: Any) -> Triple | None:
     """The leaves of a `tf.data.Dataset`'s elements; None if the shape of one is unknown.
 
     Raises:
-        TypeError: If a leaf is no tensor of numbers.
+        TypeError: If a leaf is not a tensor of numbers.
     """
     parts = []
     for name, part in zip(NAMES, split_element(element_spec), strict=True):
