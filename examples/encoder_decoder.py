@@ -49,14 +49,18 @@ def make_data(num_sequences: int, seed: int) -> tuple[dict[str, list[np.ndarray]
 
 
 def make_model(units: int = 64) -> keras.Model:
-    """GRUs with dot-product attention (Luong et al., 2015)."""
+    """GRUs with scaled dot-product attention (Luong et al., 2015; Vaswani et al., 2017).
+
+    `keras.layers.Attention` of Keras 3.11 takes the mask of the source for one of the target, so this has one head of
+    `MultiHeadAttention`.
+    """
     source = keras.Input((None,), name="source", dtype="int32")
     decoder_input = keras.Input((None,), name="decoder_input", dtype="int32")
     embedded = keras.layers.Embedding(11, units, mask_zero=True)(source)
     encoded = keras.layers.Bidirectional(keras.layers.GRU(units // 2, return_sequences=True))(embedded)
     words = keras.layers.Embedding(len(WORDS), units, mask_zero=True)(decoder_input)
     decoded = keras.layers.GRU(units, return_sequences=True)(words)
-    read = keras.layers.Attention()([decoded, encoded])
+    read = keras.layers.MultiHeadAttention(num_heads=1, key_dim=units)(decoded, encoded)
     outputs = keras.layers.Dense(len(WORDS))(keras.layers.Concatenate()([decoded, read]))
     model = keras.Model({"source": source, "decoder_input": decoder_input}, outputs)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")

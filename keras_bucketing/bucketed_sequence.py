@@ -32,6 +32,7 @@ from keras_bucketing.pipeline.batch_gather import BatchGatherer
 from keras_bucketing.pipeline.batch_stream import batch_stream
 from keras_bucketing.pipeline.building_read import is_building_read
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
+from keras_bucketing.pipeline.no_checkpoint import NO_CHECKPOINT
 from keras_bucketing.pipeline.pass_counter import PassCounter, PassPosition
 from keras_bucketing.pipeline.restore_order import restore_order
 from keras_bucketing.planning.batch_cuts import cut_batches
@@ -487,6 +488,16 @@ class BucketedSequence(tf.data.Dataset):
             return self._preview()
         iterator: Iterator[Any] = super().__iter__()
         return iterator
+
+    def with_options(self, options: tf.data.Options, name: str | None = None) -> tf.data.Dataset:
+        """As of every `tf.data.Dataset`, but refuses what could not be restored.
+
+        Raises:
+            ValueError: If `options` ask for checkpoints of iterators without their state.
+        """
+        if options.experimental_symbolic_checkpoint:
+            raise ValueError(f"`options.experimental_symbolic_checkpoint` is not possible. {NO_CHECKPOINT}")
+        return super().with_options(options, name)
 
     def _preview(self) -> Iterator[Any]:
         """The batches of the next pass, which stays the next one."""

@@ -67,12 +67,11 @@ def _unrounded_integers(values: Any, array: np.ndarray, name: str) -> np.ndarray
     huge = np.abs(array) >= 2.0**63
     if not huge.any() or not all(isinstance(value, (int, np.integer)) for value in np.asarray(values, object).flat):
         return array
-    try:
+    # NumPy 1.26 lets negative ones wrap around, so they are refused here and not by it.
+    if (array >= 0).all() and all(value < 2**64 for value in np.asarray(values, object).flat):
         return np.asarray(values, np.uint64)
-    except OverflowError as error:
-        at = ", ".join(map(str, np.argwhere(huge)[0]))
-        raise ValueError(
-            f"`{name}` must hold integers that one dtype of at most 64 bits can hold. Received an integer beyond "
-            f"2**63 at {name}[{at}] that fits neither int64 nor, next to the others, uint64. Map large ids to smaller "
-            "ones."
-        ) from error
+    at = ", ".join(map(str, np.argwhere(huge)[0]))
+    raise ValueError(
+        f"`{name}` must hold integers that one dtype of at most 64 bits can hold. Received an integer beyond 2**63 at "
+        f"{name}[{at}] that fits neither int64 nor, next to the others, uint64. Map large ids to smaller ones."
+    )

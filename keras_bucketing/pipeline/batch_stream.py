@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import tensorflow as tf
 
 from keras_bucketing.pipeline.batch_gather import BatchGatherer
-from keras_bucketing.pipeline.no_checkpoint import endless_dataset_never_read, stateful
-from keras_bucketing.pipeline.pass_counter import PassCounter, PassStart
+from keras_bucketing.pipeline.no_checkpoint import as_it_is, batches_unless_restored, stateful
+from keras_bucketing.pipeline.pass_counter import PassCounter
 from keras_bucketing.planning.epoch_plan import EpochPlanner
 
 # Gathering one batch is a few hundred microseconds of work; two at once keep up with a training step on any machine,
@@ -26,22 +23,15 @@ def batch_stream(counter: PassCounter, planner: EpochPlanner, gatherer: BatchGat
     But `choose_from_datasets` counts as endless as soon as one of its inputs is, even one that is never chosen, and
     ends with the input it draws from; `take` then declares the length.
     """
-    one_pass = tf.data.Dataset.range(1).flat_map(
-        _as_it_is(lambda _: _one_by_one(*_batches_of_pass(planner, counter.begin_pass())))
+    one_pass = batches_unless_restored(
+        counter.begin_pass, lambda start: _one_by_one(*planner.batches(start.epoch, start.first_batch, start.seed))
     )
-    always_the_second = tf.data.Dataset.from_tensors(tf.constant(1, tf.int64)).repeat()
-    # What is never chosen comes first, since TensorFlow gives the first reason why it cannot checkpoint an iterator.
-    endless = tf.data.Dataset.choose_from_datasets(
-        [endless_dataset_never_read(one_pass.element_spec), one_pass], always_the_second
-    )
+    always_the_first = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
+    endless = tf.data.Dataset.choose_from_datasets([one_pass, _never_chosen(one_pass)], always_the_first)
     cuts = endless.take(planner.num_batches)
     gather = stateful(lambda rows, cut: gatherer(rows, cut), counter.variable)
-    batches = cuts.map(_as_it_is(gather), num_parallel_calls=_PARALLEL_GATHERS, deterministic=True)
+    batches = cuts.map(as_it_is(gather), num_parallel_calls=_PARALLEL_GATHERS, deterministic=True)
     return batches.prefetch(_PREFETCHED_BATCHES).with_options(_without_rewriting())
-
-
-def _batches_of_pass(planner: EpochPlanner, start: PassStart) -> tuple[tf.Tensor, tf.Tensor]:
-    return planner.batches(start.epoch, start.first_batch, start.seed)
 
 
 def _without_rewriting() -> tf.data.Options:
@@ -56,12 +46,15 @@ def _without_rewriting() -> tf.data.Options:
     return options
 
 
-def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Spares AutoGraph the conversion of a function that has no Python control flow for tensors."""
-    converted: Callable[..., Any] = tf.autograph.experimental.do_not_convert(function)
-    return converted
-
-
 def _one_by_one(rows: tf.Tensor, cuts: tf.Tensor) -> tf.data.Dataset:
     """The cuts of an epoch, each with the rows it is a cut of (the same tensor every time, not a copy)."""
     return tf.data.Dataset.zip((tf.data.Dataset.from_tensors(rows).repeat(), tf.data.Dataset.from_tensor_slices(cuts)))
+
+
+def _never_chosen(like: tf.data.Dataset) -> tf.data.Dataset:
+    """An endless dataset with elements of that kind, as small as can be: it is part of every iterator's graph."""
+
+    def empty(spec: tf.TensorSpec) -> tf.Tensor:
+        return tf.zeros([size or 0 for size in spec.shape], spec.dtype)
+
+    return tf.data.Dataset.from_tensors(tf.nest.map_structure(empty, like.element_spec)).repeat()
