@@ -29,7 +29,17 @@ def _names_in_docstrings(doctest_namespace):
 # Keras saves a model by way of `convert_to_numpy` (keras/src/backend/tensorflow/core.py), which hands variables to
 # NumPy 2, whose `copy` they do not know. Only tests that save may do that: elsewhere it would hide the same fault in
 # the package.
-_SAVES = ("backup", "restarted", "_production", "readme", "_as_layer", "hostile", "classifier.py", "model_backends")
+_SAVES = (
+    "backup",
+    "restarted",
+    "_production",
+    "readme",
+    "docs",
+    "_as_layer",
+    "hostile",
+    "classifier.py",
+    "model_backends",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -102,7 +102,7 @@ class BucketedSequence(tf.data.Dataset):
             False, batches are `(x, y)`, for losses that mask by themselves; `sample_weight` comes as it was given.
             Defaults to True.
         copy: Bool, whether to copy the data, so that the caller may change them afterwards. If False, the memory of
-            NumPy arrays, lists of their slices, Arrow columns and `tf.RaggedTensor`s is shared: hold the values once,
+            NumPy arrays, lists of their slices, Arrow columns and ragged tensors is shared: hold the values once,
             not twice, and do not change them. Arrays that are files mapped into memory, and Arrow columns that nobody
             can write to, are always used where they lie; see Notes. Defaults to True.
         remainder: What becomes of rows that do not fill a batch of their bucket. "spill" puts them into the next longer
@@ -479,7 +479,7 @@ class BucketedSequence(tf.data.Dataset):
 
     @property
     def element_spec(self) -> Any:
-        """The structure, shapes and dtypes of a batch, as `tf.TensorSpec`s."""
+        """The structure, shapes and dtypes of a batch, as `tf.TensorSpec` objects."""
         return self._batches.element_spec
 
     def __iter__(self) -> Iterator[Any]:
@@ -547,7 +547,7 @@ class BucketedSequence(tf.data.Dataset):
 
     @property
     def next_first_batch(self) -> int:
-        """The batch that the next pass begins with: 0 unless `seek` or `load_state_dict` said otherwise."""
+        """The batch that the next pass begins with, 0 unless `seek` or `load_state_dict` said otherwise."""
         return self._counter.next_position.first_batch
 
     @property

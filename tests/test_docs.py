@@ -6,62 +6,74 @@ from pathlib import Path
 
 import pytest
 
+import keras_bucketing
+from tests.support.pages import dead_links, links, python_blocks, run
 from tests.support.paths import ROOT
 
-PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
-# <!-- needs: datasets --> before the blocks of a section says which library they need; it holds to the next heading.
-_BLOCK = re.compile(r"^```python\n(.*?)^```|^<!-- needs: (\w+) -->$|^#+ ", flags=re.DOTALL | re.MULTILINE)
+DOCS = ROOT / "docs"
+TEXTS = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
+# index.md begins with the lines that the README begins with, which test_readme.py runs.
+BLOCKS = {page: python_blocks(text) for page, text in TEXTS.items() if "```python" in text and page != "index.md"}
+LIBRARIES = sorted({(page, block.library) for page, blocks in BLOCKS.items() for block in blocks if block.library})
 
 
-def blocks_of(page: str) -> list[tuple[int, str, str | None]]:
-    """The line, the code and the library of each Python block of a page, None where it needs none."""
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    blocks, library = [], None
-    for found in _BLOCK.finditer(text):
-        code, needed = found.groups()
-        if code is None:
-            library = needed
-        else:
-            blocks.append((text.count("\n", 0, found.start(1)), code, library))
-    return blocks
-
-
-def run(page: str, blocks: list[tuple[int, str, str | None]]) -> None:
-    names: dict[str, object] = {}
-    for line, code, _ in blocks:
-        exec(compile("\n" * line + code, f"docs/{page}", "exec"), names)  # errors show the page's line
-
-
-LIBRARIES = [(page, library) for page in PAGES for library in sorted({block[2] for block in blocks_of(page)} - {None})]
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
 
 
 # Keras says so of the "before" blocks whose length it does not know; with `error`, the page would stop there.
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
-def test_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    run(page, [block for block in blocks_of(page) if block[2] is None])
+@pytest.mark.parametrize("page", BLOCKS)
+def test_a_page_runs_from_top_to_bottom(page: str):
+    if any(".plot(" in block.code for block in BLOCKS[page]):
+        pytest.importorskip("matplotlib")
+    run(f"docs/{page}", [block for block in BLOCKS[page] if block.library is None])
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "library"), LIBRARIES)
-def test_what_needs_a_library_runs_after_the_first_block(
-    page: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_what_needs_a_library_runs_after_the_first_block(page: str, library: str):
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"needs {library}, which is not installed")
-    monkeypatch.chdir(tmp_path)
-    first, *others = blocks_of(page)
-    run(page, [first, *(block for block in others if block[2] == library)])
+    first, *others = BLOCKS[page]
+    run(f"docs/{page}", [first, *(block for block in others if block.library == library)])
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_link_leads_somewhere(page: str):
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    files = re.findall(r"\]\((?!https?:)([^)#]+)", text)
-    assert [target for target in files if not (ROOT / "docs" / target).exists()] == []
-    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
-    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    assert set(re.findall(r"\]\(#([^)]+)\)", text)) - anchors == set()
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_link_leads_to_a_file_and_to_a_heading(page: str):
+    assert dead_links(DOCS / page) == []
+
+
+def test_there_are_links_to_check():
+    assert sum(len(links(text)) for text in TEXTS.values()) > 50
+
+
+def test_the_first_page_has_the_lines_of_the_readme():
+    (block,) = python_blocks(TEXTS["index.md"])
+    assert block.code == python_blocks((ROOT / "README.md").read_text(encoding="utf-8"))[0].code
+
+
+def test_every_page_is_in_the_navigation():
+    entries = set()
+    for tree in re.findall(r"^```\{toctree\}\n(.*?)^```", TEXTS["index.md"], flags=re.DOTALL | re.MULTILINE):
+        entries |= {f"{line}.md" for line in tree.splitlines() if line and not line.startswith(":")}
+    assert entries == set(TEXTS) - {"index.md"}
+
+
+def test_the_api_page_describes_every_public_name():
+    directive = r"^\.\. auto(?:class|function):: keras_bucketing\.(\w+)$"
+    described = re.findall(directive, TEXTS["api.md"], flags=re.MULTILINE)
+    assert sorted(described) == sorted(keras_bucketing.__all__)
+    listed = re.findall(r"^\| \[`(\w+)`\]", TEXTS["api.md"], flags=re.MULTILINE)
+    assert sorted(listed) == sorted(keras_bucketing.__all__)
+
+
+def test_every_benchmark_that_is_quoted_has_its_command():
+    quoted = re.findall(r"<!-- benchmark: (\w+) -->\n```bash\n(.*?)\n```", TEXTS["benchmarks.md"])
+    assert quoted
+    for name, command in quoted:
+        assert command == f".venv/bin/python -m benchmarks.{name}"
+        assert (ROOT / "benchmarks" / f"{name}.py").exists()

@@ -44,7 +44,8 @@ print("trained with", keras.backend.backend())
 """
 
 
-# `fit` begins with epoch 0 although Keras reads a batch to build the model, and where it does not, as the README says.
+# `fit` begins with epoch 0 although Keras reads a batch to build the model, and where it does not, as
+# docs/troubleshooting.md says.
 FIRST_EPOCH = """
 import itertools, warnings
 warnings.simplefilter("error")

@@ -47,7 +47,6 @@ def test_the_changelog_has_an_entry_for_this_version():
     assert f"## [{keras_bucketing.__version__}]" in file.read_text(encoding="utf-8")
 
 
-def test_every_public_name_is_described_in_the_readme_and_has_a_docstring_with_an_example():
+def test_every_public_name_has_a_docstring_with_an_example():
     for name in keras_bucketing.__all__:
-        assert f"`{name}" in README, name
         assert ">>>" in (getattr(keras_bucketing, name).__doc__ or ""), name

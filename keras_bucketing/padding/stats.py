@@ -174,7 +174,7 @@ class PaddingStats:
 
     @property
     def padding_ratio(self) -> float:
-        """Float, 1 - padding efficiency: the share of the timesteps that is padding."""
+        """Float, 1 - padding efficiency, which is the share of the timesteps that is padding."""
         return 1.0 - self.padding_efficiency
 
     @property
