@@ -22,6 +22,7 @@ html_show_sphinx = False
 html_show_copyright = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_favicon = "_static/favicon.svg"
 
 myst_heading_anchors = 3  # headings have the anchors that repository hosts give them in their view of Markdown
 

@@ -1,10 +1,13 @@
 """The pages in docs/ are executed: the blocks of each in one go, from top to bottom, and their links checked."""
 
 import importlib.util
+import pickle
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_bucketing
 from tests.support.pages import dead_links, links, python_blocks, run
@@ -15,6 +18,8 @@ TEXTS = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for
 # index.md begins with the lines that the README begins with, which test_readme.py runs.
 BLOCKS = {page: python_blocks(text) for page, text in TEXTS.items() if "```python" in text and page != "index.md"}
 LIBRARIES = sorted({(page, block.library) for page, blocks in BLOCKS.items() for block in blocks if block.library})
+# <!-- raised by: expression -->, and the text of the error.
+ERRORS = re.findall(r"^<!-- raised by: (.*) -->\n> (.*)$", TEXTS["troubleshooting.md"], flags=re.MULTILINE)
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +59,23 @@ def test_there_are_links_to_check():
 def test_the_first_page_has_the_lines_of_the_readme():
     (block,) = python_blocks(TEXTS["index.md"])
     assert block.code == python_blocks((ROOT / "README.md").read_text(encoding="utf-8"))[0].code
+
+
+def test_errors_that_are_quoted_without_an_expression_are_in_the_source():
+    quoted = set(re.findall(r"^> (.*)$", TEXTS["troubleshooting.md"], flags=re.MULTILINE)) - {
+        text for _, text in ERRORS
+    }
+    source = "".join(path.read_text(encoding="utf-8") for path in Path(keras_bucketing.__file__).parent.rglob("*.py"))
+    source = re.sub(r'"\s+f?"', "", source)  # literals that go on in the next line
+    assert quoted
+    assert [text for text in sorted(quoted) if text not in source] == []
+
+
+@pytest.mark.parametrize(("expression", "text"), ERRORS)
+def test_an_error_has_the_text_that_is_quoted(expression: str, text: str):
+    names = {**vars(keras_bucketing), "np": np, "pickle": pickle, "tf": tf}
+    with pytest.raises((TypeError, ValueError), match=re.escape(text)):
+        eval(expression, names)
 
 
 def test_every_page_is_in_the_navigation():
