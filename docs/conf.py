@@ -26,6 +26,7 @@ html_favicon = "_static/favicon.svg"
 
 myst_heading_anchors = 3  # headings have the anchors that repository hosts give them in their view of Markdown
 
+smartquotes = False  # what is quoted is code or the text of an error, and may be copied
 default_role = "code"  # `single backticks` in docstrings
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say the types, with shapes and units
