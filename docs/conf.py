@@ -17,6 +17,7 @@ html_title = f"keras-bucketing {release}"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 html_theme = "furo"
+pygments_dark_style = "monokai"  # the theme's own underlines names as if they were links
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False

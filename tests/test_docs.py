@@ -78,6 +78,14 @@ def test_an_error_has_the_text_that_is_quoted(expression: str, text: str):
         eval(expression, names)
 
 
+def test_the_command_builds_the_site_strictly():
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    command = re.search(r"<!-- docs command -->\n```bash\n(.*?)```", contributing, flags=re.DOTALL)
+    assert command, "CONTRIBUTING.md has no docs command"
+    assert "--fail-on-warning --nitpicky" in command[1]
+    assert command[1].endswith(" docs site\n")
+
+
 def test_every_page_is_in_the_navigation():
     entries = set()
     for tree in re.findall(r"^```\{toctree\}\n(.*?)^```", TEXTS["index.md"], flags=re.DOTALL | re.MULTILINE):
