@@ -30,9 +30,9 @@ assert sum(map(len, x_train)) < 0.3 * longest
 def test_it_runs_from_top_to_bottom_and_ends_with_a_model_that_padding_does_not_change(tmp_path: Path):
     for library in ("nbclient", "ipykernel"):
         pytest.importorskip(library, reason=f"needs {library}: pip install keras-bucketing[test]")
-    cell = {"cell_type": "code", "id": "checks", "metadata": {}, "source": CHECKS}
+    checks = {"cell_type": "code", "id": "checks", "metadata": {}, "source": CHECKS}
     notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
-    notebook["cells"].append({**cell, "execution_count": None, "outputs": []})
+    notebook["cells"].append({**checks, "execution_count": None, "outputs": []})
     (tmp_path / "tour.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", "from nbclient.cli import main; main()", "--output=executed", "tour.ipynb"]
