@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.patches import Patch
 
 from benchmarks.lengths import lognormal_lengths
-from docs.pictures.style import BUCKETS, PADDING, draw_batches, make_axes, save
+from docs.pictures.style import BUCKETS, PADDING, draw_batches, make_axes, page_style, save
 from keras_bucketing import BucketedSequence
 
 NUM_ROWS = 52
@@ -17,6 +17,7 @@ BATCH_SIZE = 6
 GAP = 0.8
 
 
+@page_style()
 def draw_plan(path: Path) -> None:
     """Draws the picture."""
     lengths = lognormal_lengths(NUM_ROWS, mean=20, median=16, longest=50, seed=4)

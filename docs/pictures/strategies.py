@@ -11,7 +11,7 @@ import tensorflow as tf
 from matplotlib.patches import Patch
 
 from benchmarks.lengths import lognormal_lengths
-from docs.pictures.style import PADDING, REAL, draw_batches, make_axes, save
+from docs.pictures.style import PADDING, REAL, draw_batches, make_axes, page_style, save
 from keras_bucketing import BucketedSequence
 
 NUM_ROWS = 160
@@ -46,6 +46,7 @@ def epochs() -> dict[str, Epoch]:
     }
 
 
+@page_style()
 def draw_strategies(path: Path) -> None:
     """Draws the picture."""
     drawn = epochs()

@@ -5,15 +5,14 @@ The background is white and opaque, so that the pictures are readable on light a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
 import numpy as np
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 REAL = "#10395e"
 PADDING = "#d6d6d6"
@@ -22,11 +21,19 @@ BUCKETS = ["#0072b2", "#e69f00", "#009e73"]
 _SETTINGS = {"font.family": "DejaVu Sans", "font.size": 11, "axes.titlesize": 11, "axes.titlelocation": "left"}
 
 
+@contextmanager
+def page_style() -> Iterator[None]:
+    """Draws with Matplotlib's own settings and those of the pictures, and leaves the reader's as they were."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_SETTINGS)
+        yield
+
+
 def make_axes(num_panels: int, height: float) -> tuple[Any, Any]:
     """Makes panels below one another, as wide as a page, `height` inches each."""
-    pyplot.rcdefaults()
-    pyplot.rcParams.update(_SETTINGS)
-    figure, axes = pyplot.subplots(num_panels, 1, figsize=(7.2, num_panels * height), layout="constrained", sharex=True)
+    figure = Figure(figsize=(7.2, num_panels * height), layout="constrained")
+    axes = figure.subplots(num_panels, 1, sharex=True)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(axis="x", length=0, labelbottom=False)
@@ -57,4 +64,3 @@ def save(figure: Any, path: Path) -> None:
     """Writes a PNG that is the same, byte for byte, whenever it is drawn with the same version of Matplotlib."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=140, facecolor="white", metadata={"Software": None})
-    pyplot.close(figure)
