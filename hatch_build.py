@@ -1,9 +1,9 @@
 """What the package index shows: the README and, in a release, the address of the repository.
 
 The address comes from one environment variable, KERAS_BUCKETING_REPOSITORY, which the release workflow sets. With it,
-the package gets its links, and the relative links of the README become absolute, as indexes resolve none. Without it,
-the package is built with neither. `hatch-fancy-pypi-readme` does the part of the README, but its replacements are fixed
-in pyproject.toml and know no environment variable.
+the package gets its links, and the README tells how to install a release, not a clone; its relative links become
+absolute, as indexes resolve none. Without the variable, the package has no links and the README as it is.
+`hatch-fancy-pypi-readme` rewrites a README too, but its replacements are fixed in pyproject.toml and know no variable.
 """
 
 from __future__ import annotations
@@ -18,6 +18,17 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 VARIABLE = "KERAS_BUCKETING_REPOSITORY"
 NOTEBOOK = "examples/tour.ipynb"
+_INSTALL = """\
+## Install
+
+```bash
+pip install keras-bucketing             # brings tensorflow, keras and numpy
+pip install "keras-bucketing[plot]"     # and matplotlib, for .plot()
+```
+
+"""
+# To the table of versions, or the next section.
+_INSTALL_SECTION = re.compile(r"^## Install\n.*?(?=^\||^## )", flags=re.DOTALL | re.MULTILINE)
 _IMAGES = {".gif", ".jpg", ".png", ".svg", ".webp"}
 # Code, in which nothing is a link; or the target of a link or image in Markdown or HTML.
 _CODE_OR_TARGET = re.compile(
@@ -39,7 +50,8 @@ class CustomMetadataHook(MetadataHookInterface):
                 raise ValueError(f"{VARIABLE} must be an address that begins with https://, received {repository!r}.")
             tag = f"v{metadata['version']}"
             metadata.setdefault("urls", project_urls(repository, tag))
-            readme = with_badges(with_absolute_links(readme, repository, tag, Path(self.root)), repository, tag)
+            readme = with_absolute_links(installed_from_index(readme), repository, tag, Path(self.root))
+            readme = with_badges(readme, repository, tag)
         metadata.setdefault("readme", {"content-type": "text/markdown", "text": readme})
 
 
@@ -51,6 +63,14 @@ def project_urls(repository: str, tag: str) -> dict[str, str]:
         "Changelog": f"{repository}/blob/{tag}/CHANGELOG.md",
         "Issues": f"{repository}/issues",
     }
+
+
+def installed_from_index(text: str) -> str:
+    """Tells how to install a release, where the README of a clone tells how to install that."""
+    released, count = _INSTALL_SECTION.subn(lambda _: _INSTALL, text)
+    if count != 1:
+        raise ValueError(f"README.md must have one section '## Install', found {count}.")
+    return released
 
 
 def with_absolute_links(text: str, repository: str, tag: str, root: Path) -> str:

@@ -74,7 +74,11 @@ def test_the_description_has_absolute_links_and_the_package_its_addresses(unpack
         "Issues": f"{REPOSITORY}/issues",
     }
     assert metadata["Description-Content-Type"] == "text/markdown"
-    targets = links_in(str(metadata.get_payload()))
+    description = str(metadata.get_payload())
+    assert "pip install keras-bucketing " in description
+    assert "There is no release" not in description
+    assert description.count("\n## ") == (ROOT / "README.md").read_text(encoding="utf-8").count("\n## ")
+    targets = links_in(description)
     assert [target for target in targets if urlsplit(target).scheme != "https"] == []
     inside = [re.fullmatch(rf"{REPOSITORY}/(\w+)/{TAG}/([^#]+)(#.+)?", target) for target in targets]
     files = {found[2]: found[1] for found in inside if found}
@@ -129,6 +133,16 @@ def hook():
 )
 def test_links_become_absolute_and_code_stays(hook, relative: str, absolute: str):
     assert hook.with_absolute_links(relative, REPOSITORY, "v1", ROOT) == absolute
+
+
+def test_a_release_is_installed_from_the_index_and_a_readme_that_does_not_say_how_is_refused(hook):
+    before, table = "# Title\n\n", "| Python | 3.10 |\n\n## Next\n"
+    released = hook.installed_from_index(f"{before}## Install\n\nFrom a clone:\n\n{table}")
+    assert released.startswith(f"{before}## Install\n\n```bash\npip install keras-bucketing ")
+    assert released.endswith(f"```\n\n{table}")
+    assert "clone" not in released
+    with pytest.raises(ValueError, match="one section '## Install', found 0"):
+        hook.installed_from_index("# Title\n")
 
 
 def test_badges_and_the_notebook_in_colab_need_github(hook):
