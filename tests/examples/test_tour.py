@@ -16,8 +16,8 @@ NOTEBOOK = EXAMPLES / "tour.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
 
 CHECKS = """
-directly = np.concatenate([model(recording[np.newaxis]).numpy() for recording in x_test])
-np.testing.assert_allclose(predictions, directly, atol=1e-5)
+directly = np.concatenate([model(recording[np.newaxis]).numpy() for recording in x_test[:10]])
+np.testing.assert_allclose(predictions[:10], directly, atol=1e-5)
 np.testing.assert_allclose(loaded(first), exported.serve(first), atol=1e-6)
 assert accuracy > 0.8, accuracy
 assert history.history["padding_efficiency"][-1] > 0.75, history.history
