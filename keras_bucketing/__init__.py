@@ -11,7 +11,7 @@ from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.planning.boundaries import optimal_bucket_boundaries
 from keras_bucketing.streams.saved_sequences import load_sequences, save_sequences
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BackupAndRestoreSequence",
