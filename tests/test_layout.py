@@ -29,6 +29,7 @@ NUMPY_ONLY = [
     "planning/sizing.py",
     "planning/buckets.py",
 ]
+NUMPY_ONLY += ["planning/automatic_buckets.py", "planning/batch_spans.py"]
 NUMPY_ONLY += ["planning/buckets.py", "planning/batch_cuts.py", "padding/random_batches.py", "padding/text_table.py"]
 
 pytestmark = pytest.mark.skipif(not PACKAGE.exists(), reason="the tests run outside of the source tree")

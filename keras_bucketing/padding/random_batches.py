@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from keras_bucketing.planning.boundaries import count_lengths
+
 _log_factorial = np.vectorize(lambda number: math.lgamma(number + 1.0), otypes=[np.float64])
 
 
@@ -31,7 +33,7 @@ def expected_random_timesteps(lengths: np.ndarray, batch_rows: np.ndarray) -> fl
     """
     if lengths.size == 0:
         return 0.0
-    distinct, counts = _count_distinct(lengths)
+    distinct, counts = count_lengths(lengths)
     rows_up_to = np.cumsum(counts)
     log_factorial_up_to = _log_factorial(rows_up_to)
     sizes, num_batches = np.unique(batch_rows[batch_rows > 0], return_counts=True)
@@ -43,11 +45,3 @@ def expected_random_timesteps(lengths: np.ndarray, batch_rows: np.ndarray) -> fl
         longest = float(distinct[enough] @ np.diff(at_most, prepend=0.0))
         timesteps += batches * size * longest
     return timesteps
-
-
-def _count_distinct(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if lengths.max() > 16 * lengths.size + 65536:  # a few huge lengths: a table of all lengths would not pay
-        return np.unique(lengths, return_counts=True)
-    counts = np.bincount(lengths)
-    distinct = np.flatnonzero(counts)
-    return distinct, counts[distinct]

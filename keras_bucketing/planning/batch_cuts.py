@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_bucketing.planning.batch_spans import batch_spans
 from keras_bucketing.planning.buckets import Buckets
 
 
@@ -49,32 +50,18 @@ def cut_batches(buckets: Buckets, remainder: str, multiple: int) -> BatchCuts:
     Raises:
         ValueError: If there is no batch at all.
     """
+    begins, ends = batch_spans(buckets.counts, buckets.batch_sizes, remainder, multiple)
     parts: tuple[list[np.ndarray], ...] = ([], [], [])
-    bucket_ends = np.cumsum(buckets.counts)
-    filled = np.flatnonzero(buckets.counts)
-    # All sizes are multiples of `multiple`, so that how many rows are spare does not depend on where the cuts are. Each
-    # bucket holds back as many, in case they are its own: the rows behind them then move up, but those of the next
-    # bucket must not move up into a batch of this one.
-    num_spare = 0 if remainder == "drop" else len(buckets.row_buckets) % multiple
-    begin = 0
-    for bucket in filled.tolist():
-        size = buckets.batch_sizes[bucket]
-        end = max(int(bucket_ends[bucket]) - num_spare, begin)
-        full = (end - begin) // size
-        edges = begin + size * np.arange(full + 1)
-        begin = int(edges[-1])
-        if remainder == "keep" or (remainder == "spill" and bucket == filled[-1]):
-            partial = (end - begin) // multiple * multiple
-            if partial:
-                begin += partial
-                edges = np.append(edges, begin)
-        elif remainder == "drop":
-            begin = end
-        for part, of_bucket in zip(parts, (edges[:-1], edges[1:], np.full(len(edges) - 1, bucket)), strict=True):
+    for bucket, (begin, end, size) in enumerate(zip(begins, ends, buckets.batch_sizes, strict=True)):
+        starts = np.arange(begin, end, size)
+        for part, of_bucket in zip(
+            parts, (starts, np.minimum(starts + size, end), np.full(len(starts), bucket)), strict=True
+        ):
             part.append(of_bucket)
-    if not sum(map(len, parts[0])):
-        raise ValueError(_no_batches(buckets, remainder, multiple))
     starts, stops, batch_buckets = (np.concatenate(part).astype(np.int64) for part in parts)
+    if not len(starts):
+        raise ValueError(_no_batches(buckets, remainder, multiple))
+    num_spare = 0 if remainder == "drop" else len(buckets.row_buckets) % multiple
     return BatchCuts(starts, stops, batch_buckets, num_spare)
 
 

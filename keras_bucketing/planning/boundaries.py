@@ -11,18 +11,13 @@ buckets have k - 1 boundaries, and the last bucket has no upper end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from keras_bucketing.checks import check_flat_list, check_integer, check_lengths
-
-# The automatic choice stops at the first number of buckets that pads no more than this; beyond it another bucket buys
-# little and makes the batches less random.
-AUTOMATIC_EFFICIENCY = 0.95
-AUTOMATIC_MOST_BUCKETS = 32
 
 _UNREACHABLE = np.iinfo(np.int64).max // 4
 
@@ -53,37 +48,27 @@ def optimal_bucket_boundaries(lengths: Any, num_buckets: int) -> list[int]:
         [4, 11]
     """
     num_buckets = check_integer("num_buckets", num_buckets)
-    distinct, counts = np.unique(check_lengths(lengths), return_counts=True)
+    distinct, counts = count_lengths(check_lengths(lengths))
     if num_buckets >= len(distinct):  # one bucket for each length leaves no padding at all
-        return _boundaries_after(distinct, list(range(1, len(distinct) + 1)))
+        return boundaries_after(distinct, list(range(1, len(distinct) + 1)))
     no_minimum = np.zeros(len(distinct), np.int64)
     best: list[int] = []
-    for ends, _ in _best_partitions(distinct, counts, no_minimum, num_buckets):
+    for ends, _ in best_partitions(distinct, counts, no_minimum, num_buckets):
         best = ends
-    return _boundaries_after(distinct, best)
+    return boundaries_after(distinct, best)
 
 
-def automatic_bucket_boundaries(lengths: np.ndarray, min_rows: Callable[[np.ndarray], np.ndarray]) -> list[int]:
-    """Finds the fewest minimum-padding buckets that reach 95 % padding efficiency, none smaller than its batch.
+def count_lengths(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct lengths, increasing, and how many rows have each: `np.unique` without sorting all rows.
 
     Args:
-        lengths: Int64 array of shape `(num_sequences,)`.
-        min_rows: Function from longest lengths, shape `(num_distinct,)`, to the rows that a bucket which ends there
-            must have at least: its batch size. It must not grow with the length.
-
-    Returns:
-        List of boundaries, as of `optimal_bucket_boundaries`. At most 32 buckets, and one bucket where the data is too
-        small for two.
+        lengths: Int array of shape `(num_sequences,)`, at least 0, not empty.
     """
-    distinct, counts = np.unique(lengths, return_counts=True)
-    minimum = np.minimum(min_rows(distinct), lengths.size)
-    real = int(lengths.sum())
-    best: list[int] = [len(distinct)]
-    for ends, padded in _best_partitions(distinct, counts, minimum, min(AUTOMATIC_MOST_BUCKETS, len(distinct))):
-        best = ends
-        if real >= AUTOMATIC_EFFICIENCY * padded:
-            break
-    return _boundaries_after(distinct, best)
+    if lengths.max() > 2 * lengths.size + 65536:  # a few huge lengths: a table of all lengths would not pay
+        return np.unique(lengths, return_counts=True)
+    counts = np.bincount(lengths)
+    distinct = np.flatnonzero(counts)
+    return distinct, counts[distinct]
 
 
 def check_boundaries(bucket_boundaries: Any) -> list[int]:
@@ -101,11 +86,12 @@ def check_boundaries(bucket_boundaries: Any) -> list[int]:
     return boundaries
 
 
-def _boundaries_after(distinct: np.ndarray, ends: list[int]) -> list[int]:
+def boundaries_after(distinct: np.ndarray, ends: list[int]) -> list[int]:
+    """The boundaries of a partition whose parts end (exclusive) at these distinct lengths."""
     return [int(distinct[end - 1]) + 1 for end in ends[:-1]]
 
 
-def _best_partitions(
+def best_partitions(
     distinct: np.ndarray, counts: np.ndarray, min_rows: np.ndarray, most_buckets: int
 ) -> Iterator[tuple[list[int], int]]:
     """Yields, for 1, 2, ... buckets, the best partition's ends (exclusive, into `distinct`) and its padded timesteps.

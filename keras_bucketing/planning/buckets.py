@@ -8,11 +8,8 @@ from typing import Any
 import numpy as np
 
 from keras_bucketing.checks import check_integer
-from keras_bucketing.planning.boundaries import (
-    automatic_bucket_boundaries,
-    check_boundaries,
-    optimal_bucket_boundaries,
-)
+from keras_bucketing.planning.automatic_buckets import automatic_bucket_boundaries
+from keras_bucketing.planning.boundaries import check_boundaries, optimal_bucket_boundaries
 from keras_bucketing.planning.sizing import BatchSizing
 
 
@@ -46,6 +43,7 @@ def choose_buckets(
     pad_to_bucket_boundary: bool = False,
     kept: np.ndarray | None = None,
     minlen: int = 1,
+    remainder: str = "spill",
 ) -> Buckets:
     """Finds the buckets, from given boundaries or as those of minimum padding.
 
@@ -59,12 +57,14 @@ def choose_buckets(
         kept: Int array `(num_rows,)` or None: what an error message calls each row.
         minlen: Int, the length that every batch is padded to at least, so that no bucket ends below it unless the user
             says so, and that is what a budget holds.
+        remainder: What becomes of rows that do not fill a batch of their bucket; the automatic number depends on it.
     """
     if bucket_boundaries is not None:
         boundaries = check_boundaries(bucket_boundaries)
         _check_number(num_buckets, boundaries)
     else:
-        boundaries = _find_boundaries(np.maximum(lengths, minlen), sizing, num_buckets)
+        padded = np.maximum(lengths, minlen)
+        boundaries = _find_boundaries(padded, sizing, num_buckets, pad_to_bucket_boundary, remainder)
     if sizing.bucket_batch_sizes is not None and len(sizing.bucket_batch_sizes) != len(boundaries) + 1:
         raise ValueError(
             f"`bucket_batch_sizes` must have one entry for each bucket. Expected {len(boundaries) + 1} for the "
@@ -85,7 +85,9 @@ def choose_buckets(
     return Buckets(boundaries, np.maximum(sizes, sizing.multiple).tolist(), upper_lengths, row_buckets)
 
 
-def _find_boundaries(lengths: np.ndarray, sizing: BatchSizing, num_buckets: Any) -> list[int]:
+def _find_boundaries(
+    lengths: np.ndarray, sizing: BatchSizing, num_buckets: Any, pad_to_bucket_boundary: bool, remainder: str
+) -> list[int]:
     if sizing.bucket_batch_sizes is not None:
         wanted = len(sizing.bucket_batch_sizes)
         if num_buckets is not None and check_integer("num_buckets", num_buckets) != wanted:
@@ -102,7 +104,9 @@ def _find_boundaries(lengths: np.ndarray, sizing: BatchSizing, num_buckets: Any)
         return optimal_bucket_boundaries(lengths, wanted)
     if num_buckets is not None:
         return optimal_bucket_boundaries(lengths, num_buckets)
-    return automatic_bucket_boundaries(lengths, lambda upper: np.maximum(sizing.rows_at(upper), 1))
+    return automatic_bucket_boundaries(
+        lengths, sizing.rows_at, remainder, sizing.multiple, few_shapes=pad_to_bucket_boundary
+    )
 
 
 def _check_number(num_buckets: Any, boundaries: list[int]) -> None:

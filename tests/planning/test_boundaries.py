@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_bucketing.planning.boundaries import automatic_bucket_boundaries, optimal_bucket_boundaries
+from keras_bucketing.planning.boundaries import (
+    best_partitions,
+    boundaries_after,
+    count_lengths,
+    optimal_bucket_boundaries,
+)
 from tests.support.strategies import length_arrays
 
 
@@ -27,12 +32,6 @@ def every_choice(lengths, num_buckets):
     return [list(cuts) for cuts in itertools.combinations(distinct[1:], num_buckets - 1)]
 
 
-def has_room(boundaries, lengths, min_rows):
-    """Whether each bucket has the rows that a bucket with its longest length needs."""
-    buckets = split_by(boundaries, lengths)
-    return all(len(bucket) >= min(min_rows(bucket.max()), len(lengths)) for bucket in buckets)
-
-
 @settings(max_examples=300)
 @given(length_arrays(max_size=14, max_length=10), st.integers(1, 12))
 def test_no_other_boundaries_leave_less_padding(lengths, num_buckets):
@@ -46,34 +45,39 @@ def test_no_other_boundaries_leave_less_padding(lengths, num_buckets):
     )
 
 
+def has_room(boundaries, lengths, min_rows):
+    """Whether each bucket has the rows that a bucket with its longest length needs."""
+    buckets = split_by(boundaries, lengths)
+    return all(len(bucket) >= min(min_rows[bucket.max() - 1], len(lengths)) for bucket in buckets)
+
+
 @settings(max_examples=300)
 @given(
     length_arrays(max_size=16, max_length=9),
     st.lists(st.integers(1, 8), min_size=9, max_size=9).map(lambda rows: sorted(rows, reverse=True)),
 )
-def test_automatic_boundaries_are_the_fewest_that_reach_95_percent_with_full_buckets(lengths, rows_by_length):
-    def min_rows(upper):
-        return np.array(rows_by_length)[np.asarray(upper) - 1]
-
-    best = []
-    for num_buckets in range(1, len(np.unique(lengths)) + 1):
+def test_no_other_buckets_of_so_many_rows_leave_less_padding(lengths, min_rows):
+    distinct, counts = count_lengths(lengths)
+    of_distinct = np.minimum(np.array(min_rows)[distinct - 1], len(lengths))
+    found = list(best_partitions(distinct, counts, of_distinct, len(distinct)))
+    possible = 0
+    for num_buckets, (ends, padded) in enumerate(found, start=1):
+        boundaries = boundaries_after(distinct, ends)
         choices = [choice for choice in every_choice(lengths, num_buckets) if has_room(choice, lengths, min_rows)]
-        if not choices:
-            break
-        best = min(choices, key=lambda choice: padded_timesteps(choice, lengths))
-        if lengths.sum() >= 0.95 * padded_timesteps(best, lengths):
-            break
-    boundaries = automatic_bucket_boundaries(lengths, min_rows)
-    assert len(boundaries) == len(best)
-    assert padded_timesteps(boundaries, lengths) == padded_timesteps(best, lengths)
-    assert not boundaries or has_room(boundaries, lengths, min_rows)
+        assert padded == padded_timesteps(boundaries, lengths) == min(padded_timesteps(c, lengths) for c in choices)
+        assert len(boundaries) == num_buckets - 1
+        assert has_room(boundaries, lengths, min_rows)
+        possible = num_buckets
+    assert not any(has_room(choice, lengths, min_rows) for choice in every_choice(lengths, possible + 1))
 
 
-def test_automatic_boundaries_stop_at_32_buckets():
-    # 64 lengths, 15 % apart, with equally many timesteps each: two of them in a bucket reach 93 %.
-    distinct = (10 * 1.15 ** np.arange(64)).astype(np.int64)
-    lengths = np.repeat(distinct, distinct[-1] // distinct)
-    assert len(automatic_bucket_boundaries(lengths, np.ones_like)) + 1 == 32
+@settings(max_examples=100)
+@given(length_arrays(), st.sampled_from([1, 10_000, 2**20]))
+def test_lengths_are_counted_as_numpy_does(lengths, factor):
+    for ours, theirs in zip(
+        count_lengths(lengths * factor), np.unique(lengths * factor, return_counts=True), strict=True
+    ):
+        assert np.array_equal(ours, theirs)
 
 
 @settings(max_examples=50)
