@@ -31,6 +31,7 @@ NUMPY_ONLY = [
 ]
 NUMPY_ONLY += ["planning/automatic_buckets.py", "planning/batch_spans.py"]
 NUMPY_ONLY += ["planning/buckets.py", "planning/batch_cuts.py", "padding/random_batches.py", "padding/text_table.py"]
+NUMPY_ONLY += ["padding/labels.py", "padding/shuffled_batches.py"]
 
 pytestmark = pytest.mark.skipif(not PACKAGE.exists(), reason="the tests run outside of the source tree")
 

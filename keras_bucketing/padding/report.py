@@ -9,6 +9,8 @@ import numpy as np
 
 from keras_bucketing.checks import check_integer, check_lengths
 from keras_bucketing.padding.efficiency import padding_efficiency
+from keras_bucketing.padding.labels import check_labels
+from keras_bucketing.padding.recommendation import PaddingRecommendation, recommend
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.padding.text_table import format_table
 from keras_bucketing.planning.batch_cuts import cut_batches
@@ -47,7 +49,7 @@ class PaddingStrategy:
 
 @dataclasses.dataclass(frozen=True)
 class PaddingReport:
-    """The strategies side by side; prints as a table.
+    """The strategies side by side, and which call to make; prints as a table and a few sentences.
 
     Attributes:
         num_sequences: Int.
@@ -56,6 +58,7 @@ class PaddingReport:
         longest: Int, in timesteps.
         batch_size: Int, rows.
         strategies: Tuple of `PaddingStrategy`, the first of which pads everything to the longest.
+        recommendation: `PaddingRecommendation`, the call to make and what comes of it.
     """
 
     num_sequences: int
@@ -64,6 +67,7 @@ class PaddingReport:
     longest: int
     batch_size: int
     strategies: tuple[PaddingStrategy, ...]
+    recommendation: PaddingRecommendation
 
     def __str__(self) -> str:
         padded = self.strategies[0].total_timesteps
@@ -82,7 +86,7 @@ class PaddingReport:
         return (
             f"{self.num_sequences} sequences of {self.shortest} to {self.longest} timesteps, median {self.median:g}, "
             f"{self.strategies[0].real_timesteps} in all; batches of {self.batch_size} rows\n\n"
-            f"{format_table(header, rows)}"
+            f"{format_table(header, rows)}\n\n{self.recommendation}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,11 +94,11 @@ class PaddingReport:
         figures = dataclasses.asdict(self)
         for strategy, of_strategy in zip(self.strategies, figures["strategies"], strict=True):
             of_strategy["padding_efficiency"] = strategy.padding_efficiency
-        return figures
+        return figures | {"recommendation": self.recommendation.to_dict()}
 
 
-def padding_report(lengths: Any, batch_size: int = 32) -> PaddingReport:
-    """Reports how much padding each way of batching leaves on sequences of these lengths.
+def padding_report(lengths: Any, batch_size: int = 32, y: Any = None) -> PaddingReport:
+    """Reports how much padding each way of batching leaves on sequences of these lengths, and recommends a call.
 
     - *everything to the longest*: `pad_sequences` on the whole data.
     - *random batches*: rows drawn at random, each batch padded to its own longest. The exact expectation over all
@@ -105,16 +109,24 @@ def padding_report(lengths: Any, batch_size: int = 32) -> PaddingReport:
     - *timestep budget*: the same with as many rows in a batch as fit, `max_timesteps_per_batch`. The budget is
       `batch_size` sequences of mean length, or the longest sequence if that is more.
 
+    The recommendation says whether bucketing is worth it, and what it costs: how many different sequences a sequence
+    meets in its batches, and with `y` how far the labels of a batch stray from those of all. It pads each batch to its
+    own longest, so its figures are better than those of the table. Lengths that tell much about labels make batches
+    uneven: then it takes fewer buckets.
+
     Args:
         lengths: Integers of shape `(num_sequences,)`, the timesteps of each sequence, at least 1.
         batch_size: Int, rows in a batch. Defaults to 32.
+        y: Labels `(num_sequences,)`: integers, booleans and strings are classes, floats are values; or numbers
+            `(num_sequences, num_columns)`. Defaults to None.
 
     Returns:
-        A `PaddingReport`: print it.
+        A `PaddingReport`: print it. `recommendation` has the call and its figures as data.
 
     Raises:
-        TypeError: If `lengths` or `batch_size` are not integers.
-        ValueError: If `lengths` is empty, not flat, not whole or below 1, or `batch_size` below 1.
+        TypeError: If `lengths` or `batch_size` are not integers, or `y` neither numbers nor strings.
+        ValueError: If `lengths` is empty, not flat, not whole or below 1, `batch_size` below 1, or if `y` has not one
+            label for each length.
 
     Example:
         >>> report = padding_report([1, 1, 2, 9], batch_size=2)
@@ -122,9 +134,16 @@ def padding_report(lengths: Any, batch_size: int = 32) -> PaddingReport:
         ...     print(strategy.name, round(strategy.padding_efficiency, 4))
         everything to the longest 0.3611
         random batches 0.6094
+        >>> call = padding_report([3, 4, 5, 90, 95, 100] * 10, batch_size=10).recommendation.call
+        >>> print(call, round(call.padding_efficiency, 2))
+        BucketedSequence(x, y, batch_size=10) 0.97
     """
-    lengths = np.sort(check_lengths(lengths))
+    lengths = check_lengths(lengths)
     batch_size = check_integer("batch_size", batch_size)
+    labels = None if y is None else check_labels(y, lengths.size)
+    if labels is not None:
+        labels = labels.in_order(np.argsort(lengths, kind="stable"))
+    lengths = np.sort(lengths)
     sizing = BatchSizing(batch_size, None, None, multiple=1)
     budget = max(batch_size * int(lengths.sum()) // lengths.size, int(lengths[-1]))
     strategies = _without_buckets(lengths, batch_size)
@@ -140,7 +159,13 @@ def padding_report(lengths: Any, batch_size: int = 32) -> PaddingReport:
         for boundaries in _distinct(optimal)
     ]
     return PaddingReport(
-        lengths.size, int(lengths[0]), float(np.median(lengths)), int(lengths[-1]), batch_size, tuple(strategies)
+        num_sequences=lengths.size,
+        shortest=int(lengths[0]),
+        median=float(np.median(lengths)),
+        longest=int(lengths[-1]),
+        batch_size=batch_size,
+        strategies=tuple(strategies),
+        recommendation=recommend(lengths, batch_size, budget, strategies[1].total_timesteps, labels),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -71,6 +72,7 @@ def test_prints_as_a_table():
 
 
 def test_figures_as_plain_data():
+    json.dumps(padding_report(lognormal_lengths(200), 8, np.arange(200) % 2).to_dict())
     figures = padding_report([1, 1, 2, 9], batch_size=2).to_dict()
     assert figures["strategies"][0]["padding_efficiency"] == 13 / 36
 
@@ -97,6 +99,41 @@ def test_bad_lengths_are_refused(lengths, error, message):
 def test_bad_batch_sizes_are_refused(batch_size, error):
     with pytest.raises(error, match="`batch_size`"):
         padding_report([1, 2], batch_size)
+
+
+@pytest.mark.parametrize("kind", ["classes", "strings", "values"])
+def test_command_takes_labels(kind, tmp_path, capsys):
+    lengths, classes = lognormal_lengths(100), np.arange(100) % 3
+    labels = {"classes": classes, "strings": np.array([f"class {label}" for label in classes]), "values": classes / 2}[
+        kind
+    ]
+    np.save(tmp_path / "lengths.npy", lengths)
+    path = tmp_path / "labels.npy"
+    if kind == "strings":
+        path.write_text("\n".join(labels))
+    else:
+        np.save(path, labels)
+    assert main([str(tmp_path / "lengths.npy"), "--batch-size", "4", "--labels", str(path)]) == 0
+    assert capsys.readouterr().out == f"{padding_report(lengths, 4, labels)}\n"
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, "labels.npy: No such file or directory"),
+        (np.array([1, 2]), "`y` must have one label for each length. Expected shape (3,)"),
+        (np.array([1, 2, None]), "labels.npy: not a file of labels"),
+    ],
+)
+def test_command_refuses_bad_labels_in_one_line(labels, message, tmp_path, capsys):
+    np.save(tmp_path / "lengths.npy", np.array([3, 4, 5]))
+    if labels is not None:
+        np.save(tmp_path / "labels.npy", labels)
+    assert main([str(tmp_path / "lengths.npy"), "--labels", str(tmp_path / "labels.npy")]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert message in output.err
+    assert output.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("save", [np.save, lambda path, x: path.write_text("\n".join(map(str, x)))])
