@@ -15,6 +15,7 @@ from tests.support.paths import ROOT
     [
         ("pipeline", ["sequences/s", "share of the empty loop"], ["headlines", "growth"]),
         ("padding", ["boundaries", "distinct lengths"], ["efficiency", "seconds_to_find"]),
+        ("automatic_buckets", ["| lengths | sequences | buckets |", "one shape a bucket"], ["results"]),
         ("training", ["seconds per epoch", "updates per epoch"], ["results", "epochs"]),
         ("randomness", ["padding efficiency", "label imbalance"], ["results"]),
         ("callback_cost", ["microseconds a step", "times the step without"], ["results"]),
