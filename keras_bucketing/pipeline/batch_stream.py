@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from keras_bucketing.pipeline.batch_gather import BatchGatherer
 from keras_bucketing.pipeline.no_checkpoint import as_it_is, batches_unless_restored, stateful
-from keras_bucketing.pipeline.pass_counter import PassCounter
+from keras_bucketing.pipeline.pass_counter import PassCounter, PassStart
 from keras_bucketing.planning.epoch_plan import EpochPlanner
 
 # Gathering one batch is a few hundred microseconds of work; two at once keep up with a training step on any machine,
@@ -24,7 +24,7 @@ def batch_stream(counter: PassCounter, planner: EpochPlanner, gatherer: BatchGat
     ends with the input it draws from; `take` then declares the length.
     """
     one_pass = batches_unless_restored(
-        counter.begin_pass, lambda start: _one_by_one(*planner.batches(start.epoch, start.first_batch, start.seed))
+        counter.begin_pass, lambda start, has_batches: _one_by_one(*_batches_of_pass(planner, start, has_batches))
     )
     always_the_first = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
     endless = tf.data.Dataset.choose_from_datasets([one_pass, _never_chosen(one_pass)], always_the_first)
@@ -32,6 +32,13 @@ def batch_stream(counter: PassCounter, planner: EpochPlanner, gatherer: BatchGat
     gather = stateful(lambda rows, cut: gatherer(rows, cut), counter.variable)
     batches = cuts.map(as_it_is(gather), num_parallel_calls=_PARALLEL_GATHERS, deterministic=True)
     return batches.prefetch(_PREFETCHED_BATCHES).with_options(_without_rewriting())
+
+
+def _batches_of_pass(planner: EpochPlanner, start: PassStart, has_batches: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    rows, cuts = tf.cond(
+        has_batches, lambda: planner.batches(start.epoch, start.first_batch, start.seed), planner.no_batches
+    )
+    return rows, cuts
 
 
 def _without_rewriting() -> tf.data.Options:

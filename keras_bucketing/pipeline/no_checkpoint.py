@@ -56,7 +56,7 @@ def stateful(function: Callable[..., Any], state: tf.Variable) -> Callable[..., 
 
 
 def batches_unless_restored(
-    begin: Callable[[], PassStart], batches: Callable[[PassStart], tf.data.Dataset]
+    begin: Callable[[], PassStart], batches: Callable[[PassStart, tf.Tensor], tf.data.Dataset]
 ) -> tf.data.Dataset:
     """The batches of the pass that `begin` begins. An iterator of them that TensorFlow restores fails.
 
@@ -67,7 +67,7 @@ def batches_unless_restored(
 
     Args:
         begin: Begins a pass, in graph. Called by each iterator.
-        batches: The batches of a pass, as a function of its start alone.
+        batches: The batches of a pass, as a function of its start alone; none where the bool scalar is False.
 
     Raises:
         tf.errors.InvalidArgumentError: From `tf.train.Checkpoint.restore` or the next element.
@@ -76,15 +76,13 @@ def batches_unless_restored(
 
     def tickets(_: tf.Tensor) -> tf.data.Dataset:
         start = begin()
-        number = first_number + 2 * start.number
         # The range has no end, for TensorFlow would miss the numbers of another process beyond it in words of its own.
-        numbers = tf.data.Dataset.range(number, tf.int64.max)
+        numbers = tf.data.Dataset.range(first_number + 2 * start.number, tf.int64.max)
         return tf.data.Dataset.zip((numbers, tf.data.Dataset.from_tensors(start).repeat())).take(2)
 
     def batches_of(ticket: tf.Tensor, start: PassStart) -> tf.data.Dataset:
         nth = ticket - (first_number + 2 * start.number)
         with tf.control_dependencies([tf.debugging.Assert((nth == 0) | (nth == 1), [NO_CHECKPOINT])]):
-            once_or_never = tf.data.Dataset.range(tf.identity(nth))
-        return once_or_never.flat_map(as_it_is(lambda _: batches(start)))
+            return batches(start, nth == 1)
 
     return tf.data.Dataset.range(1).flat_map(as_it_is(tickets)).flat_map(as_it_is(batches_of))

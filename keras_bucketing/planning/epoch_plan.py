@@ -164,6 +164,10 @@ class EpochPlanner:
         rows, batch_order = self._order_in_graph(epoch, seed)
         return rows, tf.gather(self._cuts_tensor, batch_order[first_batch:])
 
+    def no_batches(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """What `batches` returns, but empty."""
+        return tf.zeros([0], tf.int32), self._cuts_tensor[:0]
+
     def plan(self, epoch: int, seed: int) -> EpochPlan:
         """The batches of an epoch, as arrays: exactly what the pipeline yields, on all shards together."""
         rows, order = (

@@ -101,7 +101,7 @@ def damages(content: bytes, seed: int):
     yield from (content[:size] for size in {0, 1, len(content) // 2, len(content) - 1})
     yield content + b"\0"
     drawn = random.Random(seed)
-    for _ in range(110):
+    for _ in range(200):
         at = drawn.randrange(len(content))
         yield content[:at] + bytes([content[at] ^ 1 << drawn.randrange(8)]) + content[at + 1 :]
 

@@ -5,7 +5,7 @@ import tempfile
 import pytest
 from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from tests.support.restarted_runs import (
     HOOKS,
@@ -39,8 +39,14 @@ programs = st.builds(
 )
 
 
+# Most of them early, so that a run is interrupted many times before it ends.
+hooks = st.one_of(st.integers(1, 8), st.integers(1, 40))
+operations = st.one_of(st.integers(0, 20), st.integers(0, 150))
+goes_on = precondition(lambda machine: not machine.is_over)
+
+
 class RestartedRuns(RuleBasedStateMachine):
-    """Each rule is one process on the folder that those before it have left."""
+    """Each rule is one process on the folder that those before it have left; after the end, another program begins."""
 
     @initialize(program=programs)
     def begin(self, program: Program) -> None:
@@ -49,33 +55,46 @@ class RestartedRuns(RuleBasedStateMachine):
         self.folder = f"{self.temporary.name}/backup"
         self.whole = world().uninterrupted(program, self.temporary.name)
         self.consumed = 0
+        self.is_over = False
 
-    @rule(at=st.integers(1, 40))
+    @precondition(lambda machine: machine.is_over)
+    @rule(program=programs)
+    def another_program_begins(self, program: Program) -> None:
+        self.teardown()
+        self.begin(program)
+
+    @goes_on
+    @rule(at=hooks)
     def is_killed_in_a_hook(self, at: int) -> None:
         self.run(Interruption("kill hook", at))
 
-    @rule(at=st.integers(0, 150), kind=st.sampled_from(["kill", "power loss", "full disk"]))
+    @goes_on
+    @rule(at=operations, kind=st.sampled_from(["kill", "power loss", "full disk"]))
     def fails_while_it_writes(self, at: int, kind: str) -> None:
         self.run(Interruption(kind, at))
 
-    @rule(at=st.integers(1, 30))
+    @goes_on
+    @rule(at=hooks)
     def is_stopped_by_a_callback(self, at: int) -> None:
         self.run(Interruption("stop", at))
 
-    @rule(at=st.integers(1, 30))
+    @goes_on
+    @rule(at=hooks)
     def is_sent_sigterm(self, at: int) -> None:
         outcome = self.run(Interruption("sigterm", at))
         if outcome.ended == "left":
             again = self.run(Interruption())
             assert len(again.rows) == len(self.whole.rows) - self.consumed_before, "nothing is trained twice"
 
+    @goes_on
     @rule(seed=st.integers(0, 1000))
     def finds_its_newest_backup_damaged(self, seed: int) -> None:
         if damage_newest(self.folder, seed):
             event("damaged")
             check_against(self.whole, run_damaged(world(), self.program, self.folder), self.consumed)
-            self.consumed = len(self.whole.rows)
+            self.consumed, self.is_over = len(self.whole.rows), True
 
+    @goes_on
     @rule()
     def finishes(self) -> None:
         assert self.run(Interruption()).ended == "finished"
@@ -85,6 +104,7 @@ class RestartedRuns(RuleBasedStateMachine):
         outcome = world().run(self.program, self.folder, interruption)
         event(f"{interruption.kind}: {outcome.ended}")
         self.consumed = check_against(self.whole, outcome, self.consumed)
+        self.is_over = outcome.ended == "finished" and self.consumed == len(self.whole.rows)
         return outcome
 
     def teardown(self) -> None:
