@@ -38,12 +38,27 @@ def runs_at_both_ends(array: np.ndarray, mask_value: Any) -> dict[str, np.ndarra
         >>> runs_at_both_ends(np.array([[0, 1, 0, 0], [0, 0, 0, 0]]), 0)
         {'post': array([2, 4]), 'pre': array([1, 4])}
     """
-    is_data = ~is_padding(array, mask_value)
-    num_rows, time = is_data.shape
+    return runs_outside_of(~is_padding(array, mask_value))
+
+
+def runs_outside_of(is_real: np.ndarray) -> dict[str, np.ndarray]:
+    """How many timesteps come behind the last real one of each row, and before the first; all, if none is real.
+
+    Args:
+        is_real: Bool array `(num_rows, time)`.
+
+    Returns:
+        Int64 arrays `(num_rows,)` by the side that is padded, "post" and "pre".
+
+    Example:
+        >>> runs_outside_of(np.array([[False, True, False, False]]))
+        {'post': array([2]), 'pre': array([1])}
+    """
+    num_rows, time = is_real.shape
     if not time:
         return {"post": np.zeros(num_rows, np.int64), "pre": np.zeros(num_rows, np.int64)}
-    is_empty = ~is_data.any(axis=1)
-    runs = {"post": np.argmax(is_data[:, ::-1], axis=1), "pre": np.argmax(is_data, axis=1)}
+    is_empty = ~is_real.any(axis=1)
+    runs = {"post": np.argmax(is_real[:, ::-1], axis=1), "pre": np.argmax(is_real, axis=1)}
     return {side: np.where(is_empty, time, run).astype(np.int64) for side, run in runs.items()}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_bucketing.checks import show
+from keras_bucketing.inputs.padded_side import is_padding, runs_outside_of
 from keras_bucketing.streams.batch_layout import BatchOptions
 
 _MASK_NAMES = ("padding_mask", "attention_mask")  # KerasHub's packers, Hugging Face's tokenizers
@@ -82,7 +83,7 @@ class PaddedGroup:
         leaves = [batch[name] for name in self.names]
         if self.lengths is not None:
             return self._span_of_lengths(leaves, batch[self.lengths], options, first_row)
-        is_real = np.logical_or.reduce([~_equals(leaf, options.mask_value) for leaf in leaves])
+        is_real = np.logical_or.reduce([~is_padding(leaf, options.mask_value) for leaf in leaves])
         return self._span_of_runs(is_real, options.padding, first_row)
 
     def _span_of_lengths(
@@ -112,11 +113,10 @@ class PaddedGroup:
     def _span_of_runs(self, is_real: np.ndarray, padding: str | None, first_row: int) -> Span:
         """The run of padding at one end of each row is no part of it; which end, all rows must agree on."""
         num_rows, time = is_real.shape
-        has_any = is_real.any(axis=1)
-        first = np.where(has_any, np.argmax(is_real, axis=1) if time else 0, time)
-        last = np.where(has_any, time - np.argmax(is_real[:, ::-1], axis=1) if time else 0, 0)
+        runs = runs_outside_of(is_real)
         if padding is None:
-            for rows, attribute in ((has_any & (last < time), "_ends"), (has_any & (first > 0), "_begins")):
+            for side, attribute in (("post", "_ends"), ("pre", "_begins")):
+                rows = (runs[side] > 0) & (runs[side] < time)
                 if rows.any() and getattr(self, attribute) is None:
                     setattr(self, attribute, first_row + int(np.argmax(rows)))
             if self._ends is not None and self._begins is not None:
@@ -127,8 +127,8 @@ class PaddedGroup:
                 )
             padding = "pre" if self._begins is not None else "post"
         if padding == "post":
-            return Span(np.zeros(num_rows, np.int64), last, time)
-        return Span(np.minimum(first, time), np.full(num_rows, time), time)
+            return Span(np.zeros(num_rows, np.int64), time - runs["post"], time)
+        return Span(runs["pre"], np.full(num_rows, time), time)
 
 
 def group_padded_leaves(
@@ -175,7 +175,7 @@ def group_padded_leaves(
 
 def _split_by_ends(names: list[str], batches: Sequence[dict[str, np.ndarray]], mask_value: float) -> list[PaddedGroup]:
     """Groups in which the first leaf reaches as far as all others, in every row."""
-    ends = {name: np.concatenate([_ends(~_equals(batch[name], mask_value)) for batch in batches]) for name in names}
+    ends = {name: np.concatenate([_ends(~is_padding(batch[name], mask_value)) for batch in batches]) for name in names}
     groups: list[PaddedGroup] = []
     for name in sorted(names, key=lambda name: int(ends[name].sum()), reverse=True):
         within = (group for group in groups if (ends[name] <= ends[group.names[0]]).all())
@@ -189,27 +189,17 @@ def _split_by_ends(names: list[str], batches: Sequence[dict[str, np.ndarray]], m
 
 def _ends(is_real: np.ndarray) -> np.ndarray:
     """Int array `(num_rows, 2)`: how far from either end the other end's run of padding begins; 0 if all is padding."""
-    time = is_real.shape[1]
-    if not time:
-        return np.zeros((len(is_real), 2), np.int64)
-    until = np.where(is_real.any(axis=1), time - np.argmax(is_real[:, ::-1], axis=1), 0)
-    back = np.where(is_real.any(axis=1), time - np.argmax(is_real, axis=1), 0)
-    return np.stack([until, back], axis=1)
-
-
-def _equals(leaf: np.ndarray, mask_value: float) -> np.ndarray:
-    """Bool array `(num_rows, time)`: whether all features of a timestep are what padding holds."""
-    equal = np.isnan(leaf) if mask_value != mask_value else leaf == mask_value
-    is_padding: np.ndarray = equal.all(axis=tuple(range(2, leaf.ndim)))
-    return is_padding
+    runs = runs_outside_of(is_real)
+    ends: np.ndarray = is_real.shape[1] - np.stack([runs["post"], runs["pre"]], axis=1)
+    return ends
 
 
 def _span_of_mask(mask: np.ndarray, name: str, first_row: int) -> Span:
     is_real = mask != 0
     time = mask.shape[1]
-    has_any = is_real.any(axis=1)
-    start = np.where(has_any, np.argmax(is_real, axis=1) if time else 0, 0)
-    stop = np.where(has_any, time - np.argmax(is_real[:, ::-1], axis=1) if time else 0, 0)
+    runs = runs_outside_of(is_real)
+    stop = time - runs["post"]
+    start = np.minimum(runs["pre"], stop)
     holes = is_real.sum(axis=1) != stop - start
     if holes.any():
         raise ValueError(
