@@ -84,6 +84,45 @@ def test_any_data_give_a_sound_dataset_or_an_error_of_ours(x: object, y: object,
     assert len(list(dataset)) == len(dataset)
 
 
+FLOATS = tf.TensorSpec([None], tf.float32)
+LOADER = {
+    "lengths": st.sampled_from(
+        [LENGTHS, np.array(LENGTHS), [], [LENGTHS], "abc", [-1] * 12, LENGTHS[:5], 7, None, [2.5] * 12]
+    ),
+    "output_signature": st.sampled_from(
+        [
+            FLOATS,
+            FLOATS,
+            FLOATS,
+            None,
+            "float32",
+            [],
+            {"a": FLOATS},
+            tf.TensorSpec([3]),
+            tf.TensorSpec([]),
+            tf.TensorSpec([None], tf.string),
+        ]
+    ),
+    "length_tolerance": st.sampled_from([0, 0, 1, 2**40, -1, 2.5, "2", None, True]),
+    "num_parallel_loads": st.sampled_from([1, 4, 0, -1, None, "many", 2.5]),
+}
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(load=st.sampled_from([SEQUENCES.__getitem__, SEQUENCES.__getitem__, None, "load"]), **LOADER)
+def test_any_arguments_of_a_loader_give_a_sound_dataset_or_an_error_of_ours(load: object, **arguments: object):
+    try:
+        dataset = BucketedSequence.from_loader(load, y=np.arange(len(SEQUENCES)), batch_size=4, **arguments)
+    except (ValueError, TypeError) as error:
+        check_error(error)
+        return
+    if isinstance(arguments["output_signature"], tf.TensorSpec):
+        check_one_epoch(dataset, SEQUENCES, {})
+    else:  # the loader does not return what it announced
+        with pytest.raises(tf.errors.OpError, match="output_signature"):
+            list(dataset)
+
+
 def check_error(error: Exception) -> None:
     """It was raised by this package, and names the argument."""
     raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
