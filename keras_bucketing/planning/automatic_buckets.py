@@ -17,9 +17,8 @@ from keras_bucketing.planning.boundaries import best_partitions, boundaries_afte
 MOST_BUCKETS = 32
 # Enough: beyond it another bucket buys little and makes the batches less random.
 ENOUGH_EFFICIENCY = 0.95
-# Where that cannot be reached: this share of the best that can. Over the length distributions of
-# `python -m benchmarks.automatic_buckets` it gives up 2.5 % of the efficiency at most for a quarter to a half of the
-# repeated meetings.
+# Where that cannot be reached: this share of the best that can. On long tails it costs about 2 % more timesteps for
+# a fifth to a third fewer repeated meetings (`python -m benchmarks.automatic_buckets`).
 SHARE_OF_BEST = 0.975
 # With one shape a bucket, each has to save so much of the timesteps: compiling a shape takes XLA 2 to 3 seconds, which
 # is that share of a training of four minutes.
