@@ -162,12 +162,20 @@ def _refuse_inverted(array: np.ndarray, lengths: np.ndarray, side: str, label: s
     """Refuses a mask that is True where the padding is, as PyTorch's key_padding_mask."""
     is_real = real_timesteps(lengths, array.shape[1], side)
     real, rest = array[is_real], array[~is_real]
-    if array.dtype != bool and len(real) and len(rest) and (real == real[0]).all() and (rest != rest[0]).any():
+    if array.dtype != bool and len(real) and len(rest) and _is_constant(real) and not _is_constant(rest):
         raise ValueError(
             f"`{label}` must be True where `{name}` is real. Received a mask under which all data is "
             f"{show(real[0].tolist())} and only the padding differs, as if it were True where the padding is. Pass its "
             "opposite, ~mask."
         )
+
+
+def _is_constant(timesteps: np.ndarray) -> bool:
+    """Whether all are the same; NaN is NaN."""
+    same = timesteps == timesteps[0]
+    if timesteps.dtype.kind == "f":
+        same |= np.isnan(timesteps) & np.isnan(timesteps[0])
+    return bool(same.all())
 
 
 def _agreed(side: str | None, padding: str | None, label: str) -> str | None:

@@ -98,6 +98,12 @@ def padded_arrays(draw):
     return array, {"mask_value": mask_value, **arguments}, sequences
 
 
+def test_a_mask_next_to_padding_with_nan_is_believed():
+    padded = np.array([[85.0, np.nan, np.nan], [85.0, 85.0, np.nan]])
+    dataset = BucketedSequence.from_padded(padded, lengths=~np.isnan(padded), mask_value=np.nan, shuffle=False)
+    assert dataset.lengths.tolist() == [1, 2]
+
+
 @settings(max_examples=200)
 @given(padded_arrays())
 def test_a_padded_array_gives_its_sequences(drawn):
