@@ -33,6 +33,12 @@ def choose_sequences(
         ValueError: If no entry is a sequence, or one cannot tell which.
     """
     possible = [name for name, array in arrays.items() if array.ndim >= 2]
+    for name, (label, lengths) in given.items():
+        if lengths is not None and name not in possible:
+            raise ValueError(
+                f"`{label}` must be None where `x` holds one value a row, or `{name}` must be padded. Expected shape "
+                f"(num_sequences, time, ...), received shape {arrays[name].shape} at `{name}`."
+            )
     if sequences is not None:
         chosen = _named(x, sequences)
         flat = [name for name in chosen if name not in possible]

@@ -307,6 +307,12 @@ MASK = SAME > 0
         (SAME, {"lengths": [[1, 1, 0], [0, 1, 0]]}, ValueError, ["padding at both ends, at lengths[1]"]),
         (SAME, {"lengths": [[1, 1, 0], [0, 1, 1]]}, ValueError, ["at the end of row 0 and at the beginning of row 1"]),
         (SAME, {"lengths": MASK, "padding": "pre"}, ValueError, ["`padding` must be the end", "received 'pre'"]),
+        (
+            (np.array([1, 2]), np.array([[1, 2, 0], [3, 0, 0]])),
+            {"lengths": ([2, 1], None)},
+            ValueError,
+            ["`lengths[0]` must be None", "received shape (2,) at `x[0]`"],
+        ),
         (SAME, {"lengths": ~MASK}, ValueError, ["as if it were True where the padding is. Pass its opposite, ~mask."]),
         # Which entries are sequences.
         ({"a": SAME, "b": STATIC}, {}, ValueError, ["is not clear", "x['b']\": (2, 5)", "sequences=['a', 'b']"]),
