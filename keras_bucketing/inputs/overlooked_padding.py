@@ -14,7 +14,7 @@ from keras_bucketing.inputs.padded_side import is_padding
 def overlooked_padding(padded: list[PaddedSequences], mask_value: Any) -> Iterator[str]:
     """A warning for each array whose rows are all of one length, although they end or begin in constant runs."""
     for entry in padded:
-        if not entry.found or (entry.lengths != entry.lengths[0]).any():
+        if not (entry.found or entry.is_cut) or (entry.lengths != entry.lengths[0]).any():
             continue
         runs = find_runs(entry.array)
         if runs is None:

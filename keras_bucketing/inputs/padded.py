@@ -26,7 +26,8 @@ class PaddedSequences:
         array: Array `(num_rows, time, *features)`.
         lengths: Int64 array `(num_rows,)`, in timesteps.
         side: "post" or "pre", the end that is padded.
-        found: Whether the lengths were read off the values, or cut to the padded length.
+        found: Whether the lengths were read off the values.
+        is_cut: Whether lengths that were given were cut to the padded length.
         is_mask: Whether the array is a mask of others.
     """
 
@@ -35,6 +36,7 @@ class PaddedSequences:
     lengths: np.ndarray
     side: str
     found: bool
+    is_cut: bool = False
     is_mask: bool = False
 
     @property
@@ -155,7 +157,7 @@ def _use_lengths(
                 f"{'ends' if side == 'post' else 'begins'} in {run[at]} timesteps of "
                 f"mask_value={mask_value!r}. Correct the lengths, or pass maxlen={time} if rows were cut to it."
             )
-    return PaddedSequences(name, array, clipped, side, found=bool(was_cut.any()))
+    return PaddedSequences(name, array, clipped, side, found=False, is_cut=bool(was_cut.any()))
 
 
 def _refuse_inverted(array: np.ndarray, lengths: np.ndarray, side: str, label: str, name: str) -> None:

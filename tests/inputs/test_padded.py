@@ -98,6 +98,12 @@ def padded_arrays(draw):
     return array, {"mask_value": mask_value, **arguments}, sequences
 
 
+def test_lengths_that_were_cut_are_believed_where_another_entry_has_padding():
+    x = {"a": np.array([[1, 0], [1, 2]]), "b": np.array([[1, 2], [3, 4]])}
+    ragged = ragged_from_padded(x, lengths={"a": [1, 3], "b": [2, 3]})
+    assert {name: leaf.sizes.tolist() for name, leaf in ragged.items()} == {"a": [1, 2], "b": [2, 2]}
+
+
 def test_a_mask_next_to_padding_with_nan_is_believed():
     padded = np.array([[85.0, np.nan, np.nan], [85.0, 85.0, np.nan]])
     dataset = BucketedSequence.from_padded(padded, lengths=~np.isnan(padded), mask_value=np.nan, shuffle=False)
