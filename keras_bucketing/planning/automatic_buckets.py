@@ -72,5 +72,5 @@ def _fewest(efficiencies: np.ndarray, few_shapes: bool) -> int:
     fewest = int(np.argmax(efficiencies >= enough))
     if few_shapes:
         worth = efficiencies * (1 - SAVED_BY_A_SHAPE) ** np.arange(len(efficiencies))
-        fewest = min(fewest, int(np.argmax(worth)))
+        fewest = int(np.argmax(worth[: fewest + 1]))
     return fewest
