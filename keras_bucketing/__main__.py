@@ -9,15 +9,13 @@ from __future__ import annotations
 import argparse
 import sys
 import tokenize
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from keras_bucketing.padding.report import padding_report
 from keras_bucketing.streams.saved_sequences import load_lengths
-
-_UNREADABLE = (ValueError, EOFError, SyntaxError, tokenize.TokenError)  # NumPy reads a header as Python
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         labels = None if path is None else _load_labels(path)
         path = options.lengths
-        lengths = _load(path)
+        lengths = _load_lengths(path)
         print(padding_report(lengths, options.batch_size, labels))
     except (OSError, ValueError, TypeError) as error:
         print(f"keras_bucketing: {path}: {_one_line(error)}", file=sys.stderr)
@@ -46,36 +44,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _load(path: Path) -> np.ndarray:
+def _load_lengths(path: Path) -> np.ndarray:
     if path.is_dir():
         return load_lengths(path)
-    try:
-        if _is_numpy(path):
-            lengths: np.ndarray = np.load(path, allow_pickle=False)
-            return lengths
-        text = path.read_text(encoding="utf-8-sig").split()
-        return np.array([float(number) for number in text])
-    except _UNREADABLE:
-        raise ValueError(
-            "not a file of lengths. Expected what np.save(path, lengths) writes, or text with one number in a line."
-        ) from None
+    return _load(path, "length", "number", lambda text: np.array([float(number) for number in text.split()]))
 
 
 def _load_labels(path: Path) -> np.ndarray:
-    try:
-        if _is_numpy(path):
-            labels: np.ndarray = np.load(path, allow_pickle=False)
-            return labels
-        return np.array(path.read_text(encoding="utf-8-sig").splitlines())
-    except _UNREADABLE:
-        raise ValueError(
-            "not a file of labels. Expected what np.save(path, labels) writes, or text with one label in a line."
-        ) from None
+    return _load(path, "label", "label", lambda text: np.array(text.splitlines()))
 
 
-def _is_numpy(path: Path) -> bool:
+def _load(path: Path, what: str, in_a_line: str, of_text: Callable[[str], np.ndarray]) -> np.ndarray:
     with path.open("rb") as file:
-        return file.read(6) == b"\x93NUMPY"
+        is_numpy = file.read(6) == b"\x93NUMPY"
+    try:
+        return np.load(path, allow_pickle=False) if is_numpy else of_text(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, EOFError, SyntaxError, tokenize.TokenError):  # NumPy reads a header as Python
+        raise ValueError(
+            f"not a file of {what}s. Expected what np.save(path, {what}s) writes, or text with one {in_a_line} in a "
+            "line."
+        ) from None
 
 
 def _one_line(error: Exception) -> str:

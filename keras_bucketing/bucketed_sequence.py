@@ -501,6 +501,10 @@ class BucketedSequence(tf.data.Dataset):
     def with_options(self, options: tf.data.Options, name: str | None = None) -> tf.data.Dataset:
         """As of every `tf.data.Dataset`, but refuses what could not be restored.
 
+        Args:
+            options: `tf.data.Options`, for this dataset and what is built on it.
+            name: Str, a name for the operation. Defaults to None.
+
         Raises:
             ValueError: If `options` ask for checkpoints of iterators without their state.
         """

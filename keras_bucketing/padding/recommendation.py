@@ -119,8 +119,6 @@ def recommend(
         lengths: Int64 array `(num_sequences,)`, increasing, in timesteps.
         batch_size: Int, rows in a batch.
         budget: Int, what the batches of a budget hold, in timesteps.
-        with_even_labels: `RecommendedCall` with fewer buckets, whose batches have more even labels, for when lengths
-            tell much about labels; None where the imbalance of `call` is 2 at most, or without labels.
         random_timesteps: Float, the timesteps of an epoch of random batches.
         labels: One a sequence, in the same order, or None.
     """

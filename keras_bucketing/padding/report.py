@@ -140,10 +140,9 @@ def padding_report(lengths: Any, batch_size: int = 32, y: Any = None) -> Padding
     """
     lengths = check_lengths(lengths)
     batch_size = check_integer("batch_size", batch_size)
-    labels = None if y is None else check_labels(y, lengths.size)
-    if labels is not None:
-        labels = labels.in_order(np.argsort(lengths, kind="stable"))
-    lengths = np.sort(lengths)
+    order = np.argsort(lengths, kind="stable")
+    labels = None if y is None else check_labels(y, lengths.size).in_order(order)
+    lengths = lengths[order]
     sizing = BatchSizing(batch_size, None, None, multiple=1)
     budget = max(batch_size * int(lengths.sum()) // lengths.size, int(lengths[-1]))
     strategies = _without_buckets(lengths, batch_size)

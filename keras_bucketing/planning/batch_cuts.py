@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_bucketing.planning.batch_spans import batch_spans
+from keras_bucketing.planning.batch_spans import batch_spans, spare_rows
 from keras_bucketing.planning.buckets import Buckets
 
 
@@ -61,8 +61,7 @@ def cut_batches(buckets: Buckets, remainder: str, multiple: int) -> BatchCuts:
     starts, stops, batch_buckets = (np.concatenate(part).astype(np.int64) for part in parts)
     if not len(starts):
         raise ValueError(_no_batches(buckets, remainder, multiple))
-    num_spare = 0 if remainder == "drop" else len(buckets.row_buckets) % multiple
-    return BatchCuts(starts, stops, batch_buckets, num_spare)
+    return BatchCuts(starts, stops, batch_buckets, spare_rows(len(buckets.row_buckets), remainder, multiple))
 
 
 def _no_batches(buckets: Buckets, remainder: str, multiple: int) -> str:

@@ -33,7 +33,7 @@ def batch_spans(
     # All sizes are multiples of `multiple`, so that how many rows are spare does not depend on where the cuts are. Each
     # bucket holds back as many, in case they are its own: the rows behind them then move up, but those of the next
     # bucket must not move up into a batch of this one.
-    num_spare = 0 if remainder == "drop" else int(counts.sum()) % multiple
+    num_spare = spare_rows(int(counts.sum()), remainder, multiple)
     filled = np.flatnonzero(counts).tolist()
     bucket_ends = np.cumsum(counts).tolist()
     begin = 0
@@ -46,3 +46,14 @@ def batch_spans(
         if remainder == "drop":
             begin = available
     return begins, ends
+
+
+def spare_rows(num_rows: int, remainder: str, multiple: int) -> int:
+    """How many rows no batch has room for, other than those that `remainder="drop"` leaves out.
+
+    Args:
+        num_rows: Int, the rows of all buckets.
+        remainder: As in `batch_spans`.
+        multiple: As in `batch_spans`.
+    """
+    return 0 if remainder == "drop" else num_rows % multiple
