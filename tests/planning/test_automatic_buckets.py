@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.planning.automatic_buckets import automatic_bucket_boundaries
@@ -59,6 +59,11 @@ def test_the_fewest_that_are_close_to_the_best(lengths, sizes, remainder):
 
 @settings(max_examples=300)
 @given(length_arrays(max_size=40, max_length=12), sizes_by_length(12), remainders())
+@example(  # five buckets are enough, seven would save most, three save more than five
+    np.array([1, 1, 1, 1, 1, 1, 1, 2, 3, 6, 7, 7, 8, 9, 10, 11, 11, 12]),
+    np.array([3, 3, 3, 3, 3, 3, 2, 2, 2, 1, 1, 1]),
+    "spill",
+)
 def test_where_shapes_are_compiled_no_bucket_saves_less_than_one_percent(lengths, sizes, remainder):
     choices, efficiencies = efficiency_by_number(lengths, sizes, remainder)
     options = {"batch_rows": lambda upper: sizes[upper - 1], "remainder": remainder}
