@@ -11,7 +11,13 @@ from keras_bucketing.checks import can_hold, check_choice, check_integer, check_
 from keras_bucketing.inputs.arrays import as_regular_array
 from keras_bucketing.inputs.given_lengths import lengths_by_leaf, lengths_of_mask, read_lengths
 from keras_bucketing.inputs.padded_entries import choose_sequences, is_mask, mask_of
-from keras_bucketing.inputs.padded_side import real_timesteps, runs_at_both_ends, side_of_lengths, side_of_runs
+from keras_bucketing.inputs.padded_side import (
+    is_constant,
+    real_timesteps,
+    runs_at_both_ends,
+    side_of_lengths,
+    side_of_runs,
+)
 from keras_bucketing.inputs.ragged import Ragged, ragged_from_ranges
 from keras_bucketing.inputs.storage import standard_dtype
 from keras_bucketing.inputs.structures import Structure, map_structure
@@ -164,20 +170,12 @@ def _refuse_inverted(array: np.ndarray, lengths: np.ndarray, side: str, label: s
     """Refuses a mask that is True where the padding is, as PyTorch's key_padding_mask."""
     is_real = real_timesteps(lengths, array.shape[1], side)
     real, rest = array[is_real], array[~is_real]
-    if array.dtype != bool and len(real) and len(rest) and _is_constant(real) and not _is_constant(rest):
+    if array.dtype != bool and len(real) and len(rest) and is_constant(real) and not is_constant(rest):
         raise ValueError(
             f"`{label}` must be True where `{name}` is real. Received a mask under which all data is "
             f"{show(real[0].tolist())} and only the padding differs, as if it were True where the padding is. Pass its "
             "opposite, ~mask."
         )
-
-
-def _is_constant(timesteps: np.ndarray) -> bool:
-    """Whether all are the same; NaN is NaN."""
-    same = timesteps == timesteps[0]
-    if timesteps.dtype.kind == "f":
-        same |= np.isnan(timesteps) & np.isnan(timesteps[0])
-    return bool(same.all())
 
 
 def _agreed(side: str | None, padding: str | None, label: str) -> str | None:

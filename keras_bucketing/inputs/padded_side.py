@@ -69,6 +69,12 @@ def is_padding(array: np.ndarray, mask_value: Any) -> np.ndarray:
     return padding
 
 
+def is_constant(timesteps: np.ndarray) -> bool:
+    """Whether all timesteps `(num_timesteps, *features)`, at least one, are the same; NaN is NaN."""
+    first = timesteps[0]
+    return bool(((timesteps == first) | ((timesteps != timesteps) & (first != first))).all())
+
+
 def side_of_runs(runs: dict[str, np.ndarray], time: int, mask_value: Any, name: str) -> str:
     """The padded end: where more rows, and no fewer timesteps in all, hold `mask_value`.
 

@@ -10,6 +10,7 @@ from keras_bucketing.monitoring.batch_log import BatchLog
 from keras_bucketing.monitoring.padding_watch import PaddingWatch
 from keras_bucketing.monitoring.row_lengths import check_padding_of, entry_name, leaves_at, row_lengths, sequence_paths
 from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.pipeline.as_it_is import as_it_is
 from keras_bucketing.pipeline.pass_counter import PassCounter, PassPosition
 
 
@@ -26,7 +27,7 @@ class MonitoredDataset(tf.data.Dataset):
         self._element_spec = dataset.element_spec
         no_pass = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
         # `scan` hands its state from batch to batch of one pass, and keeps the cardinality.
-        self._inner = dataset.scan(no_pass, self._record).prefetch(1)
+        self._inner = dataset.scan(no_pass, as_it_is(self._record)).prefetch(1)
         super().__init__(tf.data.experimental.to_variant(self._inner))
 
     def _inputs(self) -> list[tf.data.Dataset]:
@@ -59,7 +60,6 @@ class MonitoredDataset(tf.data.Dataset):
         self._watch.warn_once([entry_name(path) for path in self._paths], dtypes)
         return self._log.pass_stats(position, start, stop)
 
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def _record(self, state: tuple[tf.Tensor, tf.Tensor], batch: Any) -> tuple[tuple[tf.Tensor, tf.Tensor], Any]:
         pass_number, index = state
         pass_number = tf.cond(tf.equal(index, 0), self._begin_pass, lambda: pass_number)

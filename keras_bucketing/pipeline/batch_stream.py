@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from keras_bucketing.pipeline.as_it_is import as_it_is
 from keras_bucketing.pipeline.batch_gather import BatchGatherer
-from keras_bucketing.pipeline.no_checkpoint import as_it_is, batches_unless_restored, stateful
+from keras_bucketing.pipeline.no_checkpoint import batches_unless_restored, stateful
 from keras_bucketing.pipeline.pass_counter import PassCounter, PassStart
 from keras_bucketing.planning.epoch_plan import EpochPlanner
 

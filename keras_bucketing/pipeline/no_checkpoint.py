@@ -31,18 +31,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_bucketing.pipeline.as_it_is import as_it_is
 from keras_bucketing.pipeline.pass_counter import PassStart
 
 NO_CHECKPOINT = (
     "The iterator of a BucketedSequence cannot be restored from a checkpoint: it does not hold which epoch is read. "
     "Save dataset.state_dict() and restore it with dataset.load_state_dict(state), or use BackupAndRestoreSequence."
 )
-
-
-def as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Spares AutoGraph the conversion of a function that has no Python control flow for tensors."""
-    converted: Callable[..., Any] = tf.autograph.experimental.do_not_convert(function)
-    return converted
 
 
 def stateful(function: Callable[..., Any], state: tf.Variable) -> Callable[..., Any]:

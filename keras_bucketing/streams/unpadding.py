@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_bucketing.checks import show
-from keras_bucketing.inputs.padded_side import is_padding, runs_outside_of
+from keras_bucketing.inputs.padded_side import is_constant, is_padding, runs_outside_of
 from keras_bucketing.streams.batch_layout import BatchOptions
 
 _MASK_NAMES = ("padding_mask", "attention_mask")  # KerasHub's packers, Hugging Face's tokenizers
@@ -45,9 +45,7 @@ class Span:
     def leaves_a_constant(self, array: np.ndarray) -> bool:
         """Whether a padded array holds nothing but one value where this span says that padding is."""
         padding = array[~self.is_real]
-        return not len(padding) or bool(
-            ((padding == padding[0]) | ((padding != padding) & (padding[0] != padding[0]))).all()
-        )
+        return not len(padding) or is_constant(padding)
 
 
 @dataclass
