@@ -31,6 +31,7 @@ def _names_in_docstrings(doctest_namespace):
 # the package.
 _SAVES = (
     "backup",
+    "benchmarks",  # training.py copies weights, which goes the same way
     "restarted",
     "_production",
     "readme",

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -76,6 +77,14 @@ def interleave(
         for name in names[shift:] + names[:shift]:
             figures[name].append(contenders[name]())
     return figures
+
+
+def run_worker(module: str, *arguments: str) -> dict[str, Any]:
+    """The JSON in the last line that a module of the benchmarks prints, run in a fresh process."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    record: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
+    return record
 
 
 def ratios_within_rounds(figures: Sequence[float], others: Sequence[float]) -> Spread:

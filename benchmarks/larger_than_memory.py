@@ -12,10 +12,7 @@ system takes back when it needs them, do not count. mapped_contenders.py shows h
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -23,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks import harness
+from benchmarks import harness, larger_than_memory_worker
 from benchmarks.harness import Spread
 from benchmarks.lengths import lognormal_lengths
 from benchmarks.mapped_contenders import BATCH_SIZE, IN_MEMORY, SHARED, openers, write_files
@@ -38,17 +35,24 @@ def main() -> None:
         folder = Path(name)
         lengths = lognormal_lengths(num_sequences, mean=75, median=55, longest=1000)
         write_files(folder, vector_sequences(lengths, features=16))
-        results = measure(folder, warm, cold, rounds)
+        results = measure(folder, warm, cold, rounds, measure_in_this_process=arguments.quick)
         megabytes = (folder / "values.npy").stat().st_size / 1e6
     show(f"{num_sequences:,} sequences, {megabytes:,.0f} MB, {BATCH_SIZE} rows a batch", results)
     harness.write_json(arguments.output, "larger_than_memory", {"megabytes": megabytes, "results": results})
     harness.write_picture(arguments.output, "larger_than_memory", lambda axes: draw(axes, results), panels=2)
 
 
-def measure(folder: Path, warm: int, cold: int, rounds: int) -> dict[str, dict[str, Any]]:
+def measure(
+    folder: Path, warm: int, cold: int, rounds: int, measure_in_this_process: bool
+) -> dict[str, dict[str, Any]]:
     """All figures of everybody: `warm` and `cold` are how many batches to read."""
     names = openers()
-    workers = {name: run_worker(name, folder) for name in names}
+    workers = {
+        name: larger_than_memory_worker.measure(name, folder)
+        if measure_in_this_process
+        else harness.run_worker("larger_than_memory_worker", name, str(folder))
+        for name in names
+    }
     sources = {name: opener(folder) for name, opener in names.items()}
     rates = harness.interleave({name: _rate(source, warm) for name, source in sources.items()}, rounds)
     in_files = {name: source for name, source in sources.items() if name not in (IN_MEMORY, SHARED)}
@@ -65,14 +69,6 @@ def measure(folder: Path, warm: int, cold: int, rounds: int) -> dict[str, dict[s
         }
         for name in names
     }
-
-
-def run_worker(name: str, folder: Path) -> dict[str, float]:
-    """Construction, first batch and memory in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.larger_than_memory_worker", name, str(folder)]
-    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
-    record: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
-    return record
 
 
 def show(title: str, results: dict[str, dict[str, Any]]) -> None:

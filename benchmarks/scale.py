@@ -12,9 +12,6 @@ lengths, buckets and labels may take.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +38,7 @@ def main() -> None:
     for number in range(rounds):
         for job, records in zip(jobs, measured, strict=True):
             if number == 0 or job is not jobs[-1]:
-                records.append(run_worker(job))
+                records.append(harness.run_worker("scale_worker", json.dumps(job)))
     results = [summarize(records) for records in measured]
     harness.report(
         "BucketedSequence by number of sequences",
@@ -64,14 +61,6 @@ def main() -> None:
     print(f"{last['sequences']:,} sequences in batches of {last['batch_size']}: {rate}\n")
     harness.write_json(arguments.output, "scale", {"results": results, "measurements": measured})
     harness.write_picture(arguments.output, "scale", lambda axes: draw(axes, results), panels=2)
-
-
-def run_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """One measurement in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.scale_worker", json.dumps(job)]
-    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
-    record: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
-    return record
 
 
 def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:

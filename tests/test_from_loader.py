@@ -60,7 +60,7 @@ def any_options(draw):
     }
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     lengths_lists(min_length=0),
     st.sampled_from(["bool", "uint8", "int64", "float16", "float32"]),

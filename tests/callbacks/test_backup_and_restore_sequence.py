@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from keras_bucketing import BackupAndRestoreSequence, BucketedSequence
+from keras_bucketing.callbacks import backup_and_restore_sequence
+from keras_bucketing.callbacks.backup_files import BackupFiles
 from keras_bucketing.callbacks.backup_store import RECORD_FILE, WEIGHTS_FILE, BackupStore
 from tests.support.trees import tree_of
 
@@ -65,49 +67,42 @@ model.fit(dataset, epochs=3, verbose=0, shuffle=False, callbacks=[backup, Record
 """
 
 
-def train(folder: Path, record: Path, kill_after: int = 0, kill_in_flush: int = 0) -> subprocess.CompletedProcess[str]:
-    script = folder.parent / "train.py"
-    script.write_text(TRAIN)
-    return subprocess.run(
-        [
-            sys.executable,
-            "-W",
-            "error::UserWarning",
-            str(script),
-            str(folder),
-            str(record),
-            str(kill_after),
-            str(kill_in_flush),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+def train(folder: Path) -> list[str]:
+    """Trains to the end, in this process, and returns what was recorded."""
+    record = folder.parent / "record.txt"
+    record.unlink(missing_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", str(folder), str(record), "0", "0"])
+        patch.setattr(backup_and_restore_sequence, "BackupFiles", BackupFiles)  # as it was, when the script is done
+        exec(compile(TRAIN, "train.py", "exec"), {})
+    return record.read_text().splitlines()
+
+
+def train_until_killed(folder: Path, kill_after: int = 0, kill_in_flush: int = 0) -> list[str]:
+    """Trains in a process that kills itself, and returns what it recorded before."""
+    record = folder.parent / "record.txt"
+    record.unlink(missing_ok=True)
+    arguments = [str(folder), str(record), str(kill_after), str(kill_in_flush)]
+    command = [sys.executable, "-W", "error::UserWarning", "-c", TRAIN, *arguments]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    return record.read_text().splitlines() if record.exists() else []
 
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_very_batches_and_weights_of_the_uninterrupted_one(tmp_path: Path):
-    assert train(tmp_path / "whole", tmp_path / "whole.txt").returncode == 0
-    whole = (tmp_path / "whole.txt").read_text().splitlines()
+    whole = train(tmp_path / "whole")
     assert len(whole) == 3 * 15
 
-    assert train(tmp_path / "cut", tmp_path / "first.txt", kill_after=22).returncode == -signal.SIGKILL
+    assert train_until_killed(tmp_path / "cut", kill_after=22) == whole[:22]
     position = BackupStore(str(tmp_path / "cut")).newest().state["dataset"]["position"]
     assert (position["epoch"], position["batch"]) == (1, 4), "the newest backup is of mid-epoch"
-    second = train(tmp_path / "cut", tmp_path / "second.txt")
-    assert second.returncode == 0, second.stderr
-
-    first, resumed = ((tmp_path / name).read_text().splitlines() for name in ("first.txt", "second.txt"))
-    assert first == whole[:22]
-    assert resumed == whole[15 + 4 :]
+    assert train(tmp_path / "cut") == whole[15 + 4 :]
     assert not (tmp_path / "cut").exists(), "a finished run leaves no backup"
 
     for kill_in_flush in (11, 15):  # of the fourth backup the weights, of the fifth the record
-        assert train(tmp_path / "cut", tmp_path / "cut.txt", kill_in_flush=kill_in_flush).returncode == -signal.SIGKILL
-    third = train(tmp_path / "cut", tmp_path / "third.txt")
-    assert third.returncode == 0, third.stderr
-    resumed = (tmp_path / "third.txt").read_text().splitlines()
+        train_until_killed(tmp_path / "cut", kill_in_flush=kill_in_flush)
+    resumed = train(tmp_path / "cut")
     assert 0 < len(resumed) < len(whole)
     assert resumed == whole[len(whole) - len(resumed) :]
 
