@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -13,21 +10,16 @@ from tests.support.paths import EXAMPLES
 
 
 @pytest.mark.slow
-def test_it_shows_both_efficiencies_and_both_times(tmp_path):
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(EXAMPLES / "existing_project.py"), "--quick", "--epochs", "1"]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-    last = re.search(
-        r"padding efficiency (\d\.\d+) -> (\d\.\d+), epoch [\d.]+ s -> [\d.]+ s \([\d.]+ x\)", result.stdout
-    )
+def test_it_shows_both_efficiencies_and_both_times(run_example):
+    output = run_example("existing_project", "--quick --epochs 1")
+    last = re.search(r"padding efficiency (\d\.\d+) -> (\d\.\d+), epoch [\d.]+ s -> [\d.]+ s \([\d.]+ x\)", output)
     before, after = map(float, last.groups())
     assert before < 0.5 * after
-    assert len(re.findall(r"^test accuracy 0\.\d+$", result.stdout, re.MULTILINE)) == 2
-    majority = float(re.search(r"answering always the most frequent package: (0\.\d+)", result.stdout)[1])
+    assert len(re.findall(r"^test accuracy 0\.\d+$", output, re.MULTILINE)) == 2
+    majority = float(re.search(r"answering always the most frequent package: (0\.\d+)", output)[1])
     assert 0.3 < majority < 0.9
     # The same sequences in both runs: the monitor and the dataset agree on what is real.
-    real = re.findall(r"^(\d+) real of \d+ timesteps", result.stdout, re.MULTILINE)
+    real = re.findall(r"^(\d+) real of \d+ timesteps", output, re.MULTILINE)
     assert len(real) == 2
     assert real[0] == real[1]
 

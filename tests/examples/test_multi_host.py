@@ -49,6 +49,14 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+@pytest.fixture(autouse=True)
+def _compile_once(tmp_path, monkeypatch):
+    """Every run compiles the same programs: the first one stores them for the others."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+
+
 def start(num_processes: int, *options: str, **environment: str) -> list[subprocess.Popen]:
     """One process a host."""
     port = free_port()

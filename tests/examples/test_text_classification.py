@@ -1,30 +1,14 @@
 """examples/text_classification.py, run as a user would, with a tiny model on tiny corpora."""
 
-import os
 import random
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.paths import EXAMPLES
-
-pytestmark = pytest.mark.slow
-
-EXAMPLE = EXAMPLES / "text_classification.py"
 SUBJECTS = {"kitchen": ["salt", "pan", "oven", "recipe"], "harbour": ["ship", "rope", "anchor", "tide"]}
 
 WITHOUT_SUBJECT = ["the", "of", "and", "a", "to", "in", "is", "it"]
-
-
-def run(folder: Path, options: str) -> str:
-    command = [sys.executable, str(EXAMPLE), *options.split()]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
 
 
 def write_corpus(path: Path, num_texts: int, seed: int) -> None:
@@ -44,10 +28,10 @@ def accuracies(output: str) -> tuple[float, float]:
     return float(found[1]), float(found[2])
 
 
-def test_it_learns_from_a_file_and_is_tested_on_another(tmp_path: Path):
+def test_it_learns_from_a_file_and_is_tested_on_another(tmp_path: Path, run_example):
     write_corpus(tmp_path / "train.tsv", 400, seed=0)
     write_corpus(tmp_path / "test.tsv", 100, seed=1)
-    output = run(tmp_path, "--train train.tsv --test test.tsv --units 16 --epochs 25 --seeds 0 1")
+    output = run_example("text_classification", "--train train.tsv --test test.tsv --units 16 --epochs 25 --seeds 0 1")
     assert "400 texts to train on, 100 to test on, 2 classes" in output
     assert output.count("s an epoch") == 2
     accuracy, majority = accuracies(output)
@@ -55,9 +39,9 @@ def test_it_learns_from_a_file_and_is_tested_on_another(tmp_path: Path):
     assert accuracy > majority + 0.1
 
 
-def test_one_file_is_split(tmp_path: Path):
+def test_one_file_is_split(tmp_path: Path, run_example):
     write_corpus(tmp_path / "texts.tsv", 60, seed=0)
-    output = run(tmp_path, "--train texts.tsv --units 4 --epochs 1")
+    output = run_example("text_classification", "--train texts.tsv --units 4 --epochs 1")
     assert "54 texts to train on, 6 to test on" in output
 
 
@@ -65,16 +49,16 @@ def test_one_file_is_split(tmp_path: Path):
     ("content", "message"),
     [("a\tone\nno tab here\n", "received 'no tab here' in non-empty line 2"), ("\n", "is empty")],
 )
-def test_a_file_of_another_form_is_refused_in_one_line(tmp_path: Path, content: str, message: str):
+def test_a_file_of_another_form_is_refused_in_one_line(tmp_path: Path, run_example, content: str, message: str):
     (tmp_path / "texts.tsv").write_text(content)
-    command = [sys.executable, str(EXAMPLE), "--train", "texts.tsv"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+    with pytest.raises(SystemExit) as stopped:
+        run_example("text_classification", "--train texts.tsv")
+    # Python prints a text that is given to `SystemExit`, and exits with 1.
+    assert message in stopped.value.code
+    assert "\n" not in stopped.value.code
 
 
-def test_without_a_file_it_reads_the_functions_on_this_machine(tmp_path: Path):
-    output = run(tmp_path, "--per-package 100 --units 4 --epochs 1")
+def test_without_a_file_it_reads_the_functions_on_this_machine(run_example):
+    output = run_example("text_classification", "--per-package 100 --units 4 --epochs 1")
     assert "3 classes" in output
     assert 0.6 < float(re.search(r"padding efficiency ([\d.]+)", output)[1]) <= 1
