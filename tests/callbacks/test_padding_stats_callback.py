@@ -32,7 +32,7 @@ def test_callback_agrees_with_what_the_model_received(kind, scenario, steps_per_
 
 def run_script(*arguments: str, backend: str = "tensorflow") -> None:
     environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(SCRIPT), *arguments]
+    command = [sys.executable, "-W", "error::UserWarning", str(SCRIPT), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1500, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
