@@ -49,14 +49,6 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-@pytest.fixture(autouse=True)
-def _compile_once(tmp_path, monkeypatch):
-    """Every run compiles the same programs: the first one stores them for the others."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
-
-
 def start(num_processes: int, *options: str, **environment: str) -> list[subprocess.Popen]:
     """One process a host."""
     port = free_port()
@@ -68,7 +60,13 @@ def start(num_processes: int, *options: str, **environment: str) -> list[subproc
                 *(f"--process-id={index}", f"--epochs={EPOCHS}", f"--sequences={SEQUENCES}"),
                 *(option.format(index=index) for option in options),
             ],
-            env={**os.environ, "PYTHONPATH": path, "KERAS_BACKEND": "jax", **environment},
+            env={
+                **os.environ,
+                "PYTHONPATH": path,
+                "KERAS_BACKEND": "jax",
+                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # the model is tiny: compiling it takes longer than training it
+                **environment,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -105,16 +103,7 @@ def assert_equal_weights(received: Path, expected: Path) -> None:
 def test_two_processes_train_as_one_and_go_on_after_a_kill(tmp_path: Path):
     if importlib.util.find_spec("jax") is None:
         pytest.skip("needs the `backends` extra: jax is not installed")
-    weights = [
-        tmp_path / f"{name}.weights.h5" for name in ("together-0", "together-1", "alone-0", "resumed-0", "resumed-1")
-    ]
-    together_0, together_1, alone, resumed_0, resumed_1 = weights
-
-    finish(start(2, f"--weights={tmp_path}/together-{{index}}.weights.h5"))
-    assert_equal_weights(together_1, together_0)
-    finish(start(1, f"--weights={tmp_path}/alone-{{index}}.weights.h5"))
-    assert_equal_weights(together_0, alone)
-
+    alone, resumed_0, resumed_1 = (tmp_path / f"{name}.weights.h5" for name in ("alone-0", "resumed-0", "resumed-1"))
     backup = tmp_path / "backup"
     resumable = (f"--backup-dir={backup}", "--save-freq=2", f"--weights={tmp_path}/resumed-{{index}}.weights.h5")
     first, second = start(2, *resumable, KILL=str(backup))
@@ -127,7 +116,8 @@ def test_two_processes_train_as_one_and_go_on_after_a_kill(tmp_path: Path):
     assert (state["keras_epoch"], state["dataset"]["position"]["batch"]) in ((1, 2), (1, 4)), (
         "the newest backup is of mid-epoch"
     )
-
     finish(start(2, *resumable))
-    assert_equal_weights(resumed_0, together_0)
-    assert_equal_weights(resumed_1, together_0)
+    assert_equal_weights(resumed_1, resumed_0)
+
+    finish(start(1, f"--weights={tmp_path}/alone-{{index}}.weights.h5"))
+    assert_equal_weights(resumed_0, alone)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import EXAMPLES
+
 SUBJECTS = {"kitchen": ["salt", "pan", "oven", "recipe"], "harbour": ["ship", "rope", "anchor", "tide"]}
 
 WITHOUT_SUBJECT = ["the", "of", "and", "a", "to", "in", "is", "it"]
@@ -28,10 +30,11 @@ def accuracies(output: str) -> tuple[float, float]:
     return float(found[1]), float(found[2])
 
 
+@pytest.mark.slow
 def test_it_learns_from_a_file_and_is_tested_on_another(tmp_path: Path, run_example):
     write_corpus(tmp_path / "train.tsv", 400, seed=0)
     write_corpus(tmp_path / "test.tsv", 100, seed=1)
-    output = run_example("text_classification", "--train train.tsv --test test.tsv --units 16 --epochs 25 --seeds 0 1")
+    output = run_example("text_classification", "--train train.tsv --test test.tsv --units 16 --epochs 12 --seeds 0 1")
     assert "400 texts to train on, 100 to test on, 2 classes" in output
     assert output.count("s an epoch") == 2
     accuracy, majority = accuracies(output)
@@ -39,10 +42,17 @@ def test_it_learns_from_a_file_and_is_tested_on_another(tmp_path: Path, run_exam
     assert accuracy > majority + 0.1
 
 
-def test_one_file_is_split(tmp_path: Path, run_example):
+def test_one_file_is_split(tmp_path: Path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import text_classification
+
     write_corpus(tmp_path / "texts.tsv", 60, seed=0)
-    output = run_example("text_classification", "--train texts.tsv --units 4 --epochs 1")
-    assert "54 texts to train on, 6 to test on" in output
+    parts = text_classification.load_corpora(tmp_path / "texts.tsv", None, per_package=0)
+    assert [len(texts) for texts, _ in parts] == [54, 6]
+    assert [len(labels) for _, labels in parts] == [54, 6]
+    received = [(label, *tokens) for texts, labels in parts for tokens, label in zip(texts, labels, strict=True)]
+    texts, labels = text_classification.read_tsv(tmp_path / "texts.tsv")
+    assert sorted(received) == sorted((label, *tokens) for tokens, label in zip(texts, labels, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -58,6 +68,7 @@ def test_a_file_of_another_form_is_refused_in_one_line(tmp_path: Path, run_examp
     assert "\n" not in stopped.value.code
 
 
+@pytest.mark.slow
 def test_without_a_file_it_reads_the_functions_on_this_machine(run_example):
     output = run_example("text_classification", "--per-package 100 --units 4 --epochs 1")
     assert "3 classes" in output
