@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks import harness, padding, randomness
 from benchmarks.randomness import LabeledLengths
+from benchmarks.tables import Record, Table
 from keras_bucketing.padding.labels import check_labels
 from keras_bucketing.padding.shuffled_batches import ShuffledBatches
 from keras_bucketing.planning.batch_cuts import cut_batches
@@ -38,12 +39,38 @@ def main() -> None:
     arguments = harness.parse_arguments(__doc__)
     data = distributions(arguments.quick)
     results = {way: {name: measure(of_name, way) for name, of_name in data.items()} for way in WAYS}
-    for way, by_name in results.items():
-        print(f"\n{way}: before, now\n")
-        print(markdown_table(by_name))
-    print()
-    harness.write_json(arguments.output, "automatic_buckets", {"batch_size": BATCH_SIZE, "results": results})
+    harness.publish(arguments.output, "automatic_buckets", {"batch_size": BATCH_SIZE, "results": results}, tables)
     harness.write_picture(arguments.output, "automatic_buckets", lambda axes: draw(axes, results), panels=len(WAYS))
+
+
+def tables(record: Record) -> list[Table]:
+    """One table a way to size batches, one line a distribution; each cell has the figure of before and of now."""
+    formats = {
+        "buckets": ("buckets", "{}"),
+        "efficiency": ("padding efficiency", "{:.3f}"),
+        "meetings": ("meetings", "{:.1f} x"),
+        "mates": ("mates", "{:.0f}"),
+        "labels": ("label imbalance", "{:.2f} x"),
+    }
+    return [
+        Table(
+            "automatic_buckets" if way == WAYS[0] else f"automatic_buckets_{number}",
+            f"{way}: before -> now",
+            ["lengths", "sequences", *(head for head, _ in formats.values())],
+            [
+                [
+                    name,
+                    f"{figures['sequences']:,}",
+                    *(
+                        f"{form.format(figures['before'][key])} -> {form.format(figures['now'][key])}"
+                        for key, (_, form) in formats.items()
+                    ),
+                ]
+                for name, figures in by_name.items()
+            ],
+        )
+        for number, (way, by_name) in enumerate(record["results"].items(), start=1)
+    ]
 
 
 def distributions(quick: bool) -> dict[str, LabeledLengths]:
@@ -115,25 +142,6 @@ def measure(data: LabeledLengths, way: str) -> dict[str, Any]:
             "labels": batches.expected_label_imbalance(labels),
         }
     return figures
-
-
-def markdown_table(by_name: dict[str, dict[str, Any]]) -> str:
-    """One line a distribution; each cell has the figure of before and of now."""
-    formats = {
-        "buckets": "{}",
-        "efficiency": "{:.3f}",
-        "meetings": "{:.1f}",
-        "mates": "{:.0f}",
-        "labels": "{:.2f}",
-    }
-    lines = [f"| lengths | sequences | {' | '.join(formats)} |", "|---" + "|--:" * (1 + len(formats)) + "|"]
-    for name, figures in by_name.items():
-        cells = [
-            f"{form.format(figures['before'][column])}, {form.format(figures['now'][column])}"
-            for column, form in formats.items()
-        ]
-        lines.append(f"| {name} | {figures['sequences']:,} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def draw(axes: Any, results: dict[str, dict[str, dict[str, Any]]]) -> None:

@@ -19,11 +19,13 @@ import tensorflow as tf
 from benchmarks import harness
 from benchmarks.lengths import lognormal_lengths
 from benchmarks.sequences import Sequences, token_sequences
+from benchmarks.tables import Record, Table, median, spread
 from keras_bucketing import BucketedSequence, PaddingStatsCallback, monitor_padding
 
 BATCH_SIZE = 32
 VOCABULARY_SIZE = 1_000
 ROUNDS = 13
+WITHOUT = BUCKETED, PADDED = ("`BucketedSequence`", "padded batches")
 
 # The layer between embedding and dense layer, and the number of sequences: as many as take a second or two.
 MODELS: dict[str, tuple[Callable[[], keras.layers.Layer], int]] = {
@@ -40,18 +42,26 @@ def main() -> None:
     for name, (make_layer, num_sequences) in MODELS.items():
         lengths = lognormal_lengths(200 if arguments.quick else num_sequences, mean=75, median=50, longest=300)
         results[name] = measure(make_layer, token_sequences(lengths, VOCABULARY_SIZE), rounds)
-    harness.report(
-        "a training step",
-        ["layer: dataset", "microseconds a step", "times the step without"],
-        [
-            [f"{model}: {way}", row["microseconds"], row["times_without"]]
-            for model, rows in results.items()
-            for way, row in rows.items()
-        ],
-        note=f"Median (quartiles) over {rounds} epochs each; ratios are formed within a round.",
-    )
-    harness.write_json(arguments.output, "callback_cost", {"rounds": rounds, "results": results})
+    harness.publish(arguments.output, "callback_cost", {"rounds": rounds, "results": results}, tables)
     harness.write_picture(arguments.output, "callback_cost", lambda axes: draw(axes, results), panels=len(results))
+
+
+def tables(record: Record) -> list[Table]:
+    """One line a model and a way to feed it."""
+    return [
+        Table(
+            "callback_cost",
+            "a training step",
+            ["model", "fed by", "microseconds a step", "x the step without"],
+            [[model, way, *_cells(way, row)] for model, rows in record["results"].items() for way, row in rows.items()],
+            note=f"Median (quartiles) over {record['rounds']} epochs each; ratios are formed within a round.",
+        )
+    ]
+
+
+def _cells(way: str, row: Record) -> tuple[str, str]:
+    """The time of a step without, or by how much the one with takes longer in the same round."""
+    return (median(row["microseconds"]), "") if way in WITHOUT else ("", spread(row["times_without"]))
 
 
 def measure(make_layer: Callable[[], keras.layers.Layer], sequences: Sequences, rounds: int) -> dict[str, Any]:
@@ -64,13 +74,13 @@ def measure(make_layer: Callable[[], keras.layers.Layer], sequences: Sequences, 
     batches = tf.data.Dataset.from_tensor_slices((padded, sequences.labels)).batch(BATCH_SIZE).prefetch(2)
     monitored = monitor_padding(batches)
     contenders = {
-        "BucketedSequence": timer(model, bucketed, []),
-        "BucketedSequence, callback": timer(model, bucketed, [PaddingStatsCallback(bucketed)]),
-        "padded batches": timer(model, batches, []),
-        "padded batches, monitor and callback": timer(model, monitored, [PaddingStatsCallback(monitored)]),
+        BUCKETED: timer(model, bucketed, []),
+        f"{BUCKETED}, callback": timer(model, bucketed, [PaddingStatsCallback(bucketed)]),
+        PADDED: timer(model, batches, []),
+        f"{PADDED}, monitor and callback": timer(model, monitored, [PaddingStatsCallback(monitored)]),
     }
     figures = harness.interleave(contenders, rounds)
-    without = {name: figures["padded batches" if "padded" in name else "BucketedSequence"] for name in figures}
+    without = {name: figures[next(way for way in WITHOUT if name.startswith(way))] for name in figures}
     return {
         name: {
             "microseconds": harness.spread_of(of),
@@ -102,7 +112,7 @@ def draw(axes: Any, results: dict[str, dict[str, Any]]) -> None:
     """Bars of the steps' times, one panel a model."""
     for axis, (name, rows) in zip(axes, results.items(), strict=True):
         bars = {way.replace(", ", ",\n", 1): row["microseconds"] for way, row in rows.items()}
-        harness.draw_bars(axis, bars, "microseconds a step", "BucketedSequence")
+        harness.draw_bars(axis, bars, "microseconds a step", BUCKETED)
         axis.set_title(name, loc="left")
 
 

@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: interleaved repeats, medians with their spread, tables, JSON and pictures.
+"""What the benchmark scripts share: interleaved repeats, medians with their spread, JSON and pictures.
 
 Machines are noisy, so contenders take turns in one process, each round in another order, and ratios are formed within a
 round: what slows a whole round down cancels out.
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_bucketing.padding.text_table import format_table
+from benchmarks.tables import Record, Table, environment_line
 
 # Before TensorFlow starts: its notes about missing GPUs are not part of a benchmark's output.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -35,9 +35,6 @@ class Spread(NamedTuple):
     median: float
     lower: float
     upper: float
-
-    def __str__(self) -> str:
-        return f"{_significant(self.median)} ({_significant(self.lower)} - {_significant(self.upper)})"
 
 
 def spread_of(figures: Sequence[float]) -> Spread:
@@ -110,29 +107,26 @@ def _module_name() -> str:
     return spec.name if spec else sys.argv[0]
 
 
-def environment_line() -> str:
-    """The same as `environment()`, in one line of text."""
-    facts = environment()
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    return (
-        f"{facts['date']}, {facts['processors']} processors, Python {facts['python']}, {versions}: {facts['command']}"
-    )
+def publish(
+    output: Path, name: str, results: Mapping[str, Any], make_tables: Callable[[Record], Sequence[Table]]
+) -> None:
+    """Writes the results, with the environment, to `output/name.json`, and prints the tables that this file makes.
 
+    The documentation shows the same tables of the same file (update_docs.py): nothing is in them that is not in it.
 
-def report(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> None:
-    """Prints a table with its title, and a note below it."""
-    cells = [[str(cell) if isinstance(cell, Spread) else cell for cell in row] for row in rows]
-    print(f"\n{title}\n\n{format_table(header, cells)}\n")
-    if note:
-        print(f"{note}\n")
-
-
-def write_json(output: Path, name: str, results: Mapping[str, Any]) -> None:
-    """Writes the results, with the environment, to `output/name.json`."""
+    Args:
+        output: The folder.
+        name: Str, the benchmark's.
+        results: Dict of what can be written as JSON, and of spreads.
+        make_tables: The `tables` of the benchmark.
+    """
     output.mkdir(parents=True, exist_ok=True)
     path = output / f"{name}.json"
-    path.write_text(json.dumps({"environment": environment(), **results}, indent=2, default=_to_json) + "\n")
-    print(f"{environment_line()}\nwritten: {path}")
+    path.write_text(json.dumps({"environment": environment(), **results}, indent=1, default=_to_json) + "\n")
+    record: Record = json.loads(path.read_text())
+    for table in make_tables(record):
+        print(f"\n{table.as_text()}\n")
+    print(f"{environment_line(record)}: {record['environment']['command']}\nwritten: {path}")
 
 
 def write_picture(
@@ -190,11 +184,6 @@ def draw_bars(axis: Any, spreads: Mapping[str, Spread], label: str, highlight: s
     axis.invert_yaxis()
     axis.set_xlim(0, 1.18 * max(spread.upper for spread in spreads.values()))
     axis.set_xlabel(label)
-
-
-def _significant(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _to_json(value: Any) -> Any:

@@ -25,6 +25,7 @@ from benchmarks.harness import Spread
 from benchmarks.lengths import lognormal_lengths
 from benchmarks.mapped_contenders import BATCH_SIZE, IN_MEMORY, SHARED, openers, write_files
 from benchmarks.sequences import vector_sequences
+from benchmarks.tables import Record, Table, median, significant
 
 
 def main() -> None:
@@ -37,9 +38,37 @@ def main() -> None:
         write_files(folder, vector_sequences(lengths, features=16))
         results = measure(folder, warm, cold, rounds, measure_in_this_process=arguments.quick)
         megabytes = (folder / "values.npy").stat().st_size / 1e6
-    show(f"{num_sequences:,} sequences, {megabytes:,.0f} MB, {BATCH_SIZE} rows a batch", results)
-    harness.write_json(arguments.output, "larger_than_memory", {"megabytes": megabytes, "results": results})
+    record = {"sequences": num_sequences, "megabytes": megabytes, "results": results}
+    harness.publish(arguments.output, "larger_than_memory", record, tables)
     harness.write_picture(arguments.output, "larger_than_memory", lambda axes: draw(axes, results), panels=2)
+
+
+def tables(record: Record) -> list[Table]:
+    """One line a way to read."""
+    results = record["results"]
+    return [
+        Table(
+            "larger_than_memory",
+            f"{record['sequences']:,} sequences, {record['megabytes']:,.0f} MB, {BATCH_SIZE} rows a batch",
+            [
+                *("read by", "construction, s", "first batch, s", "memory, MB", "peak, MB"),
+                *("sequences/s, warm", "x in memory", "sequences/s, cold"),
+            ],
+            [
+                [
+                    name,
+                    significant(row["construction_seconds"]),
+                    significant(row["first_batch_seconds"]),
+                    *(f"{row[figure]:,.0f}" for figure in ("megabytes", "peak_megabytes")),
+                    median(row["warm"]),
+                    f"{row['warm'][0] / results[IN_MEMORY]['warm'][0]:.2f}",
+                    "-" if row["cold"] is None else median(row["cold"]),
+                ]
+                for name, row in results.items()
+            ],
+            note="Medians. Memory without that of Python and the libraries.",
+        )
+    ]
 
 
 def measure(
@@ -69,23 +98,6 @@ def measure(
         }
         for name in names
     }
-
-
-def show(title: str, results: dict[str, dict[str, Any]]) -> None:
-    """Prints the table."""
-    heads = ["construction, s", "first batch, s", "memory, MB", "peak, MB", "sequences/s, warm", "of in memory", "cold"]
-    figures = [
-        "construction_seconds",
-        "first_batch_seconds",
-        "megabytes",
-        "peak_megabytes",
-        "warm",
-        "of_in_memory",
-        "cold",
-    ]
-    rows = [[name, *(row[figure] or "-" for figure in figures)] for name, row in results.items()]
-    note = "Median (quartiles); ratios are formed within a round. Memory without that of Python and the libraries."
-    harness.report(title, ["read by", *heads], rows, note)
 
 
 def draw(axes: Any, results: dict[str, dict[str, Any]]) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.lengths import functions_of_standard_library, lognormal_lengths, pareto_lengths, sktime_lengths
+from benchmarks.tables import Record, Table, spread
 from keras_bucketing import optimal_bucket_boundaries
 
 OURS = "minimum padding"
@@ -37,27 +38,67 @@ def main() -> None:
     data = distributions(quick)
     num_buckets = [2, 8] if quick else NUM_BUCKETS
     efficiencies = {name: measure_efficiency(lengths, num_buckets) for name, lengths in data.items()}
-    for name, by_method in efficiencies.items():
-        lengths = data[name]
-        title = (
-            f"{name}: {len(lengths):,} sequences of {lengths.min()} to {lengths.max()} timesteps, "
-            f"median {np.median(lengths):g}; padding efficiency by number of buckets"
-        )
-        rows = [[method, *figures.values()] for method, figures in by_method.items()]
-        harness.report(title, ["boundaries", *map(str, num_buckets)], rows)
-
     sizes = [100, 1_000] if quick else [100, 1_000, 10_000, 100_000]
-    seconds = measure_time(sizes, num_buckets=8, rounds=2 if quick else 5)
-    harness.report(
-        "seconds to find 8 minimum-padding boundaries",
-        ["distinct lengths", "seconds"],
-        [[f"{size:,}", spread] for size, spread in seconds.items()],
-        note="Median (quartiles).",
-    )
-    harness.write_json(arguments.output, "padding", {"efficiency": efficiencies, "seconds_to_find": seconds})
+    results = {
+        "lengths": {name: describe(lengths) for name, lengths in data.items()},
+        "efficiency": efficiencies,
+        "seconds_to_find": measure_time(sizes, num_buckets=8, rounds=2 if quick else 5),
+    }
+    harness.publish(arguments.output, "padding", results, tables)
     harness.write_picture(
         arguments.output, "padding", lambda axes: draw(axes, efficiencies), panels=len(data), columns=3, height=2.6
     )
+
+
+def tables(record: Record) -> list[Table]:
+    """The efficiencies by number of buckets for each distribution, those with eight buckets, the seconds to find."""
+    efficiency, lengths = record["efficiency"], record["lengths"]
+    return [
+        *(
+            Table(
+                f"padding_{number}",
+                f"{name}: {lengths[name]['sequences']:,} sequences of {_range(lengths[name])} timesteps, "
+                f"median {lengths[name]['median']:g}; padding efficiency by number of buckets",
+                ["boundaries", *by_method[OURS]],
+                [[method, *map(_share, figures.values())] for method, figures in by_method.items()],
+            )
+            for number, (name, by_method) in enumerate(efficiency.items(), start=1)
+        ),
+        Table(
+            "padding",
+            "padding efficiency of 8 buckets",
+            ["lengths", *METHODS],
+            [
+                [f"{name}, {_range(lengths[name])}", *(_share(by_method[method]["8"]) for method in METHODS)]
+                for name, by_method in efficiency.items()
+            ],
+        ),
+        Table(
+            "padding_seconds",
+            "seconds to find 8 minimum-padding boundaries",
+            ["distinct lengths", "seconds"],
+            [[f"{int(size):,}", spread(seconds)] for size, seconds in record["seconds_to_find"].items()],
+            note="Median (quartiles).",
+        ),
+    ]
+
+
+def describe(lengths: np.ndarray) -> dict[str, Any]:
+    """How many there are, and between what."""
+    return {
+        "sequences": len(lengths),
+        "shortest": int(lengths.min()),
+        "longest": int(lengths.max()),
+        "median": float(np.median(lengths)),
+    }
+
+
+def _range(lengths: Record) -> str:
+    return f"{lengths['shortest']:,} to {lengths['longest']:,}"
+
+
+def _share(share: float) -> str:
+    return f"{share:.3f}"
 
 
 def distributions(quick: bool) -> dict[str, np.ndarray]:

@@ -29,13 +29,14 @@ from benchmarks.contenders import (
 from benchmarks.harness import Spread
 from benchmarks.lengths import lognormal_lengths
 from benchmarks.sequences import Sequences, token_sequences, vector_sequences
+from benchmarks.tables import Record, Table, significant, times
 from keras_bucketing import BucketedSequence
 
 BATCH_SIZE = 32  # of the table that shows how the rates change with the number of sequences
-HEADLINES = [("token ids", 32), ("token ids", 128), ("token ids", 512), ("12 float features", 128)]
-MAKE = {"token ids": token_sequences, "12 float features": vector_sequences}
+HEADLINES = [("ids", 32), ("ids", 128), ("ids", 512), ("12 floats", 128)]
+MAKE = {"ids": token_sequences, "12 floats": vector_sequences}
 BOUNDARIES = [20, 40, 60, 80, 100, 150, 200, 300, 500]
-OURS, CEILING, RIVAL = "BucketedSequence", "empty tf.data loop", "bucket_by_sequence_length"
+OURS, CEILING, RIVAL = "`BucketedSequence`", "the empty loop", "`bucket_by_sequence_length`"
 
 
 def main() -> None:
@@ -45,28 +46,56 @@ def main() -> None:
     num_sequences, sample, rounds = (600, 300, 2) if quick else (50_000, 10_000, 5)
     lengths = lengths_of(num_sequences)
     results: dict[str, Any] = {}
-    for kind, batch_size in HEADLINES[:: 2 if quick else 1]:
+    for kind, batch_size in HEADLINES[1::2] if quick else HEADLINES:
         figures = harness.interleave(contenders(MAKE[kind](lengths), sample, batch_size), rounds)
-        name = f"{kind}, {batch_size} rows a batch"
-        results[name] = show(f"{name}, {num_sequences:,} sequences", figures)
+        name = f"{kind}, {batch_size} rows"
+        results[name] = summarize(figures)
 
     sizes = [500, 1_000] if quick else [10_000, 30_000, 100_000, 300_000, 1_000_000]
     growth = {size: measure_growth(size, sample, 2 if quick else 3) for size in sizes}
-    names = list(growth[sizes[0]])
-    harness.report(
-        f"token ids, {BATCH_SIZE} rows a batch, thousand sequences per second by number of sequences",
-        ["sequences", *names],
-        [[f"{size:,}", *(round(growth[size][name].median / 1000, 1) for name in names)] for size in sizes],
-        note=f"All but {OURS} and the ceiling: steady rate over at most {sample:,} sequences, from the first batch on.",
-    )
-    harness.write_json(
-        arguments.output,
-        "pipeline",
-        {"boundaries_of_rival": BOUNDARIES, "sample": sample, "headlines": results, "growth": growth},
-    )
+    settings = {"boundaries_of_rival": BOUNDARIES, "sample": sample, "num_sequences": num_sequences}
+    harness.publish(arguments.output, "pipeline", {**settings, "headlines": results, "growth": growth}, tables)
     harness.write_picture(
         arguments.output, "pipeline", lambda axes: draw(axes, results, growth), panels=1 + len(results), height=3.2
     )
+
+
+def tables(record: Record) -> list[Table]:
+    """The rates, with their multiples of the rival's in the same column, and how they change with the size."""
+    headlines, growth = record["headlines"], record["growth"]
+    pipelines, sizes = list(next(iter(headlines.values()))), list(growth)
+    return [
+        Table(
+            "pipeline",
+            f"{record['num_sequences']:,} sequences: thousand sequences per second, x {RIVAL}",
+            ["pipeline", *headlines],
+            [[name, *(_rate_and_ratio(rates, name) for rates in headlines.values())] for name in pipelines],
+            note="Medians.",
+        ),
+        Table(
+            "pipeline_growth",
+            f"token ids, {BATCH_SIZE} rows a batch, thousand sequences per second by number of sequences",
+            ["pipeline", *(f"{int(size):,}" for size in sizes)],
+            [[name, *(significant(growth[size][name][0] / 1000) for size in sizes)] for name in growth[sizes[0]]],
+            note=f"All but {OURS} and the ceiling: steady rate over at most {record['sample']:,} sequences, from the "
+            "first batch on.",
+        ),
+    ]
+
+
+def figures(record: Record) -> dict[str, str]:
+    """What the pages quote in their text."""
+    rates = record["headlines"]["ids, 128 rows"]
+    return {"times_bucket_by_sequence_length": f"{_times_rival(rates, OURS):.0f}"}
+
+
+def _rate_and_ratio(rates: Record, name: str) -> str:
+    rate = significant(rates[name]["sequences_per_second"][0] / 1000)
+    return rate if name == RIVAL else f"{rate}, {times(_times_rival(rates, name))}"
+
+
+def _times_rival(rates: Record, name: str) -> float:
+    return float(rates[name]["sequences_per_second"][0] / rates[RIVAL]["sequences_per_second"][0])
 
 
 def lengths_of(num_sequences: int) -> np.ndarray:
@@ -82,9 +111,9 @@ def contenders(sequences: Sequences, sample: int, batch_size: int) -> dict[str, 
     datasets = {
         CEILING: (ceiling, sequences),
         OURS: (ours, sequences),
-        "from_generator, NumPy": (from_generator(few, batch_size), few),
-        "PyDataset, pad_sequences": (py_dataset(few, batch_size), few),
-        "shuffled padded_batch": (shuffled_padded_batch(few, batch_size), few),
+        "`from_generator`, NumPy": (from_generator(few, batch_size), few),
+        "`PyDataset`, `pad_sequences`": (py_dataset(few, batch_size), few),
+        "shuffled `padded_batch`": (shuffled_padded_batch(few, batch_size), few),
         RIVAL: (bucket_by_sequence_length(few, sizes, BOUNDARIES), few),
     }
     return {name: _whole_pass(dataset, len(read.labels)) for name, (dataset, read) in datasets.items()}
@@ -109,8 +138,8 @@ def measure_growth(num_sequences: int, most: int, rounds: int) -> dict[str, Spre
         {
             CEILING: _whole_pass(ceiling, num_sequences),
             OURS: _whole_pass(ours, num_sequences),
-            "from_generator, NumPy": _steady_rate(from_generator(sequences, BATCH_SIZE), most),
-            "shuffled padded_batch": _steady_rate(shuffled_padded_batch(sequences, BATCH_SIZE), most),
+            "`from_generator`, NumPy": _steady_rate(from_generator(sequences, BATCH_SIZE), most),
+            "shuffled `padded_batch`": _steady_rate(shuffled_padded_batch(sequences, BATCH_SIZE), most),
             RIVAL: _steady_rate(bucket_by_sequence_length(sequences, sizes, BOUNDARIES), most),
         },
         rounds,
@@ -119,9 +148,9 @@ def measure_growth(num_sequences: int, most: int, rounds: int) -> dict[str, Spre
     return {name: harness.spread_of(rates) for name, rates in figures.items()}
 
 
-def show(title: str, figures: dict[str, list[float]]) -> dict[str, Any]:
-    """Prints one table of rates and ratios, and returns it for the JSON."""
-    rows = {
+def summarize(figures: dict[str, list[float]]) -> dict[str, Any]:
+    """The rates of everybody at one size of batches; ratios are formed within a round."""
+    return {
         name: {
             "sequences_per_second": harness.spread_of(rates),
             "times_rival": harness.ratios_within_rounds(rates, figures[RIVAL]),
@@ -129,13 +158,6 @@ def show(title: str, figures: dict[str, list[float]]) -> dict[str, Any]:
         }
         for name, rates in figures.items()
     }
-    harness.report(
-        title,
-        ["pipeline", "sequences/s", f"times {RIVAL}", "share of the empty loop"],
-        [[name, *row.values()] for name, row in rows.items()],
-        note="Median (quartiles); ratios are formed within a round.",
-    )
-    return rows
 
 
 def draw(axes: Any, results: dict[str, dict[str, Any]], growth: dict[int, dict[str, Spread]]) -> None:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import harness
+from benchmarks.tables import Record, Table
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.planning.epoch_plan import EpochPlan
 
@@ -148,7 +149,9 @@ def measure(data: LabeledLengths, num_epochs: int, **options: object) -> dict[st
     sizes = composition.sum(axis=1, keepdims=True)
     return {
         "buckets": len(dataset.bucket_batch_sizes),
-        "padding_efficiency": dataset.padding_stats().padding_efficiency,
+        "padding_efficiency": sum(
+            map(dataset.padding_stats, range(1, num_epochs)), start=dataset.padding_stats(0)
+        ).padding_efficiency,
         "neighbors": float(np.mean([neighbor_correlation(plan) for plan in plans])),
         "neighbors_expected": -1 / len(plans[0]),
         "meetings": float(np.mean([repeated_meetings(*pair, len(lengths)) for pair in itertools.pairwise(plans)])),
@@ -165,23 +168,33 @@ def main() -> None:
     num_epochs = 3 if arguments.quick else 40
     results = {}
     for name, load in (
-        ("standard library functions", standard_library_functions),
-        ("Japanese Vowels", japanese_vowels),
+        ("functions of the standard library, label: module", standard_library_functions),
+        ("Japanese Vowels, label: speaker", japanese_vowels),
     ):
         data = load()
         choices: tuple[dict[str, int], ...] = ({"num_buckets": 1}, {"num_buckets": 4}, {"num_buckets": 16}, {})
         results[name] = [measure(data, num_epochs, **options) for options in choices]
-        harness.report(
-            f"{name}: {len(data.lengths):,} sequences of {len(np.unique(data.labels))} classes, {num_epochs} epochs",
-            [
-                *("buckets", "padding efficiency", "neighbors", "meetings", "in fair buckets", "in random batches"),
-                *("label imbalance", "in fair buckets"),
-            ],
-            [_cells(row) for row in results[name]],
-            note="The last line has the buckets that are chosen automatically.",
-        )
-    harness.write_json(arguments.output, "randomness", {"epochs": num_epochs, "results": results})
+    harness.publish(arguments.output, "randomness", {"epochs": num_epochs, "results": results}, tables)
     harness.write_picture(arguments.output, "randomness", lambda axes: draw(axes, results), panels=2)
+
+
+def tables(record: Record) -> list[Table]:
+    """One line a choice of buckets, the automatic one last."""
+    header = ["sequences", "buckets", "padding efficiency", "neighbors", "meetings", "in fair buckets"]
+    rows = [
+        [
+            name,
+            f"{row['buckets']} (automatic)" if row is choices[-1] else str(row["buckets"]),
+            f"{row['padding_efficiency']:.3f}",
+            f"{row['neighbors']:.3f}",
+            *(f"{row[figure] / row['meetings_random']:.1f} x" for figure in ("meetings", "meetings_expected")),
+            *(f"{row[figure]:.2f} x" for figure in ("imbalance", "imbalance_expected")),
+        ]
+        for name, choices in record["results"].items()
+        for row in choices
+    ]
+    title = f"batches of {record['epochs']} epochs; x: as multiples of random batches"
+    return [Table("randomness", title, [*header, "label imbalance", "in fair buckets"], rows)]
 
 
 def draw(axes: Any, results: dict[str, list[dict[str, float]]]) -> None:
@@ -204,16 +217,6 @@ def draw(axes: Any, results: dict[str, list[dict[str, float]]]) -> None:
         axis.yaxis.set_major_formatter("{x:g}")
         axis.set(xlabel="buckets", ylabel=label)
     axes[0].legend(frameon=False, title="dots: measured; dashes: a fair shuffle inside the buckets", title_fontsize=8)
-
-
-def _cells(row: dict[str, float]) -> list[Any]:
-    return [
-        row["buckets"],
-        f"{row['padding_efficiency']:.3f}",
-        f"{row['neighbors']:.3f}",
-        *(f"{row[name]:.1f}" for name in ("meetings", "meetings_expected", "meetings_random")),
-        *(f"{row[name]:.2f}" for name in ("imbalance", "imbalance_expected")),
-    ]
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import harness
+from benchmarks.tables import Record, Table, median, significant
 
 BYTES_PER_SEQUENCE = 40
 TEN_MILLION = {"sequences": 10_000_000, "source": "row splits", "lengths": "uniform", "batch_size": 1024}
@@ -40,27 +41,37 @@ def main() -> None:
             if number == 0 or job is not jobs[-1]:
                 records.append(harness.run_worker("scale_worker", json.dumps(job)))
     results = [summarize(records) for records in measured]
-    harness.report(
-        "BucketedSequence by number of sequences",
-        [
-            "sequences",
-            "from",
-            "construction, s",
-            "flat values, MB",
-            "steady, MB",
-            "/ values",
-            "peak, MB",
-            "/ values",
-            "first batch, s",
-            "slowest",
-        ],
-        [_cells(row) for row in results],
-        note=f"/ values: less {BYTES_PER_SEQUENCE} bytes a sequence. Median (quartiles) over processes and epochs.",
-    )
-    rate = f"{results[-1]['sequences_per_second']:,.0f} sequences/s over an epoch"
-    print(f"{last['sequences']:,} sequences in batches of {last['batch_size']}: {rate}\n")
-    harness.write_json(arguments.output, "scale", {"results": results, "measurements": measured})
+    harness.publish(arguments.output, "scale", {"results": results, "measurements": measured}, tables)
     harness.write_picture(arguments.output, "scale", lambda axes: draw(axes, results), panels=2)
+
+
+def tables(record: Record) -> list[Table]:
+    """One line a job; memory as a multiple of the values' own."""
+    results = record["results"]
+    return [
+        Table(
+            "scale",
+            "BucketedSequence by number of sequences",
+            [
+                *("sequences", "from", "construction, s", "values, MB", "steady state", "peak while constructing"),
+                *("first batch of an epoch, s", "slowest, s"),
+            ],
+            [
+                [
+                    f"{row['sequences']:,}",
+                    row["source"],
+                    median(row["construction_seconds"]),
+                    significant(row["value_bytes"] / 1e6),
+                    *(f"{row[f'{name}_ratio']:.2f} x" for name in ("steady", "peak")),
+                    median(row["first_batch_seconds"]),
+                    significant(row["slowest_first_batch_seconds"]),
+                ]
+                for row in results
+            ],
+            note=f"Memory: multiples of the values, less {BYTES_PER_SEQUENCE} bytes a sequence. Medians over processes "
+            f"and epochs. The last line: {results[-1]['sequences_per_second']:,.0f} sequences/s over an epoch.",
+        )
+    ]
 
 
 def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -98,21 +109,6 @@ def draw(axes: Any, results: list[dict[str, Any]]) -> None:
         axes[1].loglog(sequences, megabytes, marker=marker, color=shade, label=label)
     axes[1].set(xlabel="sequences", ylabel="megabytes")
     axes[1].legend(frameon=False)
-
-
-def _cells(row: dict[str, Any]) -> list[Any]:
-    return [
-        f"{row['sequences']:,}",
-        row["source"],
-        row["construction_seconds"],
-        *(
-            cell
-            for name in ("value", "steady", "peak")
-            for cell in (round(row[f"{name}_bytes"] / 1e6, 1), *([row[f"{name}_ratio"]] if name != "value" else []))
-        ),
-        row["first_batch_seconds"],
-        row["slowest_first_batch_seconds"],
-    ]
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from benchmarks import harness
 from benchmarks.contenders import bucket_by_sequence_length, shuffled_padded_batch
 from benchmarks.labeled_tokens import VOCABULARY_SIZE, labeled_token_sequences, quantile_lengths
 from benchmarks.sequences import Sequences
+from benchmarks.tables import Record, Table, spread
 from keras_bucketing import BucketedSequence
 
 BATCH_SIZE = 32
@@ -39,11 +40,12 @@ BOUNDARIES = [100, 200, 300, 500, 1_000]
 GOAL = 0.9
 SHARE = 16  # of the batches that are padded to the longest, one in so many is timed
 FULL, QUICK = (1_600, 2_500, 4), (120, 120, 2)  # sequences, longest, epochs
-PADDED, RANDOM, RIVAL = "pad everything", "shuffled padded_batch", "bucket_by_sequence_length"
-OURS = "BucketedSequence"
+PADDED, RANDOM = "everything padded to the longest", "shuffled `padded_batch`"
+RIVAL, OURS = "`bucket_by_sequence_length`", "`BucketedSequence`"
+OURS_32 = f"{OURS}, {BATCH_SIZE} rows"
 
 
-Record = dict[str, Any]  # seconds, updates and accuracy of one epoch
+Epoch = dict[str, Any]  # seconds, updates and accuracy of one epoch
 
 
 class Trainee(Protocol):
@@ -67,7 +69,7 @@ def main() -> None:
     lengths = [quantile_lengths(size, mean, mean * 174 / 235, longest) for size in (num_sequences, num_sequences // 4)]
     train, validation = (labeled_token_sequences(lengths[seed], seed=seed) for seed in (0, 1))
     trainees = make_trainees(train, validation, longest)
-    records: dict[str, list[Record]] = {name: [] for name in trainees}
+    records: dict[str, list[Epoch]] = {name: [] for name in trainees}
     for epoch in range(epochs):
         names = list(trainees)
         for name in names[epoch % len(names) :] + names[: epoch % len(names)]:
@@ -75,19 +77,49 @@ def main() -> None:
             accuracy = trainees[name].accuracy()
             records[name].append({"seconds": seconds, "updates": updates, "accuracy": accuracy})
             print(f"epoch {epoch + 1}, {name}: {seconds:.1f} s, accuracy {_accuracy(accuracy)}", flush=True)
-    results = {name: summarize(record, records) for name, record in records.items()}
-    harness.report(
-        f"{num_sequences:,} sequences of 1 to {longest:,} timesteps, {epochs} epochs",
-        [
-            *("batches", "seconds per epoch", "x pad everything", "x padded_batch", "x bucket_by_sequence_length"),
-            *("updates per epoch", f"accuracy after {epochs}", f"seconds to {GOAL}"),
-        ],
-        [[name, *_cells(row)] for name, row in results.items()],
-        note="x: times faster. Median (quartiles) over the epochs but the first; ratios are formed within an epoch.",
-    )
+    results = {name: summarize(record) for name, record in records.items()}
     settings = {"num_sequences": num_sequences, "longest": longest, "boundaries_of_rival": BOUNDARIES}
-    harness.write_json(arguments.output, "training", {**settings, "results": results, "epochs": records})
+    harness.publish(arguments.output, "training", {**settings, "results": results, "epochs": records}, tables)
     harness.write_picture(arguments.output, "training", lambda axes: draw(axes, results, records), panels=2, height=4)
+
+
+def tables(record: Record) -> list[Table]:
+    """Seconds and accuracy; how many times faster is the quotient of the seconds in the table."""
+    results = record["results"]
+    epochs = len(record["epochs"][OURS_32])
+    others = (PADDED, RANDOM, RIVAL)
+    return [
+        Table(
+            "training",
+            f"{record['num_sequences']:,} sequences of 1 to {record['longest']:,} timesteps, {epochs} epochs",
+            [
+                *("batches", "seconds an epoch", *(f"x {other}" for other in others)),
+                *("updates an epoch", f"accuracy after {epochs} epochs", f"seconds to {GOAL}"),
+            ],
+            [
+                [
+                    name,
+                    spread(row["seconds_per_epoch"]),
+                    *(f"{_times_faster(row, results[other]):.2f}" for other in others),
+                    str(row["updates_per_epoch"]),
+                    _accuracy(row["accuracy"]),
+                    "-" if row["seconds_to_goal"] is None else f"{row['seconds_to_goal']:.1f}",
+                ]
+                for name, row in results.items()
+            ],
+            note="x: times faster than. Median (quartiles) over the epochs but the first.",
+        )
+    ]
+
+
+def figures(record: Record) -> dict[str, str]:
+    """What the pages quote in their text."""
+    results = record["results"]
+    return {"times_padded_batch": f"{_times_faster(results[OURS_32], results[RANDOM]):.1f}"}
+
+
+def _times_faster(row: Record, other: Record) -> float:
+    return float(other["seconds_per_epoch"][0] / row["seconds_per_epoch"][0])
 
 
 def make_trainees(train: Sequences, validation: Sequences, longest: int) -> dict[str, Trainee]:
@@ -97,10 +129,12 @@ def make_trainees(train: Sequences, validation: Sequences, longest: int) -> dict
         PADDED: pad_everything(train, longest),
         RANDOM: shuffled_padded_batch(train, BATCH_SIZE),
         RIVAL: bucket_by_sequence_length(train, [BATCH_SIZE] * (len(BOUNDARIES) + 1), BOUNDARIES),
-        OURS: bucketed(train, batch_size=BATCH_SIZE),
-        f"{OURS}, budget {budget:,}": bucketed(train, max_timesteps_per_batch=budget),
-        f"{OURS}, budget {2 * budget:,}": bucketed(train, max_timesteps_per_batch=2 * budget),
-        f"{OURS}, boundary + XLA": bucketed(train, batch_size=BATCH_SIZE, pad_to_bucket_boundary=True, num_buckets=8),
+        OURS_32: bucketed(train, batch_size=BATCH_SIZE),
+        f"{OURS}, budget of {budget:,}": bucketed(train, max_timesteps_per_batch=budget),
+        f"{OURS}, budget of {2 * budget:,}": bucketed(train, max_timesteps_per_batch=2 * budget),
+        f"{OURS}, to the boundary, XLA": bucketed(
+            train, batch_size=BATCH_SIZE, pad_to_bucket_boundary=True, num_buckets=8
+        ),
     }
     evaluator = make_model(jit_compile=False)
     validate = bucketed(validation, batch_size=128, shuffle=False)
@@ -197,30 +231,20 @@ class KerasTrainee:
         return float(self._evaluator.evaluate(self._validation, verbose=0, return_dict=True)["binary_accuracy"])
 
 
-def summarize(record: list[Record], records: dict[str, list[Record]]) -> dict[str, Any]:
+def summarize(record: list[Epoch]) -> dict[str, Any]:
     """One line of the table."""
-
-    def seconds(of: list[Record]) -> list[float]:
-        return [epoch["seconds"] for epoch in of[1:]]
-
     total = np.cumsum([epoch["seconds"] for epoch in record])
     reached = [(epoch["accuracy"] or 0) >= GOAL for epoch in record]
 
-    def times_faster_than(other: str) -> harness.Spread:
-        return harness.ratios_within_rounds(seconds(records[other]), seconds(record))
-
     return {
-        "seconds_per_epoch": harness.spread_of(seconds(record)),
-        "times_padded": times_faster_than(PADDED),
-        "times_random": times_faster_than(RANDOM),
-        "times_rival": times_faster_than(RIVAL),
+        "seconds_per_epoch": harness.spread_of([epoch["seconds"] for epoch in record[1:]]),
         "updates_per_epoch": record[-1]["updates"],
         "accuracy": record[-1]["accuracy"],
         "seconds_to_goal": float(total[np.argmax(reached)]) if any(reached) else None,
     }
 
 
-def draw(axes: Any, results: dict[str, Any], records: dict[str, list[Record]]) -> None:
+def draw(axes: Any, results: dict[str, Any], records: dict[str, list[Epoch]]) -> None:
     """Bars of the seconds per epoch, and the accuracy over the seconds."""
     harness.draw_bars(
         axes[0],
@@ -245,18 +269,6 @@ def draw(axes: Any, results: dict[str, Any], records: dict[str, list[Record]]) -
 
 def _accuracy(accuracy: float | None) -> str:
     return "-" if accuracy is None else f"{accuracy:.3f}"
-
-
-def _cells(row: dict[str, Any]) -> list[Any]:
-    to_goal = row["seconds_to_goal"]
-    ratios = [f"{row[key].median:.2f}" for key in ("times_padded", "times_random", "times_rival")]
-    return [
-        row["seconds_per_epoch"],
-        *ratios,
-        int(row["updates_per_epoch"]),
-        _accuracy(row["accuracy"]),
-        "-" if to_goal is None else f"{to_goal:.1f}",
-    ]
 
 
 if __name__ == "__main__":

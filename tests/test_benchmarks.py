@@ -19,13 +19,18 @@ def _logger_as_it_was():
 @pytest.mark.parametrize(
     ("script", "table_heads", "figures"),
     [
-        ("pipeline", ["sequences/s", "share of the empty loop"], ["headlines", "growth"]),
+        (
+            "pipeline",
+            ["thousand sequences per second, x `bucket_by_sequence_length`", "the empty loop"],
+            ["headlines", "growth"],
+        ),
         ("padding", ["boundaries", "distinct lengths"], ["efficiency", "seconds_to_find"]),
-        ("automatic_buckets", ["| lengths | sequences | buckets |", "one shape a bucket"], ["results"]),
-        ("training", ["seconds per epoch", "updates per epoch"], ["results", "epochs"]),
+        ("automatic_buckets", ["32 rows: before -> now", "one shape a bucket"], ["results"]),
+        ("training", ["seconds an epoch", "updates an epoch"], ["results", "epochs"]),
         ("randomness", ["padding efficiency", "label imbalance"], ["results"]),
-        ("callback_cost", ["microseconds a step", "times the step without"], ["results"]),
-        ("scale", ["construction, s", "first batch, s"], ["results", "measurements"]),
+        ("few_buckets", ["accuracy in cross-validation"], ["cross_validated", "test"]),
+        ("callback_cost", ["microseconds a step", "x the step without"], ["results"]),
+        ("scale", ["construction, s", "steady state"], ["results", "measurements"]),
         ("larger_than_memory", ["construction, s", "sequences/s, warm", "cold"], ["results"]),
     ],
 )
