@@ -1,5 +1,6 @@
 """The store alone, with a few bytes in place of weights: every fault at every operation, damage of every file."""
 
+import os
 import random
 import warnings
 from pathlib import Path
@@ -180,3 +181,22 @@ def test_a_store_that_was_killed_between_copy_and_removal_of_an_object_is_whole(
     assert restored(tmp_path) == 0
     record.write_bytes(record.read_bytes()[:20])
     assert restored(tmp_path) is None
+
+
+def test_every_file_is_flushed_whole_and_every_directory_that_got_a_name(tmp_path, monkeypatch):
+    flushed = {}  # the size at the last flush, by inode
+
+    def fsync(descriptor, original=os.fsync):
+        original(descriptor)
+        flushed[os.fstat(descriptor).st_ino] = os.fstat(descriptor).st_size
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store = BackupStore(str(tmp_path / "runs" / "first"))
+    store.prepare()
+    save(store, 1)
+    made = [tmp_path, *tmp_path.rglob("*")]
+    assert len([path for path in made if path.is_file()]) >= 2
+    for path in made:
+        assert path.stat().st_ino in flushed, path
+        if path.is_file():
+            assert flushed[path.stat().st_ino] == path.stat().st_size, path

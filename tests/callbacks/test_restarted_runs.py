@@ -120,3 +120,27 @@ def test_restarted_runs_end_like_the_uninterrupted_one(request: pytest.FixtureRe
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(RestartedRuns, settings=bounded)
+
+
+# Where the callbacks that run before or behind this one read the training data, and how often it saves.
+@pytest.mark.parametrize(
+    ("reads_in", "save_freq", "backup_is_first"),
+    [
+        ("train_begin", "epoch", True),
+        ("epoch_begin", 2, True),
+        ("epoch_begin", 2, False),
+        ("batch_begin", 2, True),
+        ("batch_begin", 2, False),
+        ("batch_end", 2, True),
+        ("epoch_end", "epoch", True),
+    ],
+)
+def test_another_callback_that_reads_the_data_moves_nothing(reads_in, save_freq, backup_is_first, tmp_path):
+    program = Program(save_freq, epochs=2, reads_in=reads_in, reads_by="next", backup_is_first=backup_is_first)
+    whole = world().uninterrupted(program, str(tmp_path))
+    consumed = 0
+    for interruption in (Interruption("kill hook", 9), Interruption("kill hook", 14), Interruption()):
+        outcome = world().run(program, str(tmp_path / "backup"), interruption)
+        consumed = check_against(whole, outcome, consumed)
+    assert outcome.ended == "finished"
+    assert consumed == len(whole.rows)
