@@ -157,7 +157,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
             The pair of axes.
 
         Raises:
-            ImportError: If Matplotlib is missing; `pip install 'keras-bucketing[plot]'` brings it.
+            ImportError: If Matplotlib is missing, the extra `plot`.
             ValueError: If no epoch has been trained.
         """
         from keras_bucketing.padding.pictures import plot_padding_history
