@@ -18,8 +18,10 @@ from typing import Any
 
 from benchmarks import harness
 from benchmarks.harness import Spread
+from benchmarks.tables import Record, Table, significant
 from benchmarks.training_process import TrainingProcess
 
+BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow, XLA"}
 WITHOUT, EMPTY, FILLED = "no cache", "empty cache", "filled cache"
 FULL = {"num_sequences": 1_600, "longest": 2_500, "num_buckets": 8}
 QUICK = {"num_sequences": 64, "longest": 20, "num_buckets": 1}
@@ -28,92 +30,78 @@ QUICK = {"num_sequences": 64, "longest": 20, "num_buckets": 1}
 def main() -> None:
     """Trains, prints, writes."""
     arguments = harness.parse_arguments(__doc__)
-    settings, rounds = (QUICK, 1) if arguments.quick else (FULL, 2)
-    starts = [EMPTY, FILLED] if arguments.quick else [WITHOUT, EMPTY, FILLED]
-    results = {
-        backend: measure(backend, settings, starts, rounds) for backend in backends()[: 1 if arguments.quick else 2]
-    }
-    show(results)
-    harness.write_json(arguments.output, "compilation_cache", {**settings, "results": results})
+    settings, starts = (QUICK, [EMPTY, FILLED]) if arguments.quick else (FULL, [WITHOUT, EMPTY, FILLED])
+    backends = list(BACKENDS)
+    if importlib.util.find_spec("jax") is None:
+        print("without JAX: it is not installed")
+        backends.remove("jax")
+    results = {backend: measure(backend, settings, starts) for backend in backends[: 1 if arguments.quick else None]}
+    harness.publish(arguments.output, "compilation_cache", {**settings, "results": results}, tables)
     harness.write_picture(
         arguments.output, "compilation_cache", lambda axes: draw(axes, results), panels=len(results), height=2
     )
 
 
-def backends() -> list[str]:
-    """What can be measured here."""
-    if importlib.util.find_spec("jax") is None:
-        print("without JAX: it is not installed")
-        return ["tensorflow"]
-    return ["jax", "tensorflow"]
-
-
-def environment_of(backend: str, cache: Path | None) -> dict[str, str]:
+def environment_of(backend: str, cache: str | None) -> dict[str, str]:
     """The environment variables that choose the backend and turn its cache on."""
     if cache is None:
         return {"KERAS_BACKEND": backend}
     if backend == "jax":
         return {
             "KERAS_BACKEND": backend,
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_COMPILATION_CACHE_DIR": cache,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
     return {"KERAS_BACKEND": backend, "TF_XLA_FLAGS": f"--tf_xla_persistent_cache_directory={cache}"}
 
 
-def measure(backend: str, settings: dict[str, int], starts: list[str], rounds: int) -> dict[str, dict[str, Any]]:
+def measure(backend: str, settings: dict[str, int], starts: list[str]) -> dict[str, dict[str, float]]:
     """Seconds of each start, and the bytes that the cache holds after it."""
-    records: dict[str, list[dict[str, float]]] = {start: [] for start in starts}
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            for start in starts:
-                cache = None if start == WITHOUT else Path(folder)
-                process = TrainingProcess(settings, environment_of(backend, cache))
-                first, _ = process.train_epoch()
-                second, _ = process.train_epoch()
-                process.close()
-                files = [path for path in Path(folder).rglob("*") if path.is_file()]
-                records[start].append(
-                    {
-                        "to_first_epoch": process.start_seconds + first,
-                        "second_epoch": second,
-                        "cache_bytes": sum(path.stat().st_size for path in files),
-                    }
-                )
-                print(f"{backend}, {start}: {records[start][-1]}", flush=True)
-    return {
-        start: {name: harness.spread_of([record[name] for record in of]) for name in of[0]}
-        for start, of in records.items()
-    }
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for start in starts:
+            process = TrainingProcess(settings, environment_of(backend, None if start == WITHOUT else folder))
+            first, _ = process.train_epoch()
+            second, _ = process.train_epoch()
+            process.close()
+            results[start] = {
+                "to_first_epoch": process.start_seconds + first,
+                "second_epoch": second,
+                "cache_bytes": sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()),
+            }
+            print(f"{BACKENDS[backend]}, {start}: {results[start]['to_first_epoch']:.1f} s", flush=True)
+    return results
 
 
-def show(results: dict[str, dict[str, dict[str, Spread]]]) -> None:
-    """Prints the table."""
-    harness.report(
-        "seconds of a start",
-        ["backend", "cache", "to the end of the first epoch", "second epoch", "cache, MB"],
-        [
+def tables(record: Record) -> list[Table]:
+    """One line a backend and a start."""
+    return [
+        Table(
+            "compilation_cache",
+            "seconds of a start",
+            ["backend", "cache", "to the end of the first epoch, s", "second epoch, s", "cache, MB"],
             [
-                backend,
-                start,
-                row["to_first_epoch"],
-                row["second_epoch"],
-                f"{row['cache_bytes'].median / 1e6:.1f}",
-            ]
-            for backend, rows in results.items()
-            for start, row in rows.items()
-        ],
-        note="Median (quartiles).",
-    )
+                [
+                    BACKENDS[backend],
+                    start,
+                    significant(row["to_first_epoch"]),
+                    significant(row["second_epoch"]),
+                    f"{row['cache_bytes'] / 1e6:.1f}",
+                ]
+                for backend, rows in record["results"].items()
+                for start, row in rows.items()
+            ],
+        )
+    ]
 
 
-def draw(axes: Any, results: dict[str, dict[str, dict[str, Spread]]]) -> None:
+def draw(axes: Any, results: dict[str, dict[str, dict[str, float]]]) -> None:
     """Bars of the seconds to the end of the first epoch, one panel a backend."""
     for axis, (backend, rows) in zip(axes, results.items(), strict=True):
-        bars = {start: row["to_first_epoch"] for start, row in rows.items()}
+        bars = {start: Spread(*[row["to_first_epoch"]] * 3) for start, row in rows.items()}
         harness.draw_bars(axis, bars, "seconds to the end of the first epoch", FILLED, "{:,.3g}")
-        axis.set_title(backend, loc="left")
+        axis.set_title(BACKENDS[backend], loc="left")
 
 
 if __name__ == "__main__":

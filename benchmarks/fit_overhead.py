@@ -23,6 +23,7 @@ from benchmarks import harness
 from benchmarks.contenders import bucket_by_sequence_length
 from benchmarks.pipeline import BOUNDARIES, OURS, RIVAL, lengths_of, ours_and_ceiling
 from benchmarks.sequences import token_sequences
+from benchmarks.tables import Record, Table, spread
 
 READY = "one ready batch"
 BATCH_SIZES = [32, 128, 512]
@@ -39,8 +40,8 @@ def main() -> None:
         batch_size: measure(batch_size, num_batches, max(sample, 4 * batch_size), rounds)
         for batch_size in (BATCH_SIZES[:2] if quick else BATCH_SIZES)
     }
-    show(results, rounds)
-    harness.write_json(arguments.output, "fit_overhead", {"num_batches": num_batches, "results": results})
+    settings = {"num_batches": num_batches, "rounds": rounds}
+    harness.publish(arguments.output, "fit_overhead", {**settings, "results": results}, tables)
     harness.write_picture(
         arguments.output, "fit_overhead", lambda axes: draw(axes, results), panels=len(results), height=2.4
     )
@@ -96,18 +97,21 @@ def timer(model: keras.Model, dataset: tf.data.Dataset) -> Callable[[], float]:
     return microseconds
 
 
-def show(results: dict[int, dict[str, dict[str, harness.Spread]]], rounds: int) -> None:
-    """Prints the table."""
-    harness.report(
-        "a step of `fit` with a model that costs nothing",
-        ["rows a batch", "dataset", "microseconds a step", f"times {READY}"],
-        [
-            [batch_size, name, row["microseconds"], row["times_ready"]]
-            for batch_size, rows in results.items()
-            for name, row in rows.items()
-        ],
-        note=f"Median (quartiles) over {rounds} epochs each; ratios are formed within a round.",
-    )
+def tables(record: Record) -> list[Table]:
+    """One line a batch size and a dataset."""
+    return [
+        Table(
+            "fit_overhead",
+            "a step of `fit` with a model that costs nothing",
+            ["rows a batch", "dataset", "microseconds a step", f"x {READY}"],
+            [
+                [batch_size, name, spread(row["microseconds"]), spread(row["times_ready"])]
+                for batch_size, rows in record["results"].items()
+                for name, row in rows.items()
+            ],
+            note=f"Median (quartiles) over {record['rounds']} epochs each; ratios are formed within a round.",
+        )
+    ]
 
 
 def draw(axes: Any, results: dict[int, dict[str, dict[str, harness.Spread]]]) -> None:

@@ -29,6 +29,7 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.lengths import lognormal_lengths
+from benchmarks.tables import Record, Table
 from keras_bucketing import BucketedSequence, optimal_bucket_boundaries
 
 BATCH_SIZE = 32
@@ -49,8 +50,8 @@ def main() -> None:
     num_buckets = [4, 8] if arguments.quick else NUM_BUCKETS
     data = pairs(arguments.quick)
     results = {name: measure(of_name, num_buckets) for name, of_name in data.items()}
-    show(data, results, num_buckets)
-    harness.write_json(arguments.output, "two_lengths", {"batch_size": BATCH_SIZE, "efficiency": results})
+    lengths = {name: describe(of_name) for name, of_name in data.items()}
+    harness.publish(arguments.output, "two_lengths", {"lengths": lengths, "efficiency": results}, tables)
     harness.write_picture(
         arguments.output, "two_lengths", lambda axes: draw(axes, results), panels=len(data), columns=3, height=3
     )
@@ -152,16 +153,31 @@ def efficiency(of: Pairs, order: np.ndarray) -> float:
     return float(sum(lengths.sum() for lengths in of) / padded)
 
 
-def show(data: dict[str, Pairs], results: dict[str, dict[str, dict[int, float]]], num_buckets: list[int]) -> None:
-    """Prints the tables."""
-    for name, by_way in results.items():
-        source, target = data[name]
-        harness.report(
-            f"{name}: {len(source):,} rows, medians {np.median(source):g} and {np.median(target):g} timesteps; "
-            "padding efficiency by number of buckets",
-            ["batches", *map(str, num_buckets)],
-            [[way, *(f"{figure:.3f}" for figure in figures.values())] for way, figures in by_way.items()],
+def tables(record: Record) -> list[Table]:
+    """One table: a line a pair and a way, a column a number of buckets."""
+    efficiency = record["efficiency"]
+    num_buckets = list(next(iter(efficiency.values()))[OURS])
+    return [
+        Table(
+            "two_lengths",
+            "padding efficiency over both sequences, by number of buckets",
+            ["lengths", "batches", *num_buckets],
+            [
+                [name, way, *(f"{figure:.3f}" for figure in figures.values())]
+                for name, by_way in efficiency.items()
+                for way, figures in by_way.items()
+            ],
+            note=" ".join(
+                f"{name}: {of['rows']:,} rows, medians of {of['source']:g} and {of['target']:g} timesteps."
+                for name, of in record["lengths"].items()
+            ),
         )
+    ]
+
+
+def describe(of: Pairs) -> dict[str, float]:
+    """How many rows there are, and how long they are."""
+    return {"rows": len(of.source), **{name: float(np.median(lengths)) for name, lengths in of._asdict().items()}}
 
 
 def draw(axes: Any, results: dict[str, dict[str, dict[int, float]]]) -> None:

@@ -31,7 +31,8 @@ ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "docs" / "figures"
 BENCHMARKS = (
     *("training", "pipeline", "padding", "scale", "randomness", "automatic_buckets"),
-    *("few_buckets", "callback_cost", "larger_than_memory"),
+    *("few_buckets", "callback_cost", "larger_than_memory", "fit_overhead", "user_stages", "two_lengths"),
+    "compilation_cache",
 )
 # What draws the pictures of the pages.
 PICTURES = (

@@ -21,6 +21,7 @@ import tensorflow as tf
 from benchmarks import harness
 from benchmarks.pipeline import lengths_of
 from benchmarks.sequences import token_sequences
+from benchmarks.tables import Record, Table, spread
 from keras_bucketing import BucketedSequence
 
 BATCH_SIZE = 32
@@ -38,8 +39,8 @@ def main() -> None:
         sequences.values, sequences.row_splits, sequences.labels, batch_size=BATCH_SIZE, seed=0
     )
     results = {name: measure(dataset, stage, rounds) for name, stage in {"light": light, "heavy": heavy}.items()}
-    show(results, dataset.num_batches)
-    harness.write_json(arguments.output, "user_stages", {"num_batches": dataset.num_batches, "results": results})
+    record = {"num_batches": dataset.num_batches, "results": results}
+    harness.publish(arguments.output, "user_stages", record, tables)
     harness.write_picture(
         arguments.output, "user_stages", lambda axes: draw(axes, results), panels=len(results), height=2.8
     )
@@ -98,14 +99,21 @@ def timer(dataset: tf.data.Dataset) -> Callable[[], float]:
     return seconds
 
 
-def show(results: dict[str, dict[str, dict[str, harness.Spread]]], num_batches: int) -> None:
-    """Prints the table."""
-    harness.report(
-        f"a pass over {num_batches:,} batches, in seconds",
-        ["stage", "num_parallel_calls", AS_IT_IS, TUNED, "as it is / on again"],
-        [[stage, calls, *row.values()] for stage, rows in results.items() for calls, row in rows.items()],
-        note="Median (quartiles); ratios are formed within a round.",
-    )
+def tables(record: Record) -> list[Table]:
+    """One line a stage and a number of calls."""
+    return [
+        Table(
+            "user_stages",
+            f"a pass over {record['num_batches']:,} batches, in seconds",
+            ["stage", "num_parallel_calls", AS_IT_IS, TUNED, f"{AS_IT_IS} / {TUNED}"],
+            [
+                [stage, calls, *(spread(of) for of in row.values())]
+                for stage, rows in record["results"].items()
+                for calls, row in rows.items()
+            ],
+            note="Median (quartiles); ratios are formed within a round.",
+        )
+    ]
 
 
 def draw(axes: Any, results: dict[str, dict[str, dict[str, harness.Spread]]]) -> None:
