@@ -37,7 +37,7 @@ def main() -> None:
     quick = arguments.quick
     # bucket_by_sequence_length has no known length, and Keras warns after every epoch.
     warnings.filterwarnings("ignore", message="Your input ran out of data")
-    num_batches, sample, rounds = (8, 64, 2) if quick else (1_500, 6_400, 9)
+    num_batches, sample, rounds = (8, 64, 2) if quick else (1_500, 6_400, 7)
     results = {
         batch_size: measure(batch_size, num_batches, max(sample, 4 * batch_size), rounds)
         for batch_size in (BATCH_SIZES[:2] if quick else BATCH_SIZES)

@@ -6,7 +6,7 @@ Both sequences of a row are in one batch, and each is padded to the longest of i
 - longest of the two: a BucketedSequence, with so many buckets;
 - nested: buckets of the source, and in each of them buckets of the target, minimum padding in both; of all the ways to
   make the number of buckets a product of the two, the best;
-- sorted: by the longer of the two, and by the sum where that is equal; what no shuffle reaches.
+- sorted: by the longer of the two, as a BucketedSequence with `shuffle=False`.
 
 32 rows a batch, which are padded to their own longest, not to the longest of the bucket. Lengths are drawn as those of
 translations, the target a lognormal multiple of the source, more and less alike; or real: the functions of Python's
@@ -105,7 +105,7 @@ def measure(of: Pairs, num_buckets: list[int]) -> dict[str, dict[int, float]]:
     """The padding efficiency of each way with each number of buckets; the same for all where there are none."""
     longest = np.maximum(of.source, of.target)
     shuffled = efficiency(of, np.random.default_rng(0).permutation(len(longest)))
-    in_order = efficiency(of, np.lexsort([of.source + of.target, longest]))
+    in_order = efficiency(of, np.argsort(longest, kind="stable"))
     return {
         RANDOM: dict.fromkeys(num_buckets, shuffled),
         OURS: {count: bucketed_efficiency(of, count) for count in num_buckets},
