@@ -43,39 +43,31 @@ class SizeChoice:
     bucket_batch_sizes: list[int]
 
 
-def choose_sizes(
-    lengths: np.ndarray, costs: StepCosts, bounds: SizeBounds, rules: BatchRules, current: SizeChoice | None = None
-) -> SizeChoice | None:
-    """Chooses what is forecast to take the shortest epoch.
+def choose_sizes(lengths: np.ndarray, costs: StepCosts, bounds: SizeBounds, rules: BatchRules) -> SizeChoice | None:
+    """Chooses what is forecast to take the shortest epoch, or 1 % more in fewer buckets.
 
     Args:
         lengths: Int64 array `(num_sequences,)`, increasing, in timesteps.
         costs: What a step costs.
         bounds: What to keep to.
         rules: How the batches are cut and padded.
-        current: What to stay with where nothing is better, if it keeps to the bounds.
 
     Returns:
-        The choice; None if there is none that makes so many updates.
+        The choice; None if none is found that keeps to the bounds.
     """
-    choices = [] if current is None else [current]
     found = []
-    for choice in [*choices, *_promising_choices(lengths, costs, bounds, rules)]:
+    for choice in _promising_choices(lengths, costs, bounds, rules):
         forecast = forecast_epoch(lengths, choice.bucket_boundaries, choice.bucket_batch_sizes, costs, rules)
-        if _keeps_to(bounds, choice, forecast, lengths, costs, rules.multiple):
+        if keeps_to(bounds, choice, forecast, lengths, costs, rules.multiple):
             found.append((forecast.seconds, choice))
         if len(found) == _EXACT:
             break
-    if not found:
-        return None
-    enough = ENOUGH * min(seconds for seconds, _ in found)
-    if found[0][1] is current:
-        enough = min(enough, found[0][0])
+    enough = ENOUGH * min((seconds for seconds, _ in found), default=0.0)
     good_enough = [choice for seconds, choice in found if seconds <= enough]
-    return min(good_enough, key=lambda choice: len(choice.bucket_batch_sizes))
+    return min(good_enough, key=lambda choice: len(choice.bucket_batch_sizes), default=None)
 
 
-def _keeps_to(
+def keeps_to(
     bounds: SizeBounds,
     choice: SizeChoice,
     forecast: EpochForecast,
@@ -83,6 +75,16 @@ def _keeps_to(
     costs: StepCosts,
     multiple: int,
 ) -> bool:
+    """Whether a choice keeps to the bounds; other arguments as of `choose_sizes`.
+
+    Args:
+        bounds: What to keep to.
+        choice: Boundaries and sizes.
+        forecast: Of an epoch with these.
+        lengths: Int64 array `(num_sequences,)`, increasing, in timesteps.
+        costs: What a step costs.
+        multiple: Int. Every batch has a multiple of it.
+    """
     ends = np.searchsorted(lengths, [*choice.bucket_boundaries, lengths[-1] + 1])
     filled = np.flatnonzero(np.diff(ends, prepend=0))
     rows = np.array(choice.bucket_batch_sizes)[filled]

@@ -15,7 +15,7 @@ from keras_bucketing.tuning.epoch_forecast import BatchRules, forecast_epoch
 from keras_bucketing.tuning.measured_steps import time_steps
 from keras_bucketing.tuning.probe_batches import probe_batches
 from keras_bucketing.tuning.size_bounds import SizeBounds
-from keras_bucketing.tuning.size_choice import SizeChoice, choose_sizes
+from keras_bucketing.tuning.size_choice import SizeChoice, choose_sizes, keeps_to
 from keras_bucketing.tuning.step_costs import StepCosts, fit_step_costs
 from keras_bucketing.tuning.tuned_batch_sizes import TunedBatchSizes, measured_steps
 
@@ -100,10 +100,18 @@ def tune_batch_sizes(
     costs = fit_step_costs(rows, padded_lengths, times.seconds)
     current = SizeChoice(dataset.bucket_boundaries, dataset.bucket_batch_sizes)
     now = forecast_epoch(lengths, current.bucket_boundaries, current.bucket_batch_sizes, costs, rules)
-    choice = choose_sizes(lengths, costs, replace(bounds, min_batch_mates=now.batch_mates), rules, current)
+    # As random as now; where the user wants more and so smaller batches, as many times less.
+    mates = now.batch_mates * min(now.num_updates / bounds.min_updates, 1)
+    choice = choose_sizes(lengths, costs, replace(bounds, min_batch_mates=mates), rules)
+    choice = choice or choose_sizes(lengths, costs, bounds, rules)
+    if choice is not None:
+        then = forecast_epoch(lengths, choice.bucket_boundaries, choice.bucket_batch_sizes, costs, rules)
+    if choice is None or then.seconds >= now.seconds:
+        said = replace(bounds, min_rows=min_rows or 1, max_rows=max_rows or len(lengths))
+        if keeps_to(said, current, now, lengths, costs, rules.multiple):
+            choice, then = current, now
     if choice is None:
         raise ValueError(_no_choice(lengths, costs, bounds, rules.multiple))
-    then = forecast_epoch(lengths, choice.bucket_boundaries, choice.bucket_batch_sizes, costs, rules)
     steps = measured_steps(rows, padded_lengths, times.seconds, costs)
     return TunedBatchSizes(
         choice.bucket_boundaries, choice.bucket_batch_sizes, steps, costs, now, then, times.too_large

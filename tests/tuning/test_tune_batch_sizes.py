@@ -55,6 +55,7 @@ def normalized_layers():
     ]
 
 
+SUBCLASSED = "subclassed, noise, a schedule"
 MODELS = {
     "not built, dropout, metrics, several steps at once": (
         lambda: keras.Sequential(dropout_layers()),
@@ -64,7 +65,7 @@ MODELS = {
         lambda: keras.Sequential([keras.Input((None, 2)), *normalized_layers()]),
         {"optimizer": keras.optimizers.SGD(0.01, momentum=0.9, clipnorm=1.0, use_ema=True), "run_eagerly": True},
     ),
-    "subclassed, noise, a schedule": (
+    SUBCLASSED: (
         Subclassed,
         {"optimizer": keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5))},
     ),
@@ -181,6 +182,41 @@ def test_no_memory_for_the_smallest_batch_is_told_as_tensorflow_does():
 
 
 @pytest.fixture
+def any_costs(monkeypatch):
+    """As if the steps had taken any times."""
+
+    def time_steps(model, dataset, batches, cells, repeats):
+        return StepTimes(np.random.default_rng(sum(cells)).lognormal(0, 2, len(batches)), None)
+
+    monkeypatch.setattr(f"{MODULE}.time_steps", time_steps)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("sizing", [{"batch_size": 1}, {"batch_size": 9}, {"max_timesteps_per_batch": 20}])
+def test_the_proposal_is_never_predicted_to_be_slower(any_costs, sizing, seed):
+    lengths = np.random.default_rng(seed).geometric(0.1, 50)
+    if "max_timesteps_per_batch" in sizing:
+        lengths = np.minimum(lengths, 20)
+    dataset = BucketedSequence([np.zeros((length, 2)) for length in lengths], np.zeros(50), seed=0, **sizing)
+    tuned = tune_batch_sizes(make_model(SUBCLASSED), dataset)
+    assert tuned.speedup >= 1
+    assert tuned.proposed.num_updates >= dataset.num_batches
+    assert tuned.proposed.batch_mates >= tuned.current.batch_mates
+
+
+def test_more_updates_than_now(recurrent_costs):
+    dataset = make_dataset()
+    tuned = tune_batch_sizes(make_model(SUBCLASSED), dataset, min_updates=3 * dataset.num_batches)
+    assert tuned.proposed.num_updates >= 3 * dataset.num_batches
+
+
+def test_what_there_is_may_break_the_bounds_that_were_asked_for(recurrent_costs):
+    dataset = make_dataset()
+    tuned = tune_batch_sizes(make_model(SUBCLASSED), dataset, min_updates=1, max_rows=4)
+    assert max(tuned.bucket_batch_sizes) <= 4 < max(dataset.bucket_batch_sizes)
+
+
+@pytest.fixture
 def recurrent_costs(monkeypatch):
     """As if each step had taken 1 ms a timestep, on any machine; returns the batches that would have been measured."""
     measured = []
@@ -210,7 +246,7 @@ def recurrent_costs(monkeypatch):
 )
 def test_the_proposal_makes_the_dataset_that_was_forecast(recurrent_costs, options):
     dataset = make_dataset(**options)
-    tuned = tune_batch_sizes(make_model("subclassed, noise, a schedule"), dataset)
+    tuned = tune_batch_sizes(make_model(SUBCLASSED), dataset)
     assert tuned.costs.per_timestep == pytest.approx(0.001)
     for sizing in ("batch_size", "max_timesteps_per_batch", "num_buckets"):
         options = {**options, sizing: None}
@@ -224,7 +260,7 @@ def test_the_proposal_makes_the_dataset_that_was_forecast(recurrent_costs, optio
 
 
 def test_the_result_prints_as_a_table(recurrent_costs):
-    tuned = tune_batch_sizes(make_model("subclassed, noise, a schedule"), make_dataset(), min_updates=5)
+    tuned = tune_batch_sizes(make_model(SUBCLASSED), make_dataset(), min_updates=5)
     lines = str(tuned).splitlines()
     assert lines[0].split() == ["rows", "padded", "length", "measured", "ms", "predicted", "ms"]
     assert lines[1].split()[-2:] == [f"{1000 * tuned.steps[0].seconds:.3g}"] * 2
@@ -235,7 +271,7 @@ def test_the_result_prints_as_a_table(recurrent_costs):
 def test_dropped_rows_are_not_measured(recurrent_costs):
     x = [np.zeros((length, 2)) for length in [0, 3, 0, 4, 5, 1, 0, 2, 2, 7]]
     dataset = BucketedSequence(x, np.zeros(10), batch_size=2, on_empty="drop", seed=0)
-    tune_batch_sizes(make_model("subclassed, noise, a schedule"), dataset)
+    tune_batch_sizes(make_model(SUBCLASSED), dataset)
     assert not {0, 2, 6} & {row for rows in recurrent_costs for row in rows.tolist()}
 
 
@@ -295,7 +331,7 @@ def test_batches_of_rows_are_those_of_a_pass(options):
     ],
 )
 def test_arguments_that_cannot_be(recurrent_costs, change, error, text):
-    arguments = {"model": make_model("subclassed, noise, a schedule"), "dataset": make_dataset(), **change}
+    arguments = {"model": make_model(SUBCLASSED), "dataset": make_dataset(), **change}
     with pytest.raises(error) as caught:
         tune_batch_sizes(**arguments)
     assert text in str(caught.value)
@@ -304,4 +340,4 @@ def test_arguments_that_cannot_be(recurrent_costs, change, error, text):
 def test_other_backends_are_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match="Received the backend jax"):
-        tune_batch_sizes(make_model("subclassed, noise, a schedule"), make_dataset())
+        tune_batch_sizes(make_model(SUBCLASSED), make_dataset())
