@@ -24,8 +24,10 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import harness
+from benchmarks.harness import spread_of
 from benchmarks.labeled_tokens import VOCABULARY_SIZE, labeled_token_sequences, quantile_lengths
 from benchmarks.sequences import Sequences
+from benchmarks.tables import Record, Table, significant, spread, times
 from keras_bucketing import BucketedSequence, tune_batch_sizes
 
 BATCH_SIZE = 32
@@ -55,9 +57,8 @@ def main() -> None:
     sequences = draw_sequences(scale.timed, scale.longest, seed=0)
     epochs = {kind: time_epochs(kind, sequences, scale) for kind in ("LSTM", "bidirectional LSTM", "convolution")}
     accuracies = learn(scale)
-    tables(epochs, accuracies, scale)
-    results = {"epochs": epochs, "accuracies": accuracies}
-    harness.write_json(arguments.output, "tuned_sizes", {"scale": scale._asdict(), **results})
+    results = {"scale": scale._asdict(), "epochs": epochs, "accuracies": accuracies}
+    harness.publish(arguments.output, "tuned_sizes", results, tables)
     harness.write_picture(arguments.output, "tuned_sizes", lambda axes: draw(axes, epochs), panels=len(epochs))
 
 
@@ -175,45 +176,62 @@ def learn(scale: Scale) -> dict[str, list[float]]:
 def even_weights(lengths: np.ndarray, options: dict[str, Any]) -> np.ndarray:
     """Weights that undo the mean over batches of different sizes: of each sequence, the rows of its batches."""
     rows = np.array(options["bucket_batch_sizes"])[np.searchsorted(options["bucket_boundaries"], lengths, side="right")]
-    return rows / (len(lengths) / (1 / rows).sum())
+    return rows * np.mean(1 / rows)
 
 
-def tables(epochs: dict[str, Any], accuracies: dict[str, list[float]], scale: Scale) -> None:
-    """Prints what was measured."""
+def tables(record: Record) -> list[Table]:
+    """The seconds of an epoch of each model and contender, and the accuracies."""
+    scale = Scale(**record["scale"])
     rows = []
-    for kind, figures in epochs.items():
+    for kind, figures in record["epochs"].items():
+        plain = spread_of(figures["seconds"][PLAIN]).median
         for name, seconds in figures["seconds"].items():
             predicted = figures["predicted"].get(name)
             rows.append(
                 [
                     f"{kind}, {name}" + (f" of {figures['budget']:,}" if name == BUDGET else ""),
-                    harness.spread_of(seconds),
-                    "-" if predicted is None else f"{predicted:.2f}",
-                    harness.ratios_within_rounds(figures["seconds"][PLAIN], seconds),
-                    figures["updates"][name],
+                    spread(spread_of(seconds)),
+                    times(plain / spread_of(seconds).median),
+                    "" if predicted is None else significant(predicted),
+                    str(figures["updates"][name]),
                     f"{figures['padding_efficiency'][name]:.3f}",
                 ]
             )
-    harness.report(
-        f"{scale.timed:,} sequences of 1 to {scale.longest:,} timesteps, an epoch",
-        ["model and batches", "seconds per epoch", "predicted", "x 32 rows", "updates", "padding efficiency"],
-        rows,
-        note="x: times faster, formed within a round. Median (quartiles).",
-    )
-    harness.report(
-        f"LSTM, accuracy after {scale.epochs} epochs of {scale.learned:,} sequences, {scale.seeds} seeds",
-        ["batches", "mean", "standard deviation", "each seed"],
-        [
-            [name, f"{np.mean(of_way):.3f}", f"{np.std(of_way):.3f}", " ".join(f"{one:.3f}" for one in of_way)]
-            for name, of_way in accuracies.items()
-        ],
-    )
+    accuracies = [
+        [name, f"{np.mean(of_way):.3f}", f"{np.std(of_way, ddof=1):.3f}" if len(of_way) > 1 else "", str(len(of_way))]
+        for name, of_way in record["accuracies"].items()
+    ]
+    return [
+        Table(
+            "tuned_sizes",
+            f"{scale.timed:,} sequences of 1 to {scale.longest:,} timesteps",
+            ["model and batches", "seconds an epoch", "x 32 rows", "predicted", "updates", "padding efficiency"],
+            rows,
+            note="x: times faster than.",
+        ),
+        Table(
+            "tuned_sizes_accuracy",
+            f"LSTM, accuracy after {scale.epochs} epochs of {scale.learned:,} sequences",
+            ["batches", "mean accuracy", "standard deviation", "seeds"],
+            accuracies,
+        ),
+    ]
+
+
+def figures(record: Record) -> dict[str, str]:
+    """How many times faster the tuned sizes are, by model."""
+
+    def ratio(kind: str) -> str:
+        seconds = record["epochs"][kind]["seconds"]
+        return f"{spread_of(seconds[PLAIN]).median / spread_of(seconds[TUNED]).median:.2f}"
+
+    return {kind.replace(" ", "_"): ratio(kind) for kind in record["epochs"]}
 
 
 def draw(axes: Any, epochs: dict[str, Any]) -> None:
     """One panel a model: the seconds of each contender."""
     for axis, (kind, figures) in zip(axes, epochs.items(), strict=True):
-        spreads = {name: harness.spread_of(seconds) for name, seconds in figures["seconds"].items()}
+        spreads = {name: spread_of(seconds) for name, seconds in figures["seconds"].items()}
         harness.draw_bars(axis, spreads, f"{kind}: seconds per epoch", TUNED, "{:,.3g}")
 
 

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "docs" / "figures"
 BENCHMARKS = (
     *("training", "pipeline", "padding", "scale", "randomness", "automatic_buckets"),
-    *("few_buckets", "callback_cost", "larger_than_memory"),
+    *("few_buckets", "tuned_sizes", "callback_cost", "larger_than_memory"),
 )
 # What draws the pictures of the pages.
 PICTURES = (

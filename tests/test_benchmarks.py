@@ -29,6 +29,7 @@ def _logger_as_it_was():
         ("training", ["seconds an epoch", "updates an epoch"], ["results", "epochs"]),
         ("randomness", ["padding efficiency", "label imbalance"], ["results"]),
         ("few_buckets", ["accuracy in cross-validation"], ["cross_validated", "test"]),
+        ("tuned_sizes", ["seconds an epoch", "mean accuracy"], ["epochs", "accuracies"]),
         ("callback_cost", ["microseconds a step", "x the step without"], ["results"]),
         ("scale", ["construction, s", "steady state"], ["results", "measurements"]),
         ("larger_than_memory", ["construction, s", "sequences/s, warm", "cold"], ["results"]),

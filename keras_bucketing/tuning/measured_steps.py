@@ -100,6 +100,10 @@ class _StepClock(keras.callbacks.Callback):
         super().__init__()
         self.begins: list[float] = []
 
+    def on_train_begin(self, logs: object = None) -> None:
+        weights = self.model.trainable_variables
+        self._smallest = min(weights, key=lambda weight: int(np.prod(weight.shape)), default=None)
+
     def on_train_batch_begin(self, batch: int, logs: object = None) -> None:
         self._note()
 
@@ -108,7 +112,6 @@ class _StepClock(keras.callbacks.Callback):
 
     def _note(self) -> None:
         # An accelerator works on while Python goes ahead; to read what a step writes is to wait for it.
-        weights = self.model.trainable_variables
-        if weights:
-            tf.convert_to_tensor(min(weights, key=lambda weight: int(np.prod(weight.shape))).value).numpy()
+        if self._smallest is not None:
+            tf.convert_to_tensor(self._smallest.value).numpy()
         self.begins.append(time.perf_counter())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -70,13 +70,3 @@ def fit_step_costs(rows: np.ndarray, padded_lengths: np.ndarray, seconds: np.nda
                 best, least = np.zeros(3), error
                 best[kept] = found
     return StepCosts(*(best / scale).tolist())
-
-
-def largest_error(costs: StepCosts, rows: np.ndarray, padded_lengths: np.ndarray, seconds: np.ndarray) -> float:
-    """The largest relative error of the costs at these steps; arguments as of `fit_step_costs`."""
-    return float(np.abs(costs.seconds(rows, padded_lengths) / seconds - 1).max())
-
-
-def is_free(costs: StepCosts) -> bool:
-    """Whether nothing costs anything."""
-    return not any(astuple(costs))
