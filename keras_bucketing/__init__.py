@@ -10,6 +10,7 @@ from keras_bucketing.padding.report import padding_report
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.planning.boundaries import optimal_bucket_boundaries
 from keras_bucketing.streams.saved_sequences import load_sequences, save_sequences
+from keras_bucketing.tuning.tune_batch_sizes import tune_batch_sizes
 
 __version__ = "0.2.0"
 
@@ -25,4 +26,5 @@ __all__ = [
     "optimal_bucket_boundaries",
     "padding_report",
     "save_sequences",
+    "tune_batch_sizes",
 ]

@@ -29,7 +29,7 @@ from keras_bucketing.inputs.ragged import ragged_from_row_splits
 from keras_bucketing.padding.report import summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats, padding_of_plan
 from keras_bucketing.pipeline.batch_gather import BatchGatherer
-from keras_bucketing.pipeline.batch_stream import batch_stream
+from keras_bucketing.pipeline.batch_stream import batch_stream, chosen_batches
 from keras_bucketing.pipeline.building_read import is_building_read
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
 from keras_bucketing.pipeline.no_checkpoint import NO_CHECKPOINT
@@ -248,6 +248,7 @@ class BucketedSequence(tf.data.Dataset):
             "remainder": remainder,
             "shuffle": shuffle,
         }
+        self._least_lengths = [1 if leaf.is_label else least_length for leaf in leaves]
         self._fingerprint: str | None = None
         self._counter = PassCounter(seed)
         self._batches = batch_stream(self._counter, self._planner, self._gatherer)
@@ -571,6 +572,11 @@ class BucketedSequence(tf.data.Dataset):
         """The seed of the order."""
         return self._counter.seed
 
+    @property
+    def plan_options(self) -> dict[str, Any]:
+        """What the batches depend on besides the data and the seed."""
+        return dict(self._plan_options)
+
     def epoch_plan(self, epoch: int) -> EpochPlan:
         """The batches of an epoch, as row indices into the input: exactly what that epoch yields.
 
@@ -707,6 +713,19 @@ class BucketedSequence(tf.data.Dataset):
         """
         epoch, batch, seed = check_state(state, self._data_fingerprint(), self.seed, self._seed_was_given)
         self._counter.seek(*self._check_position(epoch, batch), seed)
+
+    def batches_of_rows(self, batches: Sequence[np.ndarray]) -> tf.data.Dataset:
+        """Batches of the rows that are asked for, as this dataset would yield them; they are no part of a pass.
+
+        Args:
+            batches: For each batch an int array of row indices into the input, none of them dropped as empty.
+        """
+        rows = np.concatenate(batches)
+        sizes = np.array([len(of_batch) for of_batch in batches])
+        if self._kept is not None:
+            rows = np.searchsorted(self._kept, rows)
+        least = np.tile(self._least_lengths, (len(sizes), 1))
+        return chosen_batches(self._gatherer, rows, np.column_stack([np.cumsum(sizes) - sizes, sizes, least]))
 
     def restore_order(self, outputs: Any) -> Any:
         """Puts predictions back into the order of the input.

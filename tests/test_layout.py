@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "monitoring": {"checks", "inputs", "planning", "pipeline", "padding"},
     "bucketed_sequence": {"checks", "inputs", "streams", "planning", "pipeline", "padding"},
     "callbacks": {"checks", "pipeline", "padding", "monitoring", "bucketed_sequence"},
+    "tuning": {"checks", "planning", "padding", "bucketed_sequence"},
     "layers": {"checks"},
     "models": {"checks", "layers"},
 }
@@ -32,6 +33,8 @@ NUMPY_ONLY = [
 NUMPY_ONLY += ["planning/automatic_buckets.py", "planning/batch_spans.py"]
 NUMPY_ONLY += ["planning/buckets.py", "planning/batch_cuts.py", "padding/random_batches.py", "padding/text_table.py"]
 NUMPY_ONLY += ["padding/labels.py", "padding/shuffled_batches.py"]
+NUMPY_ONLY += [f"tuning/{name}.py" for name in ("step_costs", "bucket_search", "size_bounds", "size_choice")]
+NUMPY_ONLY += ["tuning/epoch_forecast.py", "tuning/probe_batches.py"]
 
 pytestmark = pytest.mark.skipif(not PACKAGE.exists(), reason="the tests run outside of the source tree")
 

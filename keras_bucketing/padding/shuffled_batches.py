@@ -57,20 +57,27 @@ class ShuffledBatches:
         rows = np.maximum(np.minimum(stops, ends) - np.maximum(starts, ends - counts), 0)
         return cls(rows, numbers, counts)
 
+    def expected_longest(self, lengths: np.ndarray) -> np.ndarray:
+        """Expects the longest row of a batch of each kind: float array `(num_kinds,)`, in timesteps.
+
+        Args:
+            lengths: Int array `(num_sequences,)`, increasing.
+        """
+        ends = np.cumsum(self.counts)
+        longest = np.zeros(len(self.rows))
+        for kind, rows in enumerate(self.rows):
+            bucket = np.flatnonzero(rows)[-1]  # the longest row is of the longest bucket
+            of_bucket = lengths[ends[bucket] - self.counts[bucket] : ends[bucket]]
+            longest[kind] = expected_random_timesteps(of_bucket, rows[[bucket]]) / rows[bucket]
+        return longest
+
     def expected_timesteps(self, lengths: np.ndarray) -> float:
         """Expects the sum over the batches of rows x longest row, in timesteps.
 
         Args:
             lengths: Int array `(num_sequences,)`, increasing.
         """
-        ends = np.cumsum(self.counts)
-        timesteps = 0.0
-        for rows, number in zip(self.rows, self.numbers.tolist(), strict=True):
-            bucket = np.flatnonzero(rows)[-1]  # the longest row is of the longest bucket
-            of_bucket = lengths[ends[bucket] - self.counts[bucket] : ends[bucket]]
-            longest = expected_random_timesteps(of_bucket, rows[[bucket]]) / rows[bucket]
-            timesteps += number * int(rows.sum()) * float(longest)
-        return timesteps
+        return float((self.numbers * self.rows.sum(axis=1)) @ self.expected_longest(lengths))
 
     def expected_batch_mates(self, num_epochs: int) -> float:
         """Expects how many other rows a row shares a batch with in so many epochs, each counted once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.pipeline.as_it_is import as_it_is
@@ -32,6 +33,21 @@ def batch_stream(counter: PassCounter, planner: EpochPlanner, gatherer: BatchGat
     cuts = endless.take(planner.num_batches)
     gather = stateful(lambda rows, cut: gatherer(rows, cut), counter.variable)
     batches = cuts.map(as_it_is(gather), num_parallel_calls=_PARALLEL_GATHERS, deterministic=True)
+    return batches.prefetch(_PREFETCHED_BATCHES).with_options(_without_rewriting())
+
+
+def chosen_batches(gatherer: BatchGatherer, rows: np.ndarray, cuts: np.ndarray) -> tf.data.Dataset:
+    """Batches of given rows, gathered as those of a pass are, but no pass: what comes next stays the same.
+
+    Args:
+        gatherer: Holds the data.
+        rows: Int array `(num_rows,)`, row indices, batch after batch.
+        cuts: Int array `(num_batches, 2 + num_leaves)`; see `BatchGatherer`.
+    """
+    with tf.device("CPU:0"):
+        cut_by_cut = _one_by_one(tf.constant(rows, tf.int32), tf.constant(cuts[:, :, np.newaxis], tf.int32))
+    gather = as_it_is(lambda of_rows, cut: gatherer(of_rows, cut))
+    batches = cut_by_cut.map(gather, num_parallel_calls=_PARALLEL_GATHERS, deterministic=True)
     return batches.prefetch(_PREFETCHED_BATCHES).with_options(_without_rewriting())
 
 

@@ -1,0 +1,239 @@
+"""`tune_batch_sizes` against one size for all batches and against a budget, at no fewer updates an epoch.
+
+Three models on sequences with the lengths of IMDB reviews: Embedding(32) in front of an LSTM(64), of the same in both
+directions, or of a Conv1D(64). For each of them the tuner measures its batches and proposes sizes; then the contenders
+train the same model in turns, an epoch each:
+
+- 32 rows, which sets the number of updates;
+- the largest budget that makes as many updates;
+- the proposal, with how far the predicted epoch is from the measured one.
+
+The accuracy is that of the LSTM on other sequences, after as many epochs, over several seeds of the weights and the
+order: with 32 rows, with the proposal, and with the proposal and sample weights that let every sequence count alike.
+
+    python -m benchmarks.tuned_sizes
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from benchmarks import harness
+from benchmarks.harness import spread_of
+from benchmarks.labeled_tokens import VOCABULARY_SIZE, labeled_token_sequences, quantile_lengths
+from benchmarks.sequences import Sequences
+from benchmarks.tables import Record, Table, significant, spread, times
+from keras_bucketing import BucketedSequence, tune_batch_sizes
+
+BATCH_SIZE = 32
+PLAIN, BUDGET, TUNED = "32 rows", "budget", "tuned"
+WEIGHTED = "tuned, sequences count alike"
+
+
+class Scale(NamedTuple):
+    """How much is measured."""
+
+    timed: int  # sequences whose epochs are timed
+    learned: int  # sequences that the accuracy is learned from
+    longest: int
+    rounds: int
+    seeds: int
+    epochs: int
+
+
+FULL, QUICK = Scale(3_000, 1_600, 2_500, 3, 5, 3), Scale(200, 200, 60, 1, 1, 1)
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    arguments = harness.parse_arguments(__doc__)
+    tf.get_logger().setLevel("ERROR")  # a new model is traced again
+    scale = QUICK if arguments.quick else FULL
+    sequences = draw_sequences(scale.timed, scale.longest, seed=0)
+    epochs = {kind: time_epochs(kind, sequences, scale) for kind in ("LSTM", "bidirectional LSTM", "convolution")}
+    accuracies = learn(scale)
+    results = {"scale": scale._asdict(), "epochs": epochs, "accuracies": accuracies}
+    harness.publish(arguments.output, "tuned_sizes", results, tables)
+    harness.write_picture(arguments.output, "tuned_sizes", lambda axes: draw(axes, epochs), panels=len(epochs))
+
+
+def draw_sequences(num_sequences: int, longest: int, seed: int) -> Sequences:
+    """Labeled token ids with the lengths of reviews."""
+    mean = 235 * longest / 2_500
+    return labeled_token_sequences(quantile_lengths(num_sequences, mean, mean * 174 / 235, longest, seed), seed=seed)
+
+
+def bucketed(sequences: Sequences, **options: Any) -> BucketedSequence:
+    """A BucketedSequence of these sequences."""
+    return BucketedSequence.from_row_splits(
+        sequences.values, sequences.row_splits, sequences.labels, copy=False, **{"seed": 0, **options}
+    )
+
+
+def make_model(kind: str, seed: int = 0) -> keras.Model:
+    """A compiled model."""
+    keras.utils.set_random_seed(seed)
+    layers = {
+        "LSTM": lambda: [keras.layers.LSTM(64)],
+        "bidirectional LSTM": lambda: [keras.layers.Bidirectional(keras.layers.LSTM(64))],
+        "convolution": lambda: [
+            keras.layers.Conv1D(64, 5, padding="same", activation="relu"),
+            keras.layers.GlobalMaxPooling1D(),
+        ],
+    }[kind]()
+    embedding = keras.layers.Embedding(VOCABULARY_SIZE, 32, mask_zero=kind != "convolution")
+    model = keras.Sequential([embedding, *layers, keras.layers.Dense(1)])
+    model.compile(
+        keras.optimizers.Adam(0.005, global_clipnorm=1.0),
+        keras.losses.BinaryCrossentropy(from_logits=True),
+        weighted_metrics=[keras.metrics.BinaryAccuracy(threshold=0)],
+        jit_compile=False,
+    )
+    return model
+
+
+class EpochClock(keras.callbacks.Callback):
+    """The seconds of the last epoch, without what `fit` prepares once."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Starts the clock."""
+        self._begin = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Stops it."""
+        self.seconds = time.perf_counter() - self._begin
+
+
+def time_epochs(kind: str, sequences: Sequences, scale: Scale) -> dict[str, Any]:
+    """The tuner's figures and the seconds of each contender's epochs, round by round."""
+    model = make_model(kind)
+    plain = bucketed(sequences, batch_size=BATCH_SIZE)
+    begin = time.perf_counter()
+    tuned = tune_batch_sizes(model, plain)
+    tuning_seconds = time.perf_counter() - begin
+    print(f"\n{kind}\n\n{tuned}", flush=True)
+    budget = largest_budget(sequences, plain.num_batches)
+    datasets = {
+        PLAIN: plain,
+        BUDGET: bucketed(sequences, max_timesteps_per_batch=budget),
+        TUNED: bucketed(sequences, **tuned.options),
+    }
+
+    def epoch_of(dataset: BucketedSequence) -> float:
+        clock = EpochClock()
+        model.fit(dataset, shuffle=False, verbose=0, callbacks=[clock])
+        return clock.seconds
+
+    # The tuner has traced the model already; a round to warm up would take a minute.
+    contenders = {name: (lambda dataset=dataset: epoch_of(dataset)) for name, dataset in datasets.items()}
+    seconds = harness.interleave(contenders, scale.rounds, warm_up=False)
+    return {
+        "seconds": seconds,
+        "updates": {name: dataset.num_batches for name, dataset in datasets.items()},
+        "padding_efficiency": {name: dataset.padding_stats().padding_efficiency for name, dataset in datasets.items()},
+        "budget": budget,
+        "predicted": {PLAIN: tuned.current.seconds, TUNED: tuned.proposed.seconds},
+        "tuning_seconds": tuning_seconds,
+        "options": tuned.options,
+        "steps": [vars(step) for step in tuned.steps],
+    }
+
+
+def largest_budget(sequences: Sequences, min_updates: int) -> int:
+    """The largest budget, in steps of 2 %, that makes so many updates an epoch."""
+    budget = int(sequences.lengths.max())
+    while bucketed(sequences, max_timesteps_per_batch=budget * 51 // 50).num_batches >= min_updates:
+        budget = budget * 51 // 50
+    return budget
+
+
+def learn(scale: Scale) -> dict[str, list[float]]:
+    """The accuracy on other sequences after the last epoch, one a seed."""
+    train, validation = (draw_sequences(size, scale.longest, seed) for seed, size in ((0, scale.learned), (1, 400)))
+    plain = bucketed(train, batch_size=BATCH_SIZE)
+    tuned = tune_batch_sizes(make_model("LSTM"), plain).options
+    of_validation = bucketed(validation, batch_size=128, shuffle=False)
+    accuracies: dict[str, list[float]] = {PLAIN: [], TUNED: [], WEIGHTED: []}
+    for seed in range(scale.seeds):
+        for name, of_way in accuracies.items():
+            options = {"batch_size": BATCH_SIZE} if name == PLAIN else tuned
+            weights = even_weights(train.lengths, tuned) if name == WEIGHTED else None
+            dataset = BucketedSequence.from_row_splits(
+                train.values, train.row_splits, train.labels, weights, seed=seed, **options
+            )
+            model = make_model("LSTM", seed)
+            model.fit(dataset, epochs=scale.epochs, shuffle=False, verbose=0)
+            of_way.append(float(model.evaluate(of_validation, verbose=0, return_dict=True)["binary_accuracy"]))
+            print(f"seed {seed}, {name}: accuracy {of_way[-1]:.3f}", flush=True)
+    return accuracies
+
+
+def even_weights(lengths: np.ndarray, options: dict[str, Any]) -> np.ndarray:
+    """Weights that undo the mean over batches of different sizes: of each sequence, the rows of its batches."""
+    rows = np.array(options["bucket_batch_sizes"])[np.searchsorted(options["bucket_boundaries"], lengths, side="right")]
+    return rows * np.mean(1 / rows)
+
+
+def tables(record: Record) -> list[Table]:
+    """The seconds of an epoch of each model and contender, and the accuracies."""
+    scale = Scale(**record["scale"])
+    rows = []
+    for kind, figures in record["epochs"].items():
+        plain = spread_of(figures["seconds"][PLAIN]).median
+        for name, seconds in figures["seconds"].items():
+            predicted = figures["predicted"].get(name)
+            rows.append(
+                [
+                    f"{kind}, {name}" + (f" of {figures['budget']:,}" if name == BUDGET else ""),
+                    spread(spread_of(seconds)),
+                    times(plain / spread_of(seconds).median),
+                    "" if predicted is None else significant(predicted),
+                    str(figures["updates"][name]),
+                    f"{figures['padding_efficiency'][name]:.3f}",
+                ]
+            )
+    accuracies = [
+        [name, f"{np.mean(of_way):.3f}", f"{np.std(of_way, ddof=1):.3f}" if len(of_way) > 1 else "", str(len(of_way))]
+        for name, of_way in record["accuracies"].items()
+    ]
+    return [
+        Table(
+            "tuned_sizes",
+            f"{scale.timed:,} sequences of 1 to {scale.longest:,} timesteps",
+            ["model and batches", "seconds an epoch", "x 32 rows", "predicted", "updates", "padding efficiency"],
+            rows,
+            note="x: times faster than.",
+        ),
+        Table(
+            "tuned_sizes_accuracy",
+            f"LSTM, accuracy after {scale.epochs} epochs of {scale.learned:,} sequences",
+            ["batches", "mean accuracy", "standard deviation", "seeds"],
+            accuracies,
+        ),
+    ]
+
+
+def figures(record: Record) -> dict[str, str]:
+    """How many times faster the tuned sizes are, by model."""
+
+    def ratio(kind: str) -> str:
+        seconds = record["epochs"][kind]["seconds"]
+        return f"{spread_of(seconds[PLAIN]).median / spread_of(seconds[TUNED]).median:.2f}"
+
+    return {kind.replace(" ", "_"): ratio(kind) for kind in record["epochs"]}
+
+
+def draw(axes: Any, epochs: dict[str, Any]) -> None:
+    """One panel a model: the seconds of each contender."""
+    for axis, (kind, figures) in zip(axes, epochs.items(), strict=True):
+        spreads = {name: spread_of(seconds) for name, seconds in figures["seconds"].items()}
+        harness.draw_bars(axis, spreads, f"{kind}: seconds per epoch", TUNED, "{:,.3g}")
+
+
+if __name__ == "__main__":
+    main()

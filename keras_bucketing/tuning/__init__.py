@@ -1,0 +1,1 @@
+"""Batch sizes from the measured training steps of a model."""
