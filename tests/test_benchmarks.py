@@ -34,7 +34,7 @@ def _logger_as_it_was():
         ("randomness", ["padding efficiency", "label imbalance"], ["results"]),
         ("few_buckets", ["accuracy in cross-validation"], ["cross_validated", "test"]),
         ("callback_cost", ["microseconds a step", "x the step without"], ["results"]),
-        ("scale", ["construction, s", "steady state"], ["results", "measurements"]),
+        ("scale", ["construction, s", "steady state", "of it in use"], ["results", "measurements"]),
         ("larger_than_memory", ["construction, s", "sequences/s, warm", "cold"], ["results"]),
     ],
 )
