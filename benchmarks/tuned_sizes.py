@@ -46,7 +46,7 @@ class Scale(NamedTuple):
     epochs: int
 
 
-FULL, QUICK = Scale(3_000, 1_600, 2_500, 3, 5, 3), Scale(200, 200, 60, 1, 1, 1)
+FULL, QUICK = Scale(3_000, 1_600, 2_500, 3, 5, 6), Scale(200, 200, 60, 1, 1, 1)
 
 
 def main() -> None:
