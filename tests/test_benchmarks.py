@@ -35,7 +35,7 @@ def _logger_as_it_was():
         ("few_buckets", ["accuracy in cross-validation"], ["cross_validated", "test"]),
         ("tuned_sizes", ["seconds an epoch", "mean accuracy"], ["epochs", "accuracies"]),
         ("callback_cost", ["microseconds a step", "x the step without"], ["results"]),
-        ("scale", ["construction, s", "steady state"], ["results", "measurements"]),
+        ("scale", ["construction, s", "steady state", "of it in use"], ["results", "measurements"]),
         ("larger_than_memory", ["construction, s", "sequences/s, warm", "cold"], ["results"]),
     ],
 )
