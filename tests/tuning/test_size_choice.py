@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing import BucketedSequence
@@ -100,6 +100,7 @@ def test_no_other_sizes_make_as_many_updates_in_less_time(in_bucket, overheads, 
     assert sum(sizes[0] < size < sizes[-1] for size in found) <= 1
 
 
+@example(np.repeat([1, 2], 3), StepCosts(0.0, 0.0, 1.0), 1, 1, 0, 5.0, 1)  # a second bucket is not worth its price
 @settings(max_examples=200)
 @given(
     length_arrays(max_size=14, max_length=9).map(np.sort),
