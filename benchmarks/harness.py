@@ -26,7 +26,7 @@ from benchmarks.tables import Record, Table, environment_line
 # Before TensorFlow starts: its notes about missing GPUs are not part of a benchmark's output.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-_PACKAGES = ("keras-bucketing", "tensorflow", "keras", "numpy", "torch")
+_PACKAGES = ("keras-bucketing", "tensorflow", "keras", "numpy", "torch", "jax")
 
 
 class Spread(NamedTuple):

@@ -2,9 +2,10 @@
 
 Each line is measured in a fresh process (scale_worker.py), on Linux. Sequences are int32 token ids of lognormal length
 (mean 75, at most 1000 timesteps); those of the ten million have 1 to 20 timesteps. Memory is counted from before the
-data was made: the steady state with the caller's arrays gone and some epochs begun, the peak during construction with
-them. Both are also given as multiples of the flat values, after 40 bytes a sequence are taken off: what row splits,
-lengths, buckets and labels may take.
+data was made: the steady state with the caller's arrays gone and some epochs begun, what of it is in use once the C
+library has returned the memory that was freed, and the peak during construction with the caller's arrays. All are also
+given as multiples of the flat values, after 40 bytes a sequence are taken off: what row splits, lengths, buckets and
+labels may take.
 
     python -m benchmarks.scale
 """
@@ -53,7 +54,15 @@ def tables(record: Record) -> list[Table]:
             "scale",
             "BucketedSequence by number of sequences",
             [
-                *("sequences", "from", "construction, s", "values, MB", "steady state", "peak while constructing"),
+                *(
+                    "sequences",
+                    "from",
+                    "construction, s",
+                    "values, MB",
+                    "steady state",
+                    "of it in use",
+                    "peak while constructing",
+                ),
                 *("first batch of an epoch, s", "slowest, s"),
             ],
             [
@@ -62,7 +71,7 @@ def tables(record: Record) -> list[Table]:
                     row["source"],
                     median(row["construction_seconds"]),
                     significant(row["value_bytes"] / 1e6),
-                    *(f"{row[f'{name}_ratio']:.2f} x" for name in ("steady", "peak")),
+                    *(f"{row[f'{name}_ratio']:.2f} x" for name in ("steady", "held", "peak")),
                     median(row["first_batch_seconds"]),
                     significant(row["slowest_first_batch_seconds"]),
                 ]
@@ -80,7 +89,7 @@ def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
     latencies = [seconds for record in records for seconds in record["first_batch_seconds"]]
     beside = BYTES_PER_SEQUENCE * first["sequences"]
     row = {name: first[name] for name in ("sequences", "source", "value_bytes", "sequences_per_second")}
-    for name in ("steady", "peak"):
+    for name in ("steady", "held", "peak"):
         row[f"{name}_bytes"] = float(np.median([record[f"{name}_bytes"] for record in records]))
         row[f"{name}_ratio"] = (row[f"{name}_bytes"] - beside) / first["value_bytes"]
     return {

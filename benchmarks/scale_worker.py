@@ -5,6 +5,7 @@ python -m benchmarks.scale_worker '{"sequences": 10000, "source": "row splits", 
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import sys
@@ -64,6 +65,8 @@ def measure(
     latencies = [first_batch_seconds(dataset) for _ in range(epochs)]
     gc.collect()
     steady = resident_bytes() - before
+    give_back_free_memory()
+    held = resident_bytes() - before
     return {
         "sequences": sequences,
         "source": source,
@@ -73,6 +76,7 @@ def measure(
         "construction_seconds": seconds,
         "peak_bytes": peak,
         "steady_bytes": steady,
+        "held_bytes": held,
         "first_batch_seconds": latencies,
         "sequences_per_second": whole_pass_rate(dataset) if whole_pass else None,
     }
@@ -108,6 +112,11 @@ def resident_bytes() -> int:
 def peak_bytes() -> int:
     """The most memory that this process had since `reset_peak`."""
     return _status("VmHWM")
+
+
+def give_back_free_memory() -> None:
+    """Lets the C library return to the system what it keeps of freed memory (malloc_trim(3))."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def reset_peak() -> None:

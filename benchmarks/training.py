@@ -7,16 +7,18 @@ sequence (labeled_tokens.py): synthetic, but to be learned, and the best accurac
 Model: Embedding(32, mask_zero) - LSTM(64) - Dense(1), Adam(0.005) with gradients of a norm up to 1, the same initial
 weights (PyTorch draws its own); 32 rows a batch, except for the timestep budgets. `bucket_by_sequence_length` has the
 boundaries 100, 200, 300, 500, 1000. All train in turns, one epoch each. Before that each trains on two batches and goes
-back to its initial weights, so that no epoch holds the tracing. XLA compiles each shape in the first epoch. The
-accuracy is measured outside of the clock. Padding everything would take most of the five minutes: its batches are all
-of one shape, so one in sixteen is timed, and its epoch takes sixteen times as long. (Its accuracy is that of random
-batches: the mask hides the rest.)
+back to its initial weights, so that no epoch holds the tracing. XLA and JAX compile each shape in the first epoch; JAX
+trains in a process of its own (training_process.py), which waits while others train. The accuracy is measured outside
+of the clock. Padding everything would take most of the five minutes: its batches are all of one shape, so one in
+sixteen is timed, and its epoch takes sixteen times as long. (Its accuracy is that of random batches: the mask hides the
+rest.)
 
     python -m benchmarks.training
 """
 
 from __future__ import annotations
 
+import importlib.util
 import time
 import warnings
 from collections.abc import Iterable
@@ -30,7 +32,8 @@ from benchmarks import harness
 from benchmarks.contenders import bucket_by_sequence_length, shuffled_padded_batch
 from benchmarks.labeled_tokens import VOCABULARY_SIZE, labeled_token_sequences, quantile_lengths
 from benchmarks.sequences import Sequences
-from benchmarks.tables import Record, Table, spread
+from benchmarks.tables import Record, Table, significant, spread
+from benchmarks.training_process import TrainingProcess
 from keras_bucketing import BucketedSequence
 
 BATCH_SIZE = 32
@@ -43,6 +46,7 @@ FULL, QUICK = (1_600, 2_500, 4), (120, 120, 2)  # sequences, longest, epochs
 PADDED, RANDOM = "everything padded to the longest", "shuffled `padded_batch`"
 RIVAL, OURS = "`bucket_by_sequence_length`", "`BucketedSequence`"
 OURS_32 = f"{OURS}, {BATCH_SIZE} rows"
+COMPILED, COMPILED_BY_JAX = f"{OURS}, to the boundary, XLA", f"{OURS}, to the boundary, JAX"
 
 
 Epoch = dict[str, Any]  # seconds, updates and accuracy of one epoch
@@ -65,10 +69,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="Your input ran out of data")
     tf.get_logger().setLevel("ERROR")
     num_sequences, longest, epochs = QUICK if arguments.quick else FULL
-    mean = longest * 235 / 2_500 if arguments.quick else 235
-    lengths = [quantile_lengths(size, mean, mean * 174 / 235, longest) for size in (num_sequences, num_sequences // 4)]
-    train, validation = (labeled_token_sequences(lengths[seed], seed=seed) for seed in (0, 1))
-    trainees = make_trainees(train, validation, longest)
+    train, validation = train_and_validation(num_sequences, longest)
+    trainees = make_trainees(train, validation, longest, num_shapes=1 if arguments.quick else 8)
     records: dict[str, list[Epoch]] = {name: [] for name in trainees}
     for epoch in range(epochs):
         names = list(trainees)
@@ -77,6 +79,9 @@ def main() -> None:
             accuracy = trainees[name].accuracy()
             records[name].append({"seconds": seconds, "updates": updates, "accuracy": accuracy})
             print(f"epoch {epoch + 1}, {name}: {seconds:.1f} s, accuracy {_accuracy(accuracy)}", flush=True)
+    for trainee in trainees.values():
+        if isinstance(trainee, TrainingProcess):
+            trainee.close()
     results = {name: summarize(record) for name, record in records.items()}
     settings = {"num_sequences": num_sequences, "longest": longest, "boundaries_of_rival": BOUNDARIES}
     harness.publish(arguments.output, "training", {**settings, "results": results, "epochs": records}, tables)
@@ -94,13 +99,14 @@ def tables(record: Record) -> list[Table]:
             f"{record['num_sequences']:,} sequences of 1 to {record['longest']:,} timesteps, {epochs} epochs",
             [
                 *("batches", "seconds an epoch", *(f"x {other}" for other in others)),
-                *("updates an epoch", f"accuracy after {epochs} epochs", f"seconds to {GOAL}"),
+                *("first epoch, s", "updates an epoch", f"accuracy after {epochs} epochs", f"seconds to {GOAL}"),
             ],
             [
                 [
                     name,
                     spread(row["seconds_per_epoch"]),
                     *(f"{_times_faster(row, results[other]):.2f}" for other in others),
+                    significant(record["epochs"][name][0]["seconds"]),
                     str(row["updates_per_epoch"]),
                     _accuracy(row["accuracy"]),
                     "-" if row["seconds_to_goal"] is None else f"{row['seconds_to_goal']:.1f}",
@@ -122,7 +128,15 @@ def _times_faster(row: Record, other: Record) -> float:
     return float(other["seconds_per_epoch"][0] / row["seconds_per_epoch"][0])
 
 
-def make_trainees(train: Sequences, validation: Sequences, longest: int) -> dict[str, Trainee]:
+def train_and_validation(num_sequences: int, longest: int) -> tuple[Sequences, Sequences]:
+    """What to train on, and a quarter as many sequences to measure the accuracy on."""
+    mean = longest * 235 / 2_500
+    lengths = [quantile_lengths(size, mean, mean * 174 / 235, longest) for size in (num_sequences, num_sequences // 4)]
+    train, validation = (labeled_token_sequences(lengths[seed], seed=seed) for seed in (0, 1))
+    return train, validation
+
+
+def make_trainees(train: Sequences, validation: Sequences, longest: int, num_shapes: int) -> dict[str, Trainee]:
     """Everybody, ready for the first epoch."""
     budget = 6 * longest
     data: dict[str, Iterable[Any]] = {
@@ -132,9 +146,7 @@ def make_trainees(train: Sequences, validation: Sequences, longest: int) -> dict
         OURS_32: bucketed(train, batch_size=BATCH_SIZE),
         f"{OURS}, budget of {budget:,}": bucketed(train, max_timesteps_per_batch=budget),
         f"{OURS}, budget of {2 * budget:,}": bucketed(train, max_timesteps_per_batch=2 * budget),
-        f"{OURS}, to the boundary, XLA": bucketed(
-            train, batch_size=BATCH_SIZE, pad_to_bucket_boundary=True, num_buckets=8
-        ),
+        COMPILED: bucketed(train, batch_size=BATCH_SIZE, pad_to_bucket_boundary=True, num_buckets=num_shapes),
     }
     evaluator = make_model(jit_compile=False)
     validate = bucketed(validation, batch_size=128, shuffle=False)
@@ -150,6 +162,11 @@ def make_trainees(train: Sequences, validation: Sequences, longest: int) -> dict
         print("without PyTorch: it is not installed")
     else:
         trainees["PyTorch, packed sequences"] = PackedLSTM(train, validation, BATCH_SIZE, LEARNING_RATE, GRADIENT_NORM)
+    if importlib.util.find_spec("jax") is None:
+        print("without JAX: it is not installed")
+    else:
+        settings = {"num_sequences": len(train.labels), "longest": longest, "num_buckets": num_shapes}
+        trainees[COMPILED_BY_JAX] = TrainingProcess(settings, {"KERAS_BACKEND": "jax"})
     return trainees
 
 

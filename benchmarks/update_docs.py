@@ -30,8 +30,8 @@ from benchmarks.tables import Record, environment_line
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "docs" / "figures"
 BENCHMARKS = (
-    *("training", "pipeline", "padding", "scale", "randomness", "automatic_buckets"),
-    *("few_buckets", "tuned_sizes", "callback_cost", "larger_than_memory"),
+    *("training", "compilation_cache", "pipeline", "fit_overhead", "user_stages", "padding", "two_lengths", "scale"),
+    *("larger_than_memory", "randomness", "few_buckets", "automatic_buckets", "tuned_sizes", "callback_cost"),
 )
 # What draws the pictures of the pages.
 PICTURES = (

@@ -32,14 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=32, help="rows in a batch (default: 32)")
     parser.add_argument("--labels", type=Path, help="the same kind of file, with one number or string a sequence")
     options = parser.parse_args(arguments)
-    path = options.labels
+    source = str(options.labels)
     try:
-        labels = None if path is None else _load_labels(path)
-        path = options.lengths
-        lengths = _load_lengths(path)
+        labels = None if options.labels is None else _load_labels(options.labels)
+        source = str(options.lengths)
+        lengths = _load_lengths(options.lengths)
+        if labels is not None:
+            source += f" and {options.labels}"
         print(padding_report(lengths, options.batch_size, labels))
     except (OSError, ValueError, TypeError) as error:
-        print(f"keras_bucketing: {path}: {_one_line(error)}", file=sys.stderr)
+        print(f"keras_bucketing: {source}: {_one_line(error)}", file=sys.stderr)
         return 2
     return 0
 

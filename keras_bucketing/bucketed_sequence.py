@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number
+from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number, show_typed
 from keras_bucketing.inputs.collect import (
     check_padding_value,
     collect_inputs,
@@ -507,8 +507,11 @@ class BucketedSequence(tf.data.Dataset):
             name: Str, a name for the operation. Defaults to None.
 
         Raises:
+            TypeError: If `options` are something else.
             ValueError: If `options` ask for checkpoints of iterators without their state.
         """
+        if not isinstance(options, tf.data.Options):
+            raise TypeError(f"`options` must be a `tf.data.Options`. Received {show_typed(options)}.")
         if options.experimental_symbolic_checkpoint:
             raise ValueError(f"`options.experimental_symbolic_checkpoint` is not possible. {NO_CHECKPOINT}")
         return super().with_options(options, name)
@@ -646,7 +649,7 @@ class BucketedSequence(tf.data.Dataset):
             The axes.
 
         Raises:
-            ImportError: If Matplotlib is missing; `pip install 'keras-bucketing[plot]'` brings it.
+            ImportError: If Matplotlib is missing, the extra `plot`.
         """
         from keras_bucketing.padding.pictures import plot_buckets
 

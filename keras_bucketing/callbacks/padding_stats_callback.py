@@ -43,7 +43,8 @@ class PaddingStatsCallback(keras.callbacks.Callback):
     `on_epoch_begin`, `on_train_batch_begin` and `on_test_begin` it must come before this one in the list. A warning
     says where another pass over the dataset began that nobody told of, so that the figures may be wrong: something like
     `.repeat()` is on top, or somebody else reads. (With a `.prefetch()` or `class_weight` on top of the `.repeat()`,
-    the next pass begins at any time, and no hook shows it.)
+    the next pass begins at any time, and no hook shows it. TensorFlow adds such a `.prefetch()` by itself at the end of
+    pipelines that it tunes, which is any but that of a `BucketedSequence`.)
 
     Asynchronous dispatch of callbacks stays on, and a step costs less than a microsecond or two.
 
@@ -156,7 +157,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
             The pair of axes.
 
         Raises:
-            ImportError: If Matplotlib is missing; `pip install 'keras-bucketing[plot]'` brings it.
+            ImportError: If Matplotlib is missing, the extra `plot`.
             ValueError: If no epoch has been trained.
         """
         from keras_bucketing.padding.pictures import plot_padding_history

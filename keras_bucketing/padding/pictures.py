@@ -215,6 +215,7 @@ def _import_pyplot() -> Any:
         from matplotlib import pyplot
     except ImportError as error:
         raise ImportError(
-            "The pictures need Matplotlib, which is not installed: pip install 'keras-bucketing[plot]'"
+            "The pictures need Matplotlib, which is not installed: pip install matplotlib, or install "
+            "keras-bucketing with its extra `plot`."
         ) from error
     return pyplot

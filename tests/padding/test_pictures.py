@@ -107,5 +107,5 @@ def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", no_matplotlib)
-    with pytest.raises(ImportError, match=r"pip install 'keras-bucketing\[plot\]'"):
+    with pytest.raises(ImportError, match=r"pip install matplotlib, or .* its extra `plot`"):
         plot_buckets(np.array([3]), [], [2], PaddingStats())

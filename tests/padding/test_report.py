@@ -121,7 +121,7 @@ def test_command_takes_labels(kind, tmp_path, capsys):
     ("labels", "message"),
     [
         (None, "labels.npy: No such file or directory"),
-        (np.array([1, 2]), "`y` must have one label for each length. Expected shape (3,)"),
+        (np.array([1, 2]), "lengths.npy and {labels}: `y` must have one label for each length. Expected shape (3,)"),
         (np.array([1, 2, None]), "labels.npy: not a file of labels"),
     ],
 )
@@ -132,7 +132,7 @@ def test_command_refuses_bad_labels_in_one_line(labels, message, tmp_path, capsy
     assert main([str(tmp_path / "lengths.npy"), "--labels", str(tmp_path / "labels.npy")]) == 2
     output = capsys.readouterr()
     assert output.out == ""
-    assert message in output.err
+    assert message.format(labels=tmp_path / "labels.npy") in output.err
     assert output.err.count("\n") == 1
 
 

@@ -125,3 +125,28 @@ def test_iterating_does_not_copy_the_data():
     for _ in range(3):
         next(iter(dataset))
     assert resident() - before < values.nbytes / 2
+
+
+def test_the_options_are_turned_on_again_without_a_warning_by_way_of_a_variant(caplog):
+    dataset = make()
+    options = tf.data.Options()
+    options.autotune.enabled = True
+    options.experimental_optimization.apply_default_optimizations = True
+    variant = tf.data.experimental.to_variant(dataset)
+    handed_on = tf.data.experimental.from_variant(variant, dataset.element_spec)
+    with caplog.at_level("WARNING", logger="absl"):
+        tuned = handed_on.map(lambda x, y: (x, y), num_parallel_calls=tf.data.AUTOTUNE).with_options(options)
+    assert caplog.messages == []
+    in_graph = [tf.raw_ops.GetOptions(input_dataset=tf.data.experimental.to_variant(of)) for of in (dataset, tuned)]
+    assert (
+        in_graph[0]
+        != in_graph[1]
+        == tf.raw_ops.GetOptions(
+            input_dataset=tf.data.experimental.to_variant(tf.data.Dataset.range(1).with_options(options))
+        )
+    )
+    assert len(tuned) == len(dataset)
+    assert rows_of(tuned) == planned(dataset, 0)
+    with caplog.at_level("WARNING", logger="absl"):
+        dataset.with_options(options)
+    assert len(caplog.messages) == 2

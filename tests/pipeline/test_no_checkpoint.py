@@ -109,3 +109,8 @@ def test_what_a_shuffle_has_taken_comes_back_as_it_was(tmp_path):
     dataset = make(4).shuffle(99, seed=1)
     iterator, path = save(dataset, tmp_path)
     assert restored_batches(dataset, path) == labels(iterator)
+
+
+def test_options_must_be_options():
+    with pytest.raises(TypeError, match=r"`options` must be a `tf.data.Options`. Received 5 \(int\)."):
+        make(3).with_options(5)
