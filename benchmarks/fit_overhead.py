@@ -5,8 +5,7 @@ around a model, and the time that the pipeline takes from them on the same proce
 (mean 75, median 55, at most 1000 timesteps), about as many batches an epoch whatever their rows. The ready batch has
 the mean padded length, and comes again and again. The empty map is the least that a pipeline with a function costs: two
 parallel calls of one that returns the ready batch, with the options and the prefetching of ours.
-`bucket_by_sequence_length` is slow and reads a sample of the sequences. All take turns, and each one's step is divided
-by that of the ready batch in its round.
+`bucket_by_sequence_length` is slow and reads a sample of the sequences. All take turns.
 
     python -m benchmarks.fit_overhead
 """
@@ -68,7 +67,7 @@ class OneNumber(keras.Model):
 
 
 def measure(batch_size: int, num_batches: int, sample: int, rounds: int) -> dict[str, dict[str, harness.Spread]]:
-    """Microseconds of a step on each dataset, and how many times those on the ready batch."""
+    """Microseconds of a step on each dataset."""
     sequences = token_sequences(lengths_of(batch_size * num_batches))
     ours, ready = ours_and_ceiling(sequences, batch_size)
     rival = bucket_by_sequence_length(sequences.first(sample), [batch_size] * (len(BOUNDARIES) + 1), BOUNDARIES)
@@ -82,13 +81,7 @@ def measure(batch_size: int, num_batches: int, sample: int, rounds: int) -> dict
         },
         rounds,
     )
-    return {
-        name: {
-            "microseconds": harness.spread_of(of),
-            "times_ready": harness.ratios_within_rounds(of, figures[READY]),
-        }
-        for name, of in figures.items()
-    }
+    return {name: {"microseconds": harness.spread_of(of)} for name, of in figures.items()}
 
 
 def empty_map(ready: tf.data.Dataset, options: tf.data.Options) -> tf.data.Dataset:

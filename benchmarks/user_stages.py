@@ -59,7 +59,7 @@ def heavy(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def measure(dataset: BucketedSequence, stage: Callable[..., Any], rounds: int) -> dict[str, dict[str, harness.Spread]]:
-    """Seconds of a pass for each number of calls, with both kinds of options, and the ratio of the two."""
+    """Seconds of a pass for each number of calls, with both kinds of options."""
     mapped = {name: dataset.map(stage, num_parallel_calls=calls) for name, calls in CALLS.items()}
     figures = harness.interleave(
         {
@@ -73,7 +73,6 @@ def measure(dataset: BucketedSequence, stage: Callable[..., Any], rounds: int) -
         name: {
             AS_IT_IS: harness.spread_of(figures[f"{name}, {AS_IT_IS}"]),
             TUNED: harness.spread_of(figures[f"{name}, {TUNED}"]),
-            "ratio": harness.ratios_within_rounds(figures[f"{name}, {AS_IT_IS}"], figures[f"{name}, {TUNED}"]),
         }
         for name in CALLS
     }
