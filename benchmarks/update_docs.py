@@ -111,13 +111,13 @@ def update(text: str, made: dict[tuple[str, str], str], page: str) -> str:
 
 def measure(names: Sequence[str]) -> None:
     """Runs these benchmarks one after the other, and keeps their records; draws the pictures if these are all."""
-    output = ROOT / "output"
+    output = Path("output")  # in ROOT; a record holds the command, which names no path of this machine
     RECORDS.mkdir(exist_ok=True)
     for name in names:
         begin = time.perf_counter()
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}", "--output", str(output)], check=True, cwd=ROOT)
         print(f"{name}: {time.perf_counter() - begin:.0f} s\n", flush=True)
-        shutil.copy(output / f"{name}.json", RECORDS / f"{name}.json")
+        shutil.copy(ROOT / output / f"{name}.json", RECORDS / f"{name}.json")
     if set(names) == set(BENCHMARKS):
         for command in PICTURES:
             subprocess.run([sys.executable, *command], check=True, cwd=ROOT)

@@ -36,16 +36,6 @@ def test_the_shares_of_real_timesteps():
     assert [round(100 * share) for share in shares] == [int(share) for share in found.groups()]
 
 
-def test_the_figures_on_speed_are_those_of_the_benchmarks():
-    tables = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    training = re.search(r"^\| `BucketedSequence`, 32 rows \| [^|]+\| [^|]+\| ([\d.]+) \|", tables, flags=re.MULTILINE)
-    reading = re.search(r"^\| `BucketedSequence` \| [^|]+\| [\d,]+, (\d+) x", tables, flags=re.MULTILINE)
-    assert training, "the table of training has changed"
-    assert reading, "the table of reading has changed"
-    assert f"trains {training[1]} times as fast as on shuffled `padded_batch`" in README
-    assert f"It is {reading[1]} times as fast as `bucket_by_sequence_length`" in README
-
-
 def test_every_link_into_the_repository_leads_somewhere():
     assert len(links(README)) > 10
     assert dead_links(ROOT / "README.md") == []

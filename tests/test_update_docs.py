@@ -52,8 +52,7 @@ def test_a_figure_that_changes_in_a_record_changes_the_page(made):
 @pytest.mark.parametrize("name", update_docs.BENCHMARKS)
 def test_a_record_was_not_a_quick_one(name):
     command = RECORDS[name]["environment"]["command"]
-    assert command.startswith(f"python -m benchmarks.{name}")
-    assert "--quick" not in command
+    assert command in (f"python -m benchmarks.{name}", f"python -m benchmarks.{name} --output output")
 
 
 def test_a_ratio_in_the_table_of_training_is_the_quotient_of_its_times(made):
