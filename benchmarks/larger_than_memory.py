@@ -1,29 +1,27 @@
 """Sequences in a file: construction, memory, and reading with a warm and a cold cache, beside other libraries.
 
 Sequences are vectors of 16 float32 of lognormal length (mean 75, median 55, at most 1000 timesteps), in one file whose
-size is printed. Warm: all of it is in the page cache. Cold: the cache is emptied before each measurement
-(posix_fadvise), so that every batch waits for the disk; only Linux can, and only some batches are read. Everybody is
-read by the same Python loop in one process, with 32 rows a batch; construction, the first batch and memory are measured
-in a process for each (larger_than_memory_worker.py). Memory is what is the process' own: pages of the file, which the
-system takes back when it needs them, do not count. mapped_contenders.py shows how each is set up.
+size is printed. Warm: all of it is in the page cache, and everybody is read by the same Python loop in one process, in
+turns, with 32 rows a batch. Construction, the first batch, memory and the cold cache are measured in a process for each
+(larger_than_memory_worker.py). Cold: the cache is emptied before each round (posix_fadvise), so that every batch waits
+for the disk; only Linux can, and not while other processes have mapped the pages. Memory is what is the process' own:
+pages of the file, which the system takes back when it needs them, do not count. mapped_contenders.py shows how each is
+set up.
 
     python -m benchmarks.larger_than_memory
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
-import time
 from collections.abc import Callable, Iterable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from benchmarks import harness, larger_than_memory_worker
 from benchmarks.harness import Spread
 from benchmarks.lengths import lognormal_lengths
-from benchmarks.mapped_contenders import BATCH_SIZE, IN_MEMORY, SHARED, openers, write_files
+from benchmarks.mapped_contenders import BATCH_SIZE, IN_MEMORY, openers, write_files
 from benchmarks.sequences import vector_sequences
 from benchmarks.tables import Record, Table, median, significant
 
@@ -77,24 +75,19 @@ def measure(
     """All figures of everybody: `warm` and `cold` are how many batches to read."""
     names = openers()
     workers = {
-        name: larger_than_memory_worker.measure(name, folder)
+        name: larger_than_memory_worker.measure(name, folder, cold, rounds)
         if measure_in_this_process
-        else harness.run_worker("larger_than_memory_worker", name, str(folder))
+        else harness.run_worker("larger_than_memory_worker", name, str(folder), str(cold), str(rounds))
         for name in names
     }
     sources = {name: opener(folder) for name, opener in names.items()}
     rates = harness.interleave({name: _rate(source, warm) for name, source in sources.items()}, rounds)
-    in_files = {name: source for name, source in sources.items() if name not in (IN_MEMORY, SHARED)}
-    cold_rates: dict[str, list[float]] = {}
-    if hasattr(os, "posix_fadvise"):
-        measured = {name: _rate(source, cold, folder) for name, source in in_files.items()}
-        cold_rates = harness.interleave(measured, rounds, warm_up=False)
     return {
         name: {
             **workers[name],
             "warm": harness.spread_of(rates[name]),
             "of_in_memory": harness.ratios_within_rounds(rates[name], rates[IN_MEMORY]),
-            "cold": harness.spread_of(cold_rates[name]) if name in cold_rates else None,
+            "cold": harness.spread_of(workers[name]["cold"]) if workers[name]["cold"] else None,
         }
         for name in names
     }
@@ -110,28 +103,15 @@ def draw(axes: Any, results: dict[str, dict[str, Any]]) -> None:
         axis.set_title(f"{kind} cache", loc="left")
 
 
-def _rate(source: Iterable[Any], num_batches: int, cold_folder: Path | None = None) -> Callable[[], float]:
+def _rate(source: Iterable[Any], num_batches: int) -> Callable[[], float]:
     """Sequences a second from the second batch on: the first one waits for threads and processes to start."""
 
     def rate() -> float:
         batches = iter(source)
         next(batches)
-        if cold_folder is not None:
-            _empty_cache(cold_folder)
-        begin = time.perf_counter()
-        num_rows = sum(len(labels) for _, labels in islice(batches, num_batches))
-        return num_rows / (time.perf_counter() - begin)
+        return larger_than_memory_worker.rate_of(batches, num_batches)
 
     return rate
-
-
-def _empty_cache(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            file = os.open(path, os.O_RDONLY)
-            os.fsync(file)  # what is not written yet stays
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(file)
 
 
 if __name__ == "__main__":
