@@ -6,10 +6,11 @@ train the same model in turns, an epoch each:
 
 - 32 rows, which sets the number of updates;
 - the largest budget that makes as many updates;
-- the proposal, with how far the predicted epoch is from the measured one.
+- the proposal, with how far the predicted epoch is from the measured one;
+- the proposal with batches of at least half as many rows as now, instead of a fourth.
 
 The accuracy is that of the LSTM on other sequences, after as many epochs, over several seeds of the weights and the
-order: with 32 rows, with the proposal, and with the proposal and sample weights that let every sequence count alike.
+order: with 32 rows, with both proposals, and with the first and sample weights that let every sequence count alike.
 
     python -m benchmarks.tuned_sizes
 """
@@ -32,7 +33,7 @@ from keras_bucketing import BucketedSequence, tune_batch_sizes
 
 BATCH_SIZE = 32
 PLAIN, BUDGET, TUNED = "32 rows", "budget", "tuned"
-WEIGHTED = "tuned, sequences count alike"
+HALF, WEIGHTED = f"tuned, at least {BATCH_SIZE // 2} rows", "tuned, sequences count alike"
 
 
 class Scale(NamedTuple):
@@ -116,12 +117,14 @@ def time_epochs(kind: str, sequences: Sequences, scale: Scale) -> dict[str, Any]
     begin = time.perf_counter()
     tuned = tune_batch_sizes(model, plain)
     tuning_seconds = time.perf_counter() - begin
-    print(f"\n{kind}\n\n{tuned}", flush=True)
+    half = tune_batch_sizes(model, plain, min_rows=BATCH_SIZE // 2)
+    print(f"\n{kind}\n\n{tuned}\n\n{half}", flush=True)
     budget = largest_budget(sequences, plain.num_batches)
     datasets = {
         PLAIN: plain,
         BUDGET: bucketed(sequences, max_timesteps_per_batch=budget),
         TUNED: bucketed(sequences, **tuned.options),
+        HALF: bucketed(sequences, **half.options),
     }
 
     def epoch_of(dataset: BucketedSequence) -> float:
@@ -137,7 +140,7 @@ def time_epochs(kind: str, sequences: Sequences, scale: Scale) -> dict[str, Any]
         "updates": {name: dataset.num_batches for name, dataset in datasets.items()},
         "padding_efficiency": {name: dataset.padding_stats().padding_efficiency for name, dataset in datasets.items()},
         "budget": budget,
-        "predicted": {PLAIN: tuned.current.seconds, TUNED: tuned.proposed.seconds},
+        "predicted": {PLAIN: tuned.current.seconds, TUNED: tuned.proposed.seconds, HALF: half.proposed.seconds},
         "tuning_seconds": tuning_seconds,
         "options": tuned.options,
         "steps": [vars(step) for step in tuned.steps],
@@ -157,14 +160,15 @@ def learn(scale: Scale) -> dict[str, list[float]]:
     train, validation = (draw_sequences(size, scale.longest, seed) for seed, size in ((0, scale.learned), (1, 400)))
     plain = bucketed(train, batch_size=BATCH_SIZE)
     tuned = tune_batch_sizes(make_model("LSTM"), plain).options
+    half = tune_batch_sizes(make_model("LSTM"), plain, min_rows=BATCH_SIZE // 2).options
+    ways = {PLAIN: {"batch_size": BATCH_SIZE}, TUNED: tuned, HALF: half, WEIGHTED: tuned}
     of_validation = bucketed(validation, batch_size=128, shuffle=False)
-    accuracies: dict[str, list[float]] = {PLAIN: [], TUNED: [], WEIGHTED: []}
+    accuracies: dict[str, list[float]] = {name: [] for name in ways}
     for seed in range(scale.seeds):
         for name, of_way in accuracies.items():
-            options = {"batch_size": BATCH_SIZE} if name == PLAIN else tuned
             weights = even_weights(train.lengths, tuned) if name == WEIGHTED else None
             dataset = BucketedSequence.from_row_splits(
-                train.values, train.row_splits, train.labels, weights, seed=seed, **options
+                train.values, train.row_splits, train.labels, weights, seed=seed, **ways[name]
             )
             model = make_model("LSTM", seed)
             model.fit(dataset, epochs=scale.epochs, shuffle=False, verbose=0)
