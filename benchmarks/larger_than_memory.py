@@ -2,17 +2,19 @@
 
 Sequences are vectors of 16 float32 of lognormal length (mean 75, median 55, at most 1000 timesteps), in one file whose
 size is printed. Warm: all of it is in the page cache, and everybody is read by the same Python loop in one process, in
-turns, with 32 rows a batch. Construction, the first batch, memory and the cold cache are measured in a process for each
-(larger_than_memory_worker.py). Cold: the cache is emptied before each round (posix_fadvise), so that every batch waits
-for the disk; only Linux can, and not while other processes have mapped the pages. Memory is what is the process' own:
-pages of the file, which the system takes back when it needs them, do not count. mapped_contenders.py shows how each is
-set up.
+turns, with 32 rows a batch. Construction, the first batch, memory and the cold cache are measured in processes of their
+own (larger_than_memory_worker.py). Cold: the cache is emptied (posix_fadvise, which only Linux has) before a process
+opens the files, as pages that somebody has mapped would stay, and the first tenth of an epoch is read; the disk's own
+cache stays as it is. Memory is what is the process' own: pages of the file, which the system takes back when it needs
+them, do not count. mapped_contenders.py shows how each is set up.
 
     python -m benchmarks.larger_than_memory
 """
 
 from __future__ import annotations
 
+import functools
+import os
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,7 +23,7 @@ from typing import Any
 from benchmarks import harness, larger_than_memory_worker
 from benchmarks.harness import Spread
 from benchmarks.lengths import lognormal_lengths
-from benchmarks.mapped_contenders import BATCH_SIZE, IN_MEMORY, openers, write_files
+from benchmarks.mapped_contenders import BATCH_SIZE, IN_MEMORY, SHARED, openers, write_files
 from benchmarks.sequences import vector_sequences
 from benchmarks.tables import Record, Table, median, significant
 
@@ -29,7 +31,7 @@ from benchmarks.tables import Record, Table, median, significant
 def main() -> None:
     """Measures, prints, writes."""
     arguments = harness.parse_arguments(__doc__)
-    num_sequences, warm, cold, rounds = (400, 4, 2, 1) if arguments.quick else (100_000, 800, 60, 5)
+    num_sequences, warm, cold, rounds = (400, 4, 2, 1) if arguments.quick else (100_000, 800, 300, 5)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         lengths = lognormal_lengths(num_sequences, mean=75, median=55, longest=1000)
@@ -74,12 +76,18 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """All figures of everybody: `warm` and `cold` are how many batches to read."""
     names = openers()
-    workers = {
-        name: larger_than_memory_worker.measure(name, folder, cold, rounds)
-        if measure_in_this_process
-        else harness.run_worker("larger_than_memory_worker", name, str(folder), str(cold), str(rounds))
-        for name in names
-    }
+    on_disk = [name for name in names if name not in (IN_MEMORY, SHARED) and hasattr(os, "posix_fadvise")]
+
+    def work(name: str, *cold_batches: int) -> Any:
+        if not measure_in_this_process:
+            return harness.run_worker("larger_than_memory_worker", name, str(folder), *map(str, cold_batches))
+        if cold_batches:
+            return larger_than_memory_worker.cold_rate(name, folder, *cold_batches)
+        return larger_than_memory_worker.measure(name, folder)
+
+    # Before this process opens, and maps, the files.
+    workers = {name: work(name) for name in names}
+    cold_rates = harness.interleave({name: functools.partial(work, name, cold) for name in on_disk}, rounds)
     sources = {name: opener(folder) for name, opener in names.items()}
     rates = harness.interleave({name: _rate(source, warm) for name, source in sources.items()}, rounds)
     return {
@@ -87,7 +95,7 @@ def measure(
             **workers[name],
             "warm": harness.spread_of(rates[name]),
             "of_in_memory": harness.ratios_within_rounds(rates[name], rates[IN_MEMORY]),
-            "cold": harness.spread_of(workers[name]["cold"]) if workers[name]["cold"] else None,
+            "cold": harness.spread_of(cold_rates[name]) if name in on_disk else None,
         }
         for name in names
     }

@@ -1,6 +1,8 @@
 """One contender of larger_than_memory.py in a process of its own, so that its memory and its mapped pages are its own.
 
-python -m benchmarks.larger_than_memory_worker 'BucketedSequence, mapped' FOLDER COLD_BATCHES ROUNDS
+With a number of batches, reads that many from a cold cache; without one, looks at construction and memory.
+
+    python -m benchmarks.larger_than_memory_worker 'BucketedSequence, mapped' FOLDER [COLD_BATCHES]
 """
 
 from __future__ import annotations
@@ -11,34 +13,27 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.mapped_contenders import IN_MEMORY, LIBRARIES, SHARED, openers
+from benchmarks.mapped_contenders import LIBRARIES, openers
 from keras_bucketing import BucketedSequence
 
 
 def main() -> None:
     """Measures what the command line asks for, and prints it as JSON."""
-    name, folder, cold_batches, rounds = sys.argv[1:]
-    print(json.dumps(measure(name, Path(folder), int(cold_batches), int(rounds))))
+    name, folder, *cold_batches = sys.argv[1:]
+    measured = cold_rate(name, Path(folder), int(*cold_batches)) if cold_batches else measure(name, Path(folder))
+    print(json.dumps(measured))
 
 
-def measure(name: str, folder: Path, cold_batches: int, rounds: int) -> dict[str, Any]:
-    """Opens the data, reads some batches, and looks at the memory that is neither the libraries' nor the file's.
-
-    Returns:
-        The figures, with the sequences per second of each round with a cold cache, none for data in memory.
-    """
-    opener = openers()[name]
-    for _ in BucketedSequence([[1, 2, 3], [4]] * 64, np.zeros(128, np.int32), seed=0):  # loads and starts TensorFlow
-        pass
-    if name in LIBRARIES:
-        importlib.import_module(LIBRARIES[name])
+def measure(name: str, folder: Path) -> dict[str, float]:
+    """Opens the data, reads some batches, and looks at the memory that is neither the libraries' nor the file's."""
+    opener = started_opener(name)
     before = own_bytes()
     with PeakWatch() as watch:
         begin = time.perf_counter()
@@ -49,30 +44,45 @@ def measure(name: str, folder: Path, cold_batches: int, rounds: int) -> dict[str
     first = time.perf_counter()
     for _ in islice(batches, 50):
         pass
-    megabytes = (own_bytes() - before) / 1e6
-    cold = []
-    if name not in (IN_MEMORY, SHARED) and hasattr(os, "posix_fadvise"):
-        for _ in range(rounds):
-            empty_cache(folder)
-            cold.append(rate_of(batches, cold_batches))
     return {
         "construction_seconds": constructed - begin,
         "first_batch_seconds": first - constructed,
-        "megabytes": megabytes,
+        "megabytes": (own_bytes() - before) / 1e6,
         "peak_megabytes": (watch.peak - before) / 1e6,
-        "cold": cold,
     }
+
+
+def cold_rate(name: str, folder: Path, num_batches: int) -> float:
+    """Sequences a second from the second batch on, of files that nobody had read or mapped before."""
+    opener = started_opener(name)
+    empty_cache(folder)
+    batches = iter(opener(folder))
+    next(batches)
+    return rate_of(batches, num_batches)
+
+
+def started_opener(name: str) -> Callable[[Path], Iterable[Any]]:
+    """How to open, when TensorFlow and the contender's library have been loaded and have started."""
+    opener = openers()[name]
+    for _ in BucketedSequence([[1, 2, 3], [4]] * 64, np.zeros(128, np.int32), seed=0):
+        pass
+    if name in LIBRARIES:
+        importlib.import_module(LIBRARIES[name])
+    return opener
 
 
 def rate_of(batches: Iterator[Any], num_batches: int) -> float:
     """Sequences a second over the next batches."""
     begin = time.perf_counter()
-    num_rows = sum(len(labels) for _, labels in islice(batches, num_batches))
-    return num_rows / (time.perf_counter() - begin)
+    rows = [len(labels) for _, labels in islice(batches, num_batches)]
+    seconds = time.perf_counter() - begin
+    if len(rows) < num_batches:
+        raise ValueError(f"{num_batches} batches were to be read, and only {len(rows)} were left.")
+    return sum(rows) / seconds
 
 
 def empty_cache(folder: Path) -> None:
-    """Takes the files of a folder out of the page cache, but for the few pages that are mapped and were read."""
+    """Takes the files of a folder out of the page cache, but for the pages that a process has mapped and read."""
     for path in folder.rglob("*"):
         if path.is_file():
             file = os.open(path, os.O_RDONLY)

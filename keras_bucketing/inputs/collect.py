@@ -15,8 +15,9 @@ from keras_bucketing.inputs import columns, lists
 from keras_bucketing.inputs.arrays import as_regular_array, first_non_number
 from keras_bucketing.inputs.labels import align, check_weights
 from keras_bucketing.inputs.leaf_lengths import LeafLengths
+from keras_bucketing.inputs.mapped_arrays import is_mapped
 from keras_bucketing.inputs.ragged import Ragged, as_ragged
-from keras_bucketing.inputs.storage import aligned_empty, is_mapped, standard_dtype, stored_floatx
+from keras_bucketing.inputs.storage import aligned_empty, standard_dtype, stored_floatx
 from keras_bucketing.inputs.stored_sequences import StoredSequences
 from keras_bucketing.inputs.structures import Leaf, Structure, describe, map_structure, named_leaves, num_rows
 

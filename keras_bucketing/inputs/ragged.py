@@ -11,9 +11,10 @@ import tensorflow as tf
 from keras_bucketing.checks import INT32_MAX
 from keras_bucketing.inputs import columns, lists
 from keras_bucketing.inputs.arrays import as_regular_array
+from keras_bucketing.inputs.mapped_arrays import is_mapped
 from keras_bucketing.inputs.row_ranges import copy_used
 from keras_bucketing.inputs.row_splits import common_width, row_ranges_of, row_splits_of
-from keras_bucketing.inputs.storage import is_mapped, standard_dtype
+from keras_bucketing.inputs.storage import standard_dtype
 from keras_bucketing.inputs.stored_sequences import StoredSequences
 from keras_bucketing.inputs.views import ranges_of_views
 

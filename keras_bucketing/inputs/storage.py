@@ -1,8 +1,7 @@
-"""How arrays are stored: their dtype, where their memory is, and a copy in a tensor in host memory."""
+"""How arrays are stored: their dtype, and a copy in a tensor in host memory."""
 
 from __future__ import annotations
 
-import mmap
 from typing import Any
 
 import keras
@@ -11,7 +10,6 @@ import tensorflow as tf
 
 # TensorFlow's kernels insist on it (EIGEN_MAX_ALIGN_BYTES); NumPy aligns to 16 bytes only.
 ALIGNMENT = 64
-_LONGEST_RANDOM_READ = 1 << 18  # bytes; between the sizes that gain from reading ahead and those that lose
 
 
 def standard_dtype(dtype: np.dtype, name: str) -> np.dtype:
@@ -34,38 +32,6 @@ def stored_floatx() -> np.dtype:
     """Keras' floatx; float32 where that is bfloat16, which NumPy does not have: the model's layers cast it."""
     floatx = keras.config.floatx()
     return np.dtype(np.float32 if floatx == "bfloat16" else floatx)
-
-
-def is_mapped(array: np.ndarray) -> bool:
-    """Whether the memory of an array is a file that is mapped into it.
-
-    Example:
-        >>> is_mapped(np.zeros(3))
-        False
-    """
-    return _mapping_of(array) is not None
-
-
-def expect_random_reads(array: np.ndarray, row_bytes: float) -> None:
-    """Tells the operating system that short rows of a mapped file will be read in no order, so that it reads no more.
-
-    Measured with a cold cache on a virtual disk, rows a second with and without: 1,830 and 246 for rows of 4 kB, 460
-    and 242 for 64 kB, 27 and 37 for 1 MB, which reading ahead helps. More gathers at once gained nothing for certain.
-
-    Args:
-        array: Any array; nothing happens unless it is mapped.
-        row_bytes: The mean size of a row.
-    """
-    mapping = _mapping_of(array)
-    if mapping is not None and row_bytes <= _LONGEST_RANDOM_READ and hasattr(mmap, "MADV_RANDOM"):
-        mapping.madvise(mmap.MADV_RANDOM)
-
-
-def _mapping_of(array: np.ndarray) -> mmap.mmap | None:
-    owner: Any = array  # not isinstance(array, np.memmap): copies and results of arithmetic may be of that class
-    while owner is not None and not isinstance(owner, mmap.mmap):
-        owner = owner.obj if isinstance(owner, memoryview) else getattr(owner, "base", None)
-    return owner
 
 
 def host_tensor(array: np.ndarray) -> tf.Tensor:

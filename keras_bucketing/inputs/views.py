@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_bucketing.inputs.storage import is_mapped
+from keras_bucketing.inputs.mapped_arrays import is_mapped
 
 
 def ranges_of_views(rows: list[Any], only_mapped: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:

@@ -14,8 +14,9 @@ from keras_bucketing.inputs.leaf_lengths import LeafLengths
 from keras_bucketing.inputs.length_entries import length_entries
 from keras_bucketing.inputs.loaded import Loaded
 from keras_bucketing.inputs.loader import Loader
+from keras_bucketing.inputs.mapped_arrays import expect_random_reads
 from keras_bucketing.inputs.ragged import Ragged
-from keras_bucketing.inputs.storage import expect_random_reads, host_tensor, standard_dtype, stored_floatx
+from keras_bucketing.inputs.storage import host_tensor, standard_dtype, stored_floatx
 from keras_bucketing.inputs.structures import Leaf, Structure, named_leaves
 from keras_bucketing.pipeline.dataset_state import sampled_rows, sampled_timesteps
 from keras_bucketing.pipeline.host_values import HostValues

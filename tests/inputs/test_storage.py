@@ -1,13 +1,11 @@
-"""Arrays in host memory: every bit kept, and known where it lies."""
-
-import mmap
+"""Arrays in host memory: every bit kept."""
 
 import keras
 import numpy as np
 import pytest
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.inputs.storage import aligned_empty, host_tensor, is_mapped, standard_dtype
+from keras_bucketing.inputs.storage import aligned_empty, host_tensor, standard_dtype
 from tests.support.strategies import DTYPES, random_bits
 
 
@@ -58,23 +56,3 @@ def test_aligned_arrays_lie_where_tensorflow_can_use_them(shape, dtype):
     array = aligned_empty(shape, dtype)
     assert (array.shape, array.dtype) == (shape, np.dtype(dtype))
     assert array.ctypes.data % 64 == 0 or array.size == 0
-
-
-def test_mapped_files_are_told_from_memory(tmp_path):
-    np.save(tmp_path / "values.npy", np.arange(30))
-    mapped = np.load(tmp_path / "values.npy", mmap_mode="r")
-    raw = np.memmap(tmp_path / "values.npy", np.uint16, "r", offset=130)
-    with (tmp_path / "values.npy").open("rb") as file:
-        buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    bytes_of_file = np.frombuffer(buffer, np.uint8)
-    in_files = [mapped, raw, mapped[3:], np.asarray(mapped), mapped.reshape(5, 6)[::2], mapped.view(np.uint8)]
-    assert all(map(is_mapped, [*in_files, bytes_of_file, np.frombuffer(memoryview(buffer)[8:], np.uint8)]))
-    in_memory = [
-        np.arange(3),
-        np.arange(9)[3:],
-        mapped + 1,
-        mapped[[1, 2]],
-        mapped.copy(),
-        np.frombuffer(b"abc", np.uint8),
-    ]
-    assert not any(map(is_mapped, in_memory))
