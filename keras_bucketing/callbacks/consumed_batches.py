@@ -133,6 +133,10 @@ class ConsumedBatches:
             ours = PassPosition(self._passes_before + 1, newest.epoch - passes + 1, self._first_batch)
             self._position = newest if passes == 1 else ours
             self._start = 0
+        elif self._position is not None and self._position.number != newest.number:
+            # Ours goes on (`steps_per_epoch`) after somebody else has begun one. A PyDataset is not told which of them
+            # asks for a batch, and takes it for one of the newest.
+            self._interleaved |= isinstance(self.dataset, keras.utils.PyDataset)
 
     def pause(self) -> None:
         """Marks that somebody who tells of it reads the same dataset, in a hook; `resume` marks the end of that."""

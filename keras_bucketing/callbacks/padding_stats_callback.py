@@ -342,7 +342,7 @@ def _warn_overrun(name: str) -> None:
         f"PaddingStatsCallback: another pass over `{name}` began before this one had ended, or the model consumed more "
         "batches than a pass has, so that the figures may be wrong. Is there a repeat() on top? Wrap the finished "
         "dataset, dataset = monitor_padding(...), and give the result to both `fit` and this callback. Or does another "
-        "callback read the dataset? Let it read one of its own.",
+        "callback, or a validation, read the dataset? Let it read one of its own.",
         stacklevel=2,
     )
 

@@ -25,7 +25,8 @@ class MonitoredPyDataset(keras.utils.PyDataset):
     With `workers` <= 1, batches are asked for in the order of consumption, and the figures are exact. With
     more threads, an epoch that is consumed whole is exact too; of one that is cut short (`steps_per_epoch`,
     stopping in mid-epoch), the last few batches may be others than those consumed, and a warning says so.
-    Do not train and validate on the same object with `steps_per_epoch`.
+    Where `fit` trains and validates on the same object with `steps_per_epoch`, the callback warns that figures may be
+    wrong.
 
     `PyDataset` has no hook that tells a pass from the next. Keras asks for `num_batches` whenever one
     begins; with several threads it does so in the middle as well, but there it stops them all before

@@ -488,3 +488,18 @@ def test_py_dataset_that_trains_and_validates():
     model.fit(monitored, validation_data=monitored, epochs=2, callbacks=[callback], verbose=0)
     figures = [(stats.num_batches, stats.real_timesteps) for stats in [*callback.history, *callback.val_history]]
     assert figures == [(6, 21 + 6)] * 4
+
+
+def test_py_dataset_that_a_validation_reads_between_two_parts_of_a_pass():
+    monitored = monitor_padding(Batches(6))
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    arguments = {"epochs": 2, "steps_per_epoch": 3, "shuffle": False, "verbose": 0}
+    with pytest.warns(UserWarning, match="figures may be wrong.* a validation, read the dataset"):
+        model.fit(
+            monitored, validation_data=monitored, callbacks=[PaddingStatsCallback(monitored, monitored)], **arguments
+        )
+    trained, validated = monitor_padding(Batches(6)), monitor_padding(Batches(6))  # as the warning says
+    callback = PaddingStatsCallback(trained, validated)
+    model.fit(trained, validation_data=validated, callbacks=[callback], **arguments)
+    assert [stats.real_timesteps for stats in callback.history] == [1 + 2 + 3 + 3, 4 + 5 + 6 + 3]
