@@ -11,7 +11,7 @@ import numpy as np
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.checks import check_integer, show_typed
 from keras_bucketing.tuning.bound_checks import check_bounds
-from keras_bucketing.tuning.epoch_forecast import BatchRules, forecast_epoch
+from keras_bucketing.tuning.epoch_forecast import BatchRules, EpochForecast, forecast_epoch
 from keras_bucketing.tuning.measured_steps import time_steps
 from keras_bucketing.tuning.probe_batches import probe_batches
 from keras_bucketing.tuning.size_bounds import SizeBounds
@@ -45,15 +45,14 @@ def tune_batch_sizes(
     variables, goes on.
 
     In a mean over the batch, a sequence counts more in a small batch than in a large one, and here most updates come
-    from the short sequences. That may cost accuracy: compare it over the seconds, and narrow `min_rows` and `max_rows`
-    if it does.
+    from the short sequences. The larger `max_rows`, the shorter is the epoch, and the more that may cost accuracy.
 
     Args:
         model: A compiled `keras.Model`. With XLA every measured shape is compiled.
         dataset: The `BucketedSequence` that the model trains on.
         min_updates: Int, the least number of batches an epoch. Defaults to None: as many as the dataset has.
         min_rows: Int, the least rows of a batch. Defaults to None: a fourth of the mean of the dataset's batches.
-        max_rows: Int, the most rows of a batch. Defaults to None: four times the mean of the dataset's batches.
+        max_rows: Int, the most rows of a batch. Defaults to None: twice the mean of the dataset's batches.
         max_timesteps_per_batch: Int, the most timesteps of a batch, padding included, which bounds its memory. Defaults
             to None: what has `max_rows` of the longest sequence is measured, and if it does not fit into memory
             (`ResourceExhaustedError`), batches may be as large as the largest that did.
@@ -105,14 +104,15 @@ def tune_batch_sizes(
     # As random as now; where the user wants more and so smaller batches, as many times less.
     mates = now.batch_mates * min(now.num_updates / bounds.min_updates, 1)
     choice = choose_sizes(lengths, costs, replace(bounds, min_batch_mates=mates), rules)
-    choice = choice or choose_sizes(lengths, costs, bounds, rules)
-    if choice is not None:
-        then = forecast_epoch(lengths, choice.bucket_boundaries, choice.bucket_batch_sizes, costs, rules)
-    if choice is None or then.seconds >= now.seconds:
+    then = _forecast(lengths, choice, costs, rules)
+    if then is None or then.seconds >= now.seconds:
         said = replace(bounds, min_rows=min_rows or 1, max_rows=max_rows or len(lengths))
         if keeps_to(said, current, now, lengths, costs, rules.multiple):
             choice, then = current, now
-    if choice is None:
+    if then is None:  # what the user bounds comes first
+        choice = choose_sizes(lengths, costs, bounds, rules)
+        then = _forecast(lengths, choice, costs, rules)
+    if choice is None or then is None:
         raise ValueError(_no_choice(lengths, costs, bounds, rules.multiple))
     steps = measured_steps(rows, padded_lengths, times.seconds, costs)
     return TunedBatchSizes(
@@ -137,6 +137,14 @@ def _check_model(model: Any) -> None:
 def _rules_of(dataset: BucketedSequence) -> BatchRules:
     options = dataset.plan_options
     return BatchRules(options["remainder"], options["multiple"], options["pad_to_bucket_boundary"])
+
+
+def _forecast(
+    lengths: np.ndarray, choice: SizeChoice | None, costs: StepCosts, rules: BatchRules
+) -> EpochForecast | None:
+    if choice is None:
+        return None
+    return forecast_epoch(lengths, choice.bucket_boundaries, choice.bucket_batch_sizes, costs, rules)
 
 
 def _room(fitting: int, needed: int) -> int:
