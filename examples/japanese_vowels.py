@@ -99,7 +99,7 @@ def predict(model: keras.Model, x: list[np.ndarray]) -> np.ndarray:
     return dataset.restore_order(model.predict(dataset, verbose=0))
 
 
-def make_folds(speakers: np.ndarray) -> np.ndarray:
+def make_folds(speakers: np.ndarray, num_folds: int) -> np.ndarray:
     """The fold of each recording: runs of consecutive recordings of each speaker.
 
     Recordings that follow one another sound more alike than those of the test split will, so folds drawn at random
@@ -108,16 +108,16 @@ def make_folds(speakers: np.ndarray) -> np.ndarray:
     folds = np.empty(len(speakers), int)
     for speaker in np.unique(speakers):
         rows = np.flatnonzero(speakers == speaker)
-        folds[rows] = np.arange(len(rows)) * NUM_FOLDS // len(rows)
+        folds[rows] = np.arange(len(rows)) * num_folds // len(rows)
     return folds
 
 
-def cross_validate(recipe: dict, seed: int) -> float:
+def cross_validate(recipe: dict, seed: int, num_folds: int = NUM_FOLDS) -> float:
     """The accuracy on held-out parts of the training split."""
     recordings, speakers = load_recordings("train")
-    folds = make_folds(speakers)
+    folds = make_folds(speakers, num_folds)
     probabilities = np.empty((len(speakers), 9))
-    for fold in range(NUM_FOLDS):
+    for fold in range(num_folds):
         rest, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         reference = [recordings[row] for row in rest]
         model, _ = train(standardize(reference, reference), speakers[rest], recipe, seed)

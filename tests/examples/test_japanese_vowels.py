@@ -48,7 +48,7 @@ def test_it_reads_the_real_data_and_predicts_in_their_order(monkeypatch: pytest.
     standard = np.concatenate(example.standardize(x, x))
     np.testing.assert_allclose(standard.mean(axis=0), 0, atol=1e-8)
     np.testing.assert_allclose(standard.std(axis=0), 1)
-    folds = example.make_folds(y)
+    folds = example.make_folds(y, example.NUM_FOLDS)
     assert all(np.bincount(folds[y == speaker]).tolist() == [6] * 5 for speaker in range(9))
 
     class FirstTimestep:
