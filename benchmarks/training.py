@@ -92,7 +92,7 @@ def tables(record: Record) -> list[Table]:
     """Seconds and accuracy; how many times faster is the quotient of the seconds in the table."""
     results = record["results"]
     epochs = len(record["epochs"][OURS_32])
-    others = (PADDED, RANDOM, RIVAL, COMPILED)
+    others = (PADDED, RANDOM, RIVAL)
     return [
         Table(
             "training",
