@@ -127,16 +127,17 @@ class ConsumedBatches:
         self._located = True
         newest = self.dataset.newest_pass()
         passes = newest.number - self._passes_before
+        if self._position is not None and isinstance(self.dataset, keras.utils.PyDataset):
+            # Ours goes on (`steps_per_epoch`), and somebody else has begun one. A PyDataset is not told which of them
+            # asks for a batch, and takes it for one of the newest.
+            self._interleaved |= passes > 0 and self._has_rest(self._position)
+            self._interleaved |= passes == 0 and self._position.number != newest.number
         if passes > 0:
             # Of several passes that have begun, ours is the first. The others validate on the same dataset: under a
             # distribution strategy Keras builds the model on a batch before it calls on_test_begin.
             ours = PassPosition(self._passes_before + 1, newest.epoch - passes + 1, self._first_batch)
             self._position = newest if passes == 1 else ours
             self._start = 0
-        elif self._position is not None and self._position.number != newest.number:
-            # Ours goes on (`steps_per_epoch`) after somebody else has begun one. A PyDataset is not told which of them
-            # asks for a batch, and takes it for one of the newest.
-            self._interleaved |= isinstance(self.dataset, keras.utils.PyDataset)
 
     def pause(self) -> None:
         """Marks that somebody who tells of it reads the same dataset, in a hook; `resume` marks the end of that."""
@@ -205,6 +206,10 @@ class ConsumedBatches:
             beyond = self._start + self._steps - (self._num_batches - self._position.first_batch)
         # Less is the last group of batches, which may be short.
         return self._interleaved or beyond >= self._steps_per_execution
+
+    def _has_rest(self, position: PassPosition) -> bool:
+        """Whether batches of a pass are left, where the epoch begins."""
+        return self._num_batches is None or self._start < self._num_batches - position.first_batch
 
     def _mark(self) -> None:
         """Notes which passes have begun, and where the next one will."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 
 import keras
@@ -490,15 +491,27 @@ def test_py_dataset_that_trains_and_validates():
     assert figures == [(6, 21 + 6)] * 4
 
 
-def test_py_dataset_that_a_validation_reads_between_two_parts_of_a_pass():
-    monitored = monitor_padding(Batches(6))
+@pytest.mark.parametrize(("count", "steps", "steps_per_execution"), [(9, 3, 1), (11, 7, 3)])
+def test_a_validation_on_the_same_py_dataset_between_two_parts_of_a_pass_is_warned_of(
+    count, steps, steps_per_execution
+):
+    # Of the 11 batches, the second epoch has two, which are read before it begins: no hook comes after its first step.
     model = keras.Sequential([keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
-    arguments = {"epochs": 2, "steps_per_epoch": 3, "shuffle": False, "verbose": 0}
-    with pytest.warns(UserWarning, match="figures may be wrong.* a validation, read the dataset"):
+    model.compile("sgd", "mse", steps_per_execution=steps_per_execution)
+    arguments = {"epochs": 3, "steps_per_epoch": steps, "shuffle": False, "verbose": 0, "validation_freq": 2}
+    monitored = monitor_padding(Batches(count))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         model.fit(
             monitored, validation_data=monitored, callbacks=[PaddingStatsCallback(monitored, monitored)], **arguments
         )
+    assert any("figures may be wrong" in str(warning.message) for warning in caught)
+
+
+def test_a_validation_on_another_py_dataset_leaves_the_figures_exact():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    arguments = {"epochs": 2, "steps_per_epoch": 3, "shuffle": False, "verbose": 0}
     trained, validated = monitor_padding(Batches(6)), monitor_padding(Batches(6))  # as the warning says
     callback = PaddingStatsCallback(trained, validated)
     model.fit(trained, validation_data=validated, callbacks=[callback], **arguments)
