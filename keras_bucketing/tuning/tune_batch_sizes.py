@@ -103,17 +103,15 @@ def tune_batch_sizes(
     now = forecast_epoch(lengths, current.bucket_boundaries, current.bucket_batch_sizes, costs, rules)
     # As random as now; where the user wants more and so smaller batches, as many times less.
     mates = now.batch_mates * min(now.num_updates / bounds.min_updates, 1)
-    choice = choose_sizes(lengths, costs, replace(bounds, min_batch_mates=mates), rules)
-    then = _forecast(lengths, choice, costs, rules)
-    if then is None or then.seconds >= now.seconds:
+    best = _shortest_epoch(lengths, costs, replace(bounds, min_batch_mates=mates), rules)
+    if best is None or best[1].seconds >= now.seconds:
         said = replace(bounds, min_rows=min_rows or 1, max_rows=max_rows or len(lengths))
         if keeps_to(said, current, now, lengths, costs, rules.multiple):
-            choice, then = current, now
-    if then is None:  # what the user bounds comes first
-        choice = choose_sizes(lengths, costs, bounds, rules)
-        then = _forecast(lengths, choice, costs, rules)
-    if choice is None or then is None:
+            best = current, now
+    best = best or _shortest_epoch(lengths, costs, bounds, rules)  # what the user bounds comes first
+    if best is None:
         raise ValueError(_no_choice(lengths, costs, bounds, rules.multiple))
+    choice, then = best
     steps = measured_steps(rows, padded_lengths, times.seconds, costs)
     return TunedBatchSizes(
         choice.bucket_boundaries, choice.bucket_batch_sizes, steps, costs, now, then, times.too_large
@@ -139,12 +137,13 @@ def _rules_of(dataset: BucketedSequence) -> BatchRules:
     return BatchRules(options["remainder"], options["multiple"], options["pad_to_bucket_boundary"])
 
 
-def _forecast(
-    lengths: np.ndarray, choice: SizeChoice | None, costs: StepCosts, rules: BatchRules
-) -> EpochForecast | None:
+def _shortest_epoch(
+    lengths: np.ndarray, costs: StepCosts, bounds: SizeBounds, rules: BatchRules
+) -> tuple[SizeChoice, EpochForecast] | None:
+    choice = choose_sizes(lengths, costs, bounds, rules)
     if choice is None:
         return None
-    return forecast_epoch(lengths, choice.bucket_boundaries, choice.bucket_batch_sizes, costs, rules)
+    return choice, forecast_epoch(lengths, choice.bucket_boundaries, choice.bucket_batch_sizes, costs, rules)
 
 
 def _room(fitting: int, needed: int) -> int:
