@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib
 import importlib.metadata
 import json
 import os
@@ -76,12 +77,13 @@ def interleave(
     return figures
 
 
-def run_worker(module: str, *arguments: str) -> dict[str, Any]:
-    """The JSON in the last line that a module of the benchmarks prints, run in a fresh process."""
+def run_worker(module: str, *arguments: str, in_this_process: bool = False) -> Any:
+    """What `run(*arguments)` of a module of the benchmarks returns; in a fresh process, it prints that as JSON."""
+    if in_this_process:
+        return importlib.import_module(f"benchmarks.{module}").run(*arguments)
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
     finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
-    record: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
-    return record
+    return json.loads(finished.stdout.splitlines()[-1])
 
 
 def ratios_within_rounds(figures: Sequence[float], others: Sequence[float]) -> Spread:

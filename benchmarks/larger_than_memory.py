@@ -78,16 +78,11 @@ def measure(
     names = openers()
     on_disk = [name for name in names if name not in (IN_MEMORY, SHARED) and hasattr(os, "posix_fadvise")]
 
-    def work(name: str, *cold_batches: int) -> Any:
-        if not measure_in_this_process:
-            return harness.run_worker("larger_than_memory_worker", name, str(folder), *map(str, cold_batches))
-        if cold_batches:
-            return larger_than_memory_worker.cold_rate(name, folder, *cold_batches)
-        return larger_than_memory_worker.measure(name, folder)
-
     # Before this process opens, and maps, the files.
-    workers = {name: work(name) for name in names}
-    cold_rates = harness.interleave({name: functools.partial(work, name, cold) for name in on_disk}, rounds)
+    work = functools.partial(harness.run_worker, "larger_than_memory_worker", in_this_process=measure_in_this_process)
+    workers = {name: work(name, str(folder)) for name in names}
+    cold_runs = {name: functools.partial(work, name, str(folder), str(cold)) for name in on_disk}
+    cold_rates = harness.interleave(cold_runs, rounds, warm_up=False)
     sources = {name: opener(folder) for name, opener in names.items()}
     rates = harness.interleave({name: _rate(source, warm) for name, source in sources.items()}, rounds)
     return {

@@ -24,11 +24,9 @@ from benchmarks.mapped_contenders import LIBRARIES, openers
 from keras_bucketing import BucketedSequence
 
 
-def main() -> None:
-    """Measures what the command line asks for, and prints it as JSON."""
-    name, folder, *cold_batches = sys.argv[1:]
-    measured = cold_rate(name, Path(folder), int(*cold_batches)) if cold_batches else measure(name, Path(folder))
-    print(json.dumps(measured))
+def run(name: str, folder: str, cold_batches: str | None = None) -> dict[str, float] | float:
+    """Measures what the command line asks for."""
+    return measure(name, Path(folder)) if cold_batches is None else cold_rate(name, Path(folder), int(cold_batches))
 
 
 def measure(name: str, folder: Path) -> dict[str, float]:
@@ -117,4 +115,4 @@ def own_bytes() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(run(*sys.argv[1:])))

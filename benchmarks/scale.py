@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import harness, scale_worker
+from benchmarks import harness
 from benchmarks.tables import Record, Table, median, significant
 
 BYTES_PER_SEQUENCE = 40
@@ -40,17 +40,10 @@ def main() -> None:
     for number in range(rounds):
         for job, records in zip(jobs, measured, strict=True):
             if number == 0 or job is not jobs[-1]:
-                records.append(measure(job, in_this_process=arguments.quick))
+                records.append(harness.run_worker("scale_worker", json.dumps(job), in_this_process=arguments.quick))
     results = [summarize(records) for records in measured]
     harness.publish(arguments.output, "scale", {"results": results, "measurements": measured}, tables)
     harness.write_picture(arguments.output, "scale", lambda axes: draw(axes, results), panels=2)
-
-
-def measure(job: dict[str, Any], in_this_process: bool) -> dict[str, Any]:
-    """The figures of a job; in a process of its own, its memory is its own."""
-    if in_this_process:
-        return scale_worker.measure(**job)
-    return harness.run_worker("scale_worker", json.dumps(job))
 
 
 def tables(record: Record) -> list[Table]:

@@ -19,9 +19,9 @@ from benchmarks.lengths import lognormal_lengths
 from keras_bucketing import BucketedSequence
 
 
-def main() -> None:
-    """Measures what the command line asks for, and prints it as JSON."""
-    print(json.dumps(measure(**json.loads(sys.argv[1]))))
+def run(job: str) -> dict[str, Any]:
+    """Measures what the command line asks for."""
+    return measure(**json.loads(job))
 
 
 def measure(
@@ -130,4 +130,4 @@ def _status(field: str) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(run(*sys.argv[1:])))
