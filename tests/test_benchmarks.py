@@ -33,7 +33,7 @@ def _logger_as_it_was():
         ("user_stages", ["num_parallel_calls", "autotuner on again"], ["results"]),
         ("randomness", ["padding efficiency", "label imbalance"], ["results"]),
         ("few_buckets", ["accuracy in cross-validation"], ["cross_validated", "test"]),
-        ("tuned_sizes", ["seconds an epoch", "mean accuracy"], ["epochs", "accuracies"]),
+        ("tuned_sizes", ["seconds an epoch", "after the last"], ["epochs", "accuracies"]),
         ("callback_cost", ["microseconds a step", "x the step without"], ["results"]),
         ("scale", ["construction, s", "steady state", "of it in use"], ["results", "measurements"]),
         ("larger_than_memory", ["construction, s", "sequences/s, warm", "cold"], ["results"]),

@@ -9,9 +9,9 @@ from keras_bucketing.checks import INT64_MAX, check_integer, check_number, show
 from keras_bucketing.planning.automatic_buckets import MOST_BUCKETS
 from keras_bucketing.tuning.size_bounds import SizeBounds
 
-# Unless the user says otherwise, a batch has from a fourth of the mean rows of the dataset's to twice as many. Still
-# larger ones gain more time, and cost accuracy: benchmarks/tuned_sizes.py.
-_LEAST_OF_MEAN, _MOST_OF_MEAN = 1 / 4, 2
+# Unless the user says otherwise, a batch has from a third of the mean rows of the dataset's to four times as many.
+# Still smaller ones make an epoch hardly shorter (`python -m benchmarks.tuned_sizes`).
+_LEAST_OF_MEAN, _MOST_OF_MEAN = 1 / 3, 4
 
 
 def check_bounds(

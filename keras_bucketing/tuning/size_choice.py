@@ -29,9 +29,11 @@ from keras_bucketing.tuning.step_costs import StepCosts
 # As few buckets as are at most so much slower than the best: batches of wider buckets are more random.
 ENOUGH = 1.01
 _STRETCHES = 200  # a bucket may end at so many lengths
-_SPLITS = 12  # of them so many are tried as the end of what is short
-_PRICES = (0.1, 0.03, 0.01, 0.003, 0.001)  # of a bucket, as shares of an epoch
-_MIN_BATCHES = (1, 2, 3)  # of a bucket; with fewer, the boundaries fit better, and the batches are less random
+_SPLITS = 24  # of them so many are tried as the end of what is short
+_PRICES = (0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.003, 0.002, 0.001, 0.0005)  # of a bucket, as shares of an epoch
+# Of a bucket; with fewer, the boundaries fit better, and the batches are less random. One batch alone would be the same
+# in every epoch, from which an LSTM learns less, the more so the larger it is.
+_MIN_BATCHES = (2, 3)
 _EXACT = 12  # so many choices, the best by a bound, are forecast exactly
 
 

@@ -45,14 +45,15 @@ def tune_batch_sizes(
     variables, goes on.
 
     In a mean over the batch, a sequence counts more in a small batch than in a large one, and here most updates come
-    from the short sequences. The larger `max_rows`, the shorter is the epoch, and the more that may cost accuracy.
+    from the short sequences. The further `min_rows` and `max_rows` lie apart, the shorter is the epoch, and the more
+    that may cost accuracy.
 
     Args:
         model: A compiled `keras.Model`. With XLA every measured shape is compiled.
         dataset: The `BucketedSequence` that the model trains on.
         min_updates: Int, the least number of batches an epoch. Defaults to None: as many as the dataset has.
-        min_rows: Int, the least rows of a batch. Defaults to None: a fourth of the mean of the dataset's batches.
-        max_rows: Int, the most rows of a batch. Defaults to None: twice the mean of the dataset's batches.
+        min_rows: Int, the least rows of a batch. Defaults to None: a third of the mean of the dataset's batches.
+        max_rows: Int, the most rows of a batch. Defaults to None: four times the mean of the dataset's batches.
         max_timesteps_per_batch: Int, the most timesteps of a batch, padding included, which bounds its memory. Defaults
             to None: what has `max_rows` of the longest sequence is measured, and if it does not fit into memory
             (`ResourceExhaustedError`), batches may be as large as the largest that did.

@@ -62,6 +62,8 @@ def test_keeps_to_the_bounds(data, lengths, costs, remainder, multiple, to_bound
     assert forecast.batch_mates >= bounds.min_batch_mates
     assert len(choice.bucket_batch_sizes) == len(choice.bucket_boundaries) + 1 <= bounds.max_buckets
     assert rows.max() <= max(choice.bucket_batch_sizes) <= bounds.max_rows
+    if len(buckets.counts) > 1:  # a bucket of one batch would have the same batch in every epoch
+        assert (buckets.counts > np.array(choice.bucket_batch_sizes)).all()
     assert (rows * padded_lengths).max() == forecast.largest_batch
     if bounds.max_timesteps_per_batch is not None:
         assert forecast.largest_batch <= bounds.max_timesteps_per_batch
