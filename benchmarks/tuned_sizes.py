@@ -6,11 +6,10 @@ train the same model in turns, an epoch each:
 
 - 32 rows, which sets the number of updates;
 - the largest budget that makes as many updates;
-- the proposal, with how far the predicted epoch is from the measured one;
-- the proposal with batches of as few as 8 rows, instead of 11.
+- the proposal, with how far the predicted epoch is from the measured one.
 
 The accuracy is that of the LSTM on other sequences, after as many epochs of the timed ones, over several seeds of the
-weights and the order: with 32 rows, with both proposals, and with the first and sample weights that let every sequence
+weights and the order: with 32 rows, with the proposal, and with the proposal and sample weights that let every sequence
 count alike. From one epoch to the next it goes up and down by a point or two, so the mean of the last three is there
 as well.
 
@@ -36,9 +35,7 @@ from keras_bucketing.tuning.restored_model import restored_model
 
 BATCH_SIZE = 32
 KINDS = ["LSTM", "bidirectional LSTM", "convolution"]
-FEWER_ROWS = 8
-PLAIN, BUDGET, TUNED = "32 rows", "budget", "tuned"
-FEWER, WEIGHTED = f"tuned, {FEWER_ROWS} rows or more", "tuned, sequences count alike"
+PLAIN, BUDGET, TUNED, WEIGHTED = "32 rows", "budget", "tuned", "tuned, sequences count alike"
 LAST_EPOCHS = 3
 
 
@@ -63,9 +60,8 @@ def main() -> None:
     scale = QUICK if arguments.quick else FULL
     sequences = draw_sequences(scale.learned, scale.longest, seed=0)
     kinds = KINDS[:1] if arguments.quick else KINDS
-    timed = {kind: time_epochs(kind, sequences, scale) for kind in kinds}
-    epochs = {kind: figures for kind, (figures, _) in timed.items()}
-    accuracies = learn(sequences, timed["LSTM"][1], scale)
+    epochs = {kind: time_epochs(kind, sequences, scale) for kind in kinds}
+    accuracies = learn(sequences, epochs["LSTM"]["options"], scale)
     results = {"scale": scale._asdict(), "epochs": epochs, "accuracies": accuracies}
     harness.publish(arguments.output, "tuned_sizes", results, tables)
     harness.write_picture(arguments.output, "tuned_sizes", lambda axes: draw(axes, epochs), panels=len(epochs))
@@ -118,21 +114,19 @@ class EpochClock(keras.callbacks.Callback):
         self.seconds = time.perf_counter() - self._begin
 
 
-def time_epochs(kind: str, sequences: Sequences, scale: Scale) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The tuner's figures and the seconds of each contender's epochs, round by round; and the options it proposes."""
+def time_epochs(kind: str, sequences: Sequences, scale: Scale) -> dict[str, Any]:
+    """The tuner's figures and the seconds of each contender's epochs, round by round."""
     model = make_model(kind)
     plain = bucketed(sequences, batch_size=BATCH_SIZE)
     begin = time.perf_counter()
     tuned = tune_batch_sizes(model, plain)
     tuning_seconds = time.perf_counter() - begin
-    fewer = tune_batch_sizes(model, plain, min_rows=FEWER_ROWS)
-    print(f"\n{kind}\n\n{tuned}\n\n{fewer}", flush=True)
+    print(f"\n{kind}\n\n{tuned}", flush=True)
     budget = largest_budget(sequences, plain.num_batches)
     datasets = {
         PLAIN: plain,
         BUDGET: bucketed(sequences, max_timesteps_per_batch=budget),
         TUNED: bucketed(sequences, **tuned.options),
-        FEWER: bucketed(sequences, **fewer.options),
     }
 
     def epoch_of(dataset: BucketedSequence) -> float:
@@ -143,17 +137,16 @@ def time_epochs(kind: str, sequences: Sequences, scale: Scale) -> tuple[dict[str
     # The tuner has traced the model already; a round to warm up would take a minute.
     contenders = {name: (lambda dataset=dataset: epoch_of(dataset)) for name, dataset in datasets.items()}
     seconds = harness.interleave(contenders, scale.rounds, warm_up=False)
-    figures = {
+    return {
         "seconds": seconds,
         "updates": {name: dataset.num_batches for name, dataset in datasets.items()},
         "padding_efficiency": {name: dataset.padding_stats().padding_efficiency for name, dataset in datasets.items()},
         "budget": budget,
-        "predicted": {PLAIN: tuned.current.seconds, TUNED: tuned.proposed.seconds, FEWER: fewer.proposed.seconds},
+        "predicted": {PLAIN: tuned.current.seconds, TUNED: tuned.proposed.seconds},
         "tuning_seconds": tuning_seconds,
         "options": tuned.options,
         "steps": [vars(step) for step in tuned.steps],
     }
-    return figures, {TUNED: tuned.options, FEWER: fewer.options}
 
 
 def largest_budget(sequences: Sequences, min_updates: int) -> int:
@@ -164,9 +157,9 @@ def largest_budget(sequences: Sequences, min_updates: int) -> int:
     return budget
 
 
-def learn(sequences: Sequences, proposed: dict[str, dict[str, Any]], scale: Scale) -> dict[str, list[list[float]]]:
+def learn(sequences: Sequences, tuned: dict[str, Any], scale: Scale) -> dict[str, list[list[float]]]:
     """The accuracies on other sequences after the last epochs, one list a seed."""
-    ways = {PLAIN: {"batch_size": BATCH_SIZE}, **proposed, WEIGHTED: proposed[TUNED]}
+    ways = {PLAIN: {"batch_size": BATCH_SIZE}, TUNED: tuned, WEIGHTED: tuned}
     validation = bucketed(draw_sequences(scale.validated, scale.longest, seed=1), batch_size=128, shuffle=False)
     last_epochs = range(max(scale.epochs - LAST_EPOCHS, 0) + 1, scale.epochs + 1)
     accuracies: dict[str, list[list[float]]] = {name: [] for name in ways}
@@ -175,7 +168,7 @@ def learn(sequences: Sequences, proposed: dict[str, dict[str, Any]], scale: Scal
         model.build((None, None))
         model.optimizer.build(model.trainable_variables)
         for name, of_way in accuracies.items():
-            weights = even_weights(sequences.lengths, ways[name]) if name == WEIGHTED else None
+            weights = even_weights(sequences.lengths, tuned) if name == WEIGHTED else None
             dataset = bucketed(sequences, sample_weight=weights, seed=seed, **ways[name])
             with restored_model(model):  # all of them begin alike, and the model is traced once
                 options = {"validation_data": validation, "validation_freq": list(last_epochs)}
@@ -196,14 +189,13 @@ def tables(record: Record) -> list[Table]:
     scale = Scale(**record["scale"])
     rows = []
     for kind, figures in record["epochs"].items():
-        plain = spread_of(figures["seconds"][PLAIN]).median
         for name, seconds in figures["seconds"].items():
             predicted = figures["predicted"].get(name)
             rows.append(
                 [
                     f"{kind}, {name}" + (f" of {figures['budget']:,}" if name == BUDGET else ""),
                     spread(spread_of(seconds)),
-                    f"{plain / spread_of(seconds).median:.2f} x",
+                    f"{_times_faster(figures, name)} x",
                     "" if predicted is None else significant(predicted),
                     str(figures["updates"][name]),
                     f"{figures['padding_efficiency'][name]:.3f}",
@@ -231,18 +223,18 @@ def tables(record: Record) -> list[Table]:
     ]
 
 
+def _times_faster(figures: dict[str, Any], name: str) -> str:
+    """How many times faster a model's epochs are than with 32 rows."""
+    return f"{spread_of(figures['seconds'][PLAIN]).median / spread_of(figures['seconds'][name]).median:.2f}"
+
+
 def _mean_and_deviation(values: np.ndarray) -> list[str]:
     return [f"{values.mean():.3f}", f"{values.std(ddof=1):.3f}" if len(values) > 1 else ""]
 
 
 def figures(record: Record) -> dict[str, str]:
     """How many times faster the tuned sizes are, by model."""
-
-    def ratio(kind: str) -> str:
-        seconds = record["epochs"][kind]["seconds"]
-        return f"{spread_of(seconds[PLAIN]).median / spread_of(seconds[TUNED]).median:.2f}"
-
-    return {kind.replace(" ", "_"): ratio(kind) for kind in record["epochs"]}
+    return {kind.replace(" ", "_"): _times_faster(of_kind, TUNED) for kind, of_kind in record["epochs"].items()}
 
 
 def draw(axes: Any, epochs: dict[str, Any]) -> None:

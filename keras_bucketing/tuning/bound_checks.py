@@ -10,7 +10,6 @@ from keras_bucketing.planning.automatic_buckets import MOST_BUCKETS
 from keras_bucketing.tuning.size_bounds import SizeBounds
 
 # Unless the user says otherwise, a batch has from a third of the mean rows of the dataset's to four times as many.
-# Still smaller ones make an epoch hardly shorter (`python -m benchmarks.tuned_sizes`).
 _LEAST_OF_MEAN, _MOST_OF_MEAN = 1 / 3, 4
 
 

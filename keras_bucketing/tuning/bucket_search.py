@@ -30,7 +30,7 @@ class Stretches:
     row: np.ndarray
 
 
-def best_buckets(stretches: Stretches, num_short: int, price: float, min_batches: int = 1) -> list[int] | None:
+def best_buckets(stretches: Stretches, num_short: int, price: float, min_batches: int) -> list[int] | None:
     """Finds the ends (exclusive, of stretches) of the buckets that take the least time.
 
     Buckets that end among the `num_short` shortest stretches make as many batches as they can, since the epoch needs

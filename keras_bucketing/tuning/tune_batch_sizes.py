@@ -45,8 +45,8 @@ def tune_batch_sizes(
     variables, goes on.
 
     In a mean over the batch, a sequence counts more in a small batch than in a large one, and here most updates come
-    from the short sequences. The further `min_rows` and `max_rows` lie apart, the shorter is the epoch, and the more
-    that may cost accuracy.
+    from the short sequences. The further `min_rows` and `max_rows` lie apart, the shorter an epoch may be, and the
+    more that may cost accuracy.
 
     Args:
         model: A compiled `keras.Model`. With XLA every measured shape is compiled.
