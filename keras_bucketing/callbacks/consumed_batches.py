@@ -94,7 +94,7 @@ class ConsumedBatches:
         self._start = self._stop() if self._resolved_stop is None else self._resolved_stop
         self._resolved_stop = None
         self._mark()
-        self._ended = self._located = False
+        self._ended = False
         with self._lock:
             self._steps = 0
             self._steps_per_execution = 1
@@ -212,10 +212,11 @@ class ConsumedBatches:
         return self._num_batches is None or self._start < self._num_batches - position.first_batch
 
     def _mark(self) -> None:
-        """Notes which passes have begun, and where the next one will."""
+        """Notes which passes have begun, and where the next one will; ours is looked for again, among later ones."""
         self._passes_before = self.dataset.newest_pass().number
         self._passes_of_others = 0
         self._first_batch = getattr(self.dataset, "next_first_batch", 0)
+        self._located = False
 
     def _stop(self) -> int:
         stop = self._start + self._steps

@@ -16,6 +16,7 @@ import tensorflow as tf
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.callbacks.padding_stats_callback import PaddingStatsCallback
 from keras_bucketing.padding.report import padding_report
+from keras_bucketing.pipeline.pass_counter import PassPosition
 from tests.support import consumption_scenarios as scenarios
 from tests.support.paths import SUPPORT
 
@@ -159,6 +160,30 @@ def test_an_interrupted_fit_does_not_disturb_what_comes_after():
     model.fit(dataset, callbacks=[callback], verbose=0, shuffle=False)
     assert callback.evaluate_history == [dataset.padding_stats(1)]
     assert callback.history == [dataset.padding_stats(2)]
+
+
+@pytest.mark.parametrize("what", ["evaluate", "predict"])
+@pytest.mark.parametrize("hook", ["on_epoch_begin", "on_train_batch_begin"])
+@pytest.mark.parametrize("steps", [None, 3])
+def test_another_callback_reads_the_same_dataset_before_the_first_step(what, hook, steps):
+    dataset = scenarios.bucketed(1)
+    model, callback = scenarios.model_for(1), PaddingStatsCallback(dataset)
+    reads = keras.callbacks.LambdaCallback()
+
+    def read(number, logs=None):
+        if number == 0:  # of the epochs, or of the steps of each epoch
+            getattr(model, what)(dataset, callbacks=[callback], verbose=0)
+
+    setattr(reads, hook, read)
+    model.fit(dataset, epochs=2, steps_per_epoch=steps, callbacks=[reads, callback], verbose=0, shuffle=False)
+    passes_of_others = [0] if hook == "on_epoch_begin" else [0, 2]
+    assert getattr(callback, f"{what}_history") == [dataset.padding_stats(epoch) for epoch in passes_of_others]
+    if steps is None:
+        epochs = [1, 1 + len(passes_of_others)]
+        assert callback.history == [dataset.padding_stats(epoch) for epoch in epochs]
+    else:
+        ours = PassPosition(2, epoch=1, first_batch=0)
+        assert callback.history == [dataset.pass_stats(ours, 0, 3), dataset.pass_stats(ours, 3, 6)]
 
 
 def test_a_model_that_does_not_count_rows_is_taken_at_its_steps():
