@@ -23,12 +23,11 @@ import numpy as np
 from benchmarks import harness, padding, randomness
 from benchmarks.randomness import LabeledLengths
 from benchmarks.tables import Record, Table
-from keras_bucketing.padding.labels import check_labels
-from keras_bucketing.padding.shuffled_batches import ShuffledBatches
-from keras_bucketing.planning.batch_cuts import cut_batches
 from keras_bucketing.planning.boundaries import best_partitions, boundaries_after, count_lengths
-from keras_bucketing.planning.buckets import choose_buckets
-from keras_bucketing.planning.sizing import BatchSizing
+from keras_bucketing.planning.bucket_choice import choose_buckets
+from keras_bucketing.planning.buckets import BatchSizing
+from keras_bucketing.planning.cuts import cut_batches
+from keras_bucketing.planning.forecast import ShuffledBatches, check_labels
 
 BATCH_SIZE = 32
 WAYS = ("32 rows", "budget", "one shape a bucket")

@@ -1,8 +1,8 @@
 """Length-bucketed, padded and masked batches of variable-length sequences for Keras."""
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.callbacks.backup_and_restore_sequence import BackupAndRestoreSequence
-from keras_bucketing.callbacks.padding_stats_callback import PaddingStatsCallback
+from keras_bucketing.callbacks.backup_and_restore import BackupAndRestoreSequence
+from keras_bucketing.callbacks.padding_stats import PaddingStatsCallback
 from keras_bucketing.layers.sequence_masking import SequenceMasking
 from keras_bucketing.models.masked_lstm_classifier import MaskedLSTMClassifier
 from keras_bucketing.monitoring.monitor_padding import monitor_padding

@@ -13,33 +13,24 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number, show_typed
-from keras_bucketing.inputs.collect import (
-    check_padding_value,
-    collect_inputs,
-    handle_empty,
-    truncate,
-)
-from keras_bucketing.inputs.leaf_lengths import lengths_of_rows
-from keras_bucketing.inputs.length_entries import length_entries
-from keras_bucketing.inputs.loaded import loaded_sequences
-from keras_bucketing.inputs.overlooked_padding import overlooked_padding
-from keras_bucketing.inputs.padded import check_masks_padding, sequences_from_padded
-from keras_bucketing.inputs.padded_labels import labels_from_padded
-from keras_bucketing.inputs.ragged import ragged_from_row_splits
+from keras_bucketing.data.collect import check_padding_value, collect_inputs, handle_empty, length_entries, truncate
+from keras_bucketing.data.loader import loaded_sequences
+from keras_bucketing.data.rows import lengths_of_rows, ragged_from_row_splits
 from keras_bucketing.padding.report import summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats, padding_of_plan
-from keras_bucketing.pipeline.batch_gather import BatchGatherer
-from keras_bucketing.pipeline.batch_stream import batch_stream, chosen_batches
-from keras_bucketing.pipeline.building_read import is_building_read
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
-from keras_bucketing.pipeline.no_checkpoint import NO_CHECKPOINT
-from keras_bucketing.pipeline.pass_counter import PassCounter, PassPosition
+from keras_bucketing.pipeline.gather import BatchGatherer
+from keras_bucketing.pipeline.passes import NO_CHECKPOINT, PassCounter, PassPosition, is_building_read
 from keras_bucketing.pipeline.restore_order import restore_order
-from keras_bucketing.planning.batch_cuts import cut_batches
-from keras_bucketing.planning.buckets import choose_buckets
+from keras_bucketing.pipeline.stream import batch_stream, chosen_batches
+from keras_bucketing.planning.bucket_choice import choose_buckets
+from keras_bucketing.planning.buckets import check_shard, check_sizing
+from keras_bucketing.planning.cuts import cut_batches
 from keras_bucketing.planning.epoch_plan import EpochPlan, EpochPlanner
-from keras_bucketing.planning.sizing import check_shard, check_sizing
 from keras_bucketing.streams.saved_sequences import check_batch_options, read_dataset
+from keras_bucketing.unpadding.arrays import check_masks_padding, sequences_from_padded
+from keras_bucketing.unpadding.labels import labels_from_padded
+from keras_bucketing.unpadding.unnoticed import overlooked_padding
 
 
 class BucketedSequence(tf.data.Dataset):

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.inputs.padded import sequences_from_padded
-from keras_bucketing.inputs.ragged import as_ragged
+from keras_bucketing.data.rows import as_ragged
+from keras_bucketing.unpadding.arrays import sequences_from_padded
 from tests.support.rows import rows_of
 from tests.support.strategies import DTYPES, bucket_options, lengths_lists, random_sequences, seeds
 

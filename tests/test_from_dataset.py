@@ -537,7 +537,7 @@ def test_a_folder_of_save_sequences_is_no_cache(tmp_path):
 MEASURED = """
 import resource, sys
 import numpy as np
-from keras_bucketing.streams.batch_layout import BatchOptions
+from keras_bucketing.unpadding.batches import BatchOptions
 from keras_bucketing.streams.saved_sequences import read_dataset
 row = np.ones(5000, np.float32)
 rows = lambda: (row for _ in range(20_000))

@@ -10,13 +10,14 @@ PACKAGE = ROOT / "keras_bucketing"
 # A folder is a step on the data's way: what it may import, besides itself.
 MAY_IMPORT = {
     "checks": set(),
-    "inputs": {"checks"},
-    "streams": {"checks", "inputs"},
-    "planning": {"checks", "inputs"},
-    "pipeline": {"checks", "inputs", "planning"},
-    "padding": {"checks", "inputs", "planning"},
-    "monitoring": {"checks", "inputs", "planning", "pipeline", "padding"},
-    "bucketed_sequence": {"checks", "inputs", "streams", "planning", "pipeline", "padding"},
+    "data": {"checks"},
+    "unpadding": {"checks", "data"},
+    "streams": {"checks", "data", "unpadding"},
+    "planning": {"checks", "data"},
+    "pipeline": {"checks", "data", "planning"},
+    "padding": {"checks", "data", "planning"},
+    "monitoring": {"checks", "data", "unpadding", "planning", "pipeline", "padding"},
+    "bucketed_sequence": {"checks", "data", "unpadding", "streams", "planning", "pipeline", "padding"},
     "callbacks": {"checks", "pipeline", "padding", "monitoring", "bucketed_sequence"},
     "tuning": {"checks", "planning", "padding", "bucketed_sequence"},
     "layers": {"checks"},
@@ -25,16 +26,16 @@ MAY_IMPORT = {
 ENTRANCES = {"__init__", "__main__"}  # these may import everything
 NUMPY_ONLY = [
     "checks.py",
-    "inputs/row_splits.py",
+    "data/row_splits.py",
+    "unpadding/spans.py",
     "planning/boundaries.py",
-    "planning/sizing.py",
     "planning/buckets.py",
+    "planning/bucket_choice.py",
+    "planning/cuts.py",
+    "planning/forecast.py",
+    "padding/text_table.py",
+    "tuning/choose.py",
 ]
-NUMPY_ONLY += ["planning/automatic_buckets.py", "planning/batch_spans.py"]
-NUMPY_ONLY += ["planning/buckets.py", "planning/batch_cuts.py", "padding/random_batches.py", "padding/text_table.py"]
-NUMPY_ONLY += ["padding/labels.py", "padding/shuffled_batches.py"]
-NUMPY_ONLY += [f"tuning/{name}.py" for name in ("step_costs", "bucket_search", "size_bounds", "size_choice")]
-NUMPY_ONLY += ["tuning/epoch_forecast.py", "tuning/probe_batches.py"]
 
 pytestmark = pytest.mark.skipif(not PACKAGE.exists(), reason="the tests run outside of the source tree")
 

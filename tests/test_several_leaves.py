@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.callbacks.padding_stats_callback import PaddingStatsCallback
+from keras_bucketing.callbacks.padding_stats import PaddingStatsCallback
 from keras_bucketing.monitoring.monitor_padding import monitor_padding
-from keras_bucketing.padding.leaf_stats import LeafPaddingStats
+from keras_bucketing.padding.stats import LeafPaddingStats
 from tests.support.strategies import bucket_options, lengths_lists, random_sequences, remainders, seeds
 
 PADDING, LABEL_PADDING = 7, 9

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_bucketing.monitoring.counted_dataset import CountedDataset
+from keras_bucketing.monitoring.monitor_padding import CountedDataset
 from keras_bucketing.padding.stats import PaddingStats
-from keras_bucketing.pipeline.pass_counter import PassPosition
+from keras_bucketing.pipeline.passes import PassPosition
 
 
 class Consumed(NamedTuple):

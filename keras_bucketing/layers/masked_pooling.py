@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_bucketing.checks import check_choice
-from keras_bucketing.layers.padding_mask import zero_padding
+from keras_bucketing.layers.sequence_masking import zero_padding
 
 POOLINGS = ("mean", "max", "attention")
 LOWEST = -1e30  # below anything a recurrent layer puts out

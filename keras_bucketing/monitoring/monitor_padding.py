@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+import warnings
+from typing import Any, Protocol, runtime_checkable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.monitoring.counted_dataset import CountedDataset
-from keras_bucketing.monitoring.monitored_dataset import MonitoredDataset
-from keras_bucketing.monitoring.monitored_py_dataset import MonitoredPyDataset
+from keras_bucketing.data.row_splits import row_splits_of
+from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.pipeline.passes import PassCounter, PassPosition, as_it_is
 from keras_bucketing.planning.boundaries import check_boundaries
+from keras_bucketing.unpadding.graph import check_padding_of, entry_name, leaves_at, row_lengths, sequence_paths
+from keras_bucketing.unpadding.unnoticed import PaddingWatch
 
 
 def monitor_padding(
@@ -72,4 +77,315 @@ def monitor_padding(
         "`dataset` cannot be monitored. Expected a tf.data.Dataset or a keras.utils.PyDataset of padded batches, "
         f"received {type(dataset).__name__}. Make one of arrays with tf.data.Dataset.from_tensor_slices((x, "
         "y)).shuffle(len(x)).batch(32)."
+    )
+
+
+# CountedDataset: what a dataset must answer, so that its padding can be counted.
+
+
+@runtime_checkable
+class CountedDataset(Protocol):
+    """What a dataset must answer, so that its consumption can be followed."""
+
+    def __len__(self) -> int:
+        """Batches of a whole pass; raises TypeError where nobody knows."""
+
+    def newest_pass(self) -> PassPosition:
+        """The newest pass that has begun."""
+
+    def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
+        """What was padded in the batches `start` to `stop - 1` of that pass, as far as it has them."""
+
+
+# A `tf.data.Dataset` that writes down what it delivers.
+
+
+class MonitoredDataset(tf.data.Dataset):
+    """A `tf.data.Dataset` that writes down what it delivers; made by `monitor_padding`."""
+
+    def __init__(self, dataset: tf.data.Dataset, mask_value: Any, sequences: Any, bucket_boundaries: list[int] | None):
+        self._counter = PassCounter()
+        self._mask_value = mask_value
+        self._paths = sequence_paths(_x_of(dataset.element_spec), sequences)
+        check_padding_of(_x_of(dataset.element_spec), self._paths, mask_value)
+        self._log = BatchLog([entry_name(path) for path in self._paths], bucket_boundaries)
+        self._watch = PaddingWatch(mask_value)
+        self._element_spec = dataset.element_spec
+        no_pass = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
+        # `scan` hands its state from batch to batch of one pass, and keeps the cardinality.
+        self._inner = dataset.scan(no_pass, as_it_is(self._record)).prefetch(1)
+        super().__init__(tf.data.experimental.to_variant(self._inner))
+
+    def _inputs(self) -> list[tf.data.Dataset]:
+        return [self._inner]
+
+    @property
+    def element_spec(self) -> Any:
+        """The structure of the batches, as given."""
+        return self._element_spec
+
+    @property
+    def num_batches(self) -> int | None:
+        """Batches of a pass; None where that is unknown or infinite."""
+        cardinality = int(self.cardinality())
+        return cardinality if cardinality >= 0 else None
+
+    def newest_pass(self) -> PassPosition:
+        """The newest pass that has begun."""
+        return self._counter.newest_pass()
+
+    def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
+        """What was padded in some batches of a pass; what was read leaves the log.
+
+        Args:
+            position: The pass, from `newest_pass`.
+            start: Int, the first batch, counted from where the pass began.
+            stop: Int, one after the last batch. Batches that were never delivered do not count.
+        """
+        dtypes = [leaf.dtype for leaf in leaves_at(_x_of(self._element_spec), self._paths)]
+        self._watch.warn_once([entry_name(path) for path in self._paths], dtypes)
+        return self._log.pass_stats(position, start, stop)
+
+    def _record(self, state: tuple[tf.Tensor, tf.Tensor], batch: Any) -> tuple[tuple[tf.Tensor, tf.Tensor], Any]:
+        pass_number, index = state
+        pass_number = tf.cond(tf.equal(index, 0), self._begin_pass, lambda: pass_number)
+        lengths, padded_lengths = row_lengths(_x_of(batch), self._paths, self._mask_value)
+        seen = self._watch.note(pass_number, index, leaves_at(_x_of(batch), self._paths), lengths)
+        with tf.control_dependencies([seen, self._log.write(pass_number, index, lengths, padded_lengths)]):
+            return (pass_number, tf.identity(index + 1)), batch
+
+    def _begin_pass(self) -> tf.Tensor:
+        number = self._counter.begin_pass().number
+        with tf.control_dependencies([self._log.forget_old_passes(number)]):
+            return tf.identity(number)
+
+
+def _x_of(element: Any) -> Any:
+    return element[0] if isinstance(element, tuple) else element
+
+
+# A `keras.utils.PyDataset` that writes down what it delivers.
+
+
+_KEPT_PASSES = 4
+
+
+class MonitoredPyDataset(keras.utils.PyDataset):
+    """Passes a `PyDataset` through and notes the lengths of its batches; made by `monitor_padding`.
+
+    With `workers` <= 1, batches are asked for in the order of consumption, and the figures are exact. With
+    more threads, an epoch that is consumed whole is exact too; of one that is cut short (`steps_per_epoch`,
+    stopping in mid-epoch), the last few batches may be others than those consumed, and a warning says so.
+    Where `fit` trains and validates on the same object with `steps_per_epoch`, the callback warns that figures may be
+    wrong.
+
+    `PyDataset` has no hook that tells a pass from the next. Keras asks for `num_batches` whenever one
+    begins; with several threads it does so in the middle as well, but there it stops them all before
+    `on_epoch_end` (keras/src/trainers/data_adapters/py_dataset_adapter.py).
+    """
+
+    def __init__(
+        self,
+        dataset: keras.utils.PyDataset,
+        mask_value: Any,
+        sequences: Any,
+        bucket_boundaries: list[int] | None,
+    ):
+        if dataset.use_multiprocessing:
+            raise ValueError(
+                "A PyDataset with `use_multiprocessing=True` cannot be monitored: its batches are made in other "
+                "processes. Set `dataset.use_multiprocessing = False`; `workers` may stay as it is."
+            )
+        super().__init__(workers=dataset.workers, max_queue_size=dataset.max_queue_size)
+        self._dataset = dataset
+        self._mask_value = mask_value
+        self._sequences = sequences
+        self._names: list[str] = []
+        self._dtypes: list[tf.DType] = []
+        self._watch = PaddingWatch(mask_value)
+        self._bucket_boundaries = bucket_boundaries
+        self._lock = threading.Lock()
+        self._pass_ended = True
+        self._newest = 0
+        self._delivered = 0  # batches of the newest pass
+        self._entries: dict[int, dict[int, np.ndarray]] = {}
+        self._warned = False
+
+    def __len__(self) -> int:
+        count = self._dataset.num_batches
+        if count is None:
+            raise TypeError("An endless PyDataset has no length.")
+        return int(count)
+
+    @property
+    def num_batches(self) -> int | None:
+        """Batches of a pass; None for an endless one."""
+        if self.workers <= 1:
+            self._pass_ended = True
+        count: int | None = self._dataset.num_batches
+        return count
+
+    def on_epoch_begin(self) -> None:
+        """Passes the call on."""
+        self._dataset.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        """Passes the call on."""
+        if self.workers > 1:
+            self._pass_ended = True
+        self._dataset.on_epoch_end()
+
+    def __getitem__(self, index: int) -> Any:
+        with self._lock:
+            if self._pass_ended:
+                self._begin_pass()
+            number, of_pass, position = self._newest, self._entries[self._newest], self._delivered
+            self._delivered += 1
+        batch = self._dataset[index]
+        entry = self._measure(batch, number, position)
+        with self._lock:
+            of_pass[position] = entry
+            of_pass.pop(position - MOST_UNREAD_BATCHES, None)
+        return batch
+
+    def newest_pass(self) -> PassPosition:
+        """The newest pass that has begun."""
+        with self._lock:
+            return PassPosition(self._newest, self._newest - 1, 0)
+
+    def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
+        """What was padded in some batches of a pass; the batches before them are forgotten.
+
+        Args:
+            position: The pass, from `newest_pass`.
+            start: Int, the first batch, counted from where the pass began.
+            stop: Int, one after the last batch. Batches that were never delivered do not count.
+        """
+        with self._lock:
+            of_pass = self._entries.get(position.number, {})
+            for index in [index for index in of_pass if index < start]:
+                del of_pass[index]
+            entries = [of_pass[index] for index in range(start, stop) if index in of_pass]
+            cut_short = start > 0 or any(index >= stop for index in of_pass)
+        if cut_short and self.workers > 1 and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"With workers={self.workers}, batches are made out of order, and this epoch did not consume all of "
+                "them: the padding statistics may have counted a few others. Use workers=1 for exact figures.",
+                stacklevel=2,
+            )
+        self._watch.warn_once(self._names, self._dtypes)
+        return stats_of_entries(entries, self._names, self._bucket_boundaries)
+
+    def _begin_pass(self) -> None:
+        self._pass_ended = False
+        self._newest += 1
+        self._delivered = 0
+        self._entries[self._newest] = {}
+        self._entries.pop(self._newest - _KEPT_PASSES, None)
+
+    def _measure(self, batch: Any, pass_number: int, position: int) -> np.ndarray:
+        x = batch[0] if isinstance(batch, (tuple, list)) else batch
+        x = keras.tree.map_structure(keras.ops.convert_to_numpy, x)
+        paths = sequence_paths(x, self._sequences)
+        check_padding_of(x, paths, self._mask_value)
+        self._names = [entry_name(path) for path in paths]
+        leaves = [tf.convert_to_tensor(leaf) for leaf in leaves_at(x, paths)]
+        self._dtypes = [leaf.dtype for leaf in leaves]
+        lengths, padded_lengths = row_lengths(x, paths, self._mask_value)
+        self._watch.note(pass_number, position, leaves, lengths)
+        entry: np.ndarray = entry_of_batch(lengths, padded_lengths).numpy()
+        return entry
+
+
+# The in-graph record of delivered batches, read by whoever knows which of them were consumed.
+
+
+# A dataset that is iterated without a callback would fill its log for ever. This many entries are a few megabytes and
+# far more than the batches which can be waiting to be read.
+MOST_UNREAD_BATCHES = 65536
+
+_PASS_SHIFT = 32  # an entry's key: pass number << 32 | index in the pass
+
+
+class BatchLog:
+    """Remembers the lengths of each delivered batch until they are read.
+
+    A running total would count what was prefetched, so every batch has its own entry.
+
+    Args:
+        names: What statistics call the leaves of a batch.
+        bucket_boundaries: Optional list of ints, to tell the bucket of a batch from its padded length.
+    """
+
+    def __init__(self, names: list[str], bucket_boundaries: list[int] | None):
+        self._names = names
+        self._bucket_boundaries = bucket_boundaries
+        with tf.device("CPU:0"):
+            # A table holds values of one shape only, batches have as many lengths as rows: hence serialized.
+            self._table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.string, default_value="")
+        self._kept: dict[int, np.ndarray] = {}
+
+    def write(
+        self, pass_number: tf.Tensor, index: tf.Tensor, lengths: tf.Tensor, padded_lengths: tf.Tensor
+    ) -> tf.Operation:
+        """Notes a batch, with the lengths of its leaves as `row_lengths` returns them; in graph."""
+        key = tf.bitwise.left_shift(pass_number, tf.constant(_PASS_SHIFT, tf.int64)) + index
+        entry = tf.io.serialize_tensor(entry_of_batch(lengths, padded_lengths))
+        return self._table.insert(key, entry)
+
+    def forget_old_passes(self, newest_pass: tf.Tensor) -> tf.Tensor:
+        """Drops all but the newest two passes where too much was never read; in graph. Returns how many entries."""
+
+        def forget() -> tf.Tensor:
+            keys = tf.reshape(self._table.export()[0], [-1])
+            oldest_kept = tf.bitwise.left_shift(newest_pass - 1, tf.constant(_PASS_SHIFT, tf.int64))
+            old = tf.boolean_mask(keys, keys < oldest_kept)
+            with tf.control_dependencies([self._table.remove(old)]):
+                return tf.size(old, tf.int64)
+
+        return tf.cond(self._table.size() > MOST_UNREAD_BATCHES, forget, lambda: tf.constant(0, tf.int64))
+
+    def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
+        """What the batches `start` to `stop - 1` of a pass padded, as far as they were delivered.
+
+        What was read leaves the log; it can be asked for again until batches after it are.
+        """
+        first = position.number << _PASS_SHIFT
+        entries = self._read(list(range(first + start, first + stop)))
+        return stats_of_entries(entries, self._names, self._bucket_boundaries)
+
+    def _read(self, keys: list[int]) -> list[np.ndarray]:
+        if not keys:
+            return []
+        end_of_pass = ((keys[0] >> _PASS_SHIFT) + 1) << _PASS_SHIFT
+        self._kept = {key: entry for key, entry in self._kept.items() if keys[0] <= key < end_of_pass}
+        unread = [key for key in keys if key not in self._kept]
+        found = self._table.lookup(tf.constant(unread, tf.int64))
+        self._table.remove(tf.constant(unread, tf.int64))
+        for key, entry in zip(unread, found.numpy(), strict=True):
+            if entry:
+                self._kept[key] = tf.io.parse_tensor(entry, tf.int32).numpy()
+        return [self._kept[key] for key in keys if key in self._kept]
+
+
+def entry_of_batch(lengths: tf.Tensor, padded_lengths: tf.Tensor) -> tf.Tensor:
+    """Int32 `(num_leaves, 1 + rows)`: the padded length of each leaf and the lengths of its rows."""
+    return tf.concat([padded_lengths[:, tf.newaxis], lengths], axis=1)
+
+
+def stats_of_entries(entries: list[np.ndarray], names: list[str], bucket_boundaries: list[int] | None) -> PaddingStats:
+    """What was padded in batches, from what `entry_of_batch` made of each of them."""
+    if not entries:
+        return PaddingStats()
+    padded_lengths = np.stack([entry[:, 0] for entry in entries], axis=1)
+    # No batch is padded beyond its bucket, so its padded length tells the bucket even where shorter rows spilled.
+    buckets = None
+    if bucket_boundaries is not None:
+        buckets = np.searchsorted(bucket_boundaries, padded_lengths.max(axis=0), side="right")
+    return PaddingStats.from_leaves(
+        dict(zip(names, np.concatenate([entry[:, 1:] for entry in entries], axis=1), strict=True)),
+        row_splits_of(np.array([entry.shape[1] - 1 for entry in entries])),
+        dict(zip(names, padded_lengths, strict=True)),
+        buckets=buckets,
     )

@@ -1,4 +1,4 @@
-"""Lengths and sizing options to buckets: their boundaries and the rows of their batches."""
+"""The buckets of a dataset: their boundaries, and the rows of their batches."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_bucketing.checks import check_integer
-from keras_bucketing.planning.automatic_buckets import automatic_bucket_boundaries
-from keras_bucketing.planning.boundaries import check_boundaries, optimal_bucket_boundaries
-from keras_bucketing.planning.sizing import BatchSizing
+from keras_bucketing.checks import INT64_MAX, check_flat_list, check_integer, show
 
 
 @dataclass(frozen=True)
@@ -35,116 +32,112 @@ class Buckets:
         return np.bincount(self.row_buckets, minlength=len(self.upper_lengths))
 
 
-def choose_buckets(
-    lengths: np.ndarray,
-    sizing: BatchSizing,
-    bucket_boundaries: Any = None,
-    num_buckets: Any = None,
-    pad_to_bucket_boundary: bool = False,
-    kept: np.ndarray | None = None,
-    minlen: int = 1,
-    remainder: str = "spill",
-) -> Buckets:
-    """Finds the buckets, from given boundaries or as those of minimum padding.
+# How many rows a batch has, and which of them belong to one process.
 
-    Args:
-        lengths: Int64 array `(num_rows,)`, timesteps.
-        sizing: The checked sizes.
-        bucket_boundaries: Ints or None, as the user gave them.
-        num_buckets: Int or None, as the user gave it.
-        pad_to_bucket_boundary: Whether batches are padded to the longest allowed length, so that this is what a budget
-            holds.
-        kept: Int array `(num_rows,)` or None: what an error message calls each row.
-        minlen: Int, the length that every batch is padded to at least, so that no bucket ends below it unless the user
-            says so, and that is what a budget holds.
-        remainder: What becomes of rows that do not fill a batch of their bucket; the automatic number depends on it.
+
+DEFAULT_BATCH_SIZE = 32  # as of `fit`
+
+
+@dataclass(frozen=True)
+class BatchSizing:
+    """How batches are sized: by rows, by rows of each bucket, or by a budget, which rows may cap.
+
+    Attributes:
+        batch_size: Int, rows, the same for every bucket; next to a budget, the most rows.
+        bucket_batch_sizes: Ints, rows, one for each bucket.
+        max_timesteps_per_batch: Int, the most cells (rows x padded length) of a batch.
+        multiple: Int, every batch's rows are a multiple of it.
     """
-    if bucket_boundaries is not None:
-        boundaries = check_boundaries(bucket_boundaries)
-        _check_number(num_buckets, boundaries)
-    else:
-        padded = np.maximum(lengths, minlen)
-        boundaries = _find_boundaries(padded, sizing, num_buckets, pad_to_bucket_boundary, remainder)
-    if sizing.bucket_batch_sizes is not None and len(sizing.bucket_batch_sizes) != len(boundaries) + 1:
+
+    batch_size: int | None
+    bucket_batch_sizes: list[int] | None
+    max_timesteps_per_batch: int | None
+    multiple: int
+
+    def rows_at(self, upper_lengths: np.ndarray) -> np.ndarray:
+        """The rows of a batch, for each longest length of a bucket; 0 where not even `multiple` of them fit."""
+        if self.max_timesteps_per_batch is not None:
+            rows = rows_within_budget(upper_lengths, self.max_timesteps_per_batch, self.multiple)
+            return rows if self.batch_size is None else np.minimum(rows, self.batch_size)
+        if self.batch_size is not None:
+            return np.full(len(upper_lengths), self.batch_size)
+        return np.full(len(upper_lengths), max(DEFAULT_BATCH_SIZE // self.multiple, 1) * self.multiple)
+
+
+def rows_within_budget(upper_lengths: Any, max_timesteps: int, multiple: int = 1) -> np.ndarray:
+    """The most rows whose padded cells stay within a budget, as a multiple of `multiple`, 0 where none fit.
+
+    The rule of OpenNMT-tf's `batch_type="tokens"` and of fairseq's `--max-tokens`.
+
+    >>> rows_within_budget([3, 6, 9, 12], 512).tolist()
+    [170, 85, 56, 42]
+    >>> rows_within_budget([3, 6, 9, 12], 512, multiple=8).tolist()
+    [168, 80, 56, 40]
+    """
+    return max_timesteps // np.asarray(upper_lengths) // multiple * multiple
+
+
+def check_sizing(
+    batch_size: Any,
+    bucket_batch_sizes: Any,
+    max_timesteps_per_batch: Any,
+    batch_size_multiple: Any,
+    num_shards: int,
+) -> BatchSizing:
+    """Checks the arguments that size batches."""
+    others = {"batch_size": batch_size, "max_timesteps_per_batch": max_timesteps_per_batch}
+    others = {name: value for name, value in others.items() if value is not None}
+    if bucket_batch_sizes is not None and others:
+        received = " and ".join(f"{name}={show(value)}" for name, value in others.items())
         raise ValueError(
-            f"`bucket_batch_sizes` must have one entry for each bucket. Expected {len(boundaries) + 1} for the "
-            f"boundaries {_shorten(boundaries)}, received {len(sizing.bucket_batch_sizes)}."
+            "`bucket_batch_sizes` says the rows of every bucket, so no other size may stand next to it. Received "
+            f"{received} as well. Leave one of them out."
         )
-    row_buckets = np.searchsorted(boundaries, lengths, side="right").astype(np.int32)
-    longest = int(lengths.max())
-    upper_lengths = np.array([*(boundary - 1 for boundary in boundaries), longest], np.int64)
-    filled = np.bincount(row_buckets, minlength=len(upper_lengths)) > 0
-    budgeted = upper_lengths
-    if not pad_to_bucket_boundary:  # then a batch is no longer than the longest row of its bucket
-        longest_in_bucket = np.zeros(len(upper_lengths), np.int64)
-        np.maximum.at(longest_in_bucket, row_buckets, lengths)
-        budgeted = np.where(filled, longest_in_bucket, upper_lengths)
-    budgeted = np.maximum(budgeted, minlen)
-    sizes = np.array(sizing.bucket_batch_sizes) if sizing.bucket_batch_sizes is not None else sizing.rows_at(budgeted)
-    _check_budget(sizes, budgeted, filled, lengths, row_buckets, sizing, kept, minlen)
-    return Buckets(boundaries, np.maximum(sizes, sizing.multiple).tolist(), upper_lengths, row_buckets)
+    multiple = check_integer("batch_size_multiple", batch_size_multiple) * num_shards
+    if batch_size is not None:
+        batch_size = _check_batch_size("batch_size", batch_size, multiple)
+    if bucket_batch_sizes is not None:
+        sizes = check_flat_list("bucket_batch_sizes", bucket_batch_sizes)
+        if not sizes:
+            raise ValueError("`bucket_batch_sizes` is empty. Expected one size for each bucket.")
+        bucket_batch_sizes = [
+            _check_batch_size(f"bucket_batch_sizes[{index}]", size, multiple) for index, size in enumerate(sizes)
+        ]
+    if max_timesteps_per_batch is not None:
+        max_timesteps_per_batch = check_integer("max_timesteps_per_batch", max_timesteps_per_batch, maximum=INT64_MAX)
+    return BatchSizing(batch_size, bucket_batch_sizes, max_timesteps_per_batch, multiple)
 
 
-def _find_boundaries(
-    lengths: np.ndarray, sizing: BatchSizing, num_buckets: Any, pad_to_bucket_boundary: bool, remainder: str
-) -> list[int]:
-    if sizing.bucket_batch_sizes is not None:
-        wanted = len(sizing.bucket_batch_sizes)
-        if num_buckets is not None and check_integer("num_buckets", num_buckets) != wanted:
-            raise ValueError(
-                f"`num_buckets` must match `bucket_batch_sizes`. Expected {wanted}, one for each size, received "
-                f"{num_buckets}."
-            )
-        distinct = len(np.unique(lengths))
-        if distinct < wanted:
-            raise ValueError(
-                f"`bucket_batch_sizes` has more entries than there are distinct lengths. Expected at most {distinct}, "
-                f"received {wanted}."
-            )
-        return optimal_bucket_boundaries(lengths, wanted)
-    if num_buckets is not None:
-        return optimal_bucket_boundaries(lengths, num_buckets)
-    return automatic_bucket_boundaries(
-        lengths, sizing.rows_at, remainder, sizing.multiple, few_shapes=pad_to_bucket_boundary
-    )
+@dataclass(frozen=True)
+class Shard:
+    """Shard `index` of `num_shards` takes rows index, index + num_shards, ... of every batch."""
+
+    num_shards: int
+    index: int
 
 
-def _check_number(num_buckets: Any, boundaries: list[int]) -> None:
-    if num_buckets is not None and check_integer("num_buckets", num_buckets) != len(boundaries) + 1:
+def check_shard(num_shards: Any, shard_index: Any, needs_seed: bool) -> Shard:
+    """Checks the arguments; shards that draw a seed of their own would not share one plan."""
+    num_shards = check_integer("num_shards", num_shards)
+    shard_index = check_integer("shard_index", shard_index, minimum=0)
+    if shard_index >= num_shards:
         raise ValueError(
-            f"`num_buckets` must match `bucket_boundaries`. Expected {len(boundaries) + 1}, one more than there are "
-            f"boundaries, received {num_buckets}. Leave one of the two out."
+            f"`shard_index` is out of range. Expected an int below num_shards={num_shards}, received {shard_index}."
         )
+    if num_shards > 1 and needs_seed:
+        raise ValueError(
+            f"`seed` must be given for num_shards={num_shards} with shuffle=True: all shards must draw the same "
+            "order. Pass the same seed in every process."
+        )
+    return Shard(num_shards, shard_index)
 
 
-def _check_budget(
-    sizes: np.ndarray,
-    budgeted: np.ndarray,
-    filled: np.ndarray,
-    lengths: np.ndarray,
-    row_buckets: np.ndarray,
-    sizing: BatchSizing,
-    kept: np.ndarray | None,
-    minlen: int,
-) -> None:
-    """Refuses a budget that cannot hold one row (or `multiple` rows) of some bucket."""
-    too_long = np.flatnonzero(filled & (sizes < 1))
-    if not too_long.size:
-        return
-    bucket = int(too_long[-1])
-    row = int(np.flatnonzero(row_buckets == bucket)[np.argmax(lengths[row_buckets == bucket])])
-    needed, room = int(budgeted[bucket]), sizing.max_timesteps_per_batch // sizing.multiple  # type: ignore[operator]
-    padded = f", padded to {needed}" if needed > lengths[row] else ""
-    fix = f", or cut long sequences with maxlen={room}" if room else ""
-    if padded:
-        fix = ", or lower minlen" if needed == minlen else ", or lower that bucket's boundary"
-    raise ValueError(
-        f"`max_timesteps_per_batch` must hold at least {sizing.multiple} row{'s' if sizing.multiple > 1 else ''} of "
-        f"every sequence. Expected at least {sizing.multiple * needed} for the {lengths[row]} timesteps of "
-        f"x[{row if kept is None else kept[row]}]{padded}, received {sizing.max_timesteps_per_batch}. "
-        f"Raise the budget{fix}."
-    )
-
-
-def _shorten(values: list[int]) -> str:
-    return str(values) if len(values) <= 10 else f"[{values[0]}, {values[1]}, ..., {values[-1]}]"
+def _check_batch_size(name: str, value: Any, multiple: int) -> int:
+    size = check_integer(name, value)
+    if size % multiple:
+        below, above = size // multiple * multiple, (size // multiple + 1) * multiple
+        raise ValueError(
+            f"`{name}` must be a multiple of batch_size_multiple x num_shards. Expected a multiple of {multiple}, "
+            f"received {size}. Use {f'{below} or ' if below else ''}{above}."
+        )
+    return size

@@ -16,12 +16,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.inputs.leaf_lengths import LeafLengths, lengths_of_rows
-from keras_bucketing.inputs.row_splits import row_splits_of
-from keras_bucketing.planning.batch_cuts import BatchCuts
-from keras_bucketing.planning.buckets import Buckets
-from keras_bucketing.planning.padded_lengths import least_padded_lengths
-from keras_bucketing.planning.sizing import Shard
+from keras_bucketing.data.row_splits import row_splits_of
+from keras_bucketing.data.rows import LeafLengths, lengths_of_rows
+from keras_bucketing.planning.buckets import Buckets, Shard
+from keras_bucketing.planning.cuts import BatchCuts, least_padded_lengths
 
 _PHILOX = tf.random.Algorithm.PHILOX.value
 

@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 
 from keras_bucketing.checks import check_choice, check_flag, check_number, show, show_typed
-from keras_bucketing.inputs.ragged import Ragged, ragged_from_lengths
-from keras_bucketing.inputs.storage import stored_floatx
-from keras_bucketing.inputs.stored_sequences import StoredSequences
-from keras_bucketing.inputs.structures import named_leaves
-from keras_bucketing.streams.batch_layout import BatchOptions
-from keras_bucketing.streams.element_specs import NAMES, Triple, map_named
-from keras_bucketing.streams.growing import MemoryStore
-from keras_bucketing.streams.mapped_folder import is_finished, map_folder
-from keras_bucketing.streams.sequence_folder import FolderWriter
+from keras_bucketing.data.arrays import stored_floatx
+from keras_bucketing.data.rows import Ragged, StoredSequences, ragged_from_lengths
+from keras_bucketing.data.tree import named_leaves
+from keras_bucketing.streams.columns import MemoryStore
+from keras_bucketing.streams.elements import NAMES, Triple, map_named
+from keras_bucketing.streams.folder import FolderWriter, is_finished, map_folder
+from keras_bucketing.streams.reading import Column, read_stream
 from keras_bucketing.streams.sources import Stream, open_stream
-from keras_bucketing.streams.stream_reader import Column, read_stream
+from keras_bucketing.unpadding.batches import BatchOptions
 
 
 def save_sequences(

@@ -11,12 +11,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.inputs import columns
-from keras_bucketing.inputs.libraries import comes_from
-from keras_bucketing.inputs.ragged import as_ragged
-from keras_bucketing.inputs.stored_sequences import StoredSequences
-from keras_bucketing.streams.batch_layout import BatchOptions, is_batched, roles_in_rows
-from keras_bucketing.streams.element_specs import Triple, as_json, spec_of_dataset, split_element
+from keras_bucketing.data import columns
+from keras_bucketing.data.arrays import comes_from
+from keras_bucketing.data.rows import StoredSequences, as_ragged
+from keras_bucketing.streams.elements import Triple, as_json, is_batched, roles_in_rows, spec_of_dataset, split_element
+from keras_bucketing.unpadding.batches import BatchOptions
 
 # One call for so many rows: a tf.data.Dataset hands 3,000 single elements a second over to Python, and 37,000 rows in
 # batches of 32. A model's batch is no smaller, so this much memory is there.

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.checks import check_integer, show_typed
-from keras_bucketing.tuning.bound_checks import check_bounds
-from keras_bucketing.tuning.epoch_forecast import BatchRules, EpochForecast, forecast_epoch
-from keras_bucketing.tuning.measured_steps import time_steps
-from keras_bucketing.tuning.probe_batches import probe_batches
-from keras_bucketing.tuning.size_bounds import SizeBounds
-from keras_bucketing.tuning.size_choice import SizeChoice, choose_sizes, keeps_to
-from keras_bucketing.tuning.step_costs import StepCosts, fit_step_costs
-from keras_bucketing.tuning.tuned_batch_sizes import TunedBatchSizes, measured_steps
+from keras_bucketing.checks import INT64_MAX, check_integer, check_number, show, show_typed
+from keras_bucketing.padding.text_table import format_table
+from keras_bucketing.planning.bucket_choice import MOST_BUCKETS
+from keras_bucketing.tuning.choose import (
+    BatchRules,
+    EpochForecast,
+    SizeBounds,
+    SizeChoice,
+    choose_sizes,
+    forecast_epoch,
+    keeps_to,
+)
+from keras_bucketing.tuning.measure import StepCosts, fit_step_costs, probe_batches, time_steps
 
 
 def tune_batch_sizes(
@@ -171,3 +175,153 @@ def _no_choice(lengths: np.ndarray, costs: StepCosts, bounds: SizeBounds, multip
         f"`min_updates` cannot be reached. Expected fewer than {bounds.min_updates}: batches of {bounds.min_rows} rows "
         f"make about {len(lengths) // bounds.min_rows} an epoch. Lower min_updates or min_rows."
     )
+
+
+# The arguments of `tune_batch_sizes` that bound batches, checked against the dataset.
+
+
+# Unless the user says otherwise, a batch has from a third of the mean rows of the dataset's to four times as many.
+_LEAST_OF_MEAN, _MOST_OF_MEAN = 1 / 3, 4
+
+
+def check_bounds(
+    dataset: BucketedSequence,
+    multiple: int,
+    min_updates: Any,
+    min_rows: Any,
+    max_rows: Any,
+    max_timesteps_per_batch: Any,
+    max_step_seconds: Any,
+) -> SizeBounds:
+    """Checks the arguments of `tune_batch_sizes`, and fills in what is not said."""
+    num_sequences = dataset.num_sequences
+    mean = num_sequences / dataset.num_batches
+    min_updates = dataset.num_batches if min_updates is None else check_integer("min_updates", min_updates)
+    if min_rows is None:
+        min_rows = max(round(mean * _LEAST_OF_MEAN / multiple), 1) * multiple
+        if max_rows is not None:
+            min_rows = min(min_rows, check_integer("max_rows", max_rows))
+    most = num_sequences // multiple * multiple
+    if max_rows is None:
+        max_rows = max(round(mean * _MOST_OF_MEAN / multiple) * multiple, check_integer("min_rows", min_rows))
+    for name, rows in (("min_rows", min_rows), ("max_rows", max_rows)):
+        if check_integer(name, rows) % multiple:
+            raise ValueError(
+                f"`{name}` must be a multiple of batch_size_multiple x num_shards. Expected a multiple of {multiple}, "
+                f"received {rows}."
+            )
+    if min_rows > max_rows:
+        raise ValueError(f"`min_rows` must not exceed `max_rows`. Expected at most {max_rows}, received {min_rows}.")
+    if min_rows > most:
+        raise ValueError(f"`min_rows` must not exceed the {most} sequences that there are. Received {min_rows}.")
+    if max_timesteps_per_batch is not None:
+        needed = multiple * int(max(dataset.lengths.max(), dataset.plan_options["minlen"]))
+        max_timesteps_per_batch = check_integer(
+            "max_timesteps_per_batch",
+            max_timesteps_per_batch,
+            minimum=needed,
+            maximum=INT64_MAX,
+            fix=f"A batch has at least {multiple} row{'s' if multiple > 1 else ''} of the longest sequence.",
+        )
+    if max_step_seconds is not None and not check_number("max_step_seconds", max_step_seconds) > 0:
+        raise ValueError(f"`max_step_seconds` must be positive. Received {show(max_step_seconds)}.")
+    # Where each bucket is a shape to compile, more buckets may cost more than they save.
+    few_shapes = dataset.plan_options["pad_to_bucket_boundary"]
+    return SizeBounds(
+        min_updates,
+        min_rows,
+        min(max_rows, most),
+        max_timesteps_per_batch,
+        max_step_seconds,
+        max_buckets=len(dataset.bucket_batch_sizes) if few_shapes else MOST_BUCKETS,
+    )
+
+
+# What `tune_batch_sizes` returns.
+
+
+@dataclass(frozen=True)
+class MeasuredStep:
+    """A training step at one shape.
+
+    Attributes:
+        rows: Int.
+        padded_length: Int, in timesteps.
+        seconds: Float, the median of the measurements.
+        predicted_seconds: Float, what the fitted costs say.
+    """
+
+    rows: int
+    padded_length: int
+    seconds: float
+    predicted_seconds: float
+
+
+@dataclass(frozen=True)
+class TunedBatchSizes:
+    """Boundaries and sizes for shorter epochs, and the measurements that they follow from.
+
+    Attributes:
+        bucket_boundaries: List of ints, for `BucketedSequence`.
+        bucket_batch_sizes: List of ints, for `BucketedSequence`.
+        steps: Tuple of `MeasuredStep`, the fewest timesteps first.
+        costs: `StepCosts`, fitted to them.
+        current: `EpochForecast` of the dataset as it is: `seconds`, `num_updates`, `largest_batch`.
+        proposed: `EpochForecast` with these boundaries and sizes.
+        too_large: Int, the timesteps of the smallest measured batch that did not fit into memory; None if all did.
+    """
+
+    bucket_boundaries: list[int]
+    bucket_batch_sizes: list[int]
+    steps: tuple[MeasuredStep, ...]
+    costs: StepCosts
+    current: EpochForecast
+    proposed: EpochForecast
+    too_large: int | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Dict, the keyword arguments of `BucketedSequence`, in the place of other sizes and boundaries."""
+        return {"bucket_boundaries": self.bucket_boundaries, "bucket_batch_sizes": self.bucket_batch_sizes}
+
+    @property
+    def speedup(self) -> float:
+        """Float, how many times faster an epoch is predicted to be."""
+        return self.current.seconds / self.proposed.seconds
+
+    def __str__(self) -> str:
+        steps = [
+            [step.rows, step.padded_length, _milliseconds(step.seconds), _milliseconds(step.predicted_seconds)]
+            for step in self.steps
+        ]
+        epochs = [
+            [name, f"{forecast.seconds:.3g}", forecast.num_updates, forecast.largest_batch]
+            for name, forecast in (("now", self.current), ("proposed", self.proposed))
+        ]
+        costs = self.costs
+        sentence = (
+            f"A step takes {_milliseconds(costs.overhead)} ms + {costs.per_timestep * 1e6:.3g} us a timestep + "
+            f"{costs.per_cell * 1e6:.3g} us a row and timestep."
+        )
+        if self.too_large is not None:
+            sentence += f" A batch of {self.too_large} timesteps does not fit into memory."
+        return "\n\n".join(
+            [
+                format_table(["rows", "padded length", "measured ms", "predicted ms"], steps),
+                sentence,
+                format_table(["epoch", "predicted s", "updates", "timesteps of the largest batch"], epochs),
+                "\n".join(f"{name}={value}" for name, value in self.options.items()),
+            ]
+        )
+
+
+def measured_steps(
+    rows: np.ndarray, padded_lengths: np.ndarray, seconds: np.ndarray, costs: StepCosts
+) -> tuple[MeasuredStep, ...]:
+    """One entry for each measured batch; arrays `(num_measured,)`."""
+    columns = (rows, padded_lengths, seconds, costs.seconds(rows, padded_lengths))
+    return tuple(MeasuredStep(*step) for step in zip(*(column.tolist() for column in columns), strict=True))
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.3g}"

@@ -7,7 +7,7 @@ import pytest
 
 from keras_bucketing.callbacks.consumed_batches import Consumed, ConsumedBatches
 from keras_bucketing.padding.stats import PaddingStats
-from keras_bucketing.pipeline.pass_counter import PassPosition
+from keras_bucketing.pipeline.passes import PassPosition
 
 
 class FakeDataset:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.callbacks.padding_stats_callback import PaddingStatsCallback
+from keras_bucketing.callbacks.padding_stats import PaddingStatsCallback
 from tests.support import consumption_scenarios as scenarios
 
 KINDS = [kind for kind in scenarios.DATASETS if kind != "py_dataset_threads"]  # which warns that it is not exact

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.callbacks.padding_stats_callback import PaddingStatsCallback
-from keras_bucketing.monitoring import batch_log
+from keras_bucketing.callbacks.padding_stats import PaddingStatsCallback
+from keras_bucketing.monitoring import monitor_padding as batch_log
 from keras_bucketing.monitoring.monitor_padding import monitor_padding
-from keras_bucketing.monitoring.row_lengths import row_lengths
 from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.unpadding.graph import row_lengths
 
 
 def stats_of_pass(monitored, stop=10**4):

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_bucketing.padding.random_batches import expected_random_timesteps
 from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.planning.forecast import expected_random_timesteps
 
 
 @st.composite

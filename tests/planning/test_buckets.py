@@ -1,166 +1,158 @@
-"""Lengths and sizing options to buckets."""
-
-import itertools
+"""How many rows a batch has; and shards: every process takes its rows out of the same batches."""
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_bucketing.planning.buckets import choose_buckets
-from keras_bucketing.planning.sizing import check_sizing
-from tests.support.planning import make_buckets
-from tests.support.strategies import boundary_lists, bucket_options, length_arrays
+from keras_bucketing.bucketed_sequence import BucketedSequence
+from keras_bucketing.data.collect import collect_inputs
+from keras_bucketing.pipeline.gather import BatchGatherer
+from keras_bucketing.planning.bucket_choice import choose_buckets
+from keras_bucketing.planning.buckets import Shard, check_shard, check_sizing, rows_within_budget
+from keras_bucketing.planning.cuts import cut_batches
+from tests.support.planning import make_buckets, make_planner, plan
+from tests.support.strategies import bucket_options, length_arrays, random_sequences, remainders, seeds
 
 
-@settings(max_examples=200)
-@given(length_arrays(), boundary_lists())
-def test_each_row_is_in_the_bucket_whose_boundaries_hold_its_length(lengths, boundaries):
-    buckets, _ = make_buckets(lengths, {"bucket_boundaries": boundaries})
-    edges = list(itertools.pairwise([0, *boundaries, np.inf]))
-    for length, bucket in zip(lengths, buckets.row_buckets, strict=True):
-        low, high = edges[bucket]
-        assert low <= length < high
-    assert buckets.boundaries == boundaries
-    assert np.array_equal(buckets.counts, [((lengths >= low) & (lengths < high)).sum() for low, high in edges])
+def sizing(batch_size=None, bucket_batch_sizes=None, max_timesteps=None, multiple=1, num_shards=1):
+    return check_sizing(batch_size, bucket_batch_sizes, max_timesteps, multiple, num_shards)
 
 
-@settings(max_examples=200)
-@given(length_arrays(), bucket_options())
-def test_every_bucket_has_a_batch_size_of_the_right_multiple(lengths, options):
-    buckets, multiple = make_buckets(lengths, options)
-    assert len(buckets.batch_sizes) == len(buckets.boundaries) + 1 == len(buckets.upper_lengths)
-    assert all(size >= 1 and size % multiple == 0 for size in buckets.batch_sizes)
-
-
-@settings(max_examples=200)
-@given(length_arrays(), st.integers(1, 4), st.integers(0, 300), st.booleans(), st.integers(1, 25))
-def test_a_budget_gives_the_most_rows_that_fit(lengths, multiple, extra, pad_to_boundary, minlen):
-    budget = multiple * max(int(lengths.max()), minlen) + extra
-    options = {"max_timesteps_per_batch": budget, "batch_size_multiple": multiple, "num_buckets": 3, "minlen": minlen}
-    buckets, _ = make_buckets(lengths, {**options, "pad_to_bucket_boundary": pad_to_boundary})
-    for bucket, size in enumerate(buckets.batch_sizes):
-        longest = max(lengths[buckets.row_buckets == bucket].max(), minlen)
-        assert size * longest <= budget < (size + multiple) * longest
-
-
-@settings(max_examples=100)
-@given(length_arrays(), st.none() | st.integers(1, 6), st.integers(1, 25))
-def test_boundaries_are_chosen_for_the_lengths_that_batches_are_padded_to(lengths, num_buckets, minlen):
-    options = {"num_buckets": num_buckets, "batch_size": 2}
-    buckets, _ = make_buckets(lengths, options | {"minlen": minlen})
-    padded, _ = make_buckets(np.maximum(lengths, minlen), options)
-    assert buckets.boundaries == padded.boundaries
-    assert np.array_equal(buckets.row_buckets, padded.row_buckets)
-
-
-@pytest.mark.parametrize(
-    ("options", "sizes"),
-    [
-        ({}, [32, 32]),
-        ({"batch_size_multiple": 5}, [30, 30]),
-        ({"batch_size_multiple": 40}, [40, 40]),
-        ({"batch_size": 7}, [7, 7]),
-        ({"bucket_batch_sizes": np.array([4, 2])}, [4, 2]),
-        # The first bucket's longest row has 2 timesteps, although its boundary allows 9.
-        ({"max_timesteps_per_batch": 90}, [45, 9]),
-        ({"max_timesteps_per_batch": 90, "pad_to_bucket_boundary": True}, [10, 9]),
-    ],
-)
-def test_batch_sizes_by_hand(options, sizes):
-    buckets, _ = make_buckets(np.array([1, 2, 10]), {"bucket_boundaries": [10], **options})
+# OpenNMT-tf's tests/data_test.py: 512 timesteps at upper lengths 3, 6, 9, 12.
+@pytest.mark.parametrize(("multiple", "sizes"), [(1, [170, 85, 56, 42]), (8, [168, 80, 56, 40])])
+def test_batch_sizes_of_opennmt(multiple, sizes):
+    assert rows_within_budget([3, 6, 9, 12], 512, multiple).tolist() == sizes
+    options = {"bucket_boundaries": [4, 7, 10], "max_timesteps_per_batch": 512, "batch_size_multiple": multiple}
+    buckets, _ = make_buckets(np.array([3, 6, 9, 12]), options)
     assert buckets.batch_sizes == sizes
 
 
-def test_sizes_without_boundaries_choose_one_bucket_for_each_size():
-    buckets, _ = make_buckets(np.array([1, 2, 2, 9, 10]), {"bucket_batch_sizes": [4, 2]})
-    assert buckets.boundaries == [3]
-
-
-def test_an_empty_bucket_needs_no_budget():
-    buckets, _ = make_buckets(np.array([1, 2]), {"bucket_boundaries": [5, 100], "max_timesteps_per_batch": 10})
-    assert buckets.batch_sizes[0] == 5
+@pytest.mark.parametrize(("multiple", "sizes"), [(1, [60, 60, 56, 42]), (8, [56, 56, 56, 40])])
+def test_next_to_a_budget_the_batch_size_is_the_most_rows(multiple, sizes):
+    cap = 60 // multiple * multiple
+    rows = sizing(cap, max_timesteps=512, multiple=multiple).rows_at(np.array([3, 6, 9, 12]))
+    assert rows.tolist() == sizes
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "text"),
+    ("arguments", "error", "text"),
     [
         (
-            {"bucket_boundaries": [5, 3]},
-            ValueError,
-            "`bucket_boundaries` must increase. Received 3 at bucket_boundaries[1] after 5. Sort them",
-        ),
-        ({"bucket_boundaries": [3, 3]}, ValueError, "Received 3 at bucket_boundaries[1] after 3."),
-        (
-            {"bucket_boundaries": [0, 3]},
-            ValueError,
-            "`bucket_boundaries[0]` is too small. Expected an int >= 1, received 0.",
-        ),
-        ({"bucket_boundaries": [2.5]}, TypeError, "`bucket_boundaries[0]` must be an integer."),
-        ({"bucket_boundaries": 5}, TypeError, "`bucket_boundaries` must be a flat list of integers. Received 5 (int)."),
-        (
-            {"bucket_boundaries": [3], "num_buckets": 3},
-            ValueError,
-            "Expected 2, one more than there are boundaries, received 3.",
-        ),
-        ({"num_buckets": 0}, ValueError, "`num_buckets` is too small. Expected an int >= 1, received 0."),
-        (
-            {"bucket_boundaries": [3], "bucket_batch_sizes": [1, 2, 3]},
-            ValueError,
-            "`bucket_batch_sizes` must have one entry for each bucket. Expected 2 for the boundaries [3], received 3.",
-        ),
-        (
-            {"num_buckets": 3, "bucket_batch_sizes": [1, 2]},
-            ValueError,
-            "`num_buckets` must match `bucket_batch_sizes`. Expected 2, one for each size, received 3.",
-        ),
-        (
-            {"bucket_batch_sizes": [1, 2, 3, 4, 5]},
-            ValueError,
-            "`bucket_batch_sizes` has more entries than there are distinct lengths. Expected at most 4, received 5.",
-        ),
-        (
-            {"max_timesteps_per_batch": 8},
+            {"bucket_batch_sizes": [4, 2], "max_timesteps": 9},
             ValueError,
             (
-                "`max_timesteps_per_batch` must hold at least 1 row of every sequence. Expected at least 9 for the "
-                "9 timesteps of x[2], received 8. Raise the budget, or cut long sequences with maxlen=8."
+                "`bucket_batch_sizes` says the rows of every bucket, so no other size may stand next to it. Received "
+                "max_timesteps_per_batch=9 as well. Leave one of them out."
             ),
         ),
+        ({"batch_size": 0}, ValueError, "`batch_size` is too small. Expected an int >= 1, received 0."),
         (
-            {"max_timesteps_per_batch": 20, "batch_size_multiple": 4},
+            {"batch_size": 1.5},
+            TypeError,
+            "`batch_size` must be an integer. Expected an int >= 1, received 1.5 (float).",
+        ),
+        (
+            {"batch_size": 6, "multiple": 4},
             ValueError,
             (
-                "must hold at least 4 rows of every sequence. Expected at least 36 for the 9 timesteps of x[2], "
-                "received 20. Raise the budget, or cut long sequences with maxlen=5."
+                "`batch_size` must be a multiple of batch_size_multiple x num_shards. Expected a multiple of 4, "
+                "received 6. Use 4 or 8."
             ),
         ),
+        ({"batch_size": 3, "multiple": 2, "num_shards": 2}, ValueError, "Expected a multiple of 4, received 3. Use 4."),
+        ({"bucket_batch_sizes": []}, ValueError, "`bucket_batch_sizes` is empty. Expected one size for each bucket."),
+        ({"bucket_batch_sizes": [4, 0]}, ValueError, "`bucket_batch_sizes[1]` is too small."),
+        ({"bucket_batch_sizes": [4, 3], "multiple": 2}, ValueError, "`bucket_batch_sizes[1]` must be a multiple"),
         (
-            {"max_timesteps_per_batch": 15, "bucket_boundaries": [20], "pad_to_bucket_boundary": True},
-            ValueError,
-            (
-                "Expected at least 19 for the 9 timesteps of x[2], padded to 19, received 15. Raise the budget, or "
-                "lower that bucket's boundary."
-            ),
+            {"bucket_batch_sizes": 4},
+            TypeError,
+            "`bucket_batch_sizes` must be a flat list of integers. Received 4 (int).",
         ),
-        (
-            {"max_timesteps_per_batch": 11, "minlen": 12},
-            ValueError,
-            "Expected at least 12 for the 9 timesteps of x[2], padded to 12, received 11. Raise the budget, or lower m",
-        ),
-        (
-            {"max_timesteps_per_batch": 3, "batch_size_multiple": 4},
-            ValueError,
-            "Expected at least 36 for the 9 timesteps of x[2], received 3. Raise the budget.",
-        ),
+        ({"bucket_batch_sizes": "44"}, TypeError, "`bucket_batch_sizes` must be a flat list of integers."),
+        ({"max_timesteps": 0}, ValueError, "`max_timesteps_per_batch` is too small."),
+        ({"max_timesteps": "9"}, TypeError, "`max_timesteps_per_batch` must be an integer."),
+        ({"multiple": 0}, ValueError, "`batch_size_multiple` is too small."),
     ],
 )
-def test_buckets_that_do_not_fit_are_refused(options, error, text):
+def test_wrong_sizes_are_refused(arguments, error, text):
     with pytest.raises(error) as raised:
-        make_buckets(np.array([4, 1, 9, 2]), options)
+        sizing(**arguments)
     assert text in str(raised.value)
 
 
-def test_an_error_names_rows_as_the_user_counts_them():
-    with pytest.raises(ValueError, match=r"9 timesteps of x\[7\]"):
-        choose_buckets(np.array([4, 9]), check_sizing(None, None, 8, 1, 1), kept=np.array([3, 7]))
+@settings(max_examples=12)
+@given(st.data(), st.integers(1, 8))
+def test_shards_together_are_the_unsharded_epoch(data, num_shards):
+    lengths = data.draw(length_arrays(min_size=3 * num_shards))
+    options = data.draw(bucket_options(num_shards=num_shards, multiples=(1,)))
+    planner = make_planner(lengths, options, num_shards=num_shards)
+    epoch, seed = data.draw(seeds()), data.draw(seeds())
+    whole = plan(planner, epoch, seed)
+    shards = [plan(planner, epoch, seed, Shard(num_shards, index)) for index in range(num_shards)]
+    for shard in shards:
+        assert len(shard) == len(whole)
+        assert np.array_equal(shard.padded_lengths, whole.padded_lengths)
+        assert np.array_equal(shard.buckets, whole.buckets)
+        assert np.array_equal(shard.left_out, whole.left_out)
+        assert np.array_equal(np.diff(shard.batch_splits) * num_shards, np.diff(whole.batch_splits))
+    for batch, rows in enumerate(whole):
+        assert sorted(np.concatenate([shard[batch] for shard in shards])) == sorted(rows)
+        assert all(np.array_equal(shard[batch], rows[index::num_shards]) for index, shard in enumerate(shards))
+
+
+@settings(max_examples=25)
+@given(length_arrays(min_size=8, max_size=8), st.integers(1, 4), st.sampled_from([0, 25]), seeds())
+def test_all_shards_pad_to_the_longest_row_of_the_whole_batch(lengths, num_shards, padded_to, seed):
+    x = random_sequences(lengths, seed=seed)
+    y = [sequence[:, np.newaxis] for sequence in x]
+    inputs = collect_inputs({"a": x, "b": [sequence[::2] for sequence in x]}, y, None)
+    rows = tf.constant(np.random.default_rng(seed).permutation(8), tf.int32)
+    cut = tf.constant([[0], [8 // num_shards * num_shards], [padded_to], [padded_to]])
+
+    def gather(shard):
+        return BatchGatherer(inputs, inputs.leaf_lengths, 0, 0, False, True, padded_to > 0, shard)(rows, cut)
+
+    whole = tf.nest.flatten(gather(Shard(1, 0)))
+    for index in range(num_shards):
+        for part, all_rows in zip(tf.nest.flatten(gather(Shard(num_shards, index))), whole, strict=True):
+            assert np.array_equal(part, all_rows[index::num_shards])
+
+
+def test_two_processes_see_halves_of_the_same_batches():
+    x = random_sequences([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9], "int32")
+    halves = [BucketedSequence(x, batch_size=4, seed=5, num_shards=2, shard_index=index) for index in (0, 1)]
+    whole = BucketedSequence(x, batch_size=4, seed=5, batch_size_multiple=2)
+    for first, second, batch in zip(*halves, whole, strict=True):
+        assert np.array_equal(first, batch[0::2])
+        assert np.array_equal(second, batch[1::2])
+    assert [len(half) for half in halves] == [3, 3]
+    assert halves[0].epoch_plan(0).left_out.size == 1
+
+
+@pytest.mark.parametrize(
+    ("num_shards", "index", "needs_seed", "error", "text"),
+    [
+        (2, 2, False, ValueError, "`shard_index` is out of range. Expected an int below num_shards=2, received 2."),
+        (0, 0, False, ValueError, "`num_shards` is too small. Expected an int >= 1, received 0."),
+        (2, -1, False, ValueError, "`shard_index` is too small. Expected an int >= 0, received -1."),
+        (2.0, 0, False, TypeError, "`num_shards` must be an integer."),
+        (2, 0, True, ValueError, "`seed` must be given for num_shards=2 with shuffle=True"),
+    ],
+)
+def test_wrong_shards_are_refused(num_shards, index, needs_seed, error, text):
+    with pytest.raises(error) as raised:
+        check_shard(num_shards, index, needs_seed)
+    assert text in str(raised.value)
+
+
+@settings(max_examples=100)
+@given(length_arrays(), st.integers(1, 8), remainders())
+def test_every_batch_divides_among_the_shards(lengths, num_shards, remainder):
+    buckets = choose_buckets(lengths, check_sizing(None, None, None, 1, num_shards), num_buckets=3)
+    try:
+        cuts = cut_batches(buckets, remainder, num_shards)
+    except ValueError:
+        return  # not enough rows for one batch
+    assert not ((cuts.stops - cuts.starts) % num_shards).any()

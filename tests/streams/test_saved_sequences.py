@@ -14,11 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing import BucketedSequence, __main__, load_sequences, save_sequences
-from keras_bucketing.inputs.collect import collect_inputs
-from keras_bucketing.inputs.stored_sequences import StoredSequences
-from keras_bucketing.streams import growing, sequence_folder
-from keras_bucketing.streams.npy_files import npy_header
-from tests.streams.test_stream_reader import contents
+from keras_bucketing.data.collect import collect_inputs
+from keras_bucketing.data.rows import StoredSequences
+from keras_bucketing.streams import columns as growing
+from keras_bucketing.streams import folder as sequence_folder
+from keras_bucketing.streams.columns import npy_header
+from tests.streams.test_reading import contents
 from tests.support.streams import Sequences, datasets, map_leaves, rows_of, single_rows
 
 X = [[1, 2, 3], [4], [5, 6]]

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.callbacks.padding_stats_callback import PaddingStatsCallback
+from keras_bucketing.callbacks.padding_stats import PaddingStatsCallback
 from keras_bucketing.monitoring.monitor_padding import monitor_padding
 
 NUM_SEQUENCES = 83

@@ -4,11 +4,11 @@ import tensorflow as tf
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from keras_bucketing.inputs.leaf_lengths import LeafLengths
-from keras_bucketing.planning.batch_cuts import cut_batches
-from keras_bucketing.planning.buckets import choose_buckets
+from keras_bucketing.data.rows import LeafLengths
+from keras_bucketing.planning.bucket_choice import choose_buckets
+from keras_bucketing.planning.buckets import Shard, check_sizing
+from keras_bucketing.planning.cuts import cut_batches
 from keras_bucketing.planning.epoch_plan import EpochPlanner
-from keras_bucketing.planning.sizing import Shard, check_sizing
 from tests.support.strategies import SIZINGS, bucket_options, length_arrays, remainders
 
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from keras_bucketing import BackupAndRestoreSequence, BucketedSequence
-from keras_bucketing.callbacks import backup_and_restore_sequence
+from keras_bucketing.callbacks import backup_and_restore as backup_and_restore_sequence
 from tests.support.faulty_files import FaultyFiles, Killed
 
 HOOKS = ("train_begin", "epoch_begin", "batch_begin", "batch_end", "test_begin", "epoch_end")

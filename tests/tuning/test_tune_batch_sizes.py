@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_bucketing import BucketedSequence, tune_batch_sizes
-from keras_bucketing.tuning.measured_steps import StepTimes
+from keras_bucketing.tuning.measure import StepTimes
 
 # The function of this name hides its module.
 MODULE = "keras_bucketing.tuning.tune_batch_sizes"

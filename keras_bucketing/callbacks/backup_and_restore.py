@@ -1,0 +1,317 @@
+"""BackupAndRestoreSequence: a killed training run goes on with the very batches that it would have seen."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_bucketing.bucketed_sequence import BucketedSequence
+from keras_bucketing.callbacks.backup_files import BackupFiles
+from keras_bucketing.callbacks.backup_store import WEIGHTS_FILE, BackupStore
+from keras_bucketing.callbacks.fit_hooks import (
+    LastHooks,
+    PreemptionSignal,
+    check_model_state,
+    model_state,
+    restore_model,
+    save_weights,
+    set_first_epoch,
+)
+from keras_bucketing.callbacks.training_pass import TrainingPass
+from keras_bucketing.checks import check_flag, check_integer, show, show_typed
+
+# Keras reads a dataset's length once per fit() and asks a shorter pass for one batch too many. It survives that with a
+# warning, but the aborted step has already counted the optimizer's iterations up
+# (keras/src/backend/tensorflow/trainer.py), and so changed Adam's next steps. Stopping the epoch in time avoids both;
+# any true value stops it.
+_END_OF_SHORTER_EPOCH = "end of the epoch that a restart has shortened"
+
+
+class BackupAndRestoreSequence(keras.callbacks.Callback):
+    """Backs up model, optimizer, epoch and the position in the data, and restores them when `fit` begins.
+
+    `keras.callbacks.BackupAndRestore` restores weights and epoch, but an epoch that was cut short starts over with
+    other batches. Here a restarted run reads the rows that the uninterrupted one would have read, whoever else reads
+    the dataset meanwhile (validation, `evaluate` in a callback), and its weights become the same. A backup is one
+    directory with a record of sizes and checksums that is published last, by one atomic step: a process that is killed
+    while it writes leaves the backups before, and what is damaged is not restored. The two newest backups are kept; if
+    the newest is damaged, a warning says so and the one before it is restored.
+
+    One pass over the data is one Keras epoch: if a restart cuts a pass in two, or a callback stops `fit` inside of it,
+    the next `fit` goes on with the same epoch and reads its rest. Metrics of that epoch are those of the rest, and the
+    states that other callbacks keep, as `EarlyStopping` its patience, start over. The random states of layers are
+    restored, but not PyTorch's own generator, from which Keras draws there for a `Dropout` without a `seed`. Epochs
+    must be passes: `steps_per_epoch`, `take` and `repeat` are refused.
+
+    A directory belongs to one call of `fit`. In a program with several, give each its own, and all but the last one
+    `delete_checkpoint=False`, so that a restart skips what was finished.
+
+    Args:
+        dataset: The `BucketedSequence` that `fit` gets, as it is or wrapped by `map` or `prefetch`.
+        backup_dir: Path of a directory for this training run, local or on a file system that `tf.io.gfile` knows
+            ("gs://bucket/run", as a string). Files of others in it are left alone.
+        save_freq: "epoch", or an int: back up after every so many batches as well, at the next end of a group of
+            `steps_per_execution` batches. False: only before preemption. Defaults to "epoch".
+        delete_checkpoint: Bool, whether to delete the backups when `fit` ends. Defaults to True.
+        is_chief: Bool, whether this process keeps what it writes. With several hosts, all of them need this callback
+            and one is the chief, with a directory that all of them read: backups of their own could be of different
+            steps. Defaults to True.
+        save_before_preemption: Bool, whether SIGTERM, as clouds send it before they take a machine away, makes a backup
+            after the next batch (inside a validation: after it) and ends the process with exit code 143. A handler that
+            the program had installed is called in between. For `fit` in the main thread, on one host. Defaults to
+            False.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `backup_dir` is empty or not a directory, or `save_freq` out of range. When `fit` begins: if the
+            model is not built, an epoch is not a pass over the data, all backups are damaged, or the backup is that of
+            another model or of other data or options. In the first epoch: if `fit` reads another dataset.
+
+    Example:
+        >>> dataset = keras_bucketing.BucketedSequence([[1], [2, 3]], y=[0, 1], batch_size=1, seed=1)
+        >>> model = keras_bucketing.MaskedLSTMClassifier(num_classes=2, units=2, vocabulary_size=4, embedding_dim=2)
+        >>> model.compile("sgd", "sparse_categorical_crossentropy")
+        >>> model.build((None, None))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     backup = keras_bucketing.BackupAndRestoreSequence(dataset, f"{folder}/backup", save_freq=1)
+        ...     history = model.fit(dataset, epochs=2, callbacks=[backup], verbose=0)
+    """
+
+    def __init__(
+        self,
+        dataset: BucketedSequence,
+        backup_dir: str | os.PathLike[str],
+        save_freq: str | int = "epoch",
+        delete_checkpoint: bool = True,
+        is_chief: bool = True,
+        save_before_preemption: bool = False,
+    ):
+        super().__init__()
+        if not isinstance(dataset, BucketedSequence):
+            raise TypeError(
+                f"`dataset` must be a BucketedSequence. Received {type(dataset).__name__}. Hold on to the "
+                "BucketedSequence and pass it here, even if fit() gets a dataset that was made from it."
+            )
+        self._delete_checkpoint = check_flag("delete_checkpoint", delete_checkpoint)
+        self._is_chief = check_flag("is_chief", is_chief)
+        self._save_before_preemption = check_flag("save_before_preemption", save_before_preemption)
+        if self._save_before_preemption and not self._is_chief:
+            raise ValueError(
+                "`save_before_preemption` must be False with several hosts: all of them would have to save after the "
+                "same batch. Received True with is_chief=False. Use save_freq."
+            )
+        self._save_freq = _check_save_freq(save_freq, self._save_before_preemption)
+        self._files = BackupFiles()
+        self._store = BackupStore(_check_directory(backup_dir), self._files)
+        self._store.check()
+        self._dataset = dataset
+        self._pass = TrainingPass(dataset)
+        self._last_hooks: LastHooks
+        self._preemption: PreemptionSignal | None = None
+        self._first_epoch: int | None = None
+        self._epoch = 0
+        self._steps = 0
+        self._saved_steps = 0
+        self._next_pass: dict[str, Any] = {}
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Restores the newest backup, if there is one."""
+        self._check_fit()
+        if self._is_chief:
+            self._store.prepare()
+        self._pass = TrainingPass(self._dataset)
+        self._restore()
+        self._hook_behind_all_callbacks()
+        if self._save_before_preemption:
+            self._preemption = PreemptionSignal(self.model)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Begins to count the epoch's batches."""
+        if self._first_epoch is not None:
+            self._check_first_epoch(epoch)
+            self._first_epoch = None
+            set_first_epoch(self.model, 0)  # or the next call of fit() would begin with it as well
+        self._epoch, self._steps, self._saved_steps = epoch, 0, 0
+        if not self._last_hooks.are_last:  # a list of callbacks without a History behind this one
+            self._pass.expect()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Counts the batch, and ends a pass that a restart has shortened."""
+        self._pass.begin()
+        self._steps = batch + 1
+        # A request to stop is not overwritten, and one that comes later overwrites this.
+        if self._pass.first_batch and self._is_whole and not self.model.stop_training:
+            self.model.stop_training = _END_OF_SHORTER_EPOCH
+        if not self._last_hooks.are_last:
+            self._save_inside_epoch()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Lets Keras go on after a pass that a restart has shortened."""
+        self._pass.begin()
+        if self.model.stop_training is _END_OF_SHORTER_EPOCH:  # and not True, which another callback has set since
+            self.model.stop_training = False
+        if not self._last_hooks.are_last:
+            self._save_end_of_epoch()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Deletes the backups, unless told otherwise."""
+        if self._first_epoch is not None:  # all epochs were trained before the restart
+            self._first_epoch = None
+            set_first_epoch(self.model, 0)
+        self._last_hooks.remove()
+        if self._preemption is not None:
+            self._preemption.stop()
+        if self._is_chief and self._delete_checkpoint:
+            self._store.delete()
+
+    def _restore(self) -> None:
+        """Takes over all of the newest backup, or nothing of it."""
+        backup = self._store.newest()
+        self._first_epoch = None if backup is None else backup.state["keras_epoch"]
+        if backup is not None:
+            check_model_state(self.model, backup.state["model"])
+            self._pass.restore(backup.state["dataset"])
+            with self._files.local(backup.weights) as path:
+                restore_model(self.model, path, backup.state["model"])
+        # Without a backup, too: a fit() that was interrupted before its first epoch may have left its epoch behind.
+        set_first_epoch(self.model, self._first_epoch or 0)
+
+    def _hook_behind_all_callbacks(self) -> None:
+        """Follows the reader of the data closely, and saves what all callbacks have made of a batch or an epoch."""
+        # keras/src/backend/torch/trainer.py reads a batch before on_train_batch_begin, the other two after it.
+        reads_before_first_step = keras.backend.backend() == "torch"
+
+        def begin_training(logs: Any = None) -> None:
+            self._pass.settle()
+
+        def begin_epoch(epoch: int, logs: Any = None) -> None:
+            self._pass.settle()
+            if reads_before_first_step:
+                self._pass.expect()
+
+        def begin_step(step: int, logs: Any = None) -> None:
+            if step == 0 and not reads_before_first_step:
+                self._pass.expect()
+
+        hooks: dict[str, Callable[..., None]] = {
+            "on_train_begin": begin_training,
+            "on_epoch_begin": begin_epoch,
+            "on_train_batch_begin": begin_step,
+            "on_train_batch_end": lambda step, logs=None: self._save_inside_epoch(),
+            "on_epoch_end": lambda epoch, logs=None: self._save_end_of_epoch(),
+        }
+        self._last_hooks = LastHooks(self.model, hooks)
+
+    def _save_inside_epoch(self) -> None:
+        """Backs up every `save_freq` batches; the end of a pass is backed up as that of its epoch."""
+        # If a callback stops here, a validation on the same dataset takes the next pass before the epoch's end is
+        # saved.
+        self._next_pass = self._dataset.state_dict()
+        is_due = type(self._save_freq) is int and self._steps - self._saved_steps >= self._save_freq
+        if self._is_whole or not (is_due or self._is_preempted):
+            return
+        self._saved_steps = self._steps
+        self._save(self._epoch, self._pass.state_inside(self._next_batch, self._next_pass))
+        self._leave_if_preempted()
+
+    def _save_end_of_epoch(self) -> None:
+        """Backs up the end of an epoch, or where a callback has stopped inside of it."""
+        if self._is_whole:
+            state, next_epoch = self._pass.state(), self._epoch + 1
+        else:
+            self._check_stopped()
+            state, next_epoch = self._pass.state_inside(self._next_batch, self._next_pass), self._epoch
+        if self._save_freq or self._is_preempted:
+            self._save(next_epoch, state)
+        self._leave_if_preempted()
+
+    def _check_fit(self) -> None:
+        """Refuses what could not be resumed before anything is trained."""
+        if not self.model.built:
+            raise ValueError(
+                "BackupAndRestoreSequence restores weights when fit() begins, so the model must have some by then. "
+                "Received a model that is not built. Build it, e.g. model.build((None, None, features)), or call it "
+                "on a batch."
+            )
+        steps, num_batches = (self.params or {}).get("steps"), self._dataset.num_batches
+        if steps != num_batches:
+            raise ValueError(
+                "BackupAndRestoreSequence needs epochs that are passes over the data. Expected "
+                f"{num_batches} steps an epoch, received {'an unknown number' if steps is None else steps} "
+                "(steps_per_epoch, take, repeat or filter). Leave that out; to back up more often than once a pass, "
+                "use save_freq."
+            )
+
+    def _check_first_epoch(self, epoch: int) -> None:
+        if epoch != self._first_epoch:
+            raise ValueError(
+                f"The backup in `backup_dir` goes on with epoch {self._first_epoch}, but fit() begins with {epoch}. "
+                "Pass the `initial_epoch` that the interrupted run had, or another `backup_dir`."
+            )
+
+    def _check_stopped(self) -> None:
+        if not self.model.stop_training:
+            raise ValueError(
+                "BackupAndRestoreSequence needs epochs that are passes over the data. Expected "
+                f"{self._dataset.num_batches} batches, but fit() found only {self._next_batch}. Give it the whole "
+                "dataset."
+            )
+
+    @property
+    def _next_batch(self) -> int:
+        return self._pass.next_batch(self._steps)
+
+    @property
+    def _is_whole(self) -> bool:
+        return self._next_batch == self._dataset.num_batches
+
+    @property
+    def _is_preempted(self) -> bool:
+        return self._preemption is not None and self._preemption.received
+
+    def _leave_if_preempted(self) -> None:
+        if self._preemption is not None and self._preemption.received:
+            self._preemption.leave()
+
+    def _save(self, keras_epoch: int, dataset_state: dict[str, Any]) -> None:
+        if self._is_chief:
+            state = {"keras_epoch": keras_epoch, "dataset": dataset_state, "model": model_state(self.model)}
+            self._store.write(lambda path: save_weights(self.model, path), state)
+            return
+        # Keras saves with collective operations (with JAX, keras/src/saving/saving_lib.py makes a variable on all
+        # hosts), so that a chief who saved alone would wait for ever.
+        with tempfile.TemporaryDirectory() as nowhere:
+            model_state(self.model)
+            save_weights(self.model, f"{nowhere}/{WEIGHTS_FILE}")
+
+
+def _check_save_freq(save_freq: Any, saves_before_preemption: bool) -> str | int:
+    if isinstance(save_freq, str) and save_freq == "epoch":
+        return save_freq
+    if save_freq is False and saves_before_preemption:
+        return False
+    fix = 'Pass "epoch" or a number of batches; False goes with save_before_preemption=True.'
+    return check_integer("save_freq", save_freq, fix=fix)
+
+
+def _check_directory(backup_dir: Any) -> str:
+    fix = "Pass the path of a directory for this training run."
+    try:
+        directory = os.fspath(backup_dir)
+    except TypeError:
+        directory = None
+    if not isinstance(directory, str):
+        raise TypeError(f"`backup_dir` must be a path. Received {show_typed(backup_dir)}. {fix}")
+    if not directory.strip():
+        raise ValueError(f"`backup_dir` is empty. Received {show(directory)}; is a variable not set? {fix}")
+    if not isinstance(backup_dir, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:[\\/](?![\\/])", directory):
+        raise ValueError(
+            f"`backup_dir` has lost a slash of its scheme. Received {show_typed(backup_dir)}. Pass remote paths as "
+            'strings, e.g. "gs://bucket/run".'
+        )
+    return directory.removeprefix("file://").rstrip("/") or "/"

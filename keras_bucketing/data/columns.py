@@ -1,0 +1,230 @@
+"""Columns of Arrow, pandas, polars and awkward: none of these libraries is imported unless the data come from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_bucketing.checks import shorten
+from keras_bucketing.data.arrays import comes_from, is_arrow, refuse_missing
+from keras_bucketing.data.row_splits import common_width, row_splits_of
+
+
+@dataclass(frozen=True)
+class Column:
+    """The rows of a column: row i is `values[starts[i]:starts[i] + sizes[i]]`.
+
+    Attributes:
+        values: Array `(num_values, *feature_shape)`.
+        starts: Int64 array `(num_rows,)`.
+        sizes: Int array `(num_rows,)`.
+        is_immutable: Whether nobody can write to the values: files that Arrow maps into memory, and what it reads.
+    """
+
+    values: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
+    is_immutable: bool = False
+
+
+def ranges_of_column(rows: Any, name: str) -> Column | None:
+    """Takes the flat values and where the rows lie in them out of a columnar array, without touching its rows.
+
+    Args:
+        rows: Anything. Recognized are pyarrow's `ListArray`, `LargeListArray`, `FixedSizeListArray` and chunked columns
+            of them, a pandas Series of an Arrow list type, a polars Series of lists, and an awkward array with one
+            variable axis.
+        name: What to call it in an error message.
+
+    Returns:
+        The column; None if `rows` is none of these.
+
+    Raises:
+        ImportError: If pyarrow is missing, which polars needs to hand out its lists.
+        ValueError: If a row or a value is missing, or the features are ragged too.
+    """
+    if comes_from("pandas", rows) and hasattr(getattr(rows, "array", None), "__arrow_array__"):
+        import pyarrow
+
+        rows = pyarrow.array(rows.array)
+    if _is_polars_list(rows):
+        rows = rows.to_arrow()
+    if is_arrow(rows):
+        return _from_arrow(rows, name)
+    if comes_from("awkward", rows):
+        return _from_awkward(rows, name)
+    return None
+
+
+def is_ragged_column(rows: Any) -> bool:
+    """Whether this is an Arrow, pandas, polars or awkward column whose rows are lists of different lengths."""
+    if comes_from("pandas", rows):
+        return hasattr(rows, "dtype") and ("list<" in str(rows.dtype) or rows.dtype == object)
+    if is_arrow(rows):
+        return is_arrow_list(rows.type) and not str(rows.type).startswith("fixed_size_list<")
+    if comes_from("awkward", rows):
+        return getattr(rows, "ndim", 1) > 1 and " * var * " in f" * {rows.type}"
+    return _is_polars_list(rows)
+
+
+def as_plain_array(column: Any, name: str) -> Any:
+    """An Arrow column of lists of one length as an array `(num_rows, length)`; anything else as it is."""
+    if not (is_arrow(column) and is_arrow_list(column.type)):
+        return column
+    lists = _from_arrow(column, name)
+    return lists.values.reshape(len(lists.starts), -1, *lists.values.shape[1:])
+
+
+def _is_polars_list(rows: Any) -> bool:
+    return comes_from("polars", rows) and str(getattr(rows, "dtype", "")).startswith("List")
+
+
+def _from_arrow(column: Any, name: str) -> Column:
+    if hasattr(column, "combine_chunks"):
+        if column.num_chunks > 1:
+            pieces = pieces_of_one_buffer(column)
+            if pieces is not None:
+                return Column(*pieces, is_immutable=True)
+            column = column.combine_chunks()
+        if hasattr(column, "chunks"):  # one piece; pyarrow before 15 gives that for several too
+            column = column.chunk(0) if column.num_chunks else column.combine_chunks()
+    refuse_missing(column, name)
+    if not is_arrow_list(column.type):
+        raise TypeError(
+            f"`{name}` must be a column of lists. Received the Arrow type {shorten(str(column.type))}: "
+            f"`{name}[0]` is a scalar where a sequence belongs."
+        )
+    sizes = column.value_lengths().to_numpy(zero_copy_only=False)
+    values, features = column.flatten(), []
+    while is_arrow_list(values.type):
+        refuse_missing(values, name, "timestep")
+        features.append(common_width(values.value_lengths().to_numpy(zero_copy_only=False), name))
+        values = values.flatten()
+    refuse_missing(values, name, "value")
+    if not hasattr(values, "to_numpy") or str(values.type).startswith(("struct<", "map<", "union")):
+        raise TypeError(f"`{name}` must hold numbers. Received values of the Arrow type {shorten(str(values.type))}.")
+    splits = row_splits_of(sizes)
+    flat = values.to_numpy(zero_copy_only=False).reshape(splits[-1], *features)
+    return Column(flat, splits[:-1], sizes, is_immutable=lies_in_immutable_buffer(flat, values))
+
+
+def _from_awkward(array: Any, name: str) -> Column:
+    import awkward
+
+    if array.ndim < 2:
+        raise TypeError(
+            f"`{name}` must be an array of lists. Received the awkward type {shorten(str(array.type))}: "
+            f"`{name}[0]` is a scalar where a sequence belongs."
+        )
+    try:
+        lengths = awkward.to_numpy(awkward.num(array, axis=1), allow_missing=False)
+        values = awkward.to_numpy(awkward.flatten(array, axis=1), allow_missing=False)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"`{name}` must hold numbers, with one variable axis and no missing entries. Received the awkward type "
+            f"{shorten(str(array.type))}. Make its inner axes regular with awkward.to_regular, and fill or drop "
+            "missing entries."
+        ) from error
+    return Column(values, row_splits_of(lengths)[:-1], lengths)
+
+
+# Where the values of an Arrow column lie in memory; pyarrow is not imported, its objects are only asked.
+
+
+def is_arrow_list(kind: Any) -> bool:
+    """Whether an Arrow type is one of its types of lists."""
+    # By name: the list views are younger than the oldest pyarrow that is supported.
+    return str(kind).startswith(("list<", "large_list<", "fixed_size_list<", "list_view<", "large_list_view<"))
+
+
+def lies_in_immutable_buffer(array: np.ndarray, values: Any) -> bool:
+    """Whether an array is a view of Arrow values that nobody can write to.
+
+    Args:
+        array: What `values.to_numpy` returned.
+        values: A flat Arrow array.
+    """
+    buffer = _whole_buffer(values)
+    return buffer is not None and not buffer.is_mutable and _lies_within(array, buffer)
+
+
+def pieces_of_one_buffer(column: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """The rows of a column in several pieces that lie in one immutable buffer, as those of a mapped Arrow file do.
+
+    Args:
+        column: A chunked column of lists.
+
+    Returns:
+        The values, from the first piece to the last with whatever lies between them, and the starts and sizes of the
+        rows; None where the pieces lie apart, have missing entries, or not whole timesteps between them.
+    """
+    buffer, pieces, all_sizes = None, [], []
+    for chunk in filter(len, column.chunks):
+        piece = _values_of(chunk)
+        if piece is None:
+            return None
+        array, values = piece
+        own = _whole_buffer(values)
+        buffer = buffer or own
+        if own is None or (own.address, own.is_mutable) != (buffer.address, False) or not _lies_within(array, buffer):
+            return None
+        pieces.append(array)
+        all_sizes.append(chunk.value_lengths().to_numpy(zero_copy_only=False))
+    pieces_with_values = [piece for piece in pieces if len(piece)]
+    if buffer is None or not pieces_with_values or len({piece.shape[1:] for piece in pieces_with_values}) > 1:
+        return None
+    addresses = np.array([piece.ctypes.data for piece in pieces_with_values])
+    begin, end = addresses.min(), max(piece.ctypes.data + piece.nbytes for piece in pieces_with_values)
+    row_bytes = pieces_with_values[0][:1].nbytes
+    if not row_bytes or ((addresses - begin) % row_bytes).any():
+        return None
+    memory = np.frombuffer(buffer, np.uint8)[begin - buffer.address : end - buffer.address]
+    values = memory.view(pieces_with_values[0].dtype).reshape(-1, *pieces_with_values[0].shape[1:])
+    starts = [
+        row_splits_of(sizes)[:-1] + ((piece.ctypes.data - begin) // row_bytes if len(piece) else 0)
+        for piece, sizes in zip(pieces, all_sizes, strict=True)
+    ]
+    return values, np.concatenate(starts), np.concatenate(all_sizes)
+
+
+def _values_of(chunk: Any) -> tuple[np.ndarray, Any] | None:
+    """The values of one piece as an array and as Arrow has them; None where something is missing or no number."""
+    values, features = chunk, []
+    while is_arrow_list(values.type):
+        if values.null_count:
+            return None
+        if values is not chunk:
+            widths = np.unique(values.value_lengths().to_numpy(zero_copy_only=False))
+            if len(widths) != 1:
+                return None
+            features.append(int(widths[0]))
+        values = values.flatten()
+    if values is chunk or values.null_count or not _is_number(values.type):
+        return None
+    array = values.to_numpy(zero_copy_only=False)
+    return array.reshape(-1, *features) if array.size else array, values
+
+
+def _is_number(kind: Any) -> bool:
+    return str(kind) in {
+        "float",
+        "halffloat",
+        "double",
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    }
+
+
+def _whole_buffer(values: Any) -> Any:
+    """The buffer that the values' own one is a part of."""
+    buffers = values.buffers()
+    buffer = buffers[1] if len(buffers) == 2 else None
+    while buffer is not None and buffer.parent is not None:
+        buffer = buffer.parent
+    return buffer
+
+
+def _lies_within(array: np.ndarray, buffer: Any) -> bool:
+    address = array.ctypes.data
+    return bool(buffer.address <= address and address + array.nbytes <= buffer.address + buffer.size)

@@ -1,0 +1,174 @@
+"""A list of sequences, each an array or a list of its own, concatenated into one array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_bucketing.checks import show
+from keras_bucketing.data.arrays import (
+    aligned_empty,
+    as_regular_array,
+    comes_from,
+    common_dtype,
+    first_non_number,
+    refuse_missing,
+    standard_dtype,
+)
+
+_MOST_INPUTS = 8  # of a model; a longer list is one of sequences
+
+
+def concatenate(sequences: list[Any], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Puts the timesteps of all sequences, concatenated.
+
+    Args:
+        sequences: At least one array, tensor or list `(length, *feature_shape)`.
+        name: What to call the list in an error message.
+
+    Returns:
+        The values `(num_values, *feature_shape)`, a new array that TensorFlow can use as it is, and the int64 lengths
+        `(num_sequences,)`.
+
+    Raises:
+        TypeError: If one of them is not a sequence of numbers.
+        ValueError: If they do not share one feature shape.
+    """
+    _refuse_list_of_inputs(sequences, name)
+    arrays = [
+        row if type(row) is np.ndarray and row.ndim else as_row(row, f"{name}[{index}]")
+        for index, row in enumerate(sequences)
+    ]
+    lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
+    features = _feature_shape(arrays, lengths, name)
+    filled = [array for array in arrays if len(array)] if not lengths.all() else arrays
+    dtypes = {array.dtype for array in filled} or {arrays[0].dtype}
+    for dtype in dtypes:
+        if dtype.kind not in "biuf":
+            at = next(index for index, array in enumerate(arrays) if array.dtype == dtype)
+            standard_dtype(dtype, f"{name}[{at}]")
+    values = aligned_empty((int(lengths.sum()), *features), standard_dtype(common_dtype(dtypes, name), name))
+    if filled:
+        np.concatenate(filled, out=values, casting="unsafe")
+    return values, lengths
+
+
+def list_of_inputs_hint(rows: list[Any], name: str) -> str:
+    """What to say of a few entries with as many rows each, which may be meant as Keras' list of inputs; or nothing."""
+    if not 2 <= len(rows) <= _MOST_INPUTS or len(set(map(_num_rows, rows))) != 1:
+        return ""
+    return (
+        f" If `{name}` is meant as the list of a model's inputs: a list holds sequences here, so pass the inputs as a "
+        f"tuple, ({name}[0], {name}[1]{', ...' if len(rows) > 2 else ''}), or as a dict with their names."
+    )
+
+
+def _refuse_list_of_inputs(sequences: list[Any], name: str) -> None:
+    """Refuses a list of a few collections of rows, each with rows of several lengths: those cannot be timesteps."""
+    if not 2 <= len(sequences) <= _MOST_INPUTS:
+        return
+    are_ragged = all(hasattr(entry, "row_splits") for entry in sequences)
+    are_lists = all(isinstance(entry, list) for entry in sequences)
+    if are_ragged or (are_lists and any(map(_has_rows_of_several_lengths, sequences))):
+        hint = list_of_inputs_hint([entry.row_splits if are_ragged else entry for entry in sequences], name)
+        if hint:
+            raise ValueError(
+                f"`{name}` must be a list of sequences. Received a list of {len(sequences)} collections of sequences."
+                f"{hint}"
+            )
+
+
+def _has_rows_of_several_lengths(rows: list[Any]) -> bool:
+    return len({_num_rows(row) for row in rows} - {None}) > 1
+
+
+def _num_rows(rows: Any) -> int | None:
+    """None for what is not a collection."""
+    is_collection = isinstance(rows, (list, tuple)) or (hasattr(rows, "ndim") and rows.ndim > 0)
+    return len(rows) if is_collection else None
+
+
+def _feature_shape(arrays: list[np.ndarray], lengths: np.ndarray, name: str) -> tuple[int, ...]:
+    """The shape of one timestep, which all rows that have a timestep must share."""
+    shapes = {array.shape[1:] for array in arrays}
+    if len(shapes) == 1:
+        return shapes.pop()
+    first = int(np.argmax(lengths > 0))
+    expected = arrays[first].shape[1:]
+    for index, array in enumerate(arrays):
+        # An empty list has no feature axis to go by: NumPy gives it the shape (0,).
+        if array.shape[1:] != expected and not (len(array) == 0 and array.ndim == 1):
+            raise ValueError(
+                f"All sequences must share one feature shape. Expected {expected} as in {name}[{first}], received "
+                f"{array.shape[1:]} at {name}[{index}]. Reshape or drop that sequence."
+                f"{list_of_inputs_hint(arrays, name)}"
+            )
+    for index, array in enumerate(arrays):
+        if len(array) == 0:
+            arrays[index] = np.empty((0, *expected), arrays[first].dtype)
+    return expected
+
+
+def as_list(rows: Any, name: str) -> list[Any]:
+    """The rows of a list, an object array or a pandas Series, as a list."""
+    if isinstance(rows, list):
+        return rows
+    refuse_missing(rows, name)
+    if isinstance(rows, np.ndarray) and rows.dtype == object and rows.ndim == 1:
+        return list(rows.tolist())
+    if comes_from("pandas", rows) and hasattr(rows, "tolist"):
+        return list(rows.tolist())
+    if comes_from("polars", rows) and str(getattr(rows, "dtype", "")) == "Object":
+        return list(rows.to_list())
+    if isinstance(rows, (np.ndarray, np.generic)) or (hasattr(rows, "__array__") and hasattr(rows, "shape")):
+        shape = tuple(np.shape(rows))
+        if len(shape) < 2:
+            raise TypeError(
+                f"`{name}` must be a list of sequences. Received one array of shape {shape}: `{name}[0]` is a scalar "
+                "where a sequence belongs. Pass a list with one array a sequence, or flat values to "
+                "BucketedSequence.from_row_splits(values, row_splits)."
+            )
+        raise ValueError(
+            f"`{name}` must be a list of sequences. Received one array of shape {shape}, in which every sequence has "
+            f"the length {shape[1]}. If it is padded, use BucketedSequence.from_padded({name}, ...); if all lengths "
+            f"really are equal, there is nothing to bucket: pass it to fit() as it is, or pass list({name})."
+        )
+    if isinstance(rows, Sequence) and not isinstance(rows, (tuple, str, bytes, range)):
+        return list(rows)
+    raise TypeError(
+        f"`{name}` is not a collection of sequences. Expected a list of arrays, an object array, a tf.RaggedTensor, a "
+        f"pyarrow list array, a pandas or polars Series of lists or an awkward array, received {type(rows).__name__}."
+    )
+
+
+def as_row(row: Any, name: str) -> np.ndarray:
+    """One sequence as an array `(length, *feature_shape)`."""
+    if isinstance(row, (str, bytes)):
+        raise TypeError(
+            f"`{name}` must be a sequence of numbers. Received the string {show(row)}. Map strings to ids first, e.g. "
+            "with keras.layers.StringLookup or keras.layers.TextVectorization."
+        )
+    if row is None or isinstance(row, (dict, set)):
+        raise TypeError(
+            f"`{name}` must be a sequence of numbers. Received {type(row).__name__}. Drop that row or give it an array."
+        )
+    if isinstance(row, Iterable) and not hasattr(row, "__len__") and not hasattr(row, "__array__"):
+        row = list(row)
+    array = as_regular_array(row, name, "Give every timestep the same features.")
+    if array.ndim == 0:
+        raise TypeError(
+            f"`{name}` must be a sequence. Received the scalar {show(row)}. Wrap each sequence in a list or an array."
+        )
+    if array.dtype.kind not in "biufSUO":
+        standard_dtype(array.dtype, name)  # says what is wrong with it
+    if array.dtype.kind not in "biuf":
+        # Name the first entry that is not a number, not only its row.
+        at = first_non_number(row)
+        received = show(array.flat[at]) if array.ndim == 1 else array.dtype
+        raise TypeError(
+            f"`{name}` must be a sequence of numbers. Received {received} at {name}[{at}]. Map strings to ids "
+            "first, e.g. with keras.layers.StringLookup, and drop missing values."
+        )
+    return array

@@ -1,0 +1,285 @@
+"""A function of the user's that loads one row, and the check of what it returns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_bucketing.checks import check_integer, check_lengths, shorten, show, show_typed
+from keras_bucketing.data.arrays import as_regular_array, standard_dtype
+from keras_bucketing.data.rows import Ragged
+from keras_bucketing.data.tree import Structure
+
+
+class LoadError(ValueError):
+    """What a row could not be used for. A `ValueError`, so that TensorFlow passes it on as `InvalidArgumentError`.
+
+    Any other class, such as `StopIteration`, would tell TensorFlow that the dataset has ended.
+    """
+
+
+@dataclass(frozen=True)
+class LoadedLeaf:
+    """What one of the sequences of a row must look like.
+
+    Attributes:
+        key: Its key or index in what the function returns; None where that is the sequence itself.
+        dtype: Its dtype.
+        feature_shape: Its shape without the axis of timesteps.
+    """
+
+    key: str | int | None
+    dtype: np.dtype
+    feature_shape: tuple[int, ...]
+
+    @property
+    def suffix(self) -> str:
+        """What stands behind `load(3)` or `lengths` in an error message, e.g. `['audio']`."""
+        return "" if self.key is None else f"[{show(self.key)}]"
+
+
+@dataclass(frozen=True, eq=False)
+class Loader:
+    """Loads rows and checks them, in any thread.
+
+    Attributes:
+        load: The user's function, from a row index to its sequence, or to a dict or tuple of sequences.
+        leaves: The sequences that a row has, in the order of `tf.nest`.
+        length_tolerance: How many timesteps a sequence may be longer or shorter than announced.
+        num_parallel_loads: In how many threads the function may run at once.
+    """
+
+    load: Callable[[int], Any]
+    leaves: tuple[LoadedLeaf, ...]
+    length_tolerance: int
+    num_parallel_loads: int
+
+    def read(self, row: int) -> list[np.ndarray]:
+        """Loads one row; returns its sequences, of the announced dtype and feature shape.
+
+        Raises:
+            LoadError: If the function fails or returns something else.
+        """
+        try:
+            returned = self.load(row)
+        except BaseException as error:  # SystemExit in a thread must not end the training without a word
+            reason = shorten(" ".join(f"{type(error).__name__}: {error}".split())).rstrip(".")
+            raise LoadError(
+                f"`load` failed at row {row} with {reason}. Repair what that row is loaded from, or leave the row out."
+            ) from error
+        sequences = self._apart(returned, row)
+        return [self._checked(sequence, row, leaf) for sequence, leaf in zip(sequences, self.leaves, strict=True)]
+
+    def check_length(self, leaf: LoadedLeaf, row: int, received: int, announced: int) -> None:
+        """Refuses a sequence that is not as long as announced, or has no timesteps: cuDNN aborts on a masked row."""
+        tolerance = self.length_tolerance
+        if abs(received - announced) > tolerance:
+            expected = f"{announced} to within {tolerance}" if tolerance else f"{announced}"
+            raise LoadError(
+                f"`load` must return as many timesteps as announced. Expected {expected} as in lengths{leaf.suffix}"
+                f"[{row}], received {received} in load({row}){leaf.suffix}. Correct `lengths`, or pass "
+                f"length_tolerance={abs(received - announced)} where lengths are estimates."
+            )
+        if not received and announced:
+            raise LoadError(
+                f"`load` must return at least one timestep. Expected {announced} as in lengths{leaf.suffix}[{row}], "
+                f"received none in load({row}){leaf.suffix}. Leave that row out."
+            )
+
+    def _apart(self, returned: Any, row: int) -> list[Any]:
+        """The sequences of a row in the order of the leaves."""
+        keys = [leaf.key for leaf in self.leaves]
+        if keys == [None]:
+            return [returned]
+        if isinstance(keys[0], str):
+            if isinstance(returned, dict) and returned.keys() == set(keys):
+                return [returned[key] for key in keys]
+            expected = f"a dict with the keys {show(keys)}"
+        else:
+            if isinstance(returned, (tuple, list)) and len(returned) == len(keys):
+                return list(returned)
+            expected = f"a tuple of {len(keys)} sequences"
+        received = f"the keys {show(list(returned))}" if isinstance(returned, dict) else show_typed(returned)
+        raise LoadError(
+            f"`load` must return what `output_signature` says. Expected {expected}, received {received} from load("
+            f"{row}). Return every sequence of the signature and nothing else."
+        )
+
+    def _checked(self, returned: Any, row: int, leaf: LoadedLeaf) -> np.ndarray:
+        name = f"load({row}){leaf.suffix}"
+        try:
+            sequence = as_regular_array(returned, name, "Return one array (length, *features).")
+        except (TypeError, ValueError) as error:
+            raise LoadError(str(error)) from error
+        if sequence.ndim == 0 or (sequence.shape[1:] != leaf.feature_shape and sequence.shape != (0,)):
+            expected = ", ".join(["length", *map(str, leaf.feature_shape)])
+            received = show_typed(returned) if sequence.ndim == 0 else str(sequence.shape)
+            raise LoadError(
+                f"`load` must return what `output_signature` says. Expected shape ({expected}), received {received} in "
+                f"{name}. Return one array, the time axis first, or correct the signature."
+            )
+        return self._cast(sequence, name, leaf.dtype)
+
+    def _cast(self, sequence: np.ndarray, name: str, dtype: np.dtype) -> np.ndarray:
+        """To the announced dtype, where that keeps integers exact and rounds floats at most, as `fit` does."""
+        if sequence.dtype == dtype:
+            return sequence
+        if sequence.size:
+            is_integer = sequence.dtype.kind in "biu" and dtype.kind in "iu"
+            if not (is_integer or (sequence.dtype.kind in "biuf" and dtype.kind == "f")):
+                raise LoadError(
+                    f"`load` must return what `output_signature` says. Expected dtype {dtype}, received "
+                    f"{sequence.dtype} in {name}. Convert it in `load`, or correct the signature."
+                )
+            limits = np.iinfo(dtype) if is_integer else None
+            if limits and not limits.min <= int(sequence.min()) <= int(sequence.max()) <= limits.max:
+                raise LoadError(
+                    f"`load` must return what `output_signature` says. Expected values that {dtype} can hold, received "
+                    f"{sequence.min()} to {sequence.max()} in {name}. Take a wider dtype in the signature."
+                )
+        with np.errstate(over="ignore"):  # beyond float16 is infinity, as in a cast by TensorFlow
+            return sequence.astype(dtype)
+
+
+def loaded_leaves_of(output_signature: Any) -> list[LoadedLeaf]:
+    """Checks a signature, as `tf.data.Dataset.from_generator` takes it.
+
+    Args:
+        output_signature: A `tf.TensorSpec` of shape `(None, *features)`, or a dict or tuple of them.
+
+    Raises:
+        TypeError: If it is something else, or a dtype is not one of numbers.
+        ValueError: If the number of timesteps is fixed or a feature axis is not.
+    """
+    if isinstance(output_signature, dict) and output_signature:
+        return [_leaf_of_spec(output_signature[key], key) for key in sorted(output_signature, key=str)]
+    if isinstance(output_signature, tuple) and output_signature:
+        return [_leaf_of_spec(spec, index) for index, spec in enumerate(output_signature)]
+    return [_leaf_of_spec(output_signature, None)]
+
+
+def _leaf_of_spec(spec: Any, key: Any) -> LoadedLeaf:
+    name = "output_signature" if key is None else f"output_signature[{show(key)}]"
+    if not isinstance(spec, tf.TensorSpec):
+        raise TypeError(
+            f"`{name}` must be a tf.TensorSpec. Expected e.g. tf.TensorSpec((None, 80), tf.float32), received "
+            f"{show_typed(spec)}; a dict or tuple of several sequences is flat."
+        )
+    shape = spec.shape.as_list() if spec.shape.rank else [0]
+    if shape[0] is not None or None in shape[1:]:
+        raise ValueError(
+            f"`{name}` must have the shape (None, *features): timesteps, then axes of fixed size. Received "
+            f"{spec.shape}. Pass e.g. tf.TensorSpec((None, 80), tf.float32)."
+        )
+    dtype = np.dtype(spec.dtype.as_numpy_dtype)
+    standard_dtype(dtype, name)  # refuses text and what NumPy does not have
+    return LoadedLeaf(key, dtype, tuple(shape[1:]))
+
+
+# One leaf of variable-length rows that are not in memory: their lengths are known, a function loads them.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded(Ragged):
+    """Rows whose values are elsewhere: `values` has no timestep and says the dtype and the features.
+
+    Whatever is done to them before a batch asks for them is done to their lengths; the values follow when they are
+    loaded.
+
+    Attributes:
+        loader: Loads the rows.
+        leaf: Which of the loader's sequences this is.
+        rows: Int64 array `(num_rows,)`: the row index that the loader knows each row by.
+        announced: Int64 array `(num_rows,)`: the timesteps that the loader is to return.
+        truncating: At which end a row is cut that is longer than `lengths` says.
+    """
+
+    loader: Loader
+    leaf: LoadedLeaf
+    rows: np.ndarray
+    announced: np.ndarray
+    truncating: str = "post"
+
+    def truncate(self, maxlen: int, truncating: str) -> Loaded:
+        """Cuts every row to `maxlen` timesteps, at its end ("post") or at its beginning ("pre")."""
+        return replace(self, sizes=np.minimum(self.sizes, maxlen), truncating=truncating)
+
+    def select(self, keep: np.ndarray) -> Loaded:
+        """The rows where the boolean array `keep` is True."""
+        starts, sizes = self.starts[keep], self.sizes[keep]
+        return replace(self, starts=starts, sizes=sizes, rows=self.rows[keep], announced=self.announced[keep])
+
+    def refuse_estimates(self, labels: str) -> None:
+        """Refuses labels of each timestep where the number of timesteps is an estimate.
+
+        Args:
+            labels: What to call them in an error message.
+
+        Raises:
+            ValueError: If the lengths have a tolerance.
+        """
+        if self.loader.length_tolerance:
+            raise ValueError(
+                f"`{labels}` holds one label a timestep, which needs exact lengths. Received length_tolerance="
+                f"{self.loader.length_tolerance}. Pass exact lengths, or align_labels=False."
+            )
+
+
+def loaded_sequences(
+    load: Callable[[int], Any], lengths: Any, output_signature: Any, length_tolerance: Any, num_parallel_loads: Any
+) -> Structure:
+    """The leaves that a function loads, in the structure of the signature; arguments as in `from_loader`.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If lengths and signature do not fit together.
+    """
+    if not callable(load):
+        raise TypeError(
+            "`load` must be a function from a row index to a sequence. Received "
+            f"{show_typed(load)}. Sequences in memory belong in BucketedSequence itself."
+        )
+    leaves = loaded_leaves_of(output_signature)
+    tolerance = check_integer("length_tolerance", length_tolerance, minimum=0)
+    if num_parallel_loads is None:
+        # What ThreadPoolExecutor takes by itself: some threads wait for the disk while others decode.
+        num_parallel_loads = min(32, (os.cpu_count() or 1) + 4)
+    loader = Loader(load, tuple(leaves), tolerance, check_integer("num_parallel_loads", num_parallel_loads))
+    parts = [_loaded(loader, leaf, _lengths_of(lengths, leaf, output_signature)) for leaf in leaves]
+    if isinstance(output_signature, dict):
+        return {leaf.key: part for leaf, part in zip(leaves, parts, strict=True)}
+    return tuple(parts) if isinstance(output_signature, tuple) else parts[0]
+
+
+def _loaded(loader: Loader, leaf: LoadedLeaf, lengths: np.ndarray) -> Loaded:
+    return Loaded(
+        np.empty((0, *leaf.feature_shape), leaf.dtype),
+        np.zeros(len(lengths), np.int64),
+        lengths,
+        np.dtype(leaf.dtype),
+        loader=loader,
+        leaf=leaf,
+        rows=np.arange(len(lengths)),
+        announced=lengths,
+    )
+
+
+def _lengths_of(lengths: Any, leaf: LoadedLeaf, output_signature: Any) -> np.ndarray:
+    """The lengths of one leaf, out of the structure that the signature has."""
+    if leaf.key is not None:
+        same_keys = isinstance(lengths, dict) and lengths.keys() == output_signature.keys()
+        if isinstance(output_signature, tuple):
+            same_keys = isinstance(lengths, tuple) and len(lengths) == len(output_signature)
+        if not same_keys:
+            expected = "tuple" if isinstance(output_signature, tuple) else "dict"
+            raise ValueError(
+                f"`lengths` must have the structure of `output_signature`. Expected a {expected} with lengths for each "
+                f"of {show(list(output_signature))}, received {show_typed(lengths)}."
+            )
+        lengths = lengths[leaf.key]
+    return check_lengths(lengths, f"lengths{leaf.suffix}", minimum=0)

@@ -1,0 +1,266 @@
+"""Row indices to one padded batch by way of a function that loads rows, in several threads at once."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from keras_bucketing.data.arrays import aligned_empty, host_tensor
+from keras_bucketing.data.loader import Loaded, Loader, LoadError
+
+# Calls from TensorFlow's threads into Python, which must have ended when Python does.
+
+
+_QUIET_SECONDS = 0.05  # after which no prefetching thread is about to call
+_PATIENCE_SECONDS = 10.0
+
+
+class CallsBeforeExit:
+    """Counts calls, and lets the interpreter wait for them before it ends.
+
+    A thread of TensorFlow that is in Python, or waits to get in, when the interpreter ends never comes back
+    (`take_gil` in CPython's ceval_gil.h ends it). The iterator that it works for then waits for it when it is deleted,
+    and the process hangs, as a program did every few runs that left a loop over the batches early. Python joins the
+    threads that load first; each batch that is still to be prefetched then fails at once, and this waits for the
+    last of them.
+
+    Example:
+        >>> calls = CallsBeforeExit()
+        >>> with calls.one():
+        ...     calls.num_running
+        1
+        >>> calls.wait()
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.num_running = 0
+        self._num_begun = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """A call, from its beginning to its end."""
+        with self._lock:
+            if not self._num_begun:
+                atexit.register(self.wait)
+            self._num_begun += 1
+            self.num_running += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.num_running -= 1
+
+    def wait(self) -> None:
+        """Waits until no call runs and for a moment none has begun."""
+        now = quiet_since = time.monotonic()
+        give_up, num_begun = now + _PATIENCE_SECONDS, self._num_begun
+        while now < min(quiet_since + _QUIET_SECONDS, give_up):
+            time.sleep(_QUIET_SECONDS / 10)
+            now = time.monotonic()
+            if self.num_running or self._num_begun != num_begun:
+                quiet_since, num_begun = now, self._num_begun
+
+
+_calls = CallsBeforeExit()
+
+
+class Batch(Protocol):
+    """What a table needs to know of a batch.
+
+    Attributes:
+        rows: Int32 tensor: the rows to gather.
+        all_rows: Int32 tensor: those of all shards, which set the padded length.
+        loaded: What has been loaded for this batch, by the object that loads it.
+    """
+
+    rows: tf.Tensor
+    all_rows: tf.Tensor
+    loaded: dict[Any, list[tf.Tensor]]
+
+    def padded_to(self, column: int) -> tf.Tensor:
+        """The least padded length of a leaf."""
+
+
+class LoadedTable:
+    """One sequence a row, padded to the length that the announced lengths say, whatever lengths are loaded.
+
+    Args:
+        row_loader: What loads this leaf, and those that come with it.
+        leaf: The rows.
+        padding_value: Number that fills up the sequences.
+        column: Which of a batch's least padded lengths is this leaf's.
+    """
+
+    def __init__(self, row_loader: RowLoader, leaf: Loaded, padding_value: Any, column: int):
+        self._row_loader = row_loader
+        self._position = row_loader.add(leaf, padding_value, column)
+        self._shape = [None, None, *leaf.leaf.feature_shape]
+        self._leaf = leaf
+
+    def sample(self) -> Iterator[bytes]:
+        """What tells these rows from others: dtype, features and lengths; nothing is loaded."""
+        leaf = self._leaf
+        yield f"{leaf.dtype.name}{leaf.leaf.feature_shape}{leaf.loader.length_tolerance}{leaf.truncating}".encode()
+        for array in (leaf.rows, leaf.lengths, leaf.announced):
+            yield array.astype(np.int64).tobytes()
+
+    def gather(self, batch: Batch) -> tf.Tensor:
+        """The padded sequences `(batch, time, *features)`."""
+        return tf.ensure_shape(self._row_loader.outputs(batch)[self._position], self._shape)
+
+
+class LoadedLengthsTable:
+    """The length of each row as it was loaded and truncated: that of the longest, where there are several leaves.
+
+    Args:
+        row_loader: What loads the leaves.
+        leaves: Those whose lengths count; each has a table already.
+    """
+
+    def __init__(self, row_loader: RowLoader, leaves: list[Loaded]):
+        self._row_loader = row_loader
+        self._positions = [row_loader.position_of(leaf) for leaf in leaves]
+
+    def gather(self, batch: Batch) -> tf.Tensor:
+        """Int32 `(batch,)`."""
+        lengths = tf.gather(self._row_loader.outputs(batch)[-1], self._positions)
+        return tf.ensure_shape(tf.reduce_max(lengths, axis=0), [None])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One of the sequences of a row.
+
+    Attributes:
+        leaf: Where it comes from.
+        index: Which of the sequences it is that the loader returns.
+        lengths: Int64 array `(num_rows,)`: the timesteps that a row has in a batch at most.
+        lengths_tensor: The same, in graph.
+        padding: What fills it up.
+        column: Which of a batch's least padded lengths is its own.
+    """
+
+    leaf: Loaded
+    index: int
+    lengths: np.ndarray
+    lengths_tensor: tf.Tensor
+    padding: np.generic
+    column: int
+
+    def padded_length(self, batch: Batch) -> tf.Tensor:
+        """From what was announced, since no shard loads the rows of another; in graph."""
+        longest = tf.reduce_max(tf.gather(self.lengths_tensor, batch.all_rows))
+        return tf.maximum(longest, batch.padded_to(self.column))
+
+    def empty_batch(self, num_rows: int, padded_length: int) -> np.ndarray:
+        """A batch of nothing but padding."""
+        shape = (num_rows, padded_length, *self.leaf.leaf.feature_shape)
+        batch = aligned_empty(shape, self.leaf.values.dtype)
+        batch[...] = self.padding
+        return batch
+
+    def cut(self, sequence: np.ndarray, row: int) -> np.ndarray:
+        """A sequence as it was loaded, cut to what a batch has room for."""
+        excess = max(len(sequence) - int(self.lengths[row]), 0)
+        return sequence[excess:] if self.leaf.truncating == "pre" else sequence[: len(sequence) - excess]
+
+
+class RowLoader:
+    """Loads the rows of a batch, all sequences of a row at once, in threads of its own.
+
+    TensorFlow keeps every function that `tf.numpy_function` has ever been given (script_ops.py adds it to the outermost
+    graph, which lives as long as the process). So it gets one that knows this object only weakly: the dataset holds
+    this object, and frees it, the user's function and what that holds, when it is deleted.
+    """
+
+    def __init__(self, loader: Loader):
+        self._loader = loader
+        self._parts: list[_Part] = []
+        self._threads = ThreadPoolExecutor(loader.num_parallel_loads, "load")  # starts them when they are needed
+
+    def add(self, leaf: Loaded, padding_value: Any, column: int) -> int:
+        """Adds one of the sequences of a row; returns its position among the outputs."""
+        lengths = leaf.lengths
+        index = self._loader.leaves.index(leaf.leaf)
+        padding = leaf.values.dtype.type(padding_value)
+        part = _Part(leaf, index, lengths, host_tensor(lengths.astype(np.int32)), padding, column)
+        self._parts.append(part)
+        return len(self._parts) - 1
+
+    def position_of(self, leaf: Loaded) -> int:
+        """The position of a leaf that was added."""
+        return next(position for position, part in enumerate(self._parts) if part.leaf is leaf)
+
+    def outputs(self, batch: Batch) -> list[tf.Tensor]:
+        """The padded sequences of each leaf, and the lengths `(num_leaves, batch)`; in graph, once for a batch."""
+        if self not in batch.loaded:
+            padded_lengths = tf.stack([part.padded_length(batch) for part in self._parts])
+            dtypes = [*(part.leaf.values.dtype for part in self._parts), tf.int32]
+            batch.loaded[self] = tf.numpy_function(_weakly(self), [batch.rows, padded_lengths], dtypes)
+        return batch.loaded[self]
+
+    def load_batch(self, rows: np.ndarray, padded_lengths: np.ndarray) -> list[np.ndarray]:
+        """Loads and pads a batch; NumPy.
+
+        Args:
+            rows: Int array `(num_rows,)`.
+            padded_lengths: Int array `(num_leaves,)`.
+
+        Returns:
+            The padded sequences of each leaf, and the lengths, int32 `(num_leaves, num_rows)`.
+
+        Raises:
+            LoadError: If a row cannot be loaded: the first such row of the batch, whichever thread fails first.
+        """
+        lengths_of_parts = zip(self._parts, padded_lengths.tolist(), strict=True)
+        padded = [part.empty_batch(len(rows), length) for part, length in lengths_of_parts]
+        lengths = np.empty((len(padded), len(rows)), np.int32)
+        loads = [
+            self._threads.submit(self._load_row, row, [of_part[at] for of_part in padded], lengths[:, at])
+            for at, row in enumerate(rows.tolist())
+        ]
+        try:
+            for load in loads:
+                load.result()
+        finally:
+            for load in loads:
+                load.cancel()
+        return [*padded, lengths]
+
+    def _load_row(self, row: int, padded: list[np.ndarray], lengths: np.ndarray) -> None:
+        """Loads one row into its place in the batch."""
+        if not any(part.leaf.announced[row] for part in self._parts):  # on_empty="keep"
+            lengths[:] = 1
+            return
+        given_row = int(self._parts[0].leaf.rows[row])
+        sequences = self._loader.read(given_row)
+        for position, part in enumerate(self._parts):
+            sequence = sequences[part.index]
+            self._loader.check_length(part.leaf.leaf, given_row, len(sequence), int(part.leaf.announced[row]))
+            sequence = part.cut(sequence, row)
+            padded[position][: len(sequence)] = sequence
+            lengths[position] = max(len(sequence), 1)
+
+
+def _weakly(row_loader: RowLoader) -> Callable[[np.ndarray, np.ndarray], list[np.ndarray]]:
+    known_weakly = weakref.ref(row_loader)
+
+    def load_batch(rows: np.ndarray, padded_lengths: np.ndarray) -> list[np.ndarray]:
+        row_loader = known_weakly()
+        if row_loader is None:
+            raise LoadError("The BucketedSequence that loads these rows is gone. Hold on to it.")
+        with _calls.one():
+            return row_loader.load_batch(rows, padded_lengths)
+
+    return load_batch

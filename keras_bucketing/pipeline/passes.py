@@ -1,0 +1,239 @@
+"""The in-graph record of passes over a dataset: which epoch comes next, which one was begun last."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+
+class PassPosition(NamedTuple):
+    """The newest pass that has begun.
+
+    Attributes:
+        number: How many passes have begun so far; 0 before the first.
+        epoch: The epoch that this pass reads.
+        first_batch: The batch of that epoch it began with: 0 unless `seek` said otherwise.
+    """
+
+    number: int
+    epoch: int
+    first_batch: int
+
+
+class PassStart(NamedTuple):
+    """Where a pass begins: int64 scalars, in graph.
+
+    Attributes:
+        number: The pass' number, from 1.
+        epoch: The epoch that it reads.
+        first_batch: The batch of that epoch it begins with.
+        seed: The seed of the order.
+    """
+
+    number: tf.Tensor
+    epoch: tf.Tensor
+    first_batch: tf.Tensor
+    seed: tf.Tensor
+
+
+class NextPosition(NamedTuple):
+    """The epoch and the batch that the next pass begins with."""
+
+    epoch: int
+    first_batch: int
+
+
+class _State(NamedTuple):
+    """The entries of the variable, in their order."""
+
+    next_epoch: Any
+    next_first_batch: Any
+    number: Any
+    epoch: Any
+    first_batch: Any
+    seed: Any
+
+
+class PassCounter:
+    """Hands out epochs to passes, inside the graph, whoever iterates.
+
+    Keras makes more iterators than it reads from, and wraps the dataset under `class_weight` and distribution
+    strategies, so neither `__iter__` nor Python attributes can count passes. Here a pass takes its number when it
+    yields its first batch. Two threads that begin a pass at once get different epochs.
+
+    Args:
+        seed: Int, the seed of the order, kept here so that a loaded state can replace it without building a new graph.
+    """
+
+    def __init__(self, seed: int = 0):
+        def make() -> tuple[tf.Variable, tf.CriticalSection]:
+            with tf.device("CPU:0"):
+                state = tf.Variable(_State(0, 0, 0, 0, 0, seed), dtype=tf.int64, trainable=False, name="passes")
+                return state, tf.CriticalSection(name="passes_lock")
+
+        # A variable made under `strategy.scope()` would be mirrored to its devices. Scopes are kept by thread.
+        with ThreadPoolExecutor(max_workers=1) as outside_of_scopes:
+            self._state, self._lock = outside_of_scopes.submit(make).result()
+
+    def begin_pass(self) -> PassStart:
+        """Begins a pass; in graph."""
+
+        def advance() -> list[tf.Tensor]:
+            state = _State(*tf.unstack(self._state.read_value()))
+            start = PassStart(state.number + 1, state.next_epoch, state.next_first_batch, state.seed)
+            begun = _State(start.epoch + 1, 0, start.number, start.epoch, start.first_batch, start.seed)
+            with tf.control_dependencies([self._state.assign(tf.stack(begun), read_value=False)]):
+                return [tf.identity(start.number), *start[1:]]
+
+        return PassStart(*self._lock.execute(advance))
+
+    def newest_pass(self) -> PassPosition:
+        """The newest pass that has begun."""
+        state = self._read()
+        return PassPosition(state.number, state.epoch, state.first_batch)
+
+    @property
+    def variable(self) -> tf.Variable:
+        """What holds the record; to be read, never assigned."""
+        return self._state
+
+    @property
+    def seed(self) -> int:
+        """The seed of the order."""
+        seed: int = self._read().seed
+        return seed
+
+    @property
+    def next_position(self) -> NextPosition:
+        """Where the next pass begins."""
+        state = self._read()
+        return NextPosition(state.next_epoch, state.next_first_batch)
+
+    def seek(self, epoch: int, batch: int, seed: int | None = None) -> None:
+        """Lets the next pass begin there."""
+
+        def jump() -> tf.Tensor:
+            state = _State(*tf.unstack(self._state.read_value()))
+            moved = state._replace(next_epoch=epoch, next_first_batch=batch, seed=state.seed if seed is None else seed)
+            return self._state.assign(tf.stack(moved), read_value=True)
+
+        self._lock.execute(jump)
+
+    def _read(self) -> _State:
+        return _State(*self._state.numpy().tolist())
+
+
+# Refusal of checkpoints: TensorFlow's checkpoint of an iterator would bring back other rows.
+#
+# Which epoch a pass reads is decided by a counter outside of the iterator, and a checkpoint of the iterator does not
+# hold it: after a restart the restored iterator, or its next pass under `.repeat()`, would read another epoch. The
+# position belongs in `BucketedSequence.state_dict()`. There are three ways to checkpoint an iterator:
+#
+# - As it is, TensorFlow asks the functions of the pipeline for stateful operations before it saves, as long as the
+#   stage that calls them lives. `stateful` makes one of the last stage so: "ReadVariableOp is stateful." TensorFlow
+#   makes this message of the names of operations alone (tensorflow/core/framework/dataset.h), so that no pipeline can
+#   put a sentence of its own there: the documentation explains it.
+# - With `experimental_symbolic_checkpoint` it does not ask. It saves how far the sources have got, calls the functions
+#   again when it restores, and the pass would begin anew as the next epoch. `batches_unless_restored` notices that and
+#   fails with a sentence. `BucketedSequence.with_options` refuses the option before anything is saved.
+# - With `experimental_external_state_policy` the user says that state in functions is to be ignored. Then the elements
+#   that the functions got are saved too, and the pass goes on with its own rows; in another process it is refused.
+#
+# What a stage above has taken out of the pass already (`shuffle` with a buffer for all of it) is saved with that
+# stage, and comes back as it was.
+#
+# A `GeneratorDataset` in the pipeline, even one that is never read, would refuse the second way when it is saved. But
+# TensorFlow 2.21 sets `M_TRIM_THRESHOLD` of the C library for the whole process wherever it makes one
+# (tensorflow/core/kernels/data/generator_dataset_op.cc), after which batches of more than 128 KB are given back to the
+# system each time and an epoch takes about twice the processor time.
+
+
+NO_CHECKPOINT = (
+    "The iterator of a BucketedSequence cannot be restored from a checkpoint: it does not hold which epoch is read. "
+    "Save dataset.state_dict() and restore it with dataset.load_state_dict(state), or use BackupAndRestoreSequence."
+)
+
+
+def stateful(function: Callable[..., Any], state: tf.Variable) -> Callable[..., Any]:
+    """The same function, formally dependent on a variable."""
+
+    def reading(*arguments: Any) -> Any:
+        with tf.control_dependencies([state.read_value()]):
+            return function(*arguments)
+
+    return reading
+
+
+def batches_unless_restored(
+    begin: Callable[[], PassStart], batches: Callable[[PassStart, tf.Tensor], tf.data.Dataset]
+) -> tf.data.Dataset:
+    """The batches of the pass that `begin` begins. An iterator of them that TensorFlow restores fails.
+
+    A pass has two tickets with numbers of its own. The first has no batches, so that the second is taken where a
+    checkpoint has something to save: the range it comes from goes on in a restored iterator where it was, though it now
+    begins with a number of another pass. A number that is not of its pass betrays the checkpoint. One of another
+    process does, too, since numbers begin at random.
+
+    Args:
+        begin: Begins a pass, in graph. Called by each iterator.
+        batches: The batches of a pass, as a function of its start alone; none where the bool scalar is False.
+
+    Raises:
+        tf.errors.InvalidArgumentError: From `tf.train.Checkpoint.restore` or the next element.
+    """
+    first_number = secrets.randbits(60)
+
+    def tickets(_: tf.Tensor) -> tf.data.Dataset:
+        start = begin()
+        # The range has no end, for TensorFlow would miss the numbers of another process beyond it in words of its own.
+        numbers = tf.data.Dataset.range(first_number + 2 * start.number, tf.int64.max)
+        return tf.data.Dataset.zip((numbers, tf.data.Dataset.from_tensors(start).repeat())).take(2)
+
+    def batches_of(ticket: tf.Tensor, start: PassStart) -> tf.data.Dataset:
+        nth = ticket - (first_number + 2 * start.number)
+        with tf.control_dependencies([tf.debugging.Assert((nth == 0) | (nth == 1), [NO_CHECKPOINT])]):
+            return batches(start, nth == 1)
+
+    return tf.data.Dataset.range(1).flat_map(as_it_is(tickets)).flat_map(as_it_is(batches_of))
+
+
+# Whether Keras reads a batch only to build a model on its shapes.
+
+
+# keras/src/trainers/trainer.py: under JAX and PyTorch, `fit` and `evaluate` read one batch here unless model, loss and
+# metrics are all built, drop the iterator, and begin with another one.
+_BUILDING_FUNCTION = "_symbolic_build"
+
+
+def is_building_read() -> bool:
+    """Whether the caller iterates in order to build a Keras model.
+
+    Nothing but the call stack tells: Keras has no hook before that read, and an iterator that is dropped after one
+    batch may as well be `take(1)`, or `fit(steps_per_epoch=1)`, whose batch counts. Should the function have another
+    name one day, the first `fit` begins with epoch 1 again; a test would notice.
+
+    The call stack is Python's. Where tf.data iterates over the dataset because something was put on top (`.map()`,
+    `class_weight`, a distribution strategy), no Python code is called, and the operations of the graph cannot know what
+    the batch is for.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == _BUILDING_FUNCTION and frame.f_globals.get("__name__", "").startswith("keras."):
+            return True
+        frame = frame.f_back
+    return False
+
+
+# Functions of a pipeline as they are written, without AutoGraph.
+
+
+def as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Spares AutoGraph the conversion of a function that has no Python control flow for tensors."""
+    converted: Callable[..., Any] = tf.autograph.experimental.do_not_convert(function)
+    return converted

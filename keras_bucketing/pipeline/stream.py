@@ -1,0 +1,82 @@
+"""The pipeline: passes over epochs, epochs cut into batches, batches gathered. All in graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from keras_bucketing.pipeline.gather import BatchGatherer
+from keras_bucketing.pipeline.passes import PassCounter, PassStart, as_it_is, batches_unless_restored, stateful
+from keras_bucketing.planning.epoch_plan import EpochPlanner
+
+# Gathering one batch is a few hundred microseconds of work; two at once keep up with a training step on any machine,
+# and a fixed number spares the autotuner's start.
+_PARALLEL_GATHERS = 2
+_PREFETCHED_BATCHES = 8
+
+
+def batch_stream(counter: PassCounter, planner: EpochPlanner, gatherer: BatchGatherer) -> tf.data.Dataset:
+    """One pass over one epoch: known length, and the epoch is the next one each time.
+
+    After `seek(epoch, batch)` fewer batches are left, and the pass must end early although its length was declared:
+    `tf.data.experimental.assert_cardinality` would fail the run, every other way to end early makes the length unknown.
+    But `choose_from_datasets` counts as endless as soon as one of its inputs is, even one that is never chosen, and
+    ends with the input it draws from; `take` then declares the length.
+    """
+    one_pass = batches_unless_restored(
+        counter.begin_pass, lambda start, has_batches: _one_by_one(*_batches_of_pass(planner, start, has_batches))
+    )
+    always_the_first = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
+    endless = tf.data.Dataset.choose_from_datasets([one_pass, _never_chosen(one_pass)], always_the_first)
+    cuts = endless.take(planner.num_batches)
+    gather = stateful(lambda rows, cut: gatherer(rows, cut), counter.variable)
+    batches = cuts.map(as_it_is(gather), num_parallel_calls=_PARALLEL_GATHERS, deterministic=True)
+    return batches.prefetch(_PREFETCHED_BATCHES).with_options(_without_rewriting())
+
+
+def chosen_batches(gatherer: BatchGatherer, rows: np.ndarray, cuts: np.ndarray) -> tf.data.Dataset:
+    """Batches of given rows, gathered as those of a pass are, but no pass: what comes next stays the same.
+
+    Args:
+        gatherer: Holds the data.
+        rows: Int array `(num_rows,)`, row indices, batch after batch.
+        cuts: Int array `(num_batches, 2 + num_leaves)`; see `BatchGatherer`.
+    """
+    with tf.device("CPU:0"):
+        cut_by_cut = _one_by_one(tf.constant(rows, tf.int32), tf.constant(cuts[:, :, np.newaxis], tf.int32))
+    gather = as_it_is(lambda of_rows, cut: gatherer(of_rows, cut))
+    batches = cut_by_cut.map(gather, num_parallel_calls=_PARALLEL_GATHERS, deterministic=True)
+    return batches.prefetch(_PREFETCHED_BATCHES).with_options(_without_rewriting())
+
+
+def _batches_of_pass(planner: EpochPlanner, start: PassStart, has_batches: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    rows, cuts = tf.cond(
+        has_batches, lambda: planner.batches(start.epoch, start.first_batch, start.seed), planner.no_batches
+    )
+    return rows, cuts
+
+
+def _without_rewriting() -> tf.data.Options:
+    """Spares the rewriting of the graph, which finds nothing to improve here.
+
+    It copies all the data into the rewritten graph, where they stay as long as the dataset does, and every new iterator
+    waits for it and for the start of the autotuner, longer than an epoch of a small dataset takes.
+    """
+    options = tf.data.Options()
+    options.experimental_optimization.apply_default_optimizations = False
+    options.autotune.enabled = False
+    return options
+
+
+def _one_by_one(rows: tf.Tensor, cuts: tf.Tensor) -> tf.data.Dataset:
+    """The cuts of an epoch, each with the rows it is a cut of (the same tensor every time, not a copy)."""
+    return tf.data.Dataset.zip((tf.data.Dataset.from_tensors(rows).repeat(), tf.data.Dataset.from_tensor_slices(cuts)))
+
+
+def _never_chosen(like: tf.data.Dataset) -> tf.data.Dataset:
+    """An endless dataset with elements of that kind, as small as can be: it is part of every iterator's graph."""
+
+    def empty(spec: tf.TensorSpec) -> tf.Tensor:
+        return tf.zeros([size or 0 for size in spec.shape], spec.dtype)
+
+    return tf.data.Dataset.from_tensors(tf.nest.map_structure(empty, like.element_spec)).repeat()

@@ -1,0 +1,297 @@
+"""Values that arrive block by block: one array at the end, in memory or in a file, and never a second copy of it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from keras_bucketing.data.arrays import aligned_empty, common_dtype, standard_dtype
+
+# NumPy's own file format, with a header of fixed size, so that it can be filled in after the data.
+
+
+HEADER_BYTES = 256  # a multiple of 64, so that the data behind it are aligned as TensorFlow's kernels need them
+_MAGIC = b"\x93NUMPY\x01\x00"
+
+
+def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """The header of a `.npy` file, as `numpy.lib.format` describes version 1.0.
+
+    Example:
+        >>> header = npy_header((2, 3), np.dtype(np.float32))
+        >>> len(header), header[10:30]
+        (256, b"{'descr': '<f4', 'fo")
+    """
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    text = repr(description).encode("latin1")
+    room = HEADER_BYTES - len(_MAGIC) - 2
+    if len(text) >= room:
+        raise ValueError(f"An array must have fewer axes to be saved. Received shape {shape}. Reshape it.")
+    return _MAGIC + room.to_bytes(2, "little") + text.ljust(room - 1) + b"\n"
+
+
+def map_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Maps a file that was written with `npy_header`, read-only.
+
+    The header is compared, not read: it is known what it must be, and NumPy reads headers as Python.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is another file than expected, or was cut off.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.name} is missing.")
+    with path.open("rb") as file:
+        if file.read(HEADER_BYTES) != npy_header(shape, dtype):
+            raise ValueError(
+                f"{path.name} is no file of dtype {dtype.str} and shape {shape}, as {path.name} should be here."
+            )
+    num_bytes = HEADER_BYTES + math.prod(shape) * dtype.itemsize
+    if path.stat().st_size != num_bytes:
+        raise ValueError(f"{path.name} is cut off or too long: it has {path.stat().st_size} bytes, not {num_bytes}.")
+    return np.memmap(path, dtype, "r", HEADER_BYTES, shape)
+
+
+_PENDING_BYTES = 1 << 20  # small rows are put together before they are copied on
+_PENDING_ROWS = 4096
+_FIRST_CHUNK, _LAST_CHUNK = 1 << 16, 1 << 26
+
+
+class Store(Protocol):
+    """Where the bytes of a growing array go."""
+
+    def write(self, block: np.ndarray) -> None:
+        """Appends an array in C order."""
+
+    def convert(self, old: np.dtype, new: np.dtype) -> None:
+        """Converts what has been written from one dtype to another."""
+
+    def finish(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Everything that was written, as one array."""
+
+    def abandon(self) -> None:
+        """Lets go of what has been written."""
+
+
+class MemoryStore:
+    """Keeps the bytes in chunks of memory, which are put together, and let go of, one by one at the end.
+
+    So hardly more than the result is ever in memory. Chunks as large as the last ones go back to the operating system
+    at once: `malloc` keeps no freed memory of 32 MB and more.
+    """
+
+    def __init__(self) -> None:
+        self._chunks: list[np.ndarray] = []
+        self._free = 0  # bytes at the end of the last chunk
+        self._size = 0
+
+    def write(self, block: np.ndarray) -> None:
+        """Appends an array in C order."""
+        data = block.reshape(-1).view(np.uint8)
+        while len(data):
+            if not self._free:
+                self._free = min(max(_FIRST_CHUNK, self._size), _LAST_CHUNK)
+                self._chunks.append(np.empty(self._free, np.uint8))
+            chunk, start = self._chunks[-1], len(self._chunks[-1]) - self._free
+            part = data[: self._free]
+            chunk[start : start + len(part)] = part
+            self._free -= len(part)
+            self._size += len(part)
+            data = data[len(part) :]
+
+    def convert(self, old: np.dtype, new: np.dtype) -> None:
+        """Converts what has been written from one dtype to another."""
+        converted = MemoryStore()
+        for chunk in self._drain():
+            converted.write(chunk.view(old).astype(new))  # chunks are powers of 2: no number lies in two of them
+        self._chunks, self._free, self._size = converted._chunks, converted._free, converted._size
+
+    def finish(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Everything that was written, as one array."""
+        values = aligned_empty((self._size,), np.uint8)
+        end = 0
+        for chunk in self._drain():
+            values[end : end + len(chunk)] = chunk
+            end += len(chunk)
+        return values.view(dtype).reshape(shape)
+
+    def abandon(self) -> None:
+        """Lets go of what has been written."""
+        self._chunks = []
+
+    def _drain(self) -> Iterator[np.ndarray]:
+        """Hands out the written part of each chunk and forgets it."""
+        self._chunks.reverse()
+        while self._chunks:
+            chunk = self._chunks.pop()
+            yield chunk if self._chunks else chunk[: len(chunk) - self._free]
+
+
+class FileStore:
+    """Writes the bytes into a `.npy` file, whose header is filled in when the shape is known.
+
+    Args:
+        path: The file; one that is there is written over.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._file = path.open("wb")
+        self._file.write(bytes(HEADER_BYTES))
+
+    def write(self, block: np.ndarray) -> None:
+        """Appends an array in C order."""
+        self._file.write(block.reshape(-1).view(np.uint8).data)
+
+    def convert(self, old: np.dtype, new: np.dtype) -> None:
+        """Converts what has been written from one dtype to another."""
+        self._file.close()
+        before = self._path.with_suffix(".before")
+        os.replace(self._path, before)
+        self._file = self._path.open("wb")
+        self._file.write(bytes(HEADER_BYTES))
+        with before.open("rb") as file:
+            file.seek(HEADER_BYTES)
+            while data := file.read(_PENDING_BYTES):  # a multiple of every itemsize
+                self.write(np.frombuffer(data, old).astype(new))
+        before.unlink()
+
+    def finish(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Everything that was written, as one array, mapped and read-only."""
+        self._file.seek(0)
+        self._file.write(npy_header(shape, dtype))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        mapped: np.ndarray = np.load(self._path, mmap_mode="r", allow_pickle=False)
+        return mapped
+
+    def abandon(self) -> None:
+        """Closes the file."""
+        with contextlib.suppress(OSError):  # a full disk: what was buffered is lost, and nobody wants it
+            self._file.close()
+
+
+class GrowingColumn:
+    """One leaf, to which rows are appended one by one or many at a time.
+
+    A row's dtype may be wider than that of the rows before it, as `[0, 1]` followed by `[0.5]` in a text file: then
+    what has been stored is converted, as a list of all rows would have been.
+
+    Args:
+        name: What to call the leaf in an error message.
+        store: Where its values go.
+        is_ragged: Whether a row is a sequence `(length, *features)`, or one value `features`.
+    """
+
+    def __init__(self, name: str, store: Store, is_ragged: bool):
+        self.name = name
+        self.is_ragged = is_ragged
+        self.num_rows = 0
+        self._store = store
+        self._lengths = array("q")
+        self._num_values = 0
+        self._features: tuple[int, ...] | None = None
+        self._features_of = 0  # the row that set them
+        self._dtype: np.dtype | None = None  # of the rows, before standard_dtype
+        self._first_dtype: np.dtype = np.dtype(np.float64)
+        self._pending: list[np.ndarray] = []
+        self._pending_bytes = 0
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Int64 array `(num_rows,)`: the timesteps of each row; all 0 where rows are no sequences."""
+        return np.array(self._lengths, np.int64)
+
+    def append(self, row: np.ndarray) -> None:
+        """Appends one row: an array `(length, *features)` or, where rows are no sequences, `features`."""
+        block = row if self.is_ragged else row[np.newaxis]
+        self._take(block, self.num_rows)
+        self._note_rows(1, [len(row)] if self.is_ragged else None)
+
+    def append_block(self, values: np.ndarray, lengths: np.ndarray | None, num_rows: int) -> None:
+        """Appends many rows: their values `(num_values, *features)`, and the lengths `(num_rows,)` of sequences."""
+        self._take(values, self.num_rows)
+        self._note_rows(num_rows, None if lengths is None else lengths)
+
+    def finish(self, as_values: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+        """Ends the appending.
+
+        Args:
+            as_values: Whether sequences, which must all have one length, become one value `(length, *features)` a row.
+
+        Returns:
+            The values `(num_values, *features)` or `(num_rows, *features)`; the int64 lengths `(num_rows,)`, or None.
+        """
+        self._flush()
+        dtype = standard_dtype(self._first_dtype if self._dtype is None else self._dtype, self.name)
+        features = self._features or ()
+        if as_values:
+            features = (self._num_values // max(self.num_rows, 1), *features)
+        is_ragged = self.is_ragged and not as_values
+        values = self._store.finish((self._num_values if is_ragged else self.num_rows, *features), dtype)
+        return values, self.lengths if is_ragged else None
+
+    def abandon(self) -> None:
+        """Lets go of everything."""
+        self._pending = []
+        self._store.abandon()
+
+    def _note_rows(self, num_rows: int, lengths: np.ndarray | list[int] | None) -> None:
+        if lengths is not None:
+            self._lengths.extend(lengths if isinstance(lengths, list) else lengths.tolist())
+        self.num_rows += num_rows
+
+    def _take(self, block: np.ndarray, row: int) -> None:
+        # NumPy takes None for float64 where dtypes are compared.
+        if self._dtype is None or block.dtype != self._dtype or block.shape[1:] != self._features:
+            if not len(block) and block.ndim == 1:  # an empty list has neither dtype nor features
+                if not self.num_rows:
+                    self._first_dtype = block.dtype
+                return
+            self._admit(block, row)
+        if not len(block):
+            return
+        self._pending.append(block)
+        self._pending_bytes += block.nbytes
+        self._num_values += len(block)
+        if self._pending_bytes >= _PENDING_BYTES or len(self._pending) >= _PENDING_ROWS:
+            self._flush()
+
+    def _admit(self, block: np.ndarray, row: int) -> None:
+        """Takes the features and the dtype of a block that differs from those before it, or refuses them."""
+        features = block.shape[1:]
+        if self._features is None:
+            self._features, self._features_of = features, row
+        elif features != self._features:
+            raise ValueError(
+                f"All rows of `{self.name}` must share one {'feature ' if self.is_ragged else ''}shape. Expected "
+                f"{self._features} as in {self.name}[{self._features_of}], received {features} at {self.name}[{row}]. "
+                "Reshape or drop that row; if each element of the dataset is a batch of rows, pass batched=True."
+            )
+        if not len(block):
+            self._first_dtype = block.dtype if not self.num_rows else self._first_dtype
+            return
+        new = standard_dtype(block.dtype, f"{self.name}[{row}]")
+        if self._dtype is None:
+            self._dtype = block.dtype
+            return
+        wider = common_dtype({self._dtype, block.dtype}, self.name)
+        old, new = standard_dtype(self._dtype, self.name), standard_dtype(wider, self.name)
+        if old != new:
+            self._flush()
+            self._store.convert(old, new)
+        self._dtype = wider
+
+    def _flush(self) -> None:
+        if self._pending and self._dtype is not None:
+            stored = standard_dtype(self._dtype, self.name)
+            self._store.write(np.concatenate(self._pending, dtype=stored, casting="unsafe"))
+            self._pending, self._pending_bytes = [], 0

@@ -1,0 +1,188 @@
+"""Labels and weights of padded sequences: which of them hold one value a timestep, and those without their padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_bucketing.data.arrays import as_regular_array
+from keras_bucketing.data.tree import map_structure
+from keras_bucketing.unpadding.arrays import PaddedSequences
+from keras_bucketing.unpadding.batches import BatchOptions, PaddedGroup, Span
+
+
+def labels_from_padded(labels: Any, padded: list[PaddedSequences], timestep_labels: bool | None, name: str) -> Any:
+    """Makes those leaves ragged that hold one label a timestep: `(num_rows, time, ...)`, padded like the sequences.
+
+    Args:
+        labels: A leaf, or a dict or tuple of leaves.
+        padded: The sequences of `x`.
+        timestep_labels: Whether leaves of that shape hold one label a timestep. None: if what they hold behind the ends
+            of the sequences is one constant, as padding is.
+        name: What to call them in an error message.
+
+    Raises:
+        ValueError: If a leaf has that shape but no padding, so that its second axis may be classes or outputs; or if it
+            may belong to either of two entries of `x`.
+    """
+
+    def convert(leaf: Any, name: str) -> Any:
+        shape = tuple(getattr(leaf, "shape", ()))[:2]
+        labeled = [sequences for sequences in padded if sequences.array.shape[:2] == shape]
+        if timestep_labels is False or not labeled:
+            return leaf
+        array = as_regular_array(leaf, name, "Give every row the same shape.")
+        distinct = _distinct(labeled)
+        fitting = [sequences for sequences in distinct if _has_constant_padding(array, sequences)]
+        if timestep_labels is None and not fitting:
+            raise ValueError(_unclear(array, distinct, name))
+        sequences = _only_one(array, fitting or distinct, name)
+        return PaddedSequences(name, array, sequences.lengths, sequences.side, found=False).ragged()
+
+    return map_structure(convert, labels, name)
+
+
+def _distinct(padded: list[PaddedSequences]) -> list[PaddedSequences]:
+    """One for each padding, where entries of `x` are padded alike."""
+    distinct: list[PaddedSequences] = []
+    for sequences in padded:
+        if not any((sequences.is_real == known.is_real).all() for known in distinct):
+            distinct.append(sequences)
+    return distinct
+
+
+def _has_constant_padding(array: np.ndarray, sequences: PaddedSequences) -> bool:
+    padding = array[~sequences.is_real]
+    return bool(len(padding)) and bool((padding == padding[0]).all())
+
+
+def _only_one(array: np.ndarray, fitting: list[PaddedSequences], name: str) -> PaddedSequences:
+    """The only padding that fits; of several, the one that is followed to the last timestep."""
+    if len(fitting) == 1:
+        return fitting[0]
+    exact = [sequences for sequences in fitting if _ends_with_data(array, sequences)]
+    if len(exact) == 1:
+        return exact[0]
+    raise ValueError(
+        f"`{name}` may hold one label a timestep of `{fitting[0].name}` or of `{fitting[1].name}`, which have the same "
+        f"shape but other lengths. Received shape {array.shape}. Pass it without its padding, as a tf.RaggedTensor or "
+        "a list of arrays, or timestep_labels=False if it holds one value a row."
+    )
+
+
+def _ends_with_data(array: np.ndarray, sequences: PaddedSequences) -> bool:
+    """Whether the labels next to the padding are, in every row, other than the padding."""
+    padding = array[~sequences.is_real]
+    rows = np.flatnonzero((sequences.lengths > 0) & (sequences.lengths < sequences.time))
+    if not len(padding) or not len(rows):
+        return False
+    last = sequences.lengths[rows] - 1 if sequences.side == "post" else sequences.time - sequences.lengths[rows]
+    is_padding = array[rows, last] == padding[0]
+    return not is_padding.reshape(len(rows), -1).all(axis=1).any()
+
+
+def _unclear(array: np.ndarray, padded: list[PaddedSequences], name: str) -> str:
+    time = array.shape[1]
+    is_padded = any((sequences.lengths < time).any() for sequences in padded)
+    return (
+        f"`{name}` may hold one label a timestep, or {time} values a row, as one-hot labels do: received shape "
+        f"{array.shape} for sequences padded to {time}, {'without one' if is_padded else 'with no'} constant in the "
+        "padding. Say which it is: timestep_labels=True or timestep_labels=False."
+    )
+
+
+# Labels and weights of timesteps in padded batches: which sequences they belong to, and where they end.
+
+
+class PaddedLabels:
+    """Finds the leaf of `x` whose lengths the padded labels have.
+
+    Args:
+        names: The padded leaves of `y` and `sample_weight`.
+        sequences: The leaves of `x` that are not padded.
+        groups: Those that are.
+        options: What the caller said.
+        lengths: The leaf of `x` with the lengths of labels that have their own, or None.
+    """
+
+    def __init__(
+        self,
+        names: list[str],
+        sequences: list[str],
+        groups: list[PaddedGroup],
+        options: BatchOptions,
+        lengths: str | None,
+    ):
+        self._candidates = {name: [*sequences, *(group.names[0] for group in groups)] for name in names}
+        self._owners: dict[str, str] = {}
+        self._own = {name: PaddedGroup([name], lengths=lengths) for name in names}
+        self._options = options
+        self._label_options = BatchOptions(mask_value=options.label_mask_value, padding=options.padding or "post")
+
+    def align(self, batches: list[tuple[dict[str, Any], dict[str, Span]]]) -> None:
+        """Chooses the leaf of `x` for each of the labels, by what the first batches look like.
+
+        Args:
+            batches: The leaves by name, and what is real in the padded leaves of `x`.
+
+        Raises:
+            ValueError: If there is none, or none is certain.
+        """
+        for name, candidates in self._candidates.items():
+            fitting = [
+                owner
+                for owner in candidates
+                if all(_span(owner, *batch).is_real.shape == np.shape(batch[0][name])[:2] for batch in batches)
+            ]
+            if len(fitting) > 1 and not _all_equal(fitting, batches):
+                fitting = [
+                    owner
+                    for owner in fitting
+                    if all(_span(owner, *batch).leaves_a_constant(batch[0][name]) for batch in batches)
+                ]
+            if fitting and _all_equal(fitting, batches):
+                self._owners[name] = fitting[0]
+            elif fitting or self._options.labels_align:
+                raise ValueError(
+                    f"`{name}` seems to be padded, but {'several leaves' if fitting else 'no leaf'} of `x` may be what "
+                    f"its timesteps belong to. Received shape {np.shape(batches[0][0][name])} in element 0. Pass "
+                    "timestep_labels=False if it holds values of a row, align_labels=False if it has lengths of its "
+                    "own, as transcripts and translations do, or single sequences instead of padded batches."
+                )
+
+    def span(self, name: str, leaves: dict[str, Any], spans: dict[str, Span], first_row: int) -> Span:
+        """What is real in the labels of a batch.
+
+        Raises:
+            ValueError: If they hold something where their sequences have ended.
+        """
+        owner = self._owners.get(name)
+        if owner is None:
+            return self._own[name].span(leaves, self._label_options, first_row)
+        span = _span(owner, leaves, spans)
+        if leaves[name].shape[1] == span.time and not span.leaves_a_constant(leaves[name]):
+            raise ValueError(
+                f"`{name}` holds labels where `{owner}` is padded, in the batch at row {first_row}. Received more than "
+                "one value there. If timesteps of x that look like padding are real, say what padding holds, "
+                "mask_value=..., or add an entry 'lengths' to x; if these are values of a row, pass "
+                "timestep_labels=False."
+            )
+        return span
+
+
+def _span(owner: str, leaves: dict[str, Any], spans: dict[str, Span]) -> Span:
+    if owner in spans:
+        return spans[owner]
+    leaf = leaves[owner]
+    lengths = leaf.row_lengths().numpy() if isinstance(leaf, tf.RaggedTensor) else np.array([len(row) for row in leaf])
+    return Span(np.zeros_like(lengths), lengths, int(lengths.max(initial=0)))
+
+
+def _all_equal(owners: list[str], batches: list[tuple[dict[str, Any], dict[str, Span]]]) -> bool:
+    return all(
+        np.array_equal(_span(owner, *batch).is_real, _span(owners[0], *batch).is_real)
+        for owner in owners[1:]
+        for batch in batches
+    )

@@ -1,0 +1,169 @@
+"""One leaf of variable-length rows: what goes in comes out bit for bit."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_bucketing.data.rows import as_ragged, ragged_from_row_splits
+from tests.support.rows import rows_of
+from tests.support.strategies import lengths_lists, random_sequences, seeds, sequence_lists
+
+with_empty_rows = lengths_lists(min_length=0)
+
+
+def assert_same_rows(ragged, sequences):
+    assert ragged.num_rows == len(sequences)
+    for row, sequence in zip(rows_of(ragged), sequences, strict=True):
+        assert row.dtype == sequence.dtype
+        assert row.shape == sequence.shape
+        assert row.tobytes() == sequence.tobytes()
+
+
+@settings(max_examples=100)
+@given(sequence_lists(lengths=with_empty_rows))
+def test_rows_come_back_bit_for_bit(sequences):
+    ragged = as_ragged(sequences, "x")
+    assert_same_rows(ragged, sequences)
+    assert np.array_equal(ragged.lengths, [len(sequence) for sequence in sequences])
+    assert_same_rows(ragged.settle(), sequences)
+
+
+@settings(max_examples=100)
+@given(sequence_lists(lengths=with_empty_rows))
+def test_row_splits_give_the_same_rows(sequences):
+    splits = np.cumsum([0, *map(len, sequences)])
+    assert_same_rows(ragged_from_row_splits(np.concatenate(sequences), splits.astype(np.int32)), sequences)
+
+
+@settings(max_examples=200)
+@given(with_empty_rows, st.integers(1, 25), st.sampled_from(["post", "pre"]), seeds())
+def test_truncating_keeps_what_pad_sequences_keeps(lengths, maxlen, truncating, seed):
+    sequences = random_sequences(lengths, seed=seed)
+    truncated = as_ragged(sequences, "x").truncate(maxlen, truncating)
+    padded = keras.utils.pad_sequences(sequences, maxlen, "int64", padding="post", truncating=truncating)
+    kept = [row[: min(length, maxlen)] for row, length in zip(padded, lengths, strict=True)]
+    assert_same_rows(truncated, kept)
+
+
+@settings(max_examples=100)
+@given(sequence_lists(lengths=with_empty_rows), st.data())
+def test_selecting_keeps_the_rows_that_are_marked(sequences, data):
+    marks = st.lists(st.booleans(), min_size=len(sequences), max_size=len(sequences))
+    keep = np.array(data.draw(marks))
+    kept = [sequence for sequence, mark in zip(sequences, keep, strict=True) if mark]
+    if kept:
+        assert_same_rows(as_ragged(sequences, "x").select(keep), kept)
+
+
+@settings(max_examples=100)
+@given(sequence_lists(lengths=with_empty_rows))
+def test_filling_lets_only_empty_rows_count_as_one_timestep(sequences):
+    filled = as_ragged(sequences, "x").fill_empty()
+    assert_same_rows(filled, sequences)
+    assert filled.lengths.tolist() == [max(len(sequence), 1) for sequence in sequences]
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 8)), min_size=1, max_size=12), seeds())
+def test_a_copy_holds_the_used_timesteps_once_whatever_the_order_and_the_gaps(ranges, seed):
+    values = random_sequences([38], "float64", (2,), seed)[0]
+    starts, sizes = np.array(ranges).T
+    with np.errstate(all="ignore"):
+        expected = [values[start : start + size].astype(np.float32) for start, size in ranges]
+        pairs = np.stack([starts, starts + sizes], axis=1)
+        settled = ragged_from_row_splits(values, pairs).settle()
+    assert_same_rows(settled, expected)
+    used = np.unique(np.concatenate([np.arange(start, start + size) for start, size in ranges]))
+    assert len(settled.values) == len(used)
+
+
+@settings(max_examples=60)
+@given(sequence_lists(lengths=with_empty_rows), st.integers(1, 10), st.sampled_from(["post", "pre"]), st.data())
+def test_nothing_but_settling_copies_values(sequences, maxlen, truncating, data):
+    keep = np.array(data.draw(st.lists(st.booleans(), min_size=len(sequences), max_size=len(sequences))))
+    values, splits = np.concatenate(sequences), np.cumsum([0, *map(len, sequences)])
+    ragged = ragged_from_row_splits(values, splits)
+    changed = ragged.truncate(maxlen, truncating).select(keep).fill_empty()
+    assert changed.values is values
+    assert as_ragged(changed, "x", copy=False).settle().values is values
+    assert as_ragged(changed, "x").settle().values is not values
+
+
+def test_a_list_of_arrays_is_copied_only_once():
+    ragged = as_ragged([np.arange(100), np.arange(50)], "x")
+    assert ragged.owned
+    assert ragged.settle() is ragged
+
+
+def test_what_was_cut_from_a_list_of_arrays_does_not_stay_in_memory():
+    assert len(as_ragged([np.arange(100), np.arange(50)], "x").truncate(10, "pre").settle().values) == 20
+
+
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i2", "u8"])
+def test_the_byte_order_of_the_input_does_not_matter(byte_order, dtype):
+    values = np.arange(5).astype(byte_order + dtype)
+    for ragged in (ragged_from_row_splits(values, [0, 2, 5]), as_ragged([values[:2], values[2:]], "x")):
+        assert ragged.dtype.isnative
+        assert ragged.settle().values.dtype == ragged.dtype
+        assert np.array_equal(ragged.settle().values, np.arange(5))
+
+
+@pytest.mark.parametrize(
+    ("values", "row_splits", "error", "text"),
+    [
+        ([1, 2], [1, 2], ValueError, "`row_splits` must start at 0. Received row_splits[0] = 1."),
+        ([1, 2], [0, 2, 1, 2], ValueError, "`row_splits` must not decrease. Received row_splits[2] = 1 after 2."),
+        ([1, 2], [0, 1, 3], ValueError, "Expected 2 as in `values`, received row_splits[2] = 3."),
+        ([1, 2], [0, 3, 4], ValueError, "Expected 2 as in `values`, received row_splits[1] = 3."),
+        ([1, 2], [0, 1], ValueError, "Expected 2 as in `values`, received row_splits[1] = 1."),
+        (
+            [1, 2],
+            [0],
+            ValueError,
+            "at least two; or the shape (num_sequences, 2), a start and a stop for each. Received shape (1,).",
+        ),
+        ([1, 2], [[0, 1, 2]], ValueError, "a start and a stop for each. Received shape (1, 3)."),
+        ([1, 2], np.zeros((0, 2), int), ValueError, "a start and a stop for each. Received shape (0, 2)."),
+        ([1, 2], [[0, 1], [1, 3]], ValueError, "Expected 0 <= start <= stop <= 2 as in `values`, received [1, 3] at r"),
+        ([1, 2], [[-1, 1]], ValueError, "received [-1, 1] at row_splits[0]."),
+        ([1, 2], [[2, 1]], ValueError, "received [2, 1] at row_splits[0]."),
+        ([1, 2], [0.0, 2.0], TypeError, "`row_splits` must be integers. Received dtype float64."),
+        ([1, 2], ["0", "2"], TypeError, "`row_splits` must be integers. Received dtype <U1."),
+        (
+            [1, 2],
+            [[0], 2],
+            ValueError,
+            "`row_splits` must be one regular array. Received a nested list of uneven shape.",
+        ),
+        (7, [0, 1], ValueError, "`values` must be an array of timesteps. Received the scalar 7."),
+        (
+            ["a", "b"],
+            [0, 2],
+            TypeError,
+            "`values` must hold numbers. Expected a bool, int or float dtype, received <U1.",
+        ),
+        (
+            [[1], [1, 2]],
+            [0, 2],
+            ValueError,
+            "`values` must be one regular array. Received a nested list of uneven shape.",
+        ),
+    ],
+)
+def test_wrong_row_splits_are_refused(values, row_splits, error, text):
+    with pytest.raises(error) as raised:
+        ragged_from_row_splits(values, row_splits)
+    assert text in str(raised.value)
+
+
+def test_row_splits_beyond_64_bits_are_refused():
+    with pytest.raises(ValueError, match="row_splits"):
+        ragged_from_row_splits([1], np.array([0, 2**64 - 1], np.uint64))
+
+
+def test_a_ragged_passes_through_unchanged():
+    ragged = ragged_from_row_splits(np.arange(3), [0, 1, 3])
+    assert as_ragged(ragged, "x") is ragged

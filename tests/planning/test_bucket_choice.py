@@ -1,0 +1,284 @@
+"""The automatic number of buckets against batches that are cut one row after the other."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from keras_bucketing.planning.boundaries import best_partitions, boundaries_after, count_lengths
+from keras_bucketing.planning.bucket_choice import automatic_bucket_boundaries, choose_buckets
+from keras_bucketing.planning.buckets import check_sizing
+from keras_bucketing.planning.cuts import cut_batches
+from tests.support.planning import make_buckets
+from tests.support.strategies import boundary_lists, bucket_options, length_arrays, remainders
+
+
+def sizes_by_length(max_length):
+    """Rows of a batch for each longest length, as a budget gives them: not growing."""
+    return st.lists(st.integers(1, 8), min_size=max_length, max_size=max_length).map(
+        lambda rows: np.array(sorted(rows, reverse=True))
+    )
+
+
+def cut_efficiency(lengths, boundaries, sizes, remainder):
+    """Real over padded timesteps of batches padded to the end of their bucket; dropped rows are of average length."""
+    edges = [-np.inf, *boundaries, np.inf]
+    real, padded, spilled = 0.0, 0, []
+    for low, high in itertools.pairwise(edges):
+        of_bucket = lengths[(lengths >= low) & (lengths < high)]
+        longest = of_bucket.max()
+        size = sizes[longest - 1]
+        waiting = [*spilled, *([of_bucket.mean()] * len(of_bucket) if remainder == "drop" else of_bucket)]
+        keeps_partial = remainder == "keep" or (remainder == "spill" and high == np.inf)
+        taken = len(waiting) if keeps_partial else len(waiting) // size * size
+        real, padded = real + sum(waiting[:taken]), padded + taken * longest
+        spilled = waiting[taken:] if remainder == "spill" else []
+    return real / padded if padded else 0.0
+
+
+def efficiency_by_number(lengths, sizes, remainder):
+    """The boundaries and the efficiency of 1, 2, ... minimum-padding buckets."""
+    distinct, counts = count_lengths(lengths)
+    least = np.minimum(sizes[distinct - 1], len(lengths))
+    choices = [boundaries_after(distinct, ends) for ends, _ in best_partitions(distinct, counts, least, 32)]
+    return choices, np.array([cut_efficiency(lengths, choice, sizes, remainder) for choice in choices])
+
+
+@settings(max_examples=300)
+@given(length_arrays(max_size=40, max_length=12), sizes_by_length(12), remainders())
+def test_the_fewest_that_are_close_to_the_best(lengths, sizes, remainder):
+    choices, efficiencies = efficiency_by_number(lengths, sizes, remainder)
+    enough = min(0.95, 0.975 * efficiencies.max()) - 1e-12
+    chosen = automatic_bucket_boundaries(lengths, lambda upper: sizes[upper - 1], remainder)
+    number = choices.index(chosen)
+    assert efficiencies[number] >= enough
+    # Where the mark is hit to the last digit, rounding decides.
+    assert all(efficiencies[:number] < enough + 2e-12)
+
+
+@settings(max_examples=300)
+@given(length_arrays(max_size=40, max_length=12), sizes_by_length(12), remainders())
+@example(  # five buckets are enough, seven would save most, three save more than five
+    np.array([1, 1, 1, 1, 1, 1, 1, 2, 3, 6, 7, 7, 8, 9, 10, 11, 11, 12]),
+    np.array([3, 3, 3, 3, 3, 3, 2, 2, 2, 1, 1, 1]),
+    "spill",
+)
+def test_where_shapes_are_compiled_no_bucket_saves_less_than_one_percent(lengths, sizes, remainder):
+    choices, efficiencies = efficiency_by_number(lengths, sizes, remainder)
+    options = {"batch_rows": lambda upper: sizes[upper - 1], "remainder": remainder}
+    number = choices.index(automatic_bucket_boundaries(lengths, few_shapes=True, **options))
+    most = choices.index(automatic_bucket_boundaries(lengths, **options))
+    assert number <= most
+    padded = 1 / np.maximum(efficiencies, 1e-300)  # per real timestep
+    for fewer in range(number):
+        assert padded[number] <= padded[fewer] * 0.99 ** (number - fewer) * (1 + 1e-12)
+    for more in range(number + 1, most + 1):
+        assert padded[more] >= padded[number] * 0.99 ** (more - number) * (1 - 1e-12)
+
+
+@settings(max_examples=300)
+@given(length_arrays(max_size=80), bucket_options(), remainders(), st.booleans(), st.integers(1, 12))
+def test_no_bucket_has_less_than_a_batch_and_the_last_has_a_full_one(lengths, options, remainder, to_boundary, minlen):
+    options = {name: value for name, value in options.items() if name not in ("num_buckets", "bucket_boundaries")}
+    options.pop("bucket_batch_sizes", None)
+    options |= {"remainder": remainder, "pad_to_bucket_boundary": to_boundary, "minlen": minlen}
+    buckets, multiple = make_buckets(lengths, options)
+    if len(buckets.batch_sizes) == 1:
+        return
+    assert all(buckets.counts >= buckets.batch_sizes)
+    cuts = cut_batches(buckets, remainder, multiple)
+    last = cuts.buckets == len(buckets.batch_sizes) - 1
+    assert buckets.batch_sizes[-1] in (cuts.stops - cuts.starts)[last]
+
+
+def test_at_most_32_buckets():
+    # 64 lengths, 15 % apart, with equally many timesteps each: two of them in a bucket reach 93 %.
+    distinct = (10 * 1.15 ** np.arange(64)).astype(np.int64)
+    lengths = np.repeat(distinct, distinct[-1] // distinct)
+    _, efficiencies = efficiency_by_number(lengths, np.ones(distinct[-1], np.int64), "spill")
+    assert len(efficiencies) == 32
+    chosen = automatic_bucket_boundaries(lengths, np.ones_like)
+    assert 0.975 * efficiencies[-1] <= efficiencies[len(chosen)] < 0.95
+
+
+@pytest.mark.parametrize("few_shapes", [False, True])
+@pytest.mark.parametrize(
+    ("lengths", "batch_size", "boundaries"),
+    [
+        ([7], 32, []),
+        ([7] * 100, 32, []),
+        ([1, 2, 3], 32, []),  # fewer rows than a batch
+        ([99, 100] * 50, 10, []),  # 99.5 % with a single one
+        ([1] * 10 + [100] * 10, 10, [2]),
+        ([1] * 10 + [100] * 9, 10, []),  # nine rows are no batch
+    ],
+)
+def test_by_hand(lengths, batch_size, boundaries, few_shapes):
+    chosen = automatic_bucket_boundaries(
+        np.array(lengths), lambda upper: np.full(len(upper), batch_size), few_shapes=few_shapes
+    )
+    assert chosen == boundaries
+
+
+def test_a_row_that_pads_its_batch_whatever_the_buckets_are_does_not_ask_for_many():
+    lengths = np.array([*range(10, 60)] * 40 + [5000])
+    boundaries = automatic_bucket_boundaries(lengths, lambda upper: np.full(len(upper), 32))
+    assert 2 <= len(boundaries) + 1 <= 8
+
+
+# Lengths and sizing options to buckets.
+
+
+@settings(max_examples=200)
+@given(length_arrays(), boundary_lists())
+def test_each_row_is_in_the_bucket_whose_boundaries_hold_its_length(lengths, boundaries):
+    buckets, _ = make_buckets(lengths, {"bucket_boundaries": boundaries})
+    edges = list(itertools.pairwise([0, *boundaries, np.inf]))
+    for length, bucket in zip(lengths, buckets.row_buckets, strict=True):
+        low, high = edges[bucket]
+        assert low <= length < high
+    assert buckets.boundaries == boundaries
+    assert np.array_equal(buckets.counts, [((lengths >= low) & (lengths < high)).sum() for low, high in edges])
+
+
+@settings(max_examples=200)
+@given(length_arrays(), bucket_options())
+def test_every_bucket_has_a_batch_size_of_the_right_multiple(lengths, options):
+    buckets, multiple = make_buckets(lengths, options)
+    assert len(buckets.batch_sizes) == len(buckets.boundaries) + 1 == len(buckets.upper_lengths)
+    assert all(size >= 1 and size % multiple == 0 for size in buckets.batch_sizes)
+
+
+@settings(max_examples=200)
+@given(length_arrays(), st.integers(1, 4), st.integers(0, 300), st.booleans(), st.integers(1, 25))
+def test_a_budget_gives_the_most_rows_that_fit(lengths, multiple, extra, pad_to_boundary, minlen):
+    budget = multiple * max(int(lengths.max()), minlen) + extra
+    options = {"max_timesteps_per_batch": budget, "batch_size_multiple": multiple, "num_buckets": 3, "minlen": minlen}
+    buckets, _ = make_buckets(lengths, {**options, "pad_to_bucket_boundary": pad_to_boundary})
+    for bucket, size in enumerate(buckets.batch_sizes):
+        longest = max(lengths[buckets.row_buckets == bucket].max(), minlen)
+        assert size * longest <= budget < (size + multiple) * longest
+
+
+@settings(max_examples=100)
+@given(length_arrays(), st.none() | st.integers(1, 6), st.integers(1, 25))
+def test_boundaries_are_chosen_for_the_lengths_that_batches_are_padded_to(lengths, num_buckets, minlen):
+    options = {"num_buckets": num_buckets, "batch_size": 2}
+    buckets, _ = make_buckets(lengths, options | {"minlen": minlen})
+    padded, _ = make_buckets(np.maximum(lengths, minlen), options)
+    assert buckets.boundaries == padded.boundaries
+    assert np.array_equal(buckets.row_buckets, padded.row_buckets)
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({}, [32, 32]),
+        ({"batch_size_multiple": 5}, [30, 30]),
+        ({"batch_size_multiple": 40}, [40, 40]),
+        ({"batch_size": 7}, [7, 7]),
+        ({"bucket_batch_sizes": np.array([4, 2])}, [4, 2]),
+        # The first bucket's longest row has 2 timesteps, although its boundary allows 9.
+        ({"max_timesteps_per_batch": 90}, [45, 9]),
+        ({"max_timesteps_per_batch": 90, "pad_to_bucket_boundary": True}, [10, 9]),
+    ],
+)
+def test_batch_sizes_by_hand(options, sizes):
+    buckets, _ = make_buckets(np.array([1, 2, 10]), {"bucket_boundaries": [10], **options})
+    assert buckets.batch_sizes == sizes
+
+
+def test_sizes_without_boundaries_choose_one_bucket_for_each_size():
+    buckets, _ = make_buckets(np.array([1, 2, 2, 9, 10]), {"bucket_batch_sizes": [4, 2]})
+    assert buckets.boundaries == [3]
+
+
+def test_an_empty_bucket_needs_no_budget():
+    buckets, _ = make_buckets(np.array([1, 2]), {"bucket_boundaries": [5, 100], "max_timesteps_per_batch": 10})
+    assert buckets.batch_sizes[0] == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        (
+            {"bucket_boundaries": [5, 3]},
+            ValueError,
+            "`bucket_boundaries` must increase. Received 3 at bucket_boundaries[1] after 5. Sort them",
+        ),
+        ({"bucket_boundaries": [3, 3]}, ValueError, "Received 3 at bucket_boundaries[1] after 3."),
+        (
+            {"bucket_boundaries": [0, 3]},
+            ValueError,
+            "`bucket_boundaries[0]` is too small. Expected an int >= 1, received 0.",
+        ),
+        ({"bucket_boundaries": [2.5]}, TypeError, "`bucket_boundaries[0]` must be an integer."),
+        ({"bucket_boundaries": 5}, TypeError, "`bucket_boundaries` must be a flat list of integers. Received 5 (int)."),
+        (
+            {"bucket_boundaries": [3], "num_buckets": 3},
+            ValueError,
+            "Expected 2, one more than there are boundaries, received 3.",
+        ),
+        ({"num_buckets": 0}, ValueError, "`num_buckets` is too small. Expected an int >= 1, received 0."),
+        (
+            {"bucket_boundaries": [3], "bucket_batch_sizes": [1, 2, 3]},
+            ValueError,
+            "`bucket_batch_sizes` must have one entry for each bucket. Expected 2 for the boundaries [3], received 3.",
+        ),
+        (
+            {"num_buckets": 3, "bucket_batch_sizes": [1, 2]},
+            ValueError,
+            "`num_buckets` must match `bucket_batch_sizes`. Expected 2, one for each size, received 3.",
+        ),
+        (
+            {"bucket_batch_sizes": [1, 2, 3, 4, 5]},
+            ValueError,
+            "`bucket_batch_sizes` has more entries than there are distinct lengths. Expected at most 4, received 5.",
+        ),
+        (
+            {"max_timesteps_per_batch": 8},
+            ValueError,
+            (
+                "`max_timesteps_per_batch` must hold at least 1 row of every sequence. Expected at least 9 for the "
+                "9 timesteps of x[2], received 8. Raise the budget, or cut long sequences with maxlen=8."
+            ),
+        ),
+        (
+            {"max_timesteps_per_batch": 20, "batch_size_multiple": 4},
+            ValueError,
+            (
+                "must hold at least 4 rows of every sequence. Expected at least 36 for the 9 timesteps of x[2], "
+                "received 20. Raise the budget, or cut long sequences with maxlen=5."
+            ),
+        ),
+        (
+            {"max_timesteps_per_batch": 15, "bucket_boundaries": [20], "pad_to_bucket_boundary": True},
+            ValueError,
+            (
+                "Expected at least 19 for the 9 timesteps of x[2], padded to 19, received 15. Raise the budget, or "
+                "lower that bucket's boundary."
+            ),
+        ),
+        (
+            {"max_timesteps_per_batch": 11, "minlen": 12},
+            ValueError,
+            "Expected at least 12 for the 9 timesteps of x[2], padded to 12, received 11. Raise the budget, or lower m",
+        ),
+        (
+            {"max_timesteps_per_batch": 3, "batch_size_multiple": 4},
+            ValueError,
+            "Expected at least 36 for the 9 timesteps of x[2], received 3. Raise the budget.",
+        ),
+    ],
+)
+def test_buckets_that_do_not_fit_are_refused(options, error, text):
+    with pytest.raises(error) as raised:
+        make_buckets(np.array([4, 1, 9, 2]), options)
+    assert text in str(raised.value)
+
+
+def test_an_error_names_rows_as_the_user_counts_them():
+    with pytest.raises(ValueError, match=r"9 timesteps of x\[7\]"):
+        choose_buckets(np.array([4, 9]), check_sizing(None, None, 8, 1, 1), kept=np.array([3, 7]))

@@ -1,0 +1,154 @@
+"""Rows cut into batches: sizes, buckets, and what is left over."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_bucketing.data.rows import LeafLengths, lengths_of_rows
+from keras_bucketing.planning.cuts import least_padded_lengths
+from tests.support.planning import bucketings, cut_or_reject, make_buckets, make_planner
+from tests.support.strategies import bucket_options, length_arrays, remainders, seeds
+
+
+@settings(max_examples=150)
+@given(bucketings())
+def test_cuts_never_overlap_and_leave_out_only_what_the_remainder_allows(bucketing):
+    _, buckets, multiple, remainder, _ = bucketing
+    cuts = cut_or_reject(buckets, remainder, multiple)
+    sizes = cuts.stops - cuts.starts
+    assert (sizes > 0).all()
+    assert not (sizes % multiple).any()
+    assert (cuts.starts[1:] >= cuts.stops[:-1]).all()
+    assert cuts.starts[0] >= 0
+    assert cuts.stops[-1] <= buckets.counts.sum()
+    full = np.array(buckets.batch_sizes)[cuts.buckets]
+    assert (sizes <= full).all()
+    if remainder == "drop":
+        assert (sizes == full).all()
+        batches = np.bincount(cuts.buckets, minlength=len(buckets.counts))
+        assert np.array_equal(batches, buckets.counts // buckets.batch_sizes)
+    else:
+        assert buckets.counts.sum() - sizes.sum() < multiple
+    if remainder == "spill":
+        assert (sizes < full).sum() <= 1
+    if remainder == "keep":
+        assert np.bincount(cuts.buckets[sizes < full]).max(initial=0) <= 1
+
+
+@settings(max_examples=150)
+@given(bucketings(), seeds())
+def test_batches_stay_inside_their_bucket_but_for_rows_spilled_from_shorter_ones(bucketing, seed):
+    _, buckets, multiple, remainder, _ = bucketing
+    cuts = cut_or_reject(buckets, remainder, multiple)
+    # Whichever rows are spare, and whichever bucket they are of.
+    shuffled = np.random.default_rng(seed).permutation(buckets.row_buckets)
+    by_bucket = np.sort(shuffled[cuts.num_spare :])
+    spilled = np.zeros(len(buckets.counts), int)
+    for start, stop, bucket in zip(cuts.starts, cuts.stops, cuts.buckets, strict=True):
+        rows = by_bucket[start:stop]
+        assert (rows <= bucket).all()
+        spilled += np.bincount(rows[rows < bucket], minlength=len(spilled))
+    if remainder == "drop":
+        assert not spilled.any()
+    elif remainder == "keep":
+        assert (spilled < multiple + cuts.num_spare).all()
+    else:
+        assert (spilled < np.array(buckets.batch_sizes) + cuts.num_spare).all()
+
+
+@settings(max_examples=150)
+@given(bucketings(sizings=["max_timesteps_per_batch"]))
+def test_no_batch_exceeds_the_budget_of_timesteps(bucketing):
+    lengths, buckets, multiple, remainder, options = bucketing
+    cuts = cut_or_reject(buckets, remainder, multiple)
+    ordered = np.sort(lengths)
+    for start, stop, bucket in zip(cuts.starts, cuts.stops, cuts.buckets, strict=True):
+        padded = buckets.upper_lengths[bucket] if options["pad_to_bucket_boundary"] else ordered[start:stop].max()
+        assert (stop - start) * padded <= options["max_timesteps_per_batch"]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "options", "remainder", "text"),
+    [
+        (
+            [1, 2],
+            {"batch_size_multiple": 3},
+            "spill",
+            (
+                "`x` has too few sequences for a single batch. Expected at least 3 (batch_size_multiple x "
+                "num_shards), received 2. Lower batch_size_multiple or num_shards."
+            ),
+        ),
+        (
+            [1, 1, 2],
+            {"batch_size": 4, "bucket_boundaries": [2]},
+            "drop",
+            (
+                "No bucket of `x` has enough sequences for a full batch, and remainder='drop' leaves the rest out. "
+                'Received [2, 1] sequences for batches of [4, 4]. Lower the batch size or pass remainder="spill".'
+            ),
+        ),
+    ],
+)
+def test_an_epoch_without_batches_is_refused(lengths, options, remainder, text):
+    with pytest.raises(ValueError, match="batch") as error:
+        make_planner(np.array(lengths), options, remainder)
+    assert str(error.value) == text
+
+
+# What each leaf of each batch is padded to at least.
+
+
+@st.composite
+def several_leaves(draw):
+    """Two leaves of x and labels of their own length."""
+    a = draw(length_arrays(min_size=2))
+    b = draw(length_arrays(min_size=len(a), max_size=len(a)))
+    labels = draw(length_arrays(min_size=len(a), max_size=len(a), min_length=0, max_length=30))
+    return [LeafLengths("a", a), LeafLengths("b", b), LeafLengths("y", labels, is_label=True)]
+
+
+@settings(max_examples=150)
+@given(several_leaves(), bucket_options(), remainders(), st.integers(1, 25), seeds())
+def test_no_row_that_a_batch_may_get_is_longer_than_its_bucket_is_padded_to(leaves, options, remainder, minlen, seed):
+    lengths = lengths_of_rows(leaves)
+    buckets, multiple = make_buckets(lengths, options | {"pad_to_bucket_boundary": True})
+    cuts = cut_or_reject(buckets, remainder, multiple)
+    least = least_padded_lengths(leaves, buckets, cuts, pad_to_bucket_boundary=True, minlen=minlen)
+    # Whichever rows are spare, and whichever rows of a bucket spill.
+    shuffled = np.random.default_rng(seed).permutation(len(lengths))[cuts.num_spare :]
+    rows = shuffled[np.argsort(buckets.row_buckets[shuffled], kind="stable")]
+    for start, stop, bucket, padded in zip(cuts.starts, cuts.stops, cuts.buckets, least, strict=True):
+        for leaf, padded_to in zip(leaves, padded, strict=True):
+            minimum = 1 if leaf.is_label else minlen
+            assert leaf.lengths[rows[start:stop]].max() <= padded_to
+            not_longer = leaf.lengths[buckets.row_buckets <= bucket].max(initial=minimum)
+            if not leaf.is_label and np.array_equal(leaf.lengths, lengths):
+                assert padded_to == max(buckets.upper_lengths[bucket], minimum)
+            elif remainder == "drop":
+                assert padded_to == leaf.lengths[buckets.row_buckets == bucket].max(initial=minimum)
+            else:
+                assert minimum <= padded_to <= not_longer
+    # One shape for a bucket.
+    assert len({(bucket, *padded) for bucket, padded in zip(cuts.buckets, least.tolist(), strict=True)}) == len(
+        set(cuts.buckets.tolist())
+    )
+
+
+def test_without_boundaries_only_the_least_length_counts():
+    leaves = [LeafLengths("x", np.array([1, 2, 9])), LeafLengths("y", np.array([0, 5, 5]), is_label=True)]
+    buckets, multiple = make_buckets(leaves[0].lengths, {"batch_size": 1, "num_buckets": 2})
+    least = least_padded_lengths(leaves, buckets, cut_or_reject(buckets, "spill", multiple), False, minlen=4)
+    assert least.tolist() == [[4, 1]] * 3
+
+
+def test_by_hand():
+    # The target of row 0 is longer than any in the bucket that its row may spill into; rows 4 and 5 never get there.
+    source = LeafLengths("source", np.array([3, 3, 3, 9, 1, 1]))
+    target = LeafLengths("target", np.array([2, 1, 1, 1, 1, 1]))
+    options = {"bucket_boundaries": [3, 5], "batch_size": 2}
+    buckets, multiple = make_buckets(source.lengths, options)
+    for remainder, expected in (("spill", [[2, 1], [4, 2], [9, 2]]), ("keep", [[2, 1], [4, 2], [4, 2], [9, 1]])):
+        cuts = cut_or_reject(buckets, remainder, multiple)
+        assert least_padded_lengths([source, target], buckets, cuts, True).tolist() == expected
