@@ -103,4 +103,5 @@ def test_only_public_names_of_keras_and_tensorflow_are_used():
 
 def test_the_tests_lie_in_the_folders_of_what_they_test():
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders == {place for place in MAY_IMPORT if (PACKAGE / place).is_dir()} | {"support", "examples"}
+    places = {place for place in MAY_IMPORT if (PACKAGE / place).is_dir()}
+    assert folders == places | {"support", "examples", "fixtures"}
