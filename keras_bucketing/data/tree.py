@@ -1,8 +1,15 @@
-"""Structures of leaves: what a row of `x`, `y` and `sample_weight` is made of."""
+"""Structures of leaves: dicts with strings as keys, tuples, and leaves, which is everything else.
+
+A list is a leaf here, one of sequences, and a structure for `keras.tree`: hence the three walks in this module. Where
+all leaves are known to be arrays, tensors or objects of this package, use `keras.tree` itself.
+
+A leaf is known by its path. Its name is the text of error messages and statistics: long keys are shortened in it, so it
+is never compared and never parsed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +18,140 @@ from keras_bucketing.checks import shorten, show
 from keras_bucketing.data.rows import Ragged
 
 Leaf = Ragged | np.ndarray  # one sequence a row, or an array `(num_rows, ...)` with one value a row
-Structure = Any  # a leaf, or a dict or tuple of structures
+Structure = Any  # a leaf, or a dict or tuple of structures; None where there is nothing
+Path = tuple[str | int, ...]  # the keys and indices that lead to a leaf; () where the structure is the leaf
+
+
+class StructureError(ValueError):
+    """Two structures that are not built alike.
+
+    Attributes:
+        path: Where they differ.
+        expected: What the first one has there, in words.
+        received: What the second one has there.
+    """
+
+    def __init__(self, path: Path, expected: str, received: str):
+        super().__init__(f"Expected {expected} at {path}, received {received}.")
+        self.path, self.expected, self.received = path, expected, received
+
+
+def name_of(root: str, path: Path) -> str:
+    """What a message calls a leaf.
+
+    Example:
+        >>> name_of("x", ("a", 0))
+        "x['a'][0]"
+    """
+    return root + "".join(f"[{show(key)}]" for key in path)
+
+
+def check_structure(structure: Any, root: str) -> None:
+    """Refuses keys that are not strings, and dicts and tuples without entries.
+
+    Args:
+        structure: A structure with any leaves.
+        root: What to call it in an error message.
+
+    Raises:
+        TypeError: If a key is something else.
+        ValueError: If there is no entry.
+    """
+    if not isinstance(structure, (dict, tuple)):
+        return
+    if not structure:
+        raise ValueError(f"`{root}` is an empty {_kind(structure)}. Expected at least one entry.")
+    for key, value in _entries(structure):
+        if isinstance(structure, dict) and not isinstance(key, str):
+            raise TypeError(f"`{root}` must have strings as keys. Received {show(key)}.")
+        check_structure(value, name_of(root, (key,)))
+
+
+def leaves(structure: Structure) -> list[tuple[Path, Any]]:
+    """The leaves with their paths, dict entries in the order of their keys, as in `keras.tree.flatten_with_path`.
+
+    Example:
+        >>> leaves({"b": ([1, 2], None), "a": 3})
+        [(('a',), 3), (('b', 0), [1, 2])]
+    """
+    return list(_leaves(structure, ()))
+
+
+def map_leaves(function: Callable[[Path, Any], Any], structure: Structure, none_is_leaf: bool = False) -> Structure:
+    """Replaces every leaf by `function(path, leaf)`.
+
+    Args:
+        function: Function of a leaf's path and of the leaf.
+        structure: The structure; dict entries keep their order.
+        none_is_leaf: Whether None is converted too, or remains.
+
+    Example:
+        >>> map_leaves(lambda path, leaf: f"{path[-1]} {leaf}", {"b": 1, "a": None})
+        {'b': 'b 1', 'a': None}
+    """
+
+    def convert(value: Any, path: Path) -> Any:
+        if isinstance(value, dict):
+            return {key: convert(entry, (*path, key)) for key, entry in value.items()}
+        if isinstance(value, tuple):
+            return tuple(convert(entry, (*path, index)) for index, entry in enumerate(value))
+        return None if value is None and not none_is_leaf else function(path, value)
+
+    return convert(structure, ())
+
+
+def leaves_like(template: Structure, structure: Structure, path: Path = ()) -> Iterator[Any]:
+    """The leaves of a structure in the order of `leaves`, provided that it is built like another one.
+
+    Args:
+        template: How it must be built: where it has dicts with which keys, tuples of which size, None, and leaves.
+        structure: The structure. A tuple is a leaf where the template has a leaf, as a list is.
+        path: The keys that have led here.
+
+    Raises:
+        StructureError: Where the two differ first; leaves before that have been yielded by then.
+    """
+    if isinstance(template, dict):
+        if not isinstance(structure, dict) or structure.keys() != template.keys():
+            raise StructureError(path, _describe_node(template), _describe_node(structure))
+        for key in sorted(template):
+            yield from leaves_like(template[key], structure[key], (*path, key))
+    elif isinstance(template, tuple):
+        if not isinstance(structure, tuple) or len(structure) != len(template):
+            raise StructureError(path, _describe_node(template), _describe_node(structure))
+        for index, value in enumerate(template):
+            yield from leaves_like(value, structure[index], (*path, index))
+    elif isinstance(structure, dict) or (template is None) != (structure is None):
+        raise StructureError(path, _describe_node(template), _describe_node(structure))
+    elif template is not None:
+        yield structure
+
+
+def _entries(structure: dict[Any, Any] | tuple[Any, ...]) -> list[tuple[Any, Any]]:
+    return list(structure.items() if isinstance(structure, dict) else enumerate(structure))
+
+
+def _leaves(structure: Structure, path: Path) -> Iterator[tuple[Path, Any]]:
+    if isinstance(structure, dict):
+        for key in sorted(structure):
+            yield from _leaves(structure[key], (*path, key))
+    elif isinstance(structure, tuple):
+        for index, value in enumerate(structure):
+            yield from _leaves(value, (*path, index))
+    elif structure is not None:
+        yield path, structure
+
+
+def _kind(structure: Any) -> str:
+    return "dict" if isinstance(structure, dict) else "tuple"
+
+
+def _describe_node(part: Any) -> str:
+    if isinstance(part, dict):
+        return f"a dict with the keys {show(sorted(map(str, part)))}"
+    if isinstance(part, tuple):
+        return f"a tuple of {len(part)}"
+    return "none" if part is None else type(part).__name__
 
 
 def map_structure(convert: Callable[[Any, str], Any], structure: Any, name: str) -> Structure:

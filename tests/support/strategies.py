@@ -74,3 +74,28 @@ def bucket_options(draw, *, longest=20, multiples=(1, 2, 3), num_shards=1, sizin
         size = len(boundaries) + 1
         options[way] = [whole * n for n in draw(st.lists(st.integers(1, 6), min_size=size, max_size=size))]
     return options
+
+
+_MIDDLES = st.sampled_from(["", "a", "b", "'", '"', "[0]", "']['"])
+
+
+def adversarial_keys():
+    """Strings that are hard to tell apart once they are names: long ones that differ in their middle, quotes, numbers.
+
+    A message shows 120 characters of a key, the first and the last of it.
+    """
+    long = _MIDDLES.map(lambda middle: "k" * 100 + middle + "k" * 100)
+    return st.sampled_from(["a", "b", "0", "1", "-1", "a'", 'a"', "['a']", "x['a']", "lengths", ""]) | long
+
+
+def structures(leaves, *, keys=None, max_leaves=6):
+    """Leaves, and dicts and tuples of structures, none of them empty."""
+    keys = adversarial_keys() if keys is None else keys
+    return st.recursive(
+        leaves,
+        lambda children: (
+            st.dictionaries(keys, children, min_size=1, max_size=3)
+            | st.lists(children, min_size=1, max_size=3).map(tuple)
+        ),
+        max_leaves=max_leaves,
+    )
