@@ -1,71 +1,138 @@
-"""Values that arrive block by block: one array at the end, in memory or in a file, and never a second copy of it."""
+"""One leaf that arrives block by block: put together in memory or in a `.npy` file, never with a second copy of it."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
+import pathlib
 from array import array
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from keras_bucketing.data.arrays import aligned_empty, common_dtype, standard_dtype
+from keras_bucketing.data.rows import ragged_from_lengths
+from keras_bucketing.data.tree import Leaf
 
-# NumPy's own file format, with a header of fixed size, so that it can be filled in after the data.
-
-
-HEADER_BYTES = 256  # a multiple of 64, so that the data behind it are aligned as TensorFlow's kernels need them
-_MAGIC = b"\x93NUMPY\x01\x00"
-
-
-def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
-    """The header of a `.npy` file, as `numpy.lib.format` describes version 1.0.
-
-    Example:
-        >>> header = npy_header((2, 3), np.dtype(np.float32))
-        >>> len(header), header[10:30]
-        (256, b"{'descr': '<f4', 'fo")
-    """
-    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    text = repr(description).encode("latin1")
-    room = HEADER_BYTES - len(_MAGIC) - 2
-    if len(text) >= room:
-        raise ValueError(f"An array must have fewer axes to be saved. Received shape {shape}. Reshape it.")
-    return _MAGIC + room.to_bytes(2, "little") + text.ljust(room - 1) + b"\n"
-
-
-def map_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Maps a file that was written with `npy_header`, read-only.
-
-    The header is compared, not read: it is known what it must be, and NumPy reads headers as Python.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is another file than expected, or was cut off.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.name} is missing.")
-    with path.open("rb") as file:
-        if file.read(HEADER_BYTES) != npy_header(shape, dtype):
-            raise ValueError(
-                f"{path.name} is no file of dtype {dtype.str} and shape {shape}, as {path.name} should be here."
-            )
-    num_bytes = HEADER_BYTES + math.prod(shape) * dtype.itemsize
-    if path.stat().st_size != num_bytes:
-        raise ValueError(f"{path.name} is cut off or too long: it has {path.stat().st_size} bytes, not {num_bytes}.")
-    return np.memmap(path, dtype, "r", HEADER_BYTES, shape)
-
-
-_PENDING_BYTES = 1 << 20  # small rows are put together before they are copied on
+_PENDING_BYTES = 1 << 20  # small rows are put together before they are copied on; a multiple of every itemsize
 _PENDING_ROWS = 4096
-_FIRST_CHUNK, _LAST_CHUNK = 1 << 16, 1 << 26
+
+
+class ColumnBuilder:
+    """Puts a leaf together, to which rows are appended one by one or many at a time.
+
+    A row's dtype may be wider than that of the rows before it, as `[0, 1]` followed by `[0.5]` in a text file: then
+    what has been stored is converted, as a list of all rows would have been.
+
+    Args:
+        name: What to call the leaf in an error message.
+        store: Where its values go.
+        is_ragged: Whether a row is a sequence `(length, *features)`, or one value `features`.
+    """
+
+    def __init__(self, name: str, store: Store, is_ragged: bool):
+        self.name = name
+        self.is_ragged = is_ragged
+        self.num_rows = 0
+        self._store = store
+        self._lengths = array("q")
+        self._num_values = 0
+        self._features: tuple[int, ...] | None = None
+        self._first_row_of_features = 0
+        self._dtype: np.dtype | None = None  # common to the rows with timesteps, before standard_dtype
+        self._first_dtype: np.dtype = np.dtype(np.float64)  # counts where no row has a timestep
+        self._pending: list[np.ndarray] = []
+        self._pending_bytes = 0
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Shape `(num_rows,)`: the timesteps of each row; `(0,)` where rows are no sequences."""
+        return np.array(self._lengths, np.int64)
+
+    def append(self, row: np.ndarray) -> None:
+        """Appends one row: an array `(length, *features)` or, where rows are no sequences, `features`."""
+        self._append(row if self.is_ragged else row[np.newaxis])
+        self._count_rows(1, [len(row)] if self.is_ragged else [])
+
+    def append_block(self, values: np.ndarray, lengths: np.ndarray | None, num_rows: int) -> None:
+        """Appends many rows: their values `(num_values, *features)`, and the lengths `(num_rows,)` of sequences."""
+        self._append(values)
+        self._count_rows(num_rows, [] if lengths is None else lengths.tolist())
+
+    def finish(self, as_values: bool = False) -> Leaf:
+        """The leaf; with `as_values`, sequences, all of one length, are values `(length, *features)` of their rows."""
+        self._flush()
+        dtype = standard_dtype(self._first_dtype if self._dtype is None else self._dtype, self.name)
+        features = self._features or ()
+        if self.is_ragged and not as_values:
+            values = self._store.finish((self._num_values, *features), dtype)
+            return ragged_from_lengths(values, self.lengths, owned=True)
+        if as_values:
+            features = (self._num_values // max(self.num_rows, 1), *features)
+        return self._store.finish((self.num_rows, *features), dtype)
+
+    def abandon(self) -> None:
+        """Lets go of everything."""
+        self._pending = []
+        self._store.abandon()
+
+    def _append(self, block: np.ndarray) -> None:
+        if not len(block) and not self.num_rows:
+            self._first_dtype = block.dtype
+        # NumPy takes None for float64 where dtypes are compared.
+        is_as_before = self._dtype is not None and block.dtype == self._dtype and block.shape[1:] == self._features
+        is_empty_list = not len(block) and block.ndim == 1  # which has neither dtype nor features
+        if not is_as_before and not is_empty_list:
+            self._check_block(block)
+        if not len(block):
+            return
+        self._pending.append(block)
+        self._pending_bytes += block.nbytes
+        self._num_values += len(block)
+        if self._pending_bytes >= _PENDING_BYTES or len(self._pending) >= _PENDING_ROWS:
+            self._flush()
+
+    def _count_rows(self, num_rows: int, lengths: list[int]) -> None:
+        self._lengths.extend(lengths)
+        self.num_rows += num_rows
+
+    def _check_block(self, block: np.ndarray) -> None:
+        """Takes over the features and the dtype of a block that differs from those before it, or refuses them."""
+        features = block.shape[1:]
+        if self._features is None:
+            self._features, self._first_row_of_features = features, self.num_rows
+        elif features != self._features:
+            raise ValueError(
+                f"All rows of `{self.name}` must share one {'feature ' if self.is_ragged else ''}shape. Expected "
+                f"{self._features} as in {self.name}[{self._first_row_of_features}], received {features} at "
+                f"{self.name}[{self.num_rows}]. Reshape or drop that row; if each element of the dataset is a batch of "
+                "rows, pass batched=True."
+            )
+        if not len(block):
+            return
+        standard_dtype(block.dtype, f"{self.name}[{self.num_rows}]")  # says what is wrong with it
+        if self._dtype is None:
+            self._dtype = block.dtype
+            return
+        wider = common_dtype({self._dtype, block.dtype}, self.name)
+        stored, to_store = standard_dtype(self._dtype, self.name), standard_dtype(wider, self.name)
+        if stored != to_store:
+            self._flush()
+            self._store.convert(stored, to_store)
+        self._dtype = wider
+
+    def _flush(self) -> None:
+        if self._pending and self._dtype is not None:
+            stored = standard_dtype(self._dtype, self.name)
+            self._store.write(np.concatenate(self._pending, dtype=stored, casting="unsafe"))
+            self._pending, self._pending_bytes = [], 0
 
 
 class Store(Protocol):
-    """Where the bytes of a growing array go."""
+    """Where the values of a column go."""
 
     def write(self, block: np.ndarray) -> None:
         """Appends an array in C order."""
@@ -80,6 +147,9 @@ class Store(Protocol):
         """Lets go of what has been written."""
 
 
+_FIRST_CHUNK, _LAST_CHUNK = 1 << 16, 1 << 26  # bytes
+
+
 class MemoryStore:
     """Keeps the bytes in chunks of memory, which are put together, and let go of, one by one at the end.
 
@@ -88,7 +158,7 @@ class MemoryStore:
     """
 
     def __init__(self) -> None:
-        self._chunks: list[np.ndarray] = []
+        self._chunks: list[NDArray[np.uint8]] = []
         self._free = 0  # bytes at the end of the last chunk
         self._size = 0
 
@@ -109,7 +179,7 @@ class MemoryStore:
     def convert(self, old: np.dtype, new: np.dtype) -> None:
         """Converts what has been written from one dtype to another."""
         converted = MemoryStore()
-        for chunk in self._drain():
+        for chunk in self._pop_chunks():
             converted.write(chunk.view(old).astype(new))  # chunks are powers of 2: no number lies in two of them
         self._chunks, self._free, self._size = converted._chunks, converted._free, converted._size
 
@@ -117,7 +187,7 @@ class MemoryStore:
         """Everything that was written, as one array."""
         values = aligned_empty((self._size,), np.uint8)
         end = 0
-        for chunk in self._drain():
+        for chunk in self._pop_chunks():
             values[end : end + len(chunk)] = chunk
             end += len(chunk)
         return values.view(dtype).reshape(shape)
@@ -126,7 +196,7 @@ class MemoryStore:
         """Lets go of what has been written."""
         self._chunks = []
 
-    def _drain(self) -> Iterator[np.ndarray]:
+    def _pop_chunks(self) -> Iterator[NDArray[np.uint8]]:
         """Hands out the written part of each chunk and forgets it."""
         self._chunks.reverse()
         while self._chunks:
@@ -141,7 +211,7 @@ class FileStore:
         path: The file; one that is there is written over.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: pathlib.Path):
         self._path = path
         self._file = path.open("wb")
         self._file.write(bytes(HEADER_BYTES))
@@ -159,7 +229,7 @@ class FileStore:
         self._file.write(bytes(HEADER_BYTES))
         with before.open("rb") as file:
             file.seek(HEADER_BYTES)
-            while data := file.read(_PENDING_BYTES):  # a multiple of every itemsize
+            while data := file.read(_PENDING_BYTES):
                 self.write(np.frombuffer(data, old).astype(new))
         before.unlink()
 
@@ -170,8 +240,7 @@ class FileStore:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        mapped: np.ndarray = np.load(self._path, mmap_mode="r", allow_pickle=False)
-        return mapped
+        return map_npy(self._path, shape, dtype)
 
     def abandon(self) -> None:
         """Closes the file."""
@@ -179,119 +248,48 @@ class FileStore:
             self._file.close()
 
 
-class GrowingColumn:
-    """One leaf, to which rows are appended one by one or many at a time.
+HEADER_BYTES = 256  # a multiple of 64, so that the data behind it are aligned as TensorFlow's kernels need them
 
-    A row's dtype may be wider than that of the rows before it, as `[0, 1]` followed by `[0.5]` in a text file: then
-    what has been stored is converted, as a list of all rows would have been.
 
-    Args:
-        name: What to call the leaf in an error message.
-        store: Where its values go.
-        is_ragged: Whether a row is a sequence `(length, *features)`, or one value `features`.
+def npy_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """The header of a `.npy` file, as `numpy.lib.format` describes version 1.0.
+
+    `numpy.lib.format.write_array_header_1_0` makes headers of 128 bytes and more, as the shape needs; this one is
+    filled in in front of data that have been written already. Folders are also compared with this very text, byte by
+    byte, and by earlier versions of this package too: so it must not change.
+
+    Example:
+        >>> header = npy_header((2, 3), np.dtype(np.float32))
+        >>> len(header), header[10:30]
+        (256, b"{'descr': '<f4', 'fo")
     """
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    text = repr(description).encode("latin1")
+    magic = np.lib.format.magic(1, 0)
+    room = HEADER_BYTES - len(magic) - 2
+    if len(text) >= room:
+        raise ValueError(f"An array must have fewer axes to be saved. Received shape {shape}. Reshape it.")
+    return magic + room.to_bytes(2, "little") + text.ljust(room - 1) + b"\n"
 
-    def __init__(self, name: str, store: Store, is_ragged: bool):
-        self.name = name
-        self.is_ragged = is_ragged
-        self.num_rows = 0
-        self._store = store
-        self._lengths = array("q")
-        self._num_values = 0
-        self._features: tuple[int, ...] | None = None
-        self._features_of = 0  # the row that set them
-        self._dtype: np.dtype | None = None  # of the rows, before standard_dtype
-        self._first_dtype: np.dtype = np.dtype(np.float64)
-        self._pending: list[np.ndarray] = []
-        self._pending_bytes = 0
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """Int64 array `(num_rows,)`: the timesteps of each row; all 0 where rows are no sequences."""
-        return np.array(self._lengths, np.int64)
+def map_npy(path: pathlib.Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Maps a file that was written with `npy_header`, read-only.
 
-    def append(self, row: np.ndarray) -> None:
-        """Appends one row: an array `(length, *features)` or, where rows are no sequences, `features`."""
-        block = row if self.is_ragged else row[np.newaxis]
-        self._take(block, self.num_rows)
-        self._note_rows(1, [len(row)] if self.is_ragged else None)
+    `np.load` would read the header as Python, and take any array. It is known which one it must be, so the header is
+    compared instead, before the file is used.
 
-    def append_block(self, values: np.ndarray, lengths: np.ndarray | None, num_rows: int) -> None:
-        """Appends many rows: their values `(num_values, *features)`, and the lengths `(num_rows,)` of sequences."""
-        self._take(values, self.num_rows)
-        self._note_rows(num_rows, None if lengths is None else lengths)
-
-    def finish(self, as_values: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
-        """Ends the appending.
-
-        Args:
-            as_values: Whether sequences, which must all have one length, become one value `(length, *features)` a row.
-
-        Returns:
-            The values `(num_values, *features)` or `(num_rows, *features)`; the int64 lengths `(num_rows,)`, or None.
-        """
-        self._flush()
-        dtype = standard_dtype(self._first_dtype if self._dtype is None else self._dtype, self.name)
-        features = self._features or ()
-        if as_values:
-            features = (self._num_values // max(self.num_rows, 1), *features)
-        is_ragged = self.is_ragged and not as_values
-        values = self._store.finish((self._num_values if is_ragged else self.num_rows, *features), dtype)
-        return values, self.lengths if is_ragged else None
-
-    def abandon(self) -> None:
-        """Lets go of everything."""
-        self._pending = []
-        self._store.abandon()
-
-    def _note_rows(self, num_rows: int, lengths: np.ndarray | list[int] | None) -> None:
-        if lengths is not None:
-            self._lengths.extend(lengths if isinstance(lengths, list) else lengths.tolist())
-        self.num_rows += num_rows
-
-    def _take(self, block: np.ndarray, row: int) -> None:
-        # NumPy takes None for float64 where dtypes are compared.
-        if self._dtype is None or block.dtype != self._dtype or block.shape[1:] != self._features:
-            if not len(block) and block.ndim == 1:  # an empty list has neither dtype nor features
-                if not self.num_rows:
-                    self._first_dtype = block.dtype
-                return
-            self._admit(block, row)
-        if not len(block):
-            return
-        self._pending.append(block)
-        self._pending_bytes += block.nbytes
-        self._num_values += len(block)
-        if self._pending_bytes >= _PENDING_BYTES or len(self._pending) >= _PENDING_ROWS:
-            self._flush()
-
-    def _admit(self, block: np.ndarray, row: int) -> None:
-        """Takes the features and the dtype of a block that differs from those before it, or refuses them."""
-        features = block.shape[1:]
-        if self._features is None:
-            self._features, self._features_of = features, row
-        elif features != self._features:
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is another file than expected, or was cut off.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.name} is missing.")
+    with path.open("rb") as file:
+        if file.read(HEADER_BYTES) != npy_header(shape, dtype):
             raise ValueError(
-                f"All rows of `{self.name}` must share one {'feature ' if self.is_ragged else ''}shape. Expected "
-                f"{self._features} as in {self.name}[{self._features_of}], received {features} at {self.name}[{row}]. "
-                "Reshape or drop that row; if each element of the dataset is a batch of rows, pass batched=True."
+                f"{path.name} is no file of dtype {dtype.str} and shape {shape}, as {path.name} should be here."
             )
-        if not len(block):
-            self._first_dtype = block.dtype if not self.num_rows else self._first_dtype
-            return
-        new = standard_dtype(block.dtype, f"{self.name}[{row}]")
-        if self._dtype is None:
-            self._dtype = block.dtype
-            return
-        wider = common_dtype({self._dtype, block.dtype}, self.name)
-        old, new = standard_dtype(self._dtype, self.name), standard_dtype(wider, self.name)
-        if old != new:
-            self._flush()
-            self._store.convert(old, new)
-        self._dtype = wider
-
-    def _flush(self) -> None:
-        if self._pending and self._dtype is not None:
-            stored = standard_dtype(self._dtype, self.name)
-            self._store.write(np.concatenate(self._pending, dtype=stored, casting="unsafe"))
-            self._pending, self._pending_bytes = [], 0
+    num_bytes = HEADER_BYTES + math.prod(shape) * dtype.itemsize
+    if path.stat().st_size != num_bytes:
+        raise ValueError(f"{path.name} is cut off or too long: it has {path.stat().st_size} bytes, not {num_bytes}.")
+    return np.memmap(path, dtype, "r", HEADER_BYTES, shape)

@@ -5,7 +5,8 @@
     row_splits_0.npy     int64: row i is `values[row_splits[i]:row_splits[i + 1]]`; only where rows are sequences
     values_1.npy ...     the next leaf
 
-It is written under another name next to its place, `<name>.unfinished`, and moved there as a whole.
+`FolderWriter` writes it under another name next to its place, `<name>.unfinished`, and moves it there as a whole;
+`map_folder` checks one and maps its files.
 """
 
 from __future__ import annotations
@@ -16,17 +17,21 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 
-from keras_bucketing.checks import INT64_MAX, show
+from keras_bucketing.checks import INT64_MAX, shorten, show
+from keras_bucketing.data import tree
 from keras_bucketing.data.arrays import standard_dtype
-from keras_bucketing.data.rows import StoredSequences
-from keras_bucketing.streams.columns import FileStore, map_npy, npy_header
-from keras_bucketing.streams.elements import NAMES, Triple, map_named
+from keras_bucketing.data.row_splits import row_splits_of
+from keras_bucketing.data.rows import Ragged, StoredSequences
+from keras_bucketing.streams.columns import FileStore, map_npy
+from keras_bucketing.streams.elements import NAMES, Element, map_element
+from keras_bucketing.unpadding.batches import leaf_name
 
 try:
     import fcntl
@@ -37,6 +42,8 @@ FORMAT, VERSION = "keras-bucketing sequences", 1
 DESCRIPTION = "description.json"
 _LOCK = "writing.lock"
 _OWN_FILES = re.compile(rf"(values|row_splits)_\d+\.(npy|before)|{re.escape(DESCRIPTION)}|{re.escape(_LOCK)}")
+
+Source = dict[str, Any]  # what was read and how, as JSON: two of them can be compared
 
 
 class FolderWriter:
@@ -52,17 +59,17 @@ class FolderWriter:
         self.path, self._argument, self._overwrite = path, argument, overwrite
         self._work = path.with_name(f"{path.name}.unfinished")
         self._lock: IO[bytes] | None = None
-        self._count = 0
+        self._numbers: dict[tree.Path, int] = {}  # of the leaves: in the order in which their files were begun
 
     def __enter__(self) -> FolderWriter:
         self._check_target()
-        with own_errors(self._argument, self._work, "written"):
+        with with_argument_name(self._argument, self._work, "written"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._acquire()
         try:
             self._check_target()  # another process may have finished while this one waited
             self._check_own(self._work)
-            with own_errors(self._argument, self._work, "written"):
+            with with_argument_name(self._argument, self._work, "written"):
                 self._remove_files(self._work, keep={_LOCK})
         except BaseException:
             with contextlib.suppress(OSError):  # what others have put there stays
@@ -82,44 +89,43 @@ class FolderWriter:
         finally:
             self._release()
 
-    def new_store(self) -> GuardedFileStore:
-        """Makes the file for the values of the next leaf."""
-        self._count += 1
-        return GuardedFileStore(self._work / f"values_{self._count - 1}.npy", self._argument)
+    def new_store(self, path: tree.Path) -> LeafFile:
+        """Begins the file for the values of a leaf."""
+        number = self._numbers[path] = len(self._numbers)
+        return LeafFile(self._work / f"values_{number}.npy", self._argument)
 
-    def finish(self, columns: Triple, source: dict[str, Any] | None) -> None:
+    def finish(self, element: Element, source: Source | None) -> None:
         """Writes what remains, and moves the folder to its place.
 
         Args:
-            columns: The structures of `x`, `y` and `sample_weight`, with a `Column` for each leaf.
-            source: What was read and how, for comparison, or None.
+            element: The structures of `x`, `y` and `sample_weight`, with a leaf for each file that was begun.
+            source: What was read and how, or None.
         """
-        leaves: list[Any] = [None] * self._count
+        leaves: list[dict[str, Any]] = [{} for _ in self._numbers]
         num_rows = 0
 
-        def write(name: str, column: Any) -> int:
+        def describe(path: tree.Path, leaf: tree.Leaf) -> int:
             nonlocal num_rows
-            num_rows = len(column.values if column.lengths is None else column.lengths)
-            leaves[column.number] = {
-                "name": name,
-                "dtype": np.lib.format.dtype_to_descr(column.values.dtype),
-                "shape": list(column.values.shape),
-                "ragged": column.lengths is not None,
+            num_rows = tree.num_rows(leaf)
+            number = self._numbers[path]
+            is_ragged = isinstance(leaf, Ragged)
+            values = leaf.values if isinstance(leaf, Ragged) else leaf
+            leaves[number] = {
+                "name": leaf_name(path),
+                "dtype": np.lib.format.dtype_to_descr(values.dtype),
+                "shape": list(values.shape),
+                "ragged": is_ragged,
             }
-            if column.lengths is not None:
-                splits = np.zeros(len(column.lengths) + 1, np.int64)
-                np.cumsum(column.lengths, out=splits[1:])
-                with (self._work / f"row_splits_{column.number}.npy").open("wb") as file:
-                    file.write(npy_header(splits.shape, splits.dtype))
-                    file.write(splits.data)
-                    file.flush()
-                    os.fsync(file.fileno())
-            return int(column.number)
+            if isinstance(leaf, Ragged):
+                splits = row_splits_of(leaf.sizes)
+                store = FileStore(self._work / f"row_splits_{number}.npy")
+                store.write(splits)
+                store.finish(splits.shape, splits.dtype)
+            return number
 
-        with own_errors(self._argument, self.path, "written"):
-            structures = {
-                name: _encode(map_named(part, name, write)) for name, part in zip(NAMES, columns, strict=True)
-            }
+        with with_argument_name(self._argument, self.path, "written"):
+            numbers = map_element(describe, element)
+            structures = {name: _encode(part) for name, part in zip(NAMES, numbers, strict=True)}
             description = {
                 "format": FORMAT,
                 "version": VERSION,
@@ -213,54 +219,54 @@ class FolderWriter:
             self._lock = None
 
 
-class GuardedFileStore(FileStore):
-    """A file of values whose errors say what to do."""
+class LeafFile:
+    """A `FileStore` in the folder, whose errors name the argument."""
 
     def __init__(self, path: Path, argument: str):
-        self._argument = argument
-        self._shown = path.parent
-        with own_errors(argument, self._shown, "written"):
-            super().__init__(path)
+        self._named_errors = partial(with_argument_name, argument, path.parent, "written")
+        with self._named_errors():
+            self._store = FileStore(path)
 
     def write(self, block: np.ndarray) -> None:
         """Appends an array in C order."""
-        with own_errors(self._argument, self._shown, "written"):
-            super().write(block)
+        with self._named_errors():
+            self._store.write(block)
 
     def convert(self, old: np.dtype, new: np.dtype) -> None:
         """Converts what has been written from one dtype to another."""
-        with own_errors(self._argument, self._shown, "written"):
-            super().convert(old, new)
+        with self._named_errors():
+            self._store.convert(old, new)
 
     def finish(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Everything that was written, as one array, mapped and read-only."""
-        with own_errors(self._argument, self._shown, "written"):
-            return super().finish(shape, dtype)
+        with self._named_errors():
+            return self._store.finish(shape, dtype)
+
+    def abandon(self) -> None:
+        """Closes the file."""
+        self._store.abandon()
 
 
 @contextlib.contextmanager
-def own_errors(argument: str, path: Path, done: str) -> Iterator[None]:
+def with_argument_name(argument: str, path: Path, done: Literal["written", "read"]) -> Iterator[None]:
     """Lets errors of the operating system name the argument, the folder and what to look at."""
     try:
         yield
-    except FileExistsError as error:
-        if error.errno is None:  # one of ours
-            raise
-        raise _told(error, argument, path, done) from error
     except OSError as error:
-        raise _told(error, argument, path, done) from error
+        if isinstance(error, FileExistsError) and error.errno is None:  # one of ours
+            raise
+        raise _named(error, argument, path, done) from error
 
 
-def _told(error: OSError, argument: str, path: Path, done: str) -> OSError:
+def _named(error: OSError, argument: str, path: Path, done: Literal["written", "read"]) -> OSError:
+    fix = (
+        "Free some space or choose another folder; nothing unfinished is left behind"
+        if done == "written"
+        else "Check its path and permissions"
+    )
     reason = error.strerror or str(error)
     # OSError turns into its subclass for that number, e.g. PermissionError.
-    return OSError(
-        error.errno or 0,
-        f"`{argument}` cannot be {done}: {reason}. Received {_show(path)}. Free some space or choose another folder; "
-        "nothing unfinished is left behind"
-        if done == "written"
-        else f"`{argument}` cannot be {done}: {reason}. Received {_show(path)}. Check its path and permissions",
-    )
+    return OSError(error.errno or 0, f"`{argument}` cannot be {done}: {reason}. Received {_show(path)}. {fix}")
 
 
 def _show(path: Path) -> str:
@@ -276,15 +282,12 @@ def _encode(structure: Any) -> Any:
     return structure
 
 
-# A folder of saved sequences, checked and mapped.
-
-
 def is_finished(path: Path) -> bool:
     """Whether a folder of sequences is there, written to its end."""
     return (path / DESCRIPTION).is_file()
 
 
-def map_folder(path: Path, argument: str) -> tuple[Triple, dict[str, Any] | None]:
+def map_folder(path: Path, argument: str) -> tuple[Element, Source | None]:
     """Maps all files of a folder; nothing but the row splits is read.
 
     Args:
@@ -302,15 +305,15 @@ def map_folder(path: Path, argument: str) -> tuple[Triple, dict[str, Any] | None
     if not path.is_dir():
         unfinished = path.with_name(f"{path.name}.unfinished").is_dir()
         raise FileNotFoundError(
-            f"`{argument}` must be a folder that save_sequences wrote. Received {show(str(path))}, which "
+            f"`{argument}` must be a folder that save_sequences wrote. Received {_show(path)}, which "
             + ("has not been finished. Write it again." if unfinished else "is none.")
         )
-    with own_errors(argument, path, "read"):
+    with with_argument_name(argument, path, "read"):
         description = _read_description(path, argument)
         try:
             num_rows = _as_size(description["num_rows"])
             leaves = [_map_leaf(path, number, leaf, num_rows) for number, leaf in enumerate(description["leaves"])]
-            x, y, weights = (_decode(description[name], leaves) for name in ("x", "y", "sample_weight"))
+            x, y, weights = (_decode(description[name], leaves) for name in NAMES)
             source = description["source"]
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, FileNotFoundError) as error:
             if isinstance(error, FileNotFoundError) and error.errno is not None:
@@ -318,8 +321,7 @@ def map_folder(path: Path, argument: str) -> tuple[Triple, dict[str, Any] | None
             known = isinstance(error, (ValueError, FileNotFoundError))
             reason = str(error) if known else "its description is damaged."
             raise ValueError(
-                f"`{argument}` cannot be used: {reason} Received {show(str(path))}. Remove the folder and write it "
-                "again."
+                f"`{argument}` cannot be used: {reason} Received {_show(path)}. Remove the folder and write it again."
             ) from error
     return (x, y, weights), source
 
@@ -334,7 +336,7 @@ def _read_description(path: Path, argument: str) -> dict[str, Any]:
         is_ours = False
     if not is_ours:
         raise ValueError(
-            f"`{argument}` must be a folder that save_sequences wrote. Received {show(str(path))}, whose "
+            f"`{argument}` must be a folder that save_sequences wrote. Received {_show(path)}, whose "
             f"{DESCRIPTION} is missing or something else. Pass another path."
         )
     if description.get("version") != VERSION:
@@ -356,7 +358,7 @@ def _map_leaf(path: Path, number: int, leaf: dict[str, Any], num_rows: int) -> S
     splits = np.array(map_npy(path / file, (num_rows + 1,), np.dtype(np.int64)))
     if splits[0] != 0 or splits[-1] != len(values) or (splits[1:] < splits[:-1]).any():
         raise ValueError(f"{file} must rise from 0 to the {len(values)} timesteps of values_{number}.npy.")
-    return StoredSequences(values, splits, show(leaf["name"]).strip("'\""))
+    return StoredSequences(values, splits, shorten(str(leaf["name"])))
 
 
 def _as_dtype(text: Any) -> np.dtype:

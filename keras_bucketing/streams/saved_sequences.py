@@ -10,12 +10,12 @@ import numpy as np
 
 from keras_bucketing.checks import check_choice, check_flag, check_number, show, show_typed
 from keras_bucketing.data.arrays import stored_floatx
-from keras_bucketing.data.rows import Ragged, StoredSequences, ragged_from_lengths
-from keras_bucketing.data.tree import named_leaves
+from keras_bucketing.data.rows import StoredSequences
+from keras_bucketing.data.tree import leaves
 from keras_bucketing.streams.columns import MemoryStore
-from keras_bucketing.streams.elements import NAMES, Triple, map_named
-from keras_bucketing.streams.folder import FolderWriter, is_finished, map_folder
-from keras_bucketing.streams.reading import Column, read_stream
+from keras_bucketing.streams.elements import Element
+from keras_bucketing.streams.folder import FolderWriter, Source, is_finished, map_folder
+from keras_bucketing.streams.reading import read_stream
 from keras_bucketing.streams.sources import Stream, open_stream
 from keras_bucketing.unpadding.batches import BatchOptions
 
@@ -104,14 +104,14 @@ def load_sequences(path: str | os.PathLike[str]) -> Any:
 def load_lengths(path: Path) -> np.ndarray:
     """The timesteps of each row of a saved folder: those of its longest sequence."""
     (x, _, _), _ = map_folder(path, "path")
-    lengths = [leaf.lengths for _, leaf in named_leaves(x, "x") if isinstance(leaf, StoredSequences)]
+    lengths = [leaf.lengths for _, leaf in leaves(x) if isinstance(leaf, StoredSequences)]
     if not lengths:
         raise ValueError("no sequences in this folder.")
     longest: np.ndarray = np.maximum.reduce(lengths)
     return longest
 
 
-def read_dataset(dataset: Any, cache: str | os.PathLike[str] | None, options: BatchOptions) -> Triple:
+def read_dataset(dataset: Any, cache: str | os.PathLike[str] | None, options: BatchOptions) -> Element:
     """Reads a stream once, or its cache.
 
     Args:
@@ -124,9 +124,7 @@ def read_dataset(dataset: Any, cache: str | os.PathLike[str] | None, options: Ba
     """
     stream = open_stream(dataset, options, "dataset")
     if cache is None:
-        columns = read_stream(stream, options, MemoryStore, "dataset")
-        x, y, weights = (map_named(part, name, _as_leaf) for name, part in zip(NAMES, columns, strict=True))
-        return x, y, weights
+        return read_stream(stream, options, lambda _: MemoryStore(), "dataset")
     folder = _folder(cache, "cache")
     source = {**stream.describe(), **vars(options), "floatx": stored_floatx().name}
     if not is_finished(folder):
@@ -135,9 +133,9 @@ def read_dataset(dataset: Any, cache: str | os.PathLike[str] | None, options: Ba
         except FileExistsError:
             if not is_finished(folder):  # by another process, for which this one has waited
                 raise
-    triple, cached = map_folder(folder, "cache")
+    element, cached = map_folder(folder, "cache")
     _check_same_source(cached, source)
-    return triple
+    return element
 
 
 def check_batch_options(
@@ -163,7 +161,7 @@ def _write(
     argument: str,
     stream: Stream,
     options: BatchOptions,
-    source: dict[str, Any] | None,
+    source: Source | None,
     overwrite: bool,
     name: str,
 ) -> None:
@@ -179,13 +177,7 @@ def _folder(path: Any, argument: str) -> Path:
     return Path(os.path.abspath(path))
 
 
-def _as_leaf(_: str, column: Column) -> Ragged | np.ndarray:
-    if column.lengths is None:
-        return column.values
-    return ragged_from_lengths(column.values, column.lengths, owned=True)
-
-
-def _check_same_source(cached: dict[str, Any] | None, source: dict[str, Any]) -> None:
+def _check_same_source(cached: Source | None, source: Source) -> None:
     """Refuses a cache of something else, as far as that can be seen without reading."""
     if not isinstance(cached, dict):
         raise ValueError(

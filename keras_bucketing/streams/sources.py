@@ -14,7 +14,16 @@ import tensorflow as tf
 from keras_bucketing.data import columns
 from keras_bucketing.data.arrays import comes_from
 from keras_bucketing.data.rows import StoredSequences, as_ragged
-from keras_bucketing.streams.elements import Triple, as_json, is_batched, roles_in_rows, spec_of_dataset, split_element
+from keras_bucketing.streams.elements import (
+    Element,
+    Roles,
+    as_json,
+    is_batched,
+    leaves_of,
+    roles_in_rows,
+    spec_of_dataset,
+    split_element,
+)
 from keras_bucketing.unpadding.batches import BatchOptions
 
 # One call for so many rows: a tf.data.Dataset hands 3,000 single elements a second over to Python, and 37,000 rows in
@@ -28,21 +37,21 @@ class Stream:
 
     Attributes:
         kind: What it is, for a description.
-        elements: Function that begins to read: an iterator of `(x, y, sample_weight)`.
+        elements: Function that begins to read.
         batched: Whether an element is a batch of rows; None where that is for the elements to tell.
         total: How many rows or batches there are, or None where nobody knows.
         counts_rows: Whether that number is one of rows.
-        spec: The leaves of an element as they were declared, or None.
+        spec: A `LeafSpec` for each leaf of an element as it was declared, or None.
         roles: What its leaves hold where that is known from the declaration.
     """
 
     kind: str
-    elements: Callable[[], Iterator[Triple]]
+    elements: Callable[[], Iterator[Element]]
     batched: bool | None
     total: int | None
     counts_rows: bool
-    spec: Triple | None = None
-    roles: Triple | None = None
+    spec: Element | None = None
+    roles: Roles | None = None
 
     def describe(self) -> dict[str, Any]:
         """What can be compared with another stream without reading either, for JSON."""
@@ -65,15 +74,49 @@ def open_stream(source: Any, options: BatchOptions, name: str) -> Stream:
     if isinstance(source, tf.RaggedTensor):
         source = tf.data.Dataset.from_tensor_slices(source)
     elif columns.is_ragged_column(source) and not comes_from("pandas", source):
-        ragged = as_ragged(source, name)
-        source = StoredSequences(*ragged.one_after_the_other())
+        source = StoredSequences(*as_ragged(source, name).one_after_the_other())
     if isinstance(source, tf.data.Dataset):
         return _open_dataset(source, options, name)
     if isinstance(source, keras.utils.PyDataset):
         return _open_py_dataset(source, options, name)
+    return _open_iterable(source, options, name)
+
+
+def _open_dataset(dataset: tf.data.Dataset, options: BatchOptions, name: str) -> Stream:
+    cardinality = int(dataset.cardinality())
+    if cardinality == tf.data.INFINITE_CARDINALITY:
+        raise _endless_error(name, "Leave out .repeat(), or end it with .take(number).")
+    total = None if cardinality < 0 else cardinality
+    spec = spec_of_dataset(dataset.element_spec)
+    if spec is None:  # the shapes are for the elements to tell
+        batched = options.batched
+        return Stream("tf.data.Dataset", lambda: _split_elements(dataset), batched, total, not batched)
+    specs = leaves_of(spec)
+    if is_batched(specs) if options.batched is None else options.batched:
+        return Stream("tf.data.Dataset", lambda: _split_elements(dataset), True, total, False, spec)
+    several = dataset.ragged_batch(_ROWS_AT_ONCE)
+    roles = roles_in_rows(specs, options.timestep_labels)
+    return Stream("tf.data.Dataset", lambda: _split_elements(several), True, total, True, spec, roles)
+
+
+def _open_py_dataset(dataset: keras.utils.PyDataset, options: BatchOptions, name: str) -> Stream:
+    total = dataset.num_batches
+    if total is None:
+        raise _endless_error(name, "Give it a num_batches.")
+
+    def read() -> Iterator[Element]:
+        for index in range(total):
+            yield split_element(dataset[index], index, list_is_tuple=True)
+
+    batched = options.batched is not False
+    return Stream("keras.utils.PyDataset", read, batched, int(total), not batched)
+
+
+def _open_iterable(source: Any, options: BatchOptions, name: str) -> Stream:
     if isinstance(source, (itertools.count, itertools.cycle)):
-        raise _endless(name, "Pass the rows of one epoch, e.g. itertools.islice(rows, number).")
-    if isinstance(source, (str, bytes, dict, np.generic)) or not (callable(source) or hasattr(source, "__iter__")):
+        raise _endless_error(name, "Pass the rows of one epoch, e.g. itertools.islice(rows, number).")
+    is_iterable = hasattr(source, "__iter__")
+    if isinstance(source, (str, bytes, dict, np.generic)) or not (callable(source) or is_iterable):
         hint = (
             " Yield rows, e.g. ({'a': a, 'b': b} for a, b in zip(...)), or pass a dict of columns to BucketedSequence."
             if isinstance(source, dict)
@@ -88,66 +131,28 @@ def open_stream(source: Any, options: BatchOptions, name: str) -> Stream:
             f"`{name}` must yield sequences of different lengths. Received one array of shape {tuple(source.shape)}. "
             "If it is padded, use BucketedSequence.from_padded(x, ...)."
         )
+
+    def read() -> Iterator[Element]:
+        return _split_elements(source if is_iterable else _call(source, name))
+
     total = len(source) if hasattr(source, "__len__") else None
-    is_function = callable(source) and not hasattr(source, "__iter__")
-    return Stream(
-        kind="iterable",
-        elements=lambda: _triples(_call(source, name) if is_function else source),
-        batched=options.batched,
-        total=total,
-        counts_rows=not options.batched,
-    )
-
-
-def _open_dataset(dataset: tf.data.Dataset, options: BatchOptions, name: str) -> Stream:
-    cardinality = int(dataset.cardinality())
-    if cardinality == tf.data.INFINITE_CARDINALITY:
-        raise _endless(name, "Leave out .repeat(), or end it with .take(number).")
-    total = None if cardinality < 0 else cardinality
-    spec = spec_of_dataset(dataset.element_spec)
-    batched = options.batched
-    if spec is None:  # the shapes are for the elements to tell
-
-        def read_as_it_is() -> Iterator[Triple]:
-            return _triples(dataset)
-
-        return Stream("tf.data.Dataset", read_as_it_is, batched, total, not batched)
-    batched = is_batched(spec) if batched is None else batched
-    if batched:
-        return Stream("tf.data.Dataset", lambda: _triples(dataset), True, total, False, spec)
-    roles = roles_in_rows(spec, options.timestep_labels)
-    at_once = dataset.ragged_batch(_ROWS_AT_ONCE)
-    return Stream("tf.data.Dataset", lambda: _triples(at_once), True, total, True, spec, roles)
-
-
-def _open_py_dataset(dataset: keras.utils.PyDataset, options: BatchOptions, name: str) -> Stream:
-    total = dataset.num_batches
-    if total is None:
-        raise _endless(name, "Give it a num_batches.")
-
-    def read() -> Iterator[Triple]:
-        for index in range(total):
-            yield split_element(dataset[index], index, list_is_tuple=True)
-
-    batched = options.batched is not False
-    return Stream("keras.utils.PyDataset", read, batched, int(total), not batched)
-
-
-def _triples(elements: Iterable[Any]) -> Iterator[Triple]:
-    for index, element in enumerate(elements):
-        yield split_element(element, index)
+    return Stream("iterable", read, options.batched, total, not options.batched)
 
 
 def _call(function: Callable[[], Any], name: str) -> Iterable[Any]:
     rows = function()
-    if not hasattr(rows, "__iter__"):
+    if not isinstance(rows, Iterable):
         raise TypeError(
             f"`{name}` must return something to iterate over. Expected a generator function, received one that returns "
             f"{type(rows).__name__}."
         )
-    iterable: Iterable[Any] = rows
-    return iterable
+    return rows
 
 
-def _endless(name: str, fix: str) -> ValueError:
+def _split_elements(elements: Iterable[Any]) -> Iterator[Element]:
+    for index, element in enumerate(elements):
+        yield split_element(element, index)
+
+
+def _endless_error(name: str, fix: str) -> ValueError:
     return ValueError(f"`{name}` never ends, so it cannot be read once from beginning to end. {fix}")

@@ -8,10 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from keras_bucketing.checks import show
+from keras_bucketing.data.tree import Path, name_of
 from keras_bucketing.unpadding.spans import is_constant, is_padding, runs_outside_of
 
+LENGTHS: Path = ("x", "lengths")
 _MASK_NAMES = ("padding_mask", "attention_mask")  # KerasHub's packers, Hugging Face's tokenizers
+
+HostLeaf = Any  # an array, a list of rows or a `tf.RaggedTensor`
+Batch = dict[Path, HostLeaf]  # by the path in an element, which begins with "x", "y" or "sample_weight"
+
+
+def leaf_name(path: Path) -> str:
+    """What a message calls a leaf of an element.
+
+    Example:
+        >>> leaf_name(("x", "query", 0))
+        "x['query'][0]"
+    """
+    return name_of(str(path[0]), path[1:])
 
 
 @dataclass(frozen=True)
@@ -68,28 +82,31 @@ class Span:
         return not len(padding) or is_constant(padding)
 
 
+Spans = dict[Path, Span]  # of the padded leaves of `x`
+
+
 @dataclass
 class PaddedGroup:
     """Leaves of `x` that are padded alike: a timestep is padding where all of them say so.
 
     Attributes:
-        names: What to call the leaves.
-        mask: The leaf that is True, or 1, on real timesteps, or None.
-        lengths: The leaf that holds the lengths, or None.
+        paths: Where the leaves are in an element.
+        mask: Path of the leaf that is True, or 1, on real timesteps, or None.
+        lengths: Path of the leaf that holds the lengths, or None.
     """
 
-    names: list[str]
-    mask: str | None = None
-    lengths: str | None = None
+    paths: list[Path]
+    mask: Path | None = None
+    lengths: Path | None = None
     # The first row that ends, and the first that begins, with what padding holds.
     _ends: int | None = field(default=None, repr=False)
     _begins: int | None = field(default=None, repr=False)
 
-    def span(self, batch: dict[str, np.ndarray], options: BatchOptions, first_row: int) -> Span:
+    def span(self, batch: Batch, options: BatchOptions, first_row: int) -> Span:
         """Finds the real timesteps of a batch.
 
         Args:
-            batch: The leaves by name, those of this group of shape `(num_rows, time, ...)`.
+            batch: The leaves, those of this group of shape `(num_rows, time, ...)`.
             options: What the caller said.
             first_row: The number of the batch's first row, for an error message.
 
@@ -98,22 +115,20 @@ class PaddedGroup:
         """
         if self.mask is not None:
             return _span_of_mask(batch[self.mask], self.mask, first_row)
-        leaves = [batch[name] for name in self.names]
         if self.lengths is not None:
-            return self._span_of_lengths(leaves, batch[self.lengths], options, first_row)
-        is_real = np.logical_or.reduce([~is_padding(leaf, options.mask_value) for leaf in leaves])
+            return self._span_of_lengths(batch, self.lengths, options, first_row)
+        is_real = np.logical_or.reduce([~is_padding(batch[path], options.mask_value) for path in self.paths])
         return self._span_of_runs(is_real, options.padding, first_row)
 
-    def _span_of_lengths(
-        self, leaves: list[np.ndarray], lengths: np.ndarray, options: BatchOptions, first_row: int
-    ) -> Span:
-        time = leaves[0].shape[1]
+    def _span_of_lengths(self, batch: Batch, path: Path, options: BatchOptions, first_row: int) -> Span:
+        lengths = batch[path]
+        time = batch[self.paths[0]].shape[1]
         wrong = (lengths < 0) | (lengths > time)
         if wrong.any():
             at = int(np.argmax(wrong))
             raise ValueError(
-                f"`{self.lengths}` must not exceed the padded length. Expected at most {time}, received {lengths[at]} "
-                f"in row {first_row + at}."
+                f"`{leaf_name(path)}` must not exceed the padded length. Expected at most {time}, received "
+                f"{lengths[at]} in row {first_row + at}."
             )
         lengths = lengths.astype(np.int64)
         begin = np.zeros_like(lengths)
@@ -121,11 +136,11 @@ class PaddedGroup:
         if options.padding is not None:
             return post if options.padding == "post" else pre
         for span in (post, pre):
-            if all(span.leaves_a_constant(leaf) for leaf in leaves):
+            if all(span.leaves_a_constant(batch[leaf]) for leaf in self.paths):
                 return span
         raise ValueError(
-            f"`{self.names[0]}` is padded at neither end: in the batch at row {first_row} both hold more than one "
-            f"value beyond `{self.lengths}`. Say which end is padded: padding='post' or padding='pre'."
+            f"`{leaf_name(self.paths[0])}` is padded at neither end: in the batch at row {first_row} both hold more "
+            f"than one value beyond `{leaf_name(path)}`. Say which end is padded: padding='post' or padding='pre'."
         )
 
     def _span_of_runs(self, is_real: np.ndarray, padding: str | None, first_row: int) -> Span:
@@ -139,9 +154,10 @@ class PaddedGroup:
                     setattr(self, attribute, first_row + int(np.argmax(rows)))
             if self._ends is not None and self._begins is not None:
                 raise ValueError(
-                    f"Which end of `{self.names[0]}` is padded is not certain: row {self._ends} ends with the value "
-                    f"that padding holds, and row {self._begins} begins with it. Say which end: padding='post' or "
-                    "padding='pre'; or what padding holds: mask_value=...; or add an entry 'lengths' to x."
+                    f"Which end of `{leaf_name(self.paths[0])}` is padded is not certain: row {self._ends} ends with "
+                    f"the value that padding holds, and row {self._begins} begins with it. Say which end: "
+                    "padding='post' or padding='pre'; or what padding holds: mask_value=...; or add an entry 'lengths' "
+                    "to x."
                 )
             padding = "pre" if self._begins is not None else "post"
         if padding == "post":
@@ -150,7 +166,7 @@ class PaddedGroup:
 
 
 def group_padded_leaves(
-    x: Any, padded: list[str], counts: set[str], batches: Sequence[dict[str, np.ndarray]], mask_value: float
+    padded: list[Path], counts: set[Path], batches: Sequence[Batch], mask_value: float
 ) -> list[PaddedGroup]:
     """Puts those leaves together that are padded alike.
 
@@ -158,50 +174,61 @@ def group_padded_leaves(
     token ids and segment ids do: a segment id of 0 is no padding. A source and its translation are not among them.
 
     Args:
-        x: The structure of the input, with anything as leaves. Masks and lengths are found in a dict.
-        padded: The names of its padded leaves.
-        counts: The names of the leaves that hold one integer a row, as lengths do.
-        batches: The leaves of some batches by name.
+        padded: The padded leaves of `x`. Masks and lengths are found where it is a dict.
+        counts: The leaves that hold one integer a row, as lengths do.
+        batches: The leaves of some batches.
         mask_value: What padding holds.
     """
-    keys = {f"x[{show(key)}]": key for key in x} if isinstance(x, dict) else {}
-    masks = {
-        keys[name][: -len(ending)]: name
-        for name in padded
-        for ending in _MASK_NAMES
-        if name in keys and keys[name].endswith(ending) and batches[0][name].ndim == 2
-    }
-    alike: dict[Any, PaddedGroup] = {}
-    for name in padded:
-        times = tuple(batch[name].shape[1] for batch in batches)
-        prefixes = [prefix for prefix in masks if keys.get(name, "").startswith(prefix)]
-        mask = masks[max(prefixes, key=len)] if prefixes else None
+    prefixes = _masked_prefixes([path for path in padded if batches[0][path].ndim == 2])
+    alike: dict[tuple[Path | None, Path | None, tuple[int, ...]], PaddedGroup] = {}
+    for path in padded:
+        times = tuple(batch[path].shape[1] for batch in batches)
+        mask = _mask_of(path, prefixes)
         if mask is not None and times != tuple(batch[mask].shape[1] for batch in batches):
             mask = None
-        own = f"x[{show(keys[name] + '_lengths')}]" if name in keys else ""
+        key = _key(path)
+        own = None if key is None else ("x", f"{key}_lengths")
         lengths = own if own in counts else None
-        alike.setdefault((mask, lengths, times), PaddedGroup([], mask, lengths)).names.append(name)
+        alike.setdefault((mask, lengths, times), PaddedGroup([], mask, lengths)).paths.append(path)
     groups = [
         part
         for group in alike.values()
-        for part in ([group] if group.mask or group.lengths else _split_by_ends(group.names, batches, mask_value))
+        for part in ([group] if group.mask or group.lengths else _split_by_ends(group.paths, batches, mask_value))
     ]
-    if len(groups) == 1 and "x['lengths']" in counts and groups[0].lengths is None:
-        groups[0].lengths = "x['lengths']"
+    if len(groups) == 1 and groups[0].lengths is None and LENGTHS in counts:
+        groups[0].lengths = LENGTHS
     return groups
 
 
-def _split_by_ends(names: list[str], batches: Sequence[dict[str, np.ndarray]], mask_value: float) -> list[PaddedGroup]:
+def _key(path: Path) -> str | None:
+    """The key of an entry of `x`, where that is a dict."""
+    key = path[1] if len(path) == 2 else None
+    return key if isinstance(key, str) else None
+
+
+def _masked_prefixes(padded: list[Path]) -> dict[str, Path]:
+    """The masks by what the keys of the leaves begin with that they are for."""
+    keys = [(key, path) for path in padded if (key := _key(path)) is not None]
+    return {key[: -len(end)]: path for key, path in keys for end in _MASK_NAMES if key.endswith(end)}
+
+
+def _mask_of(path: Path, prefixes: dict[str, Path]) -> Path | None:
+    key = _key(path)
+    fitting = [] if key is None else [prefix for prefix in prefixes if key.startswith(prefix)]
+    return prefixes[max(fitting, key=len)] if fitting else None
+
+
+def _split_by_ends(paths: list[Path], batches: Sequence[Batch], mask_value: float) -> list[PaddedGroup]:
     """Groups in which the first leaf reaches as far as all others, in every row."""
-    ends = {name: np.concatenate([_ends(~is_padding(batch[name], mask_value)) for batch in batches]) for name in names}
+    ends = {path: np.concatenate([_ends(~is_padding(batch[path], mask_value)) for batch in batches]) for path in paths}
     groups: list[PaddedGroup] = []
-    for name in sorted(names, key=lambda name: int(ends[name].sum()), reverse=True):
-        within = (group for group in groups if (ends[name] <= ends[group.names[0]]).all())
+    for path in sorted(paths, key=lambda path: int(ends[path].sum()), reverse=True):
+        within = (group for group in groups if (ends[path] <= ends[group.paths[0]]).all())
         group = next(within, None)
         if group is None:
-            groups.append(PaddedGroup([name]))
+            groups.append(PaddedGroup([path]))
         else:
-            group.names.append(name)
+            group.paths.append(path)
     return groups
 
 
@@ -212,7 +239,7 @@ def _ends(is_real: np.ndarray) -> np.ndarray:
     return ends
 
 
-def _span_of_mask(mask: np.ndarray, name: str, first_row: int) -> Span:
+def _span_of_mask(mask: np.ndarray, path: Path, first_row: int) -> Span:
     is_real = mask != 0
     time = mask.shape[1]
     runs = runs_outside_of(is_real)
@@ -221,7 +248,8 @@ def _span_of_mask(mask: np.ndarray, name: str, first_row: int) -> Span:
     holes = is_real.sum(axis=1) != stop - start
     if holes.any():
         raise ValueError(
-            f"`{name}` must be true on one run of timesteps in each row, from the first real one to the last. Received "
-            f"a hole in row {first_row + int(np.argmax(holes))}. Rename the entry if it is data, not padding."
+            f"`{leaf_name(path)}` must be true on one run of timesteps in each row, from the first real one to the "
+            f"last. Received a hole in row {first_row + int(np.argmax(holes))}. Rename the entry if it is data, not "
+            "padding."
         )
     return Span(start, stop, time)

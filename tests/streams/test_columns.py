@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from keras_bucketing.data.lists import concatenate
 from keras_bucketing.streams import columns as growing
-from keras_bucketing.streams.columns import HEADER_BYTES, FileStore, GrowingColumn, MemoryStore, map_npy, npy_header
+from keras_bucketing.streams.columns import HEADER_BYTES, ColumnBuilder, FileStore, MemoryStore, map_npy, npy_header
 from tests.support.strategies import seeds
 
 DTYPES = ["bool", "int8", "int16", "int32", "int64", "float32", "float64"]
@@ -37,10 +37,11 @@ def new_store(request, tmp_path):
 @given(rows=rows_of_any_dtypes().filter(lambda rows: any(map(len, rows))), most_pending=st.sampled_from([1, 2, 4096]))
 def test_a_column_of_sequences_is_their_concatenation(new_store, monkeypatch, rows, most_pending):
     monkeypatch.setattr(growing, "_PENDING_ROWS", most_pending)
-    column = GrowingColumn("x", new_store(), is_ragged=True)
+    column = ColumnBuilder("x", new_store(), is_ragged=True)
     for row in rows:
         column.append(row)
-    values, lengths = column.finish()
+    built = column.finish()
+    values, lengths = built.values, built.lengths
     expected, expected_lengths = concatenate([row.copy() for row in rows], "x")
     assert (values.dtype, values.shape) == (expected.dtype, expected.shape)
     assert values.tobytes() == expected.tobytes()
@@ -60,49 +61,49 @@ def test_chunks_of_memory_are_put_together_in_order(monkeypatch, sizes, chunk):
 
 
 def test_blocks_and_rows_may_take_turns(new_store):
-    column = GrowingColumn("x", new_store(), is_ragged=True)
+    column = ColumnBuilder("x", new_store(), is_ragged=True)
     column.append(np.array([1, 2]))
     column.append_block(np.array([3, 4, 5]), np.array([1, 0, 2]), 3)
     column.append(np.array([6]))
-    values, lengths = column.finish()
-    assert values.tolist() == [1, 2, 3, 4, 5, 6]
-    assert lengths.tolist() == [2, 1, 0, 2, 1]
+    built = column.finish()
+    assert built.values.tolist() == [1, 2, 3, 4, 5, 6]
+    assert built.lengths.tolist() == [2, 1, 0, 2, 1]
 
 
 def test_values_of_a_row_have_no_lengths(new_store):
-    column = GrowingColumn("y", new_store(), is_ragged=False)
+    column = ColumnBuilder("y", new_store(), is_ragged=False)
     for row in np.eye(3):
         column.append(row)
-    values, lengths = column.finish()
+    values = column.finish()
+    assert isinstance(values, np.ndarray)
     assert values.tolist() == np.eye(3).tolist()
-    assert lengths is None
 
 
 def test_sequences_of_one_length_can_end_as_values(new_store):
-    column = GrowingColumn("y", new_store(), is_ragged=True)
+    column = ColumnBuilder("y", new_store(), is_ragged=True)
     for row in np.arange(12).reshape(3, 2, 2):
         column.append(row)
-    values, lengths = column.finish(as_values=True)
+    values = column.finish(as_values=True)
+    assert isinstance(values, np.ndarray)
     assert values.tolist() == np.arange(12).reshape(3, 2, 2).tolist()
-    assert lengths is None
 
 
 @pytest.mark.parametrize("dtype", ["int32", "float64", "float32"])
 def test_rows_without_timesteps_have_the_dtype_of_the_first(new_store, dtype):
-    column = GrowingColumn("x", new_store(), is_ragged=True)
+    column = ColumnBuilder("x", new_store(), is_ragged=True)
     column.append(np.zeros((0, 3), dtype))
     column.append(np.zeros((0, 3), "int8"))
-    values, lengths = column.finish()
-    assert values.shape == (0, 3)
-    assert values.dtype == np.result_type(dtype if dtype != "float64" else "float32")
-    assert lengths.tolist() == [0, 0]
+    built = column.finish()
+    assert built.values.shape == (0, 3)
+    assert built.values.dtype == np.result_type(dtype if dtype != "float64" else "float32")
+    assert built.lengths.tolist() == [0, 0]
 
 
 def test_float64_after_a_row_without_timesteps():
-    column = GrowingColumn("x", MemoryStore(), is_ragged=True)
+    column = ColumnBuilder("x", MemoryStore(), is_ragged=True)
     column.append(np.zeros((0, 2)))
     column.append(np.ones((1, 2)))  # NumPy calls float64 equal to no dtype at all
-    assert column.finish()[0].tolist() == [[1, 1]]
+    assert column.finish().values.tolist() == [[1, 1]]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_float64_after_a_row_without_timesteps():
     ],
 )
 def test_rows_that_do_not_fit_are_refused_by_index(rows, error, text):
-    column = GrowingColumn("x", MemoryStore(), is_ragged=True)
+    column = ColumnBuilder("x", MemoryStore(), is_ragged=True)
     for row in rows[:-1]:
         column.append(row)
     with pytest.raises(error) as raised:
@@ -128,9 +129,9 @@ def test_rows_that_do_not_fit_are_refused_by_index(rows, error, text):
 
 
 def test_memory_can_be_used_by_tensorflow_as_it_is():
-    column = GrowingColumn("x", MemoryStore(), is_ragged=True)
+    column = ColumnBuilder("x", MemoryStore(), is_ragged=True)
     column.append(np.ones(1000, np.float32))
-    values, _ = column.finish()
+    values = column.finish().values
     assert values.ctypes.data % 64 == 0
     assert values.flags.c_contiguous
     assert values.flags.writeable

@@ -6,9 +6,9 @@ from keras_bucketing.streams.elements import (
     LeafSpec,
     Role,
     is_batched,
+    leaves_of,
     looks_like_batches,
     looks_like_rows,
-    map_named,
     roles_in_batches,
     roles_in_rows,
 )
@@ -49,14 +49,14 @@ VALUE, SEQUENCES, PADDED = Role.VALUE, Role.SEQUENCE, Role.PADDED
 )
 def test_batches_are_told_from_rows(x, y, expected):
     if expected is not None:
-        assert is_batched((x, y, None)) is expected
+        assert is_batched(leaves_of((x, y, None))) is expected
         return
     with pytest.raises(ValueError, match=r"not clear whether.*Received x of shape.*batched=False.*batched=True"):
-        is_batched((x, y, None))
+        is_batched(leaves_of((x, y, None)))
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "flag", "of_x", "of_y"),
+    ("x", "y", "flag", "x_roles", "y_roles"),
     [
         (SEQUENCE, SCALAR, None, SEQUENCES, VALUE),
         (leaf(7), SCALAR, None, SEQUENCES, VALUE),  # all of one length
@@ -66,12 +66,12 @@ def test_batches_are_told_from_rows(x, y, expected):
         ((SEQUENCE, leaf(256), SCALAR), (leaf(None, 2),), None, (SEQUENCES, VALUE, VALUE), (SEQUENCES,)),
     ],
 )
-def test_roles_of_single_rows(x, y, flag, of_x, of_y):
-    assert roles_in_rows((x, y, y), flag) == (of_x, of_y, of_y)
+def test_roles_of_single_rows(x, y, flag, x_roles, y_roles):
+    assert roles_in_rows(leaves_of((x, y, y)), flag) == leaves_of((x_roles, y_roles, y_roles))
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "flag", "of_x", "of_y"),
+    ("x", "y", "flag", "x_roles", "y_roles"),
     [
         (leaf(None, None), leaf(None), None, PADDED, VALUE),
         (leaf(None, 200), leaf(None), None, PADDED, VALUE),
@@ -87,8 +87,8 @@ def test_roles_of_single_rows(x, y, flag, of_x, of_y):
         ((leaf(None, 9), leaf(None, 9)), None, None, (PADDED, PADDED), None),
     ],
 )
-def test_roles_in_batches(x, y, flag, of_x, of_y):
-    assert roles_in_batches((x, y, None), flag) == (of_x, of_y, None)
+def test_roles_in_batches(x, y, flag, x_roles, y_roles):
+    assert roles_in_batches(leaves_of((x, y, None)), flag) == leaves_of((x_roles, y_roles, None))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_roles_in_batches(x, y, flag, of_x, of_y):
 )
 def test_unclear_batches_are_refused(x, y, text):
     with pytest.raises(ValueError, match=text):
-        roles_in_batches((x, y, None), None)
+        roles_in_batches(leaves_of((x, y, None)), None)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_unclear_batches_are_refused(x, y, text):
     ],
 )
 def test_rows_that_look_like_batches(x, y, num_elements, expected):
-    assert looks_like_batches((x, y, None), num_elements) is expected
+    assert looks_like_batches(leaves_of((x, y, None)), num_elements) is expected
 
 
 @pytest.mark.parametrize(
@@ -131,11 +131,16 @@ def test_rows_that_look_like_batches(x, y, num_elements, expected):
     ],
 )
 def test_batches_that_look_like_rows(declared, seen, expected):
-    assert looks_like_rows((declared, None, None), (seen, None, None), 7) is expected
-    assert not looks_like_rows((declared, None, None), (seen, None, None), 1)
+    declared, seen = leaves_of((declared, None, None)), leaves_of((seen, None, None))
+    assert looks_like_rows(declared, seen, 7) is expected
+    assert not looks_like_rows(declared, seen, 1)
 
 
-def test_the_roles_have_the_structure_of_the_data():
+def test_the_roles_are_known_by_the_paths_of_the_data():
     x = {"b": (leaf(None, None), leaf(None)), "a": RAGGED}
-    roles, _, _ = roles_in_batches((x, None, None), None)
-    assert map_named(roles, "x", lambda name, role: role is not VALUE) == {"b": (True, False), "a": True}
+    roles = roles_in_batches(leaves_of((x, None, None)), None)
+    assert {path: role is not VALUE for path, role in roles.items()} == {
+        ("x", "b", 0): True,
+        ("x", "b", 1): False,
+        ("x", "a"): True,
+    }

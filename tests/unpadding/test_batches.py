@@ -9,6 +9,8 @@ from keras_bucketing.unpadding.batches import BatchOptions, PaddedGroup, Span, g
 from tests.support.strategies import lengths_lists, seeds
 from tests.support.streams import pad
 
+X, MASK, COUNTS = ("x",), ("m",), ("n",)
+
 
 def spans_of(group, batches, **options):
     """The real timesteps of batches that are read one after the other, as lists of (start, stop)."""
@@ -26,8 +28,8 @@ def test_the_padded_end_is_found(lengths, padding, mask_value, seed):
     generator = np.random.default_rng(seed)
     rows = [generator.uniform(1, 2, (length, 2)) for length in lengths]
     time = max(lengths)
-    group = PaddedGroup(["x"])
-    batches = [{"x": pad(rows[at : at + 3], padding, mask_value, time)} for at in range(0, len(rows), 3)]
+    group = PaddedGroup([X])
+    batches = [{X: pad(rows[at : at + 3], padding, mask_value, time)} for at in range(0, len(rows), 3)]
     expected = [(0, length) if padding == "post" or not length else (time - length, time) for length in lengths]
     found = [
         (start, stop) if stop > start else (0, 0) for start, stop in spans_of(group, batches, mask_value=mask_value)
@@ -36,34 +38,34 @@ def test_the_padded_end_is_found(lengths, padding, mask_value, seed):
 
 
 def test_padding_inside_a_sequence_is_data():
-    assert spans_of(PaddedGroup(["x"]), [{"x": np.array([[1, 0, 2, 0], [1, 1, 1, 1]])}]) == [(0, 3), (0, 4)]
+    assert spans_of(PaddedGroup([X]), [{X: np.array([[1, 0, 2, 0], [1, 1, 1, 1]])}]) == [(0, 3), (0, 4)]
 
 
 def test_a_timestep_is_padding_where_all_features_are():
-    assert spans_of(PaddedGroup(["x"]), [{"x": np.array([[[0, 1], [0, 0]]])}]) == [(0, 1)]
+    assert spans_of(PaddedGroup([X]), [{X: np.array([[[0, 1], [0, 0]]])}]) == [(0, 1)]
 
 
 @pytest.mark.parametrize("split", [False, True])
 def test_rows_that_begin_and_rows_that_end_with_it_are_refused(split):
     x = np.array([[1, 2, 0], [0, 1, 2]])
-    batches = [{"x": x[:1]}, {"x": x[1:]}] if split else [{"x": x}]
+    batches = [{X: x[:1]}, {X: x[1:]}] if split else [{X: x}]
     with pytest.raises(
         ValueError, match=r"Which end of `x` is padded is not certain: row 0 ends .* row 1 begins.*padding="
     ):
-        spans_of(PaddedGroup(["x"]), batches)
-    assert spans_of(PaddedGroup(["x"]), batches, padding="post") == [(0, 2), (0, 3)]
-    assert spans_of(PaddedGroup(["x"]), batches, padding="pre") == [(0, 3), (1, 3)]
+        spans_of(PaddedGroup([X]), batches)
+    assert spans_of(PaddedGroup([X]), batches, padding="post") == [(0, 2), (0, 3)]
+    assert spans_of(PaddedGroup([X]), batches, padding="pre") == [(0, 3), (1, 3)]
 
 
 def test_a_mask_tells_all():
     mask = np.array([[1, 1, 0], [0, 1, 1], [0, 1, 0], [0, 0, 0]])
-    assert spans_of(PaddedGroup(["x", "m"], mask="m"), [{"x": mask * 0, "m": mask}]) == [(0, 2), (1, 3), (1, 2), (0, 0)]
+    assert spans_of(PaddedGroup([X, MASK], mask=MASK), [{X: mask * 0, MASK: mask}]) == [(0, 2), (1, 3), (1, 2), (0, 0)]
 
 
 def test_a_mask_with_a_hole_is_refused():
-    batch = {"m": np.array([[1, 1, 1], [1, 0, 1]], bool)}
+    batch = {MASK: np.array([[1, 1, 1], [1, 0, 1]], bool)}
     with pytest.raises(ValueError, match=r"`m` must be true on one run of timesteps.*a hole in row 6"):
-        PaddedGroup(["m"], mask="m").span(batch, BatchOptions(), 5)
+        PaddedGroup([MASK], mask=MASK).span(batch, BatchOptions(), 5)
 
 
 @pytest.mark.parametrize(
@@ -75,13 +77,13 @@ def test_a_mask_with_a_hole_is_refused():
     ],
 )
 def test_lengths_tell_the_end(x, options, expected):
-    group = PaddedGroup(["x"], lengths="n")
-    assert spans_of(group, [{"x": np.array(x), "n": np.array([2, 3])}], **options) == expected
+    group = PaddedGroup([X], lengths=COUNTS)
+    assert spans_of(group, [{X: np.array(x), COUNTS: np.array([2, 3])}], **options) == expected
 
 
 def test_lengths_find_padding_in_front():
-    batch = {"x": np.array([[0, 0, 5, 6], [0, 0, 0, 7], [1, 2, 3, 4]]), "n": np.array([2, 1, 4])}
-    assert spans_of(PaddedGroup(["x"], lengths="n"), [batch]) == [(2, 4), (3, 4), (0, 4)]
+    batch = {X: np.array([[0, 0, 5, 6], [0, 0, 0, 7], [1, 2, 3, 4]]), COUNTS: np.array([2, 1, 4])}
+    assert spans_of(PaddedGroup([X], lengths=COUNTS), [batch]) == [(2, 4), (3, 4), (0, 4)]
 
 
 @pytest.mark.parametrize(
@@ -94,16 +96,15 @@ def test_lengths_find_padding_in_front():
 )
 def test_lengths_that_do_not_fit_are_refused(x, lengths, text):
     with pytest.raises(ValueError, match=text):
-        PaddedGroup(["x"], lengths="n").span({"x": np.array(x), "n": np.array(lengths)}, BatchOptions(), 7)
+        PaddedGroup([X], lengths=COUNTS).span({X: np.array(x), COUNTS: np.array(lengths)}, BatchOptions(), 7)
 
 
-def groups_of(batch, counts=(), x=None):
-    x = dict.fromkeys(batch) if x is None else x
-    named = {f"x[{key!r}]": np.array(value) for key, value in batch.items()}
-    padded = [name for name, array in named.items() if array.ndim > 1]
-    groups = group_padded_leaves(x, padded, {f"x[{key!r}]" for key in counts}, [named], 0)
+def groups_of(batch, counts=()):
+    arrays = {("x", key): np.array(value) for key, value in batch.items()}
+    padded = [path for path, array in arrays.items() if array.ndim > 1]
+    groups = group_padded_leaves(padded, {("x", key) for key in counts}, [arrays], 0)
     return sorted(
-        (sorted(name[3:-2] for name in group.names), (group.mask or group.lengths or "")[3:-2]) for group in groups
+        (sorted(key for _, key in group.paths), (group.mask or group.lengths or ("x", ""))[1]) for group in groups
     )
 
 
