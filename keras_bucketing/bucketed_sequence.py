@@ -13,9 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number, show_typed
-from keras_bucketing.data.collect import check_padding_value, collect_inputs, handle_empty, length_entries, truncate
+from keras_bucketing.data.collect import check_padding_value, collect_inputs, length_entries
 from keras_bucketing.data.loader import loaded_sequences
-from keras_bucketing.data.rows import lengths_of_rows, ragged_from_row_splits
+from keras_bucketing.data.row_splits import Lengths, RowIndices
+from keras_bucketing.data.rows import rows_from_row_splits
 from keras_bucketing.padding.report import summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats, padding_of_plan
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
@@ -25,7 +26,7 @@ from keras_bucketing.pipeline.restore_order import restore_order
 from keras_bucketing.pipeline.stream import batch_stream, chosen_batches
 from keras_bucketing.planning.bucket_choice import choose_buckets
 from keras_bucketing.planning.buckets import check_shard, check_sizing
-from keras_bucketing.planning.cuts import cut_batches
+from keras_bucketing.planning.cuts import BatchRules, cut_batches
 from keras_bucketing.planning.epoch_plan import EpochPlan, EpochPlanner
 from keras_bucketing.streams.saved_sequences import check_batch_options, read_dataset
 from keras_bucketing.unpadding.arrays import check_masks_padding, sequences_from_padded
@@ -182,7 +183,7 @@ class BucketedSequence(tf.data.Dataset):
         include_lengths = check_flag("include_lengths", include_lengths)
         align_labels = check_flag("align_labels", align_labels)
         timestep_weights = check_flag("timestep_weights", timestep_weights)
-        least_length = _check_minlen(minlen, maxlen)
+        min_length = _check_minlen(minlen, maxlen)
         pad_to_bucket_boundary = check_flag("pad_to_bucket_boundary", pad_to_bucket_boundary)
         shuffle = check_flag("shuffle", shuffle)
         self._seed_was_given = seed is not None
@@ -193,38 +194,38 @@ class BucketedSequence(tf.data.Dataset):
         )
         inputs = collect_inputs(x, y, sample_weight, align_labels, check_flag("copy", copy))
         if maxlen is not None:
-            inputs = truncate(inputs, maxlen, truncating)
+            inputs = inputs.truncate(maxlen, truncating)
         check_padding_value("padding_value", padding_value, inputs.x)
         check_padding_value("label_padding_value", label_padding_value, inputs.y)
-        inputs = handle_empty(inputs, on_empty)
+        inputs = inputs.without_empty(on_empty)
         if include_lengths:
             length_entries(inputs.x, inputs.y, align_labels)  # refuses names that are taken
 
-        leaves = inputs.leaf_lengths
-        self._leaf_lengths = {leaf.name: inputs.in_given_rows(leaf.lengths) for leaf in leaves}
-        self._lengths, self._kept = inputs.in_given_rows(lengths_of_rows(leaves)), inputs.kept
+        self._batch_rules = BatchRules(remainder, sizing.multiple, pad_to_bucket_boundary, min_length)
+        self._leaf_lengths = {leaf.name: inputs.in_given_rows(leaf.lengths) for leaf in inputs.lengths.leaves}
+        self._lengths, self._kept = inputs.in_given_rows(inputs.lengths.longest), inputs.kept
         self._buckets = choose_buckets(
-            inputs.lengths,
+            inputs.lengths.longest.astype(np.int64),
             sizing,
             bucket_boundaries,
             num_buckets,
             pad_to_bucket_boundary,
             inputs.kept,
-            least_length,
+            min_length,
             remainder,
         )
         cuts = cut_batches(self._buckets, remainder, sizing.multiple)
-        self._planner = EpochPlanner(leaves, self._buckets, cuts, pad_to_bucket_boundary, shuffle, least_length)
+        self._planner = EpochPlanner(inputs.lengths, self._buckets, cuts, pad_to_bucket_boundary, shuffle, min_length)
         self._gatherer = BatchGatherer(
             inputs,
-            leaves,
             padding_value,
             label_padding_value,
             include_lengths,
             timestep_weights,
-            pads_further=pad_to_bucket_boundary or least_length > 1,
+            pads_further=pad_to_bucket_boundary or min_length > 1,
             shard=self._shard,
         )
+        # What the batches depend on besides the data and the seed; names and values are part of saved states.
         self._plan_options = {
             "boundaries": self._buckets.boundaries,
             "batch_sizes": self._buckets.batch_sizes,
@@ -234,12 +235,12 @@ class BucketedSequence(tf.data.Dataset):
             "include_lengths": include_lengths,
             "align_labels": align_labels,
             "timestep_weights": timestep_weights,
-            "minlen": least_length,
+            "minlen": min_length,
             "num_shards": self._shard.num_shards,
             "remainder": remainder,
             "shuffle": shuffle,
         }
-        self._least_lengths = [1 if leaf.is_label else least_length for leaf in leaves]
+        self._min_lengths = [1 if leaf.is_label else min_length for leaf in inputs.lengths.leaves]
         self._fingerprint: str | None = None
         self._counter = PassCounter(seed)
         self._batches = batch_stream(self._counter, self._planner, self._gatherer)
@@ -276,7 +277,7 @@ class BucketedSequence(tf.data.Dataset):
             >>> next(iter(dataset)).numpy().tolist()
             [[5, 6, 0], [1, 2, 3]]
         """
-        return cls(ragged_from_row_splits(values, row_splits), y, sample_weight, **options)
+        return cls(rows_from_row_splits(values, row_splits), y, sample_weight, **options)
 
     @classmethod
     def from_padded(
@@ -534,7 +535,7 @@ class BucketedSequence(tf.data.Dataset):
         return len(self._lengths) if self._kept is None else len(self._kept)
 
     @property
-    def lengths(self) -> np.ndarray:
+    def lengths(self) -> Lengths:
         """Int array `(len(x),)`: timesteps, in the order of the input; 0 for a row that was dropped as empty."""
         return self._lengths.copy()
 
@@ -562,11 +563,6 @@ class BucketedSequence(tf.data.Dataset):
     def seed(self) -> int:
         """The seed of the order."""
         return self._counter.seed
-
-    @property
-    def plan_options(self) -> dict[str, Any]:
-        """What the batches depend on besides the data and the seed."""
-        return dict(self._plan_options)
 
     def epoch_plan(self, epoch: int) -> EpochPlan:
         """The batches of an epoch, as row indices into the input: exactly what that epoch yields.
@@ -600,16 +596,47 @@ class BucketedSequence(tf.data.Dataset):
         return padding_of_plan(self.epoch_plan(epoch), self._leaf_lengths)
 
     def newest_pass(self) -> PassPosition:
-        """The newest pass that has yielded a batch: its number, its epoch, and the batch it began with."""
+        """The newest pass that has yielded a batch; `fit` and `PaddingStatsCallback` need no call of it.
+
+        Prefetching, as in `dataset.prefetch(...)`, may begin a pass before the one before it has been consumed.
+
+        Returns:
+            A named tuple of ints: `number`, which counts the passes from 1 on (0: there has been none), `epoch`, and
+            `first_batch`, the batch of that epoch that the pass began with (0 unless `seek` or `load_state_dict` said
+            otherwise).
+
+        Example:
+            >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=1, shuffle=False)
+            >>> dataset.seek(epoch=3, batch=2)
+            >>> for batch in dataset:
+            ...     pass  # a training step
+            >>> dataset.newest_pass()
+            PassPosition(number=1, epoch=3, first_batch=2)
+        """
         return self._counter.newest_pass()
 
     def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
-        """What some batches of a pass padded.
+        """What some batches of a pass padded, for a training loop of your own; `fit` has `PaddingStatsCallback`.
 
         Args:
             position: The pass, from `newest_pass`.
             start: Int, the first batch, counted from where the pass began.
-            stop: Int, one after the last batch.
+            stop: Int, one after the last batch. There is nothing beyond the end of the pass's epoch.
+
+        Returns:
+            The `PaddingStats` of those batches, on this shard.
+
+        Example:
+            The first batch of a pass, and all of it:
+
+            >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=2, shuffle=False)
+            >>> for batch in dataset:
+            ...     pass  # a training step
+            >>> newest = dataset.newest_pass()
+            >>> dataset.pass_stats(newest, 0, 1).padding_efficiency
+            0.75
+            >>> dataset.pass_stats(newest, 0, 2) == dataset.padding_stats(newest.epoch)
+            True
         """
         first = position.first_batch
         return padding_of_plan(self.epoch_plan(position.epoch), self._leaf_lengths, first + start, first + stop)
@@ -705,19 +732,6 @@ class BucketedSequence(tf.data.Dataset):
         epoch, batch, seed = check_state(state, self._data_fingerprint(), self.seed, self._seed_was_given)
         self._counter.seek(*self._check_position(epoch, batch), seed)
 
-    def batches_of_rows(self, batches: Sequence[np.ndarray]) -> tf.data.Dataset:
-        """Batches of the rows that are asked for, as this dataset would yield them; they are no part of a pass.
-
-        Args:
-            batches: For each batch an int array of row indices into the input, none of them dropped as empty.
-        """
-        rows = np.concatenate(batches)
-        sizes = np.array([len(of_batch) for of_batch in batches])
-        if self._kept is not None:
-            rows = np.searchsorted(self._kept, rows)
-        least = np.tile(self._least_lengths, (len(sizes), 1))
-        return chosen_batches(self._gatherer, rows, np.column_stack([np.cumsum(sizes) - sizes, sizes, least]))
-
     def restore_order(self, outputs: Any) -> Any:
         """Puts predictions back into the order of the input.
 
@@ -751,6 +765,19 @@ class BucketedSequence(tf.data.Dataset):
             )
         return (epoch + 1, 0) if batch == self.num_batches else (epoch, batch)
 
+    def _batches_of_rows(self, batches: Sequence[RowIndices]) -> tf.data.Dataset:
+        """Batches of the rows that are asked for, as this dataset would yield them; they are no part of a pass.
+
+        Args:
+            batches: For each batch the row indices into the input, none of them dropped as empty.
+        """
+        rows = np.concatenate(batches)
+        sizes = np.array(list(map(len, batches)))
+        if self._kept is not None:
+            rows = np.searchsorted(self._kept, rows)
+        min_lengths = np.tile(self._min_lengths, (len(sizes), 1))
+        return chosen_batches(self._gatherer, rows, np.column_stack([np.cumsum(sizes) - sizes, sizes, min_lengths]))
+
     def _data_fingerprint(self) -> str:
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self._gatherer.sample(), self._plan_options)
@@ -758,9 +785,9 @@ class BucketedSequence(tf.data.Dataset):
 
 
 def _check_minlen(minlen: Any, maxlen: Any) -> int:
-    """The least padded length; sequences cannot be cut shorter than they are padded to."""
-    longest = None if maxlen is None else check_integer("maxlen", maxlen)
-    least = 1 if minlen is None else check_integer("minlen", minlen)
-    if longest is not None and least > longest:
-        raise ValueError(f"`minlen` must not exceed `maxlen`. Expected at most {longest}, received {least}.")
-    return least
+    """The minimum padded length; sequences cannot be cut shorter than they are padded to."""
+    max_length = None if maxlen is None else check_integer("maxlen", maxlen)
+    min_length = 1 if minlen is None else check_integer("minlen", minlen)
+    if max_length is not None and min_length > max_length:
+        raise ValueError(f"`minlen` must not exceed `maxlen`. Expected at most {max_length}, received {min_length}.")
+    return min_length

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.data.rows import as_ragged
+from keras_bucketing.data.convert import as_rows
 from keras_bucketing.unpadding.arrays import sequences_from_padded
 from tests.support.rows import rows_of
 from tests.support.strategies import DTYPES, bucket_options, lengths_lists, random_sequences, seeds
@@ -118,7 +118,7 @@ def test_a_mapped_arrow_file_is_read_where_it_lies(tmp_path, max_chunksize, kind
         writer.write_table(table, max_chunksize=max_chunksize)
     read = pyarrow.ipc.open_file if kind is pyarrow.ipc.new_file else pyarrow.ipc.open_stream
     column = read(pyarrow.memory_map(str(tmp_path / "x.arrow"))).read_all()["x"]
-    assert as_ragged(column, "x").settle().shared
+    assert as_rows(column, "x").materialize().shared
     for part, rows in ((column, sequences), (column[3:33], sequences[3:33])):
         expected = BucketedSequence(rows, batch_size=4, on_empty="keep", seed=1)
         assert bits_of(BucketedSequence(part, batch_size=4, on_empty="keep", seed=1)) == bits_of(expected)
@@ -131,12 +131,12 @@ def test_shared_memory_is_not_copied_whatever_the_container():
     column = pyarrow.ListArray.from_arrays(pyarrow.array(splits, pyarrow.int32()), pyarrow.array(values))
     padded = np.arange(1, 13).reshape(3, 4)
     for rows, memory in ((ragged, np.asarray(tensor)), (column, values), (np.split(values, splits[1:-1]), values)):
-        settled = as_ragged(rows, "x", copy=False).settle()
+        settled = as_rows(rows, "x", copy=False).materialize()
         assert np.shares_memory(settled.values, memory)
         assert [row.tolist() for row in rows_of(settled)] == [values[:5].tolist(), [], values[5:].tolist()]
-        assert not np.shares_memory(as_ragged(rows, "x").settle().values, memory)
+        assert not np.shares_memory(as_rows(rows, "x").materialize().values, memory)
     assert np.shares_memory(
-        as_ragged(sequences_from_padded(padded, [1, 4, 2], 0, "pre")[0], "x", False).settle().values, padded
+        as_rows(sequences_from_padded(padded, [1, 4, 2], 0, "pre")[0], "x", False).materialize().values, padded
     )
 
 

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from numpy.typing import NDArray
 
-from keras_bucketing.checks import INT32_MAX, can_hold, check_choice, check_number, show
-from keras_bucketing.data import columns, lists
-from keras_bucketing.data.arrays import (
-    aligned_empty,
-    as_regular_array,
-    first_non_number,
-    is_mapped,
-    standard_dtype,
-    stored_floatx,
-)
+from keras_bucketing.checks import INT32_MAX, can_hold, check_choice, check_number, shorten, show
+from keras_bucketing.data import lists, tree
+from keras_bucketing.data.arrays import aligned_empty
+from keras_bucketing.data.convert import Leaf, as_leaf, as_rows, as_weights
 from keras_bucketing.data.loader import Loaded
-from keras_bucketing.data.rows import LeafLengths, Ragged, StoredSequences, as_ragged
-from keras_bucketing.data.tree import Leaf, Structure, describe, map_structure, named_leaves, num_rows
+from keras_bucketing.data.row_splits import Lengths, RowIndices
+from keras_bucketing.data.rows import LeafLengths, RowLengths, Rows
+from keras_bucketing.data.tree import Path, Structure, name_of
 
 
 @dataclass(frozen=True)
@@ -30,42 +25,46 @@ class Inputs:
     """What one row of the dataset is made of.
 
     Attributes:
-        x: Structure of leaves. A leaf is a `Ragged` (one sequence a row) or an array `(num_rows, ...)` (one value a
-            row).
-        y: Structure of leaves, or None. A `Ragged` leaf holds one label a timestep, or labels of their own length.
+        x: Structure of leaves. A leaf is `Rows` (one sequence a row) or an array `(num_rows, ...)` (one value a row).
+        y: Structure of leaves, or None. A leaf of `Rows` holds one label a timestep, or labels of their own length.
         sample_weight: None, one leaf, or a structure like `y`.
-        lengths: Int64 array `(num_rows,)`: the timesteps of each row, those of its longest sequence.
-        kept: Int64 array `(num_rows,)`: where each row stood in the input, or None where none was dropped.
         num_given: How many rows the input had.
+        kept: Where each row stood in the input, `(num_rows,)`; None where none was dropped.
         align_labels: Whether ragged leaves of `y` hold one label a timestep, and so have the lengths of a leaf of `x`.
+        label_owners: For each leaf of `y` that does, that leaf of `x`.
     """
 
     x: Structure
     y: Structure
     sample_weight: Structure
-    lengths: np.ndarray
-    kept: np.ndarray | None
     num_given: int
+    kept: RowIndices | None = None
     align_labels: bool = True
+    label_owners: dict[Path, Path] = field(default_factory=dict)
 
-    @property
-    def leaf_lengths(self) -> list[LeafLengths]:
+    @cached_property
+    def lengths(self) -> RowLengths:
         """The lengths of the leaves that are padded on their own: the ragged ones of `x`, labels of their own length.
 
         Leaves of the same lengths share the array.
         """
-        labels = [] if self.align_labels else named_leaves(self.y, "y")
-        named = [(named_leaf, False) for named_leaf in named_leaves(self.x, "x")] + [(label, True) for label in labels]
         found: list[LeafLengths] = []
-        for (name, leaf), is_label in named:
-            if isinstance(leaf, Ragged):
-                lengths = leaf.lengths.astype(np.int32)
-                equal = (known.lengths for known in found if np.array_equal(known.lengths, lengths))
-                is_taken = any(known.name == name for known in found)  # long keys are shortened in their middle
-                found.append(LeafLengths(f"{name} {len(found)}" if is_taken else name, next(equal, lengths), is_label))
-        return found
+        for root, path in self._columns:
+            lengths = self._leaf(root, path).lengths.astype(np.int32, copy=False)
+            equal = (known.lengths for known in found if np.array_equal(known.lengths, lengths))
+            name = name_of(root, path)
+            if any(known.name == name for known in found):  # long keys are shortened in their middle
+                name = f"{name} {len(found)}"
+            found.append(LeafLengths(name, next(equal, lengths), is_label=root == "y"))
+        return RowLengths(tuple(found))
 
-    def in_given_rows(self, lengths: np.ndarray) -> np.ndarray:
+    def column_of(self, root: str, path: Path) -> int:
+        """Which of `lengths.leaves` a ragged leaf of "x" or "y" is padded like."""
+        if root == "y" and path in self.label_owners:
+            root, path = "x", self.label_owners[path]
+        return self._columns[root, path]
+
+    def in_given_rows(self, lengths: Lengths) -> Lengths:
         """Lengths `(num_rows,)` to those of the input's rows `(num_given,)`, 0 for those that were dropped."""
         if self.kept is None:
             return lengths
@@ -73,10 +72,65 @@ class Inputs:
         given[self.kept] = lengths
         return given
 
-    @property
-    def leaves(self) -> list[Leaf]:
-        """All leaves of `x`, `y` and `sample_weight`."""
-        return [leaf for leaf in tf.nest.flatten((self.x, self.y, self.sample_weight)) if leaf is not None]
+    def truncate(self, maxlen: int, truncating: str) -> Inputs:
+        """Cuts every sequence, and its per-timestep labels and weights alike, to `maxlen` timesteps.
+
+        Labels of their own length stay as they are.
+        """
+
+        def cut(_: Path, leaf: Leaf) -> Leaf:
+            return leaf.truncate(maxlen, truncating) if isinstance(leaf, Rows) else leaf
+
+        if self.align_labels:
+            return self._mapped(cut)
+        return replace(self, x=tree.map_leaves(cut, self.x))
+
+    def without_empty(self, on_empty: str) -> Inputs:
+        """Refuses, drops or fills rows without timesteps.
+
+        A batch must not hold a fully masked row: cuDNN aborts on it.
+        """
+        check_choice("on_empty", on_empty, ("raise", "drop", "keep"))
+        empty = np.zeros(self.num_given, bool)
+        for name, leaf in _sequences(self.x):
+            has_none = leaf.lengths == 0
+            empty |= has_none
+            if on_empty == "raise" and has_none.any():
+                at = int(np.argmax(has_none))
+                raise ValueError(
+                    f"Sequences must not be empty. Received length 0 at {name}[{at}] ({int(has_none.sum())} in "
+                    'all). Pass on_empty="drop" to leave such rows out, or on_empty="keep" to give them one timestep '
+                    "of padding."
+                )
+        if not empty.any():
+            return self
+        if on_empty == "keep":
+            return replace(self, x=tree.map_leaves(_fill_empty, self.x))
+        if empty.all():
+            raise ValueError('All sequences are empty, so on_empty="drop" leaves none. Expected at least one timestep.')
+        return replace(self._mapped(partial(_select, keep=~empty)), kept=np.flatnonzero(~empty))
+
+    @cached_property
+    def _columns(self) -> dict[tuple[str, Path], int]:
+        """The positions in `lengths.leaves`, in their order."""
+        labels = None if self.align_labels else self.y
+        own = [
+            (root, path)
+            for root, structure in (("x", self.x), ("y", labels))
+            for path, leaf in tree.leaves(structure)
+            if isinstance(leaf, Rows)
+        ]
+        return {leaf: column for column, leaf in enumerate(own)}
+
+    def _leaf(self, root: str, path: Path) -> Any:
+        leaf = self.x if root == "x" else self.y
+        for key in path:
+            leaf = leaf[key]
+        return leaf
+
+    def _mapped(self, function: Callable[[Path, Leaf], Leaf]) -> Inputs:
+        x, y, weights = (tree.map_leaves(function, part) for part in (self.x, self.y, self.sample_weight))
+        return replace(self, x=x, y=y, sample_weight=weights)
 
 
 def collect_inputs(x: Any, y: Any, sample_weight: Any, align_labels: bool = True, copy: bool = True) -> Inputs:
@@ -94,46 +148,76 @@ def collect_inputs(x: Any, y: Any, sample_weight: Any, align_labels: bool = True
         ValueError: If there are no sequences, or leaves do not fit together.
     """
     is_structure = isinstance(x, (dict, tuple))
-    convert = partial(_convert_leaf, copy=copy)
-    inputs_x = map_structure(convert if is_structure else partial(as_ragged, copy=copy), x, "x")
-    sequences = [(name, leaf) for name, leaf in named_leaves(inputs_x, "x") if isinstance(leaf, Ragged)]
+    inputs_x = _convert(x, "x", as_leaf if is_structure else as_rows, copy)
+    sequences = list(_sequences(inputs_x))
     if not sequences:
         raise TypeError(_no_sequences(x, inputs_x))
-    first_name, first = sequences[0]
-    inputs_y = None if y is None else map_structure(convert, y, "y")
-    weights = None
-    if sample_weight is not None:
-        weights = map_structure(partial(_convert_weight, copy=copy), sample_weight, "sample_weight")
-    for name, leaf in [
-        *named_leaves(inputs_x, "x"),
-        *named_leaves(inputs_y, "y"),
-        *named_leaves(weights, "sample_weight"),
-    ]:
-        rows = num_rows(leaf)
-        if rows != first.num_rows:
-            raise ValueError(
-                f"{_tuple_hint(x)}`{name}` must have one row for each sequence. Expected {first.num_rows} as in "
-                f"`{first_name}`, received {rows}.{_list_hint(x, rows)}"
-            )
-    if align_labels and inputs_y is not None:
-        inputs_y = map_structure(lambda leaf, name: align(leaf, name, sequences), inputs_y, "y")
+    inputs_y = None if y is None else _convert(y, "y", as_leaf, copy)
+    weights = None if sample_weight is None else _convert(sample_weight, "sample_weight", as_weights, copy)
+    _check_num_rows(x, sequences[0], (("x", inputs_x), ("y", inputs_y), ("sample_weight", weights)))
+    owners: dict[Path, Path] = {}
+    if align_labels:
+        inputs_y, owners = _align(inputs_y, inputs_x)
     check_weights(inputs_y, weights)
-    lengths = _longest([leaf for _, leaf in sequences])
-    labels = [] if align_labels else [(name, leaf) for name, leaf in named_leaves(inputs_y, "y")]
-    for name, leaf in [*sequences, *labels]:
-        if isinstance(leaf, Ragged) and leaf.lengths.max() > INT32_MAX:
+    for name, leaf in [*sequences, *([] if align_labels else _sequences(inputs_y, "y"))]:
+        if leaf.lengths.max() > INT32_MAX:
             at = int(np.argmax(leaf.lengths))
             raise ValueError(
                 f"Sequences must have less than 2**31 timesteps. Received {leaf.lengths[at]} at {name}[{at}]. Cut it "
                 "into pieces."
             )
-    return Inputs(inputs_x, inputs_y, weights, lengths, None, first.num_rows, align_labels)
+    return Inputs(inputs_x, inputs_y, weights, len(sequences[0][1]), None, align_labels, owners)
+
+
+def check_padding_value(name: str, value: Any, structure: Structure) -> None:
+    """Refuses a padding value that the dtype of some ragged leaf cannot hold."""
+    number = check_number(name, value)
+    for _, leaf in _sequences(structure):
+        if not can_hold(leaf.dtype, number):
+            raise ValueError(
+                f"`{name}` must be a value of the data's dtype. Expected one that {leaf.dtype} can hold, received "
+                f"{show(value)}. Convert the data first, or choose another value."
+            )
+
+
+def _sequences(structure: Structure, root: str = "x") -> Iterator[tuple[str, Rows]]:
+    """The ragged leaves with their names."""
+    return ((name_of(root, path), leaf) for path, leaf in tree.leaves(structure) if isinstance(leaf, Rows))
+
+
+def _convert(structure: Any, root: str, convert: Callable[[Any, str, bool], Leaf], copy: bool) -> Structure:
+    tree.check_structure(structure, root)
+    return tree.map_leaves(lambda path, leaf: convert(leaf, name_of(root, path), copy), structure, none_is_leaf=True)
+
+
+def _check_num_rows(x: Any, first: tuple[str, Rows], parts: tuple[tuple[str, Structure], ...]) -> None:
+    """Refuses leaves that have not as many rows as the first sequences."""
+    first_name, expected = first[0], len(first[1])
+    for root, structure in parts:
+        for path, leaf in tree.leaves(structure):
+            if len(leaf) != expected:
+                raise ValueError(
+                    f"{_tuple_hint(x)}`{name_of(root, path)}` must have one row for each sequence. Expected {expected} "
+                    f"as in `{first_name}`, received {len(leaf)}.{_list_hint(x, len(leaf))}"
+                )
+
+
+def _fill_empty(_: Path, leaf: Leaf) -> Leaf:
+    return leaf.fill_empty() if isinstance(leaf, Rows) else leaf
+
+
+def _select(_: Path, leaf: Leaf, keep: NDArray[np.bool_]) -> Leaf:
+    if isinstance(leaf, Rows):
+        return leaf.select(keep)
+    selected = aligned_empty((int(np.count_nonzero(keep)), *leaf.shape[1:]), leaf.dtype)
+    np.compress(keep, leaf, axis=0, out=selected)
+    return selected
 
 
 def _no_sequences(x: Any, converted: Structure) -> str:
     return (
         f"{_tuple_hint(x)}`x` has no sequences. Expected at least one ragged leaf, e.g. a list of arrays, received "
-        f"{describe(converted)}. A NumPy array inside a dict or tuple is one value a row; pass sequences as a list."
+        f"{_describe(converted)}. A NumPy array inside a dict or tuple is one value a row; pass sequences as a list."
     )
 
 
@@ -149,179 +233,55 @@ def _list_hint(x: Any, rows: int) -> str:
     return lists.list_of_inputs_hint(x, "x") if is_list_of_inputs else ""
 
 
-def truncate(inputs: Inputs, maxlen: int, truncating: str) -> Inputs:
-    """Cuts every sequence, and its per-timestep labels and weights alike, to `maxlen` timesteps.
-
-    Labels of their own length stay as they are.
-    """
-
-    def cut(leaf: Leaf) -> Leaf:
-        return leaf.truncate(maxlen, truncating) if isinstance(leaf, Ragged) else leaf
-
-    if inputs.align_labels:
-        return _replace_leaves(inputs, cut)
-    whole = replace(inputs, y=None, sample_weight=None)
-    return replace(_replace_leaves(whole, cut), y=inputs.y, sample_weight=inputs.sample_weight)
+def _describe(structure: Structure) -> str:
+    """The structure in words, for an error message."""
+    return shorten(_in_words(structure))
 
 
-def handle_empty(inputs: Inputs, on_empty: str) -> Inputs:
-    """Refuses, drops or fills rows without timesteps.
-
-    A batch must not hold a fully masked row: cuDNN aborts on it.
-    """
-    check_choice("on_empty", on_empty, ("raise", "drop", "keep"))
-    empty = np.zeros(len(inputs.lengths), bool)
-    for name, leaf in named_leaves(inputs.x, "x"):
-        if isinstance(leaf, Ragged):
-            no_timesteps = leaf.lengths == 0
-            empty |= no_timesteps
-            if on_empty == "raise" and no_timesteps.any():
-                at = int(np.argmax(no_timesteps))
-                raise ValueError(
-                    f"Sequences must not be empty. Received length 0 at {name}[{at}] ({int(no_timesteps.sum())} in "
-                    'all). Pass on_empty="drop" to leave such rows out, or on_empty="keep" to give them one timestep '
-                    "of padding."
-                )
-    if not empty.any():
-        return inputs
-    if on_empty == "keep":
-        filled = tf.nest.map_structure(lambda leaf: leaf.fill_empty() if isinstance(leaf, Ragged) else leaf, inputs.x)
-        return replace(inputs, x=filled, lengths=np.maximum(inputs.lengths, 1))
-    if empty.all():
-        raise ValueError('All sequences are empty, so on_empty="drop" leaves none. Expected at least one timestep.')
-    keep = ~empty
-    kept = _replace_leaves(inputs, lambda leaf: leaf.select(keep) if isinstance(leaf, Ragged) else _select(leaf, keep))
-    return replace(kept, kept=np.flatnonzero(keep))
+def _in_words(structure: Structure) -> str:
+    if isinstance(structure, dict):
+        return "{" + ", ".join(f"{show(key)}: {_in_words(value)}" for key, value in structure.items()) + "}"
+    if isinstance(structure, tuple):
+        return "(" + ", ".join(map(_in_words, structure)) + ")"
+    return "sequences" if isinstance(structure, Rows) else f"an array of shape {structure.shape}"
 
 
-def check_padding_value(name: str, value: Any, structure: Structure) -> None:
-    """Refuses a padding value that the dtype of some ragged leaf cannot hold."""
-    number = check_number(name, value)
-    for leaf in tf.nest.flatten(structure):
-        if not isinstance(leaf, Ragged):
-            continue
-        dtype = leaf.dtype
-        if not can_hold(dtype, number):
-            raise ValueError(
-                f"`{name}` must be a value of the data's dtype. Expected one that {dtype} can hold, received "
-                f"{show(value)}. Convert the data first, or choose another value."
-            )
+def _align(y: Structure, x: Structure) -> tuple[Structure, dict[Path, Path]]:
+    """Finds the leaf of `x` whose lengths each ragged leaf of `y` has, so that it holds one label a timestep.
 
+    A list of lists is ragged as well where these hold one label for each class, as multi-hot labels do: as many in each
+    row, unlike the sequences.
 
-def _replace_leaves(inputs: Inputs, function: Callable[[Leaf], Leaf]) -> Inputs:
-    x, y, weights = tf.nest.map_structure(
-        lambda leaf: None if leaf is None else function(leaf), (inputs.x, inputs.y, inputs.sample_weight)
-    )
-    lengths = _longest([leaf for leaf in tf.nest.flatten(x) if isinstance(leaf, Ragged)])
-    return replace(inputs, x=x, y=y, sample_weight=weights, lengths=lengths)
-
-
-def _longest(leaves: list[Ragged]) -> np.ndarray:
-    longest: np.ndarray = np.maximum.reduce([leaf.lengths for leaf in leaves])
-    return longest.astype(np.int64)
-
-
-def _select(array: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    selected = aligned_empty((int(np.count_nonzero(keep)), *array.shape[1:]), array.dtype)
-    np.compress(keep, array, axis=0, out=selected)
-    return selected
-
-
-def _convert_leaf(leaf: Any, name: str, copy: bool) -> Leaf:
-    """A list of sequences, or a ragged or object array, is ragged; numbers and arrays are plain."""
-    if str(getattr(leaf, "dtype", None)) == "object" and getattr(leaf, "ndim", 0) == 1:  # an array or a pandas Series
-        leaf = leaf.tolist()
-    if isinstance(leaf, Sequence) and not isinstance(leaf, (list, tuple, str, bytes, range)):  # e.g. a datasets.Column
-        leaf = list(leaf)
-    is_list_of_sequences = isinstance(leaf, list) and any(_is_sequence(row) for row in leaf)
-    if is_list_of_sequences or isinstance(leaf, (Ragged, StoredSequences, tf.RaggedTensor)):
-        return as_ragged(leaf, name, copy)
-    if columns.is_ragged_column(leaf):
-        return as_ragged(leaf, name, copy)
-    array = as_regular_array(columns.as_plain_array(leaf, name), name, "Give every row the same shape.")
-    if array.ndim == 0 and array.dtype.kind in "biufc":
-        raise TypeError(
-            f"`{name}` must have one row for each sequence. Received the scalar {show(leaf)}. Pass a list or an array."
-        )
-    if array.ndim == 0:
-        raise TypeError(f"`{name}` must be a list, an array or a tensor. Received {type(leaf).__name__}.")
-    if array.dtype.kind in "OSU":
-        at = first_non_number(array.tolist())
-        raise TypeError(
-            f"`{name}` must hold numbers. Received {array[at]!s} ({type(array[at]).__name__}) at {name}[{at}]. Map "
-            "strings to ids first, e.g. with keras.layers.StringLookup, and drop rows without a value."
-        )
-    dtype = standard_dtype(array.dtype, name)
-    if not copy or is_mapped(array):
-        return array
-    stored = aligned_empty(array.shape, dtype)
-    np.copyto(stored, array, casting="unsafe")
-    return stored
-
-
-def _is_sequence(row: Any) -> bool:
-    if isinstance(row, (int, float)):  # by far the most frequent, and np.ndim is slow
-        return False
-    return isinstance(row, (list, tuple, str, bytes)) or bool(np.ndim(row))
-
-
-def _convert_weight(leaf: Any, name: str, copy: bool) -> Leaf:
-    converted = _convert_leaf(leaf, name, copy)
-    floatx = stored_floatx()
-    if isinstance(converted, Ragged):
-        if converted.values.ndim != 1:
-            raise ValueError(
-                f"`{name}` must have one weight a timestep. Received feature shape {converted.values.shape[1:]}."
-            )
-        return replace(converted, dtype=floatx)
-    return converted.astype(floatx)
-
-
-# Labels and weights against the sequences they belong to.
-
-
-def align(leaf: Leaf, name: str, sequences: list[tuple[str, Ragged]]) -> Leaf:
-    """Per-timestep labels, as long as the sequences of one leaf of `x`; or one array of as many values for each row.
-
-    Args:
-        leaf: The labels. A list of lists is `Ragged`, whether these hold one label a timestep or, as multi-hot labels
-            do, one for each class.
-        name: What to call them in an error message.
-        sequences: The ragged leaves of `x` with their names, at least one.
+    Returns:
+        The labels, arrays for the latter; and for each of the former the path of its leaf of `x`.
 
     Raises:
-        ValueError: If the labels have lengths of their own.
+        ValueError: If labels have lengths of their own.
     """
-    if not isinstance(leaf, Ragged):
-        return leaf
-    for _, sequence in sequences:
-        if np.array_equal(leaf.lengths, sequence.lengths):
-            if isinstance(sequence, Loaded):
-                sequence.refuse_estimates(name)
+    sequences = [(path, leaf) for path, leaf in tree.leaves(x) if isinstance(leaf, Rows)]
+    owners: dict[Path, Path] = {}
+
+    def align(path: Path, leaf: Leaf) -> Leaf:
+        if not isinstance(leaf, Rows):
             return leaf
-    width = int(leaf.lengths[0])
-    if width and (leaf.lengths == width).all():
-        return leaf.values.reshape(leaf.num_rows, width, *leaf.values.shape[1:])
-    x_name, sequence = sequences[0]
-    at = int(np.argmax(leaf.lengths != sequence.lengths))
-    raise ValueError(
-        f"`{name}` is ragged, so it must hold one label a timestep. Expected {int(sequence.lengths[at])} as in "
-        f"{x_name}[{at}], received {int(leaf.lengths[at])} at {name}[{at}]. Pass align_labels=False for labels of "
-        "their own length, such as transcripts and translations."
-    )
+        name = name_of("y", path)
+        for x_path, sequence in sequences:
+            if np.array_equal(leaf.lengths, sequence.lengths):
+                if isinstance(sequence, Loaded):
+                    sequence.refuse_estimates(name)
+                owners[path] = x_path
+                return leaf
+        if leaf.lengths[0] and (leaf.lengths == leaf.lengths[0]).all():
+            return leaf.as_array()
+        x_path, sequence = sequences[0]
+        at = int(np.argmax(leaf.lengths != sequence.lengths))
+        raise ValueError(
+            f"`{name}` is ragged, so it must hold one label a timestep. Expected {int(sequence.lengths[at])} as in "
+            f"{name_of('x', x_path)}[{at}], received {int(leaf.lengths[at])} at {name}[{at}]. Pass align_labels=False "
+            "for labels of their own length, such as transcripts and translations."
+        )
 
-
-def labeled_leaf(label: Ragged, leaves: list[LeafLengths]) -> int:
-    """The index of the leaf of `x` that per-timestep labels belong to, and are padded like.
-
-    An empty row of that leaf may have got one timestep of padding, its label has not.
-    """
-    lengths = np.maximum(label.lengths, 1)
-    return next(
-        index
-        for index, leaf in enumerate(leaves)
-        if not leaf.is_label and np.array_equal(np.maximum(leaf.lengths, 1), lengths)
-    )
+    return tree.map_leaves(align, y), owners
 
 
 def check_weights(y: Structure, weights: Structure) -> None:
@@ -330,27 +290,26 @@ def check_weights(y: Structure, weights: Structure) -> None:
         return
     if y is None:
         raise ValueError("`sample_weight` needs labels. Received sample_weight without y. Pass y as well.")
-    is_structure = isinstance(weights, (dict, tuple))
-    try:
-        if is_structure or isinstance(weights, Ragged):
-            tf.nest.assert_same_structure(y, weights)
-    except (ValueError, TypeError):
+    labels = dict(tree.leaves(y))
+    weight_leaves = dict(tree.leaves(weights))
+    is_one_array = isinstance(weights, np.ndarray)
+    if not is_one_array and weight_leaves.keys() != labels.keys():
         raise ValueError(
-            f"`sample_weight` must be one array or have the structure of `y`. Expected {describe(y)}, received "
-            f"{describe(weights)}."
-        ) from None
-    labels = named_leaves(y, "y")
-    for (name, weight), (y_name, label) in zip(named_leaves(weights, "sample_weight"), labels, strict=is_structure):
-        if isinstance(weight, Ragged):
-            _check_timestep_weights(name, weight, y_name, label)
+            f"`sample_weight` must be one array or have the structure of `y`. Expected {_describe(y)}, received "
+            f"{_describe(weights)}."
+        )
+    for path, weight in weight_leaves.items():
+        name = name_of("sample_weight", path)
+        if isinstance(weight, Rows):
+            _check_timestep_weights(name, weight, name_of("y", path), labels[path])
         elif weight.ndim != 1:
             raise ValueError(
                 f"`{name}` must have one weight a row. Expected shape ({len(weight)},), received {weight.shape}."
             )
 
 
-def _check_timestep_weights(name: str, weight: Ragged, y_name: str, label: Leaf) -> None:
-    if not isinstance(label, Ragged):
+def _check_timestep_weights(name: str, weight: Rows, y_name: str, label: Leaf) -> None:
+    if not isinstance(label, Rows):
         raise ValueError(
             f"`{name}` has one weight a timestep, but `{y_name}` has one label a row. Pass one weight a row."
         )
@@ -363,29 +322,21 @@ def _check_timestep_weights(name: str, weight: Ragged, y_name: str, label: Leaf)
         )
 
 
-# The entries that `include_lengths=True` adds to `x`.
-
-
-def length_entries(x: Structure, y: Structure, align_labels: bool) -> dict[str, Ragged]:
-    """Names the entries that stand next to "lengths", and says whose lengths they hold.
+def length_entries(x: Structure, y: Structure, align_labels: bool) -> dict[str, Rows]:
+    """Names the entries that `include_lengths=True` adds next to "lengths", and says whose lengths they hold.
 
     `"<name>_lengths"` for each ragged leaf of a dict that has several; "label_lengths" for labels of their own length,
     or `"<name>_lengths"` where there are several, with the name "label_0" for the first entry of a tuple.
 
-    Args:
-        x: Structure of leaves.
-        y: Structure of leaves, or None.
-        align_labels: Whether ragged labels have the lengths of a leaf of `x`.
-
     Raises:
         ValueError: If `x` has such an entry already, or two of them would have one name.
     """
-    of_x = [(key, leaf) for key, leaf in x.items() if isinstance(leaf, Ragged)] if isinstance(x, dict) else []
-    of_y = [] if align_labels else _ragged_leaves(y, "label" if isinstance(y, tuple) else "")
-    if len(of_y) == 1:
-        of_y = [("label", of_y[0][1])]
-    entries: dict[str, Ragged] = {}
-    for name, leaf in [*(of_x if len(of_x) > 1 else []), *of_y]:
+    x_leaves = [(key, leaf) for key, leaf in x.items() if isinstance(leaf, Rows)] if isinstance(x, dict) else []
+    labels = [] if align_labels else [(path, leaf) for path, leaf in tree.leaves(y) if isinstance(leaf, Rows)]
+    top = ["label"] if isinstance(y, tuple) or len(labels) == 1 else []
+    y_leaves = [("_".join([*top, *map(str, path if len(labels) > 1 else ())]), leaf) for path, leaf in labels]
+    entries: dict[str, Rows] = {}
+    for name, leaf in [*(x_leaves if len(x_leaves) > 1 else []), *y_leaves]:
         entry = f"{name}_lengths"
         if entry in entries or entry == "lengths":
             raise ValueError(
@@ -399,16 +350,3 @@ def length_entries(x: Structure, y: Structure, align_labels: bool) -> dict[str, 
                 f"`x` already has the key {show(entry)}, which include_lengths=True adds. Rename one of the two."
             )
     return entries
-
-
-def _ragged_leaves(structure: Structure, name: str) -> list[tuple[str, Ragged]]:
-    """The ragged leaves, each by the keys that lead to it."""
-    if isinstance(structure, Ragged):
-        return [(name, structure)]
-    if isinstance(structure, dict):
-        children = [(key, structure[key]) for key in sorted(structure)]
-    elif isinstance(structure, tuple):
-        children = [(str(index), value) for index, value in enumerate(structure)]
-    else:
-        return []
-    return [leaf for key, value in children for leaf in _ragged_leaves(value, f"{name}_{key}" if name else key)]

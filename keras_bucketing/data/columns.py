@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from keras_bucketing.checks import shorten
 from keras_bucketing.data.arrays import comes_from, is_arrow, refuse_missing
-from keras_bucketing.data.row_splits import common_width, row_splits_of
+from keras_bucketing.data.row_splits import common_width
+from keras_bucketing.data.rows import Rows, rows_from_lengths, rows_from_memory
 
 
-@dataclass(frozen=True)
-class Column:
-    """The rows of a column: row i is `values[starts[i]:starts[i] + sizes[i]]`.
-
-    Attributes:
-        values: Array `(num_values, *feature_shape)`.
-        starts: Int64 array `(num_rows,)`.
-        sizes: Int array `(num_rows,)`.
-        is_immutable: Whether nobody can write to the values: files that Arrow maps into memory, and what it reads.
-    """
-
-    values: np.ndarray
-    starts: np.ndarray
-    sizes: np.ndarray
-    is_immutable: bool = False
-
-
-def ranges_of_column(rows: Any, name: str) -> Column | None:
+def rows_of_column(rows: Any, name: str) -> Rows | None:
     """Takes the flat values and where the rows lie in them out of a columnar array, without touching its rows.
 
     Args:
@@ -39,10 +23,12 @@ def ranges_of_column(rows: Any, name: str) -> Column | None:
         name: What to call it in an error message.
 
     Returns:
-        The column; None if `rows` is none of these.
+        The rows, `shared` where nobody can write to the values, as those that Arrow reads or maps into memory; None if
+        this is no such column.
 
     Raises:
         ImportError: If pyarrow is missing, which polars needs to hand out its lists.
+        TypeError: If the values are not numbers.
         ValueError: If a row or a value is missing, or the features are ragged too.
     """
     if comes_from("pandas", rows) and hasattr(getattr(rows, "array", None), "__arrow_array__"):
@@ -73,20 +59,19 @@ def as_plain_array(column: Any, name: str) -> Any:
     """An Arrow column of lists of one length as an array `(num_rows, length)`; anything else as it is."""
     if not (is_arrow(column) and is_arrow_list(column.type)):
         return column
-    lists = _from_arrow(column, name)
-    return lists.values.reshape(len(lists.starts), -1, *lists.values.shape[1:])
+    return _from_arrow(column, name).as_array()
 
 
 def _is_polars_list(rows: Any) -> bool:
     return comes_from("polars", rows) and str(getattr(rows, "dtype", "")).startswith("List")
 
 
-def _from_arrow(column: Any, name: str) -> Column:
+def _from_arrow(column: Any, name: str) -> Rows:
     if hasattr(column, "combine_chunks"):
         if column.num_chunks > 1:
-            pieces = pieces_of_one_buffer(column)
-            if pieces is not None:
-                return Column(*pieces, is_immutable=True)
+            rows = rows_of_one_buffer(column)
+            if rows is not None:
+                return rows
             column = column.combine_chunks()
         if hasattr(column, "chunks"):  # one piece; pyarrow before 15 gives that for several too
             column = column.chunk(0) if column.num_chunks else column.combine_chunks()
@@ -105,12 +90,11 @@ def _from_arrow(column: Any, name: str) -> Column:
     refuse_missing(values, name, "value")
     if not hasattr(values, "to_numpy") or str(values.type).startswith(("struct<", "map<", "union")):
         raise TypeError(f"`{name}` must hold numbers. Received values of the Arrow type {shorten(str(values.type))}.")
-    splits = row_splits_of(sizes)
-    flat = values.to_numpy(zero_copy_only=False).reshape(splits[-1], *features)
-    return Column(flat, splits[:-1], sizes, is_immutable=lies_in_immutable_buffer(flat, values))
+    flat = values.to_numpy(zero_copy_only=False).reshape(sizes.sum(dtype=np.int64), *features)
+    return rows_from_lengths(flat, sizes, name, shared=lies_in_immutable_buffer(flat, values))
 
 
-def _from_awkward(array: Any, name: str) -> Column:
+def _from_awkward(array: Any, name: str) -> Rows:
     import awkward
 
     if array.ndim < 2:
@@ -127,10 +111,7 @@ def _from_awkward(array: Any, name: str) -> Column:
             f"{shorten(str(array.type))}. Make its inner axes regular with awkward.to_regular, and fill or drop "
             "missing entries."
         ) from error
-    return Column(values, row_splits_of(lengths)[:-1], lengths)
-
-
-# Where the values of an Arrow column lie in memory; pyarrow is not imported, its objects are only asked.
+    return rows_from_lengths(values, lengths, name)
 
 
 def is_arrow_list(kind: Any) -> bool:
@@ -140,53 +121,42 @@ def is_arrow_list(kind: Any) -> bool:
 
 
 def lies_in_immutable_buffer(array: np.ndarray, values: Any) -> bool:
-    """Whether an array is a view of Arrow values that nobody can write to.
-
-    Args:
-        array: What `values.to_numpy` returned.
-        values: A flat Arrow array.
-    """
+    """Whether an array, which `values.to_numpy` returned, is a view of Arrow values that nobody can write to."""
     buffer = _whole_buffer(values)
     return buffer is not None and not buffer.is_mutable and _lies_within(array, buffer)
 
 
-def pieces_of_one_buffer(column: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """The rows of a column in several pieces that lie in one immutable buffer, as those of a mapped Arrow file do.
-
-    Args:
-        column: A chunked column of lists.
+def rows_of_one_buffer(column: Any) -> Rows | None:
+    """The rows of a chunked column whose pieces lie in one immutable buffer, as those of a mapped Arrow file do.
 
     Returns:
-        The values, from the first piece to the last with whatever lies between them, and the starts and sizes of the
-        rows; None where the pieces lie apart, have missing entries, or not whole timesteps between them.
+        Rows whose values reach from the first piece to the last, with whatever lies between them; None where the pieces
+        lie apart, have missing entries, or not whole timesteps between them.
     """
-    buffer, pieces, all_sizes = None, [], []
-    for chunk in filter(len, column.chunks):
-        piece = _values_of(chunk)
-        if piece is None:
-            return None
-        array, values = piece
-        own = _whole_buffer(values)
-        buffer = buffer or own
-        if own is None or (own.address, own.is_mutable) != (buffer.address, False) or not _lies_within(array, buffer):
-            return None
-        pieces.append(array)
-        all_sizes.append(chunk.value_lengths().to_numpy(zero_copy_only=False))
-    pieces_with_values = [piece for piece in pieces if len(piece)]
-    if buffer is None or not pieces_with_values or len({piece.shape[1:] for piece in pieces_with_values}) > 1:
+    chunks = [chunk for chunk in column.chunks if len(chunk)]
+    pieces = [piece for piece in map(_values_of, chunks) if piece is not None]
+    buffer = _common_buffer(pieces) if len(pieces) == len(chunks) else None
+    arrays = [array for array, _ in pieces if len(array)]
+    if buffer is None or not arrays or len({array.shape[1:] for array in arrays}) > 1:
         return None
-    addresses = np.array([piece.ctypes.data for piece in pieces_with_values])
-    begin, end = addresses.min(), max(piece.ctypes.data + piece.nbytes for piece in pieces_with_values)
-    row_bytes = pieces_with_values[0][:1].nbytes
-    if not row_bytes or ((addresses - begin) % row_bytes).any():
+    rows = rows_from_memory(
+        np.frombuffer(buffer, np.uint8),
+        np.array([array.ctypes.data for array, _ in pieces]),
+        np.array([len(array) for array, _ in pieces]),
+        arrays[0].dtype,
+        arrays[0].shape[1:],
+        np.array([len(chunk) for chunk in chunks]),
+        np.concatenate([chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in chunks]),
+    )
+    return None if rows is None else replace(rows, shared=True)
+
+
+def _common_buffer(pieces: list[tuple[np.ndarray, Any]]) -> Any:
+    """The immutable buffer that the values of all pieces lie in, or None."""
+    if not all(lies_in_immutable_buffer(*piece) for piece in pieces):
         return None
-    memory = np.frombuffer(buffer, np.uint8)[begin - buffer.address : end - buffer.address]
-    values = memory.view(pieces_with_values[0].dtype).reshape(-1, *pieces_with_values[0].shape[1:])
-    starts = [
-        row_splits_of(sizes)[:-1] + ((piece.ctypes.data - begin) // row_bytes if len(piece) else 0)
-        for piece, sizes in zip(pieces, all_sizes, strict=True)
-    ]
-    return values, np.concatenate(starts), np.concatenate(all_sizes)
+    buffers = {buffer.address: buffer for buffer in (_whole_buffer(values) for _, values in pieces)}
+    return buffers.popitem()[1] if len(buffers) == 1 else None
 
 
 def _values_of(chunk: Any) -> tuple[np.ndarray, Any] | None:

@@ -1,4 +1,4 @@
-"""A list of sequences, each an array or a list of its own, concatenated into one array."""
+"""A list of sequences, each an array or a list of its own: found to be slices of one array, or concatenated."""
 
 from __future__ import annotations
 
@@ -14,28 +14,69 @@ from keras_bucketing.data.arrays import (
     comes_from,
     common_dtype,
     first_non_number,
+    is_mapped,
     refuse_missing,
     standard_dtype,
 )
+from keras_bucketing.data.rows import Rows, rows_from_lengths, rows_from_memory
 
-_MOST_INPUTS = 8  # of a model; a longer list is one of sequences
+_MAX_INPUTS = 8  # of a model; a longer list is one of sequences
 
 
-def concatenate(sequences: list[Any], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Puts the timesteps of all sequences, concatenated.
+def rows_of_list(sequences: list[Any], name: str, copy: bool) -> Rows:
+    """The rows of a list of at least one array, tensor or list `(length, *features)`.
 
     Args:
-        sequences: At least one array, tensor or list `(length, *feature_shape)`.
-        name: What to call the list in an error message.
-
-    Returns:
-        The values `(num_values, *feature_shape)`, a new array that TensorFlow can use as it is, and the int64 lengths
-        `(num_sequences,)`.
+        sequences: The list.
+        name: What to call it in an error message.
+        copy: Whether only slices of a file that is mapped into memory are used where they lie.
 
     Raises:
         TypeError: If one of them is not a sequence of numbers.
         ValueError: If they do not share one feature shape.
     """
+    rows = rows_of_views(sequences, only_mapped=copy)
+    return concatenate(sequences, name) if rows is None else rows
+
+
+def rows_of_views(sequences: list[Any], only_mapped: bool) -> Rows | None:
+    """What `np.split` and slicing did, undone without a copy.
+
+    Args:
+        sequences: At least one of anything.
+        only_mapped: Whether only slices of a file that is mapped into memory are meant.
+
+    Returns:
+        The rows; None if these are not contiguous slices of one array, of one dtype and one feature shape.
+
+    Example:
+        >>> flat = np.arange(9)
+        >>> rows = rows_of_views([flat[5:7], flat[2:3]], only_mapped=False)
+        >>> rows.values.tolist(), rows.starts.tolist(), rows.sizes.tolist()
+        ([2, 3, 4, 5, 6], [3, 0], [2, 1])
+    """
+    first = sequences[0]
+    if not _is_view(first) or first.dtype.kind not in "biuf" or (only_mapped and not is_mapped(first)):
+        return None
+    base, dtype, feature_shape = first.base, first.dtype, first.shape[1:]
+    if not base.flags.c_contiguous:
+        return None
+    for row in sequences:
+        if not _is_view(row) or row.base is not base or row.dtype != dtype or row.shape[1:] != feature_shape:
+            return None
+    sizes = np.fromiter(map(len, sequences), np.int64, len(sequences))
+    addresses = np.fromiter((row.__array_interface__["data"][0] for row in sequences), np.int64, len(sequences))
+    memory = np.asarray(base).reshape(-1).view(np.uint8)
+    return rows_from_memory(memory, addresses, sizes, dtype, feature_shape, np.ones_like(sizes), sizes)
+
+
+def _is_view(row: Any) -> bool:
+    is_array = type(row) in (np.ndarray, np.memmap) and row.ndim > 0 and row.flags.c_contiguous
+    return is_array and isinstance(row.base, np.ndarray)
+
+
+def concatenate(sequences: list[Any], name: str) -> Rows:
+    """A copy of all timesteps, one sequence after the other, in memory that TensorFlow can use as it is."""
     _refuse_list_of_inputs(sequences, name)
     arrays = [
         row if type(row) is np.ndarray and row.ndim else as_row(row, f"{name}[{index}]")
@@ -52,12 +93,12 @@ def concatenate(sequences: list[Any], name: str) -> tuple[np.ndarray, np.ndarray
     values = aligned_empty((int(lengths.sum()), *features), standard_dtype(common_dtype(dtypes, name), name))
     if filled:
         np.concatenate(filled, out=values, casting="unsafe")
-    return values, lengths
+    return rows_from_lengths(values, lengths, name, owned=True)
 
 
 def list_of_inputs_hint(rows: list[Any], name: str) -> str:
     """What to say of a few entries with as many rows each, which may be meant as Keras' list of inputs; or nothing."""
-    if not 2 <= len(rows) <= _MOST_INPUTS or len(set(map(_num_rows, rows))) != 1:
+    if not 2 <= len(rows) <= _MAX_INPUTS or len(set(map(_num_rows, rows))) != 1:
         return ""
     return (
         f" If `{name}` is meant as the list of a model's inputs: a list holds sequences here, so pass the inputs as a "
@@ -67,7 +108,7 @@ def list_of_inputs_hint(rows: list[Any], name: str) -> str:
 
 def _refuse_list_of_inputs(sequences: list[Any], name: str) -> None:
     """Refuses a list of a few collections of rows, each with rows of several lengths: those cannot be timesteps."""
-    if not 2 <= len(sequences) <= _MOST_INPUTS:
+    if not 2 <= len(sequences) <= _MAX_INPUTS:
         return
     are_ragged = all(hasattr(entry, "row_splits") for entry in sequences)
     are_lists = all(isinstance(entry, list) for entry in sequences)

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_bucketing.checks import check_integer, check_lengths, shorten, show, show_typed
 from keras_bucketing.data.arrays import as_regular_array, standard_dtype
-from keras_bucketing.data.rows import Ragged
+from keras_bucketing.data.rows import Rows
 from keras_bucketing.data.tree import Structure
 
 
@@ -49,7 +49,7 @@ class Loader:
 
     Attributes:
         load: The user's function, from a row index to its sequence, or to a dict or tuple of sequences.
-        leaves: The sequences that a row has, in the order of `tf.nest`.
+        leaves: The sequences that a row has, in the order of `tree.leaves`.
         length_tolerance: How many timesteps a sequence may be longer or shorter than announced.
         num_parallel_loads: In how many threads the function may run at once.
     """
@@ -72,8 +72,8 @@ class Loader:
             raise LoadError(
                 f"`load` failed at row {row} with {reason}. Repair what that row is loaded from, or leave the row out."
             ) from error
-        sequences = self._apart(returned, row)
-        return [self._checked(sequence, row, leaf) for sequence, leaf in zip(sequences, self.leaves, strict=True)]
+        sequences = self._split(returned, row)
+        return [self._check(sequence, row, leaf) for sequence, leaf in zip(sequences, self.leaves, strict=True)]
 
     def check_length(self, leaf: LoadedLeaf, row: int, received: int, announced: int) -> None:
         """Refuses a sequence that is not as long as announced, or has no timesteps: cuDNN aborts on a masked row."""
@@ -91,7 +91,7 @@ class Loader:
                 f"received none in load({row}){leaf.suffix}. Leave that row out."
             )
 
-    def _apart(self, returned: Any, row: int) -> list[Any]:
+    def _split(self, returned: Any, row: int) -> list[Any]:
         """The sequences of a row in the order of the leaves."""
         keys = [leaf.key for leaf in self.leaves]
         if keys == [None]:
@@ -110,7 +110,7 @@ class Loader:
             f"{row}). Return every sequence of the signature and nothing else."
         )
 
-    def _checked(self, returned: Any, row: int, leaf: LoadedLeaf) -> np.ndarray:
+    def _check(self, returned: Any, row: int, leaf: LoadedLeaf) -> np.ndarray:
         name = f"load({row}){leaf.suffix}"
         try:
             sequence = as_regular_array(returned, name, "Return one array (length, *features).")
@@ -185,7 +185,7 @@ def _leaf_of_spec(spec: Any, key: Any) -> LoadedLeaf:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loaded(Ragged):
+class Loaded(Rows):
     """Rows whose values are elsewhere: `values` has no timestep and says the dtype and the features.
 
     Whatever is done to them before a batch asks for them is done to their lengths; the values follow when they are

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
+
+Lengths = NDArray[np.signedinteger[Any]]  # in timesteps, `(num_rows,)`: int32 or int64
+Offsets = NDArray[np.int64]  # where rows start, stop or are split, in timesteps
+RowIndices = NDArray[np.int64]  # `(num_rows,)`, which rows
 
 
-def row_splits_of(lengths: np.ndarray) -> np.ndarray:
+def row_splits_of(lengths: Lengths) -> Offsets:
     """Lengths `(num_rows,)` to int64 row splits `(num_rows + 1,)`.
 
     Example:
@@ -17,20 +24,12 @@ def row_splits_of(lengths: np.ndarray) -> np.ndarray:
     return splits
 
 
-def row_ranges_of(row_splits: np.ndarray, num_values: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Checks where the rows lie.
-
-    Args:
-        row_splits: Int array `(num_rows + 1,)` of row splits, or `(num_rows, 2)` of starts and stops.
-        num_values: How many values there are.
-        name: What to call the values in an error message.
-
-    Returns:
-        The int64 starts and sizes of the rows `(num_rows,)`.
+def row_ranges_of(row_splits: np.ndarray, num_values: int, name: str) -> tuple[Offsets, Offsets]:
+    """The starts and sizes of rows by their splits `(num_rows + 1,)`, or by starts and stops `(num_rows, 2)`; checked.
 
     Raises:
         TypeError: If they are not integers.
-        ValueError: If they are not such splits, or lie outside of the values.
+        ValueError: If they are not such splits, or lie outside of the values, which the error calls `name`.
 
     Example:
         >>> row_ranges_of(np.array([0, 3, 3, 5]), 5, "values")
@@ -55,7 +54,7 @@ def row_ranges_of(row_splits: np.ndarray, num_values: int, name: str) -> tuple[n
     return splits[:-1], sizes
 
 
-def _check_splits(splits: np.ndarray, sizes: np.ndarray, num_values: int, name: str) -> None:
+def _check_splits(splits: Offsets, sizes: Offsets, num_values: int, name: str) -> None:
     if splits[0] != 0:
         raise ValueError(
             f"`row_splits` must start at 0. Received row_splits[0] = {splits[0]}. Subtract it from every entry and "
@@ -77,7 +76,7 @@ def _check_splits(splits: np.ndarray, sizes: np.ndarray, num_values: int, name: 
         )
 
 
-def _check_pairs(pairs: np.ndarray, num_values: int, name: str) -> None:
+def _check_pairs(pairs: Offsets, num_values: int, name: str) -> None:
     is_wrong = (pairs[:, 0] < 0) | (pairs[:, 1] < pairs[:, 0]) | (pairs[:, 1] > num_values)
     if is_wrong.any():
         at = int(np.argmax(is_wrong))
@@ -89,10 +88,6 @@ def _check_pairs(pairs: np.ndarray, num_values: int, name: str) -> None:
 
 def common_width(widths: np.ndarray, name: str) -> int:
     """The number of features that every timestep has, where timesteps are lists; 0 where there is no timestep.
-
-    Args:
-        widths: Int array `(num_timesteps,)`.
-        name: What to call the sequences in an error message.
 
     Raises:
         ValueError: If the widths differ.

@@ -1,71 +1,95 @@
-"""One leaf of variable-length rows: ranges of flat values, made from whatever form the rows came in."""
+"""Rows of different lengths as ranges of flat values: the only place that says where a row lies in them.
+
+    values    a a a b . c c          row i is values[starts[i] : starts[i] + sizes[i]]
+    starts    0     3   5
+    sizes     3     1   2
+
+Rows may lie in any order, overlap, and leave timesteps between them that no row holds. Whatever form the user's rows
+have (`convert.py`), they become this, so that what is cut, left out or asked for are starts and sizes, and values in a
+file need not be read.
+"""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any, overload
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from keras_bucketing.checks import INT32_MAX
-from keras_bucketing.data import columns, lists
 from keras_bucketing.data.arrays import aligned_empty, as_regular_array, is_mapped, standard_dtype
-from keras_bucketing.data.row_splits import common_width, row_ranges_of, row_splits_of
+from keras_bucketing.data.row_splits import Lengths, Offsets, row_ranges_of, row_splits_of
+
+Self = TypeVar("Self", bound="Rows")
+
+_BLOCK_BYTES = 1 << 25  # of values that are picked at once, so that no second copy of them all is made
 
 
-@dataclass(frozen=True)
-class Ragged:
-    """Rows of different lengths: row i is `values[starts[i]:starts[i] + sizes[i]]`.
-
-    Cutting and leaving out rows changes only the starts and the sizes, so that values in a file need not be read.
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """One leaf with a sequence a row: row i is `values[starts[i] : starts[i] + sizes[i]]`.
 
     Attributes:
         values: Array `(num_values, *feature_shape)`, the timesteps of all rows, as they lie in memory.
-        starts: Int64 array `(num_rows,)`.
-        sizes: Int32 array `(num_rows,)`, int64 if one of them needs it.
+        starts: Where each row begins, `(num_rows,)`.
+        sizes: How many timesteps each row has, `(num_rows,)`; int32, int64 if one of them needs it.
         dtype: What batches hold, e.g. float32 where `values` are float64.
         owned: Whether nobody else can write to `values`, so that no copy protects anyone.
         shared: Whether `values` stay where they are, whoever else can write to them.
-        least_length: 1 if an empty row counts as one timestep of padding, else 0.
+        min_length: 1 if an empty row counts as one timestep of padding, else 0.
     """
 
     values: np.ndarray
-    starts: np.ndarray
-    sizes: np.ndarray
+    starts: Offsets
+    sizes: Lengths
     dtype: np.dtype
     owned: bool = False
     shared: bool = False
-    least_length: int = 0
+    min_length: int = 0
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """Int array `(num_rows,)`: the timesteps of each row."""
-        return np.maximum(self.sizes, self.least_length) if self.least_length else self.sizes
-
-    @property
-    def num_rows(self) -> int:
-        """How many rows there are."""
+    def __len__(self) -> int:
         return len(self.starts)
 
-    def truncate(self, maxlen: int, truncating: str) -> Ragged:
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """The rows, as views of the values in the dtype that these have."""
+        for start, size in zip(self.starts.tolist(), self.sizes.tolist(), strict=True):
+            yield self.values[start : start + size]
+
+    def row(self, index: int) -> np.ndarray:
+        """One row, as `__iter__` yields them."""
+        start = self.starts[index]
+        return self.values[start : start + self.sizes[index]]
+
+    @property
+    def lengths(self) -> Lengths:
+        """The timesteps of each row in a batch, `(num_rows,)`."""
+        return np.maximum(self.sizes, self.min_length) if self.min_length else self.sizes
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """The shape of one timestep."""
+        return self.values.shape[1:]
+
+    def truncate(self: Self, maxlen: int, truncating: str) -> Self:
         """Cuts every row to `maxlen` timesteps, at its end ("post") or at its beginning ("pre")."""
         sizes = _compact(np.minimum(self.sizes, maxlen))
         starts = self.starts if truncating == "post" else self.starts + (self.sizes - sizes)
         return replace(self, starts=starts, sizes=sizes)
 
-    def select(self, keep: np.ndarray) -> Ragged:
-        """The rows where the boolean array `keep` is True."""
+    def select(self: Self, keep: NDArray[np.bool_]) -> Self:
+        """The rows where `keep` is True."""
         return replace(self, starts=self.starts[keep], sizes=self.sizes[keep])
 
-    def fill_empty(self) -> Ragged:
+    def fill_empty(self: Self) -> Self:
         """Lets every empty row count as one timestep of padding."""
-        return replace(self, least_length=1)
+        return replace(self, min_length=1)
 
-    def settle(self) -> Ragged:
+    def materialize(self) -> Rows:
         """The same rows with values that may stay where they are: a copy unless they are `shared` or `owned`.
 
         Timesteps that no row holds are left out of a copy, and of what is `owned`.
@@ -78,39 +102,78 @@ class Ragged:
         values, starts = copy_used(self.values, self.starts, self.sizes, self.dtype)
         return replace(self, values=values, starts=starts, owned=True, shared=False)
 
-    def one_after_the_other(self) -> tuple[np.ndarray, np.ndarray]:
+    def concatenated(self) -> tuple[np.ndarray, Offsets]:
         """The values in the order of the rows, and the row splits; a copy only where the rows lie otherwise."""
         splits = row_splits_of(self.sizes)
         if np.array_equal(self.starts, splits[:-1] + self.starts[0]):
             first = int(self.starts[0])
-            return self.values[first : first + int(splits[-1])].astype(self.dtype, copy=False), splits
-        rows = [self.values[start : start + size] for start, size in zip(self.starts, self.sizes, strict=True)]
-        return np.concatenate(rows).astype(self.dtype, copy=False), splits
+            return self.values[first : first + int(splits[-1])], splits
+        return np.concatenate(list(self)), splits
+
+    def as_array(self) -> np.ndarray:
+        """Rows of one length as an array `(num_rows, length, *feature_shape)`."""
+        if not len(self):
+            return self.values.reshape(0, 0, *self.feature_shape)
+        return self.concatenated()[0].reshape(len(self), int(self.sizes[0]), *self.feature_shape)
+
+    def as_tensors(self, as_tensor: Callable[[np.ndarray], tf.Tensor]) -> RowTensors:
+        """Where the rows lie, for use in a graph; `as_tensor` puts an array into host memory."""
+        return RowTensors(as_tensor(self.starts), as_tensor(self.sizes.astype(np.int32, copy=False)), self.min_length)
 
 
-def ragged_from_lengths(values: np.ndarray, lengths: np.ndarray, owned: bool = False) -> Ragged:
-    """Rows that follow one another in checked values.
+class RowTensors(NamedTuple):
+    """The starts, int64, and sizes, int32, of `Rows` as tensors, and their `min_length`."""
 
-    Args:
-        values: Array `(num_values, *feature_shape)` of numbers.
-        lengths: Int array `(num_rows,)` with the sum `num_values`.
-        owned: As in `Ragged`.
+    starts: tf.Tensor
+    sizes: tf.Tensor
+    min_length: int
+
+    def lengths(self, rows: tf.Tensor) -> tf.Tensor:
+        """The timesteps that some rows have in a batch, int32 `(batch,)`; in graph."""
+        lengths = tf.gather(self.sizes, rows)
+        return tf.maximum(lengths, self.min_length) if self.min_length else lengths
+
+    def timesteps(self, rows: tf.Tensor, first: int = 0, limit: int | None = None) -> tf.RaggedTensor:
+        """Where the timesteps of some rows lie in the values, int64 `(batch, (time))`; in graph.
+
+        Args:
+            rows: Int32 `(batch,)`, row indices.
+            first: The index of the first of the values.
+            limit: How many timesteps of a row at most; None for all.
+        """
+        # Not tf.gather of a RaggedTensor: its kernel checks the row splits of all the data at every call
+        # (tensorflow/core/kernels/ragged_gather_op.cc, ValidateSplits).
+        starts, sizes = tf.gather(self.starts, rows), tf.cast(tf.gather(self.sizes, rows), tf.int64)
+        if first:
+            starts += first
+        return tf.ragged.range(starts, starts + (sizes if limit is None else tf.minimum(sizes, limit)))
+
+
+def rows_from_ranges(
+    values: np.ndarray, starts: Offsets, sizes: Lengths, name: str = "values", owned: bool = False, shared: bool = False
+) -> Rows:
+    """Rows anywhere in values; used where they lie if these are `shared`, or a file that is mapped into memory.
+
+    Raises:
+        TypeError: If the values are not numbers; the error calls them `name`.
     """
-    return ragged_from_ranges(values, row_splits_of(lengths)[:-1], lengths, owned)
+    dtype = standard_dtype(values.dtype, name)
+    shared = shared or is_mapped(values)
+    return Rows(values, starts, _compact(sizes), dtype, owned and not shared, shared)
 
 
-def ragged_from_ranges(values: np.ndarray, starts: np.ndarray, sizes: np.ndarray, owned: bool = False) -> Ragged:
-    """Rows anywhere in checked values; used where they lie if these are a file that is mapped into memory."""
-    dtype = standard_dtype(values.dtype, "values")
-    shared = is_mapped(values)
-    return Ragged(values, starts, _compact(sizes), dtype, owned and not shared, shared)
+def rows_from_lengths(
+    values: np.ndarray, lengths: Lengths, name: str = "values", owned: bool = False, shared: bool = False
+) -> Rows:
+    """Rows that follow one another in values, with lengths whose sum is the number of timesteps."""
+    return rows_from_ranges(values, row_splits_of(lengths)[:-1], lengths, name, owned, shared)
 
 
-def ragged_from_row_splits(values: Any, row_splits: Any, name: str = "values") -> Ragged:
+def rows_from_row_splits(values: Any, row_splits: Any, name: str = "values") -> Rows:
     """Checks flat values and row splits, and takes them as they are.
 
     Args:
-        values: Array or tensor `(num_values, *feature_shape)`.
+        values: Array or tensor `(num_values, *features)`.
         row_splits: Integers `(num_rows + 1,)`, from 0 to `num_values`, never decreasing; or `(num_rows, 2)`, where each
             row starts and stops.
         name: What to call the values in an error message.
@@ -127,82 +190,101 @@ def ragged_from_row_splits(values: Any, row_splits: Any, name: str = "values") -
     if values.ndim == 0:
         raise ValueError(f"`{name}` must be an array of timesteps. Received the scalar {values!s}.")
     standard_dtype(values.dtype, name)  # says what is wrong with it
-    starts, sizes = row_ranges_of(splits, len(values), name)
-    return ragged_from_ranges(values, starts, sizes)
+    return rows_from_ranges(values, *row_ranges_of(splits, len(values), name))
 
 
-def as_ragged(rows: Any, name: str, copy: bool = True) -> Ragged:
-    """Turns rows of any accepted kind into one `Ragged`.
+def rows_from_padded(array: np.ndarray, begins: Lengths, sizes: Lengths) -> Rows:
+    """Rows of a padded array `(num_rows, time, *features)`: row i is `array[i, begins[i] : begins[i] + sizes[i]]`."""
+    num_rows, time = array.shape[:2]
+    values = array.reshape(num_rows * time, *array.shape[2:])
+    return rows_from_ranges(values, np.arange(num_rows, dtype=np.int64) * time + begins, sizes)
+
+
+def rows_from_memory(
+    memory: NDArray[np.uint8],
+    pieces: Offsets,
+    timesteps: Lengths,
+    dtype: np.dtype,
+    feature_shape: tuple[int, ...],
+    rows_of_pieces: Lengths,
+    sizes: Lengths,
+) -> Rows | None:
+    """Rows in pieces of one memory, such as slices of one array, without a copy.
 
     Args:
-        rows: A list, object array or pandas Series of sequences (arrays, tensors or lists), a `tf.RaggedTensor`, a
-            pyarrow list array or chunked column, or an awkward array.
-        name: What to call it in an error message, e.g. `x['query']`.
-        copy: Whether the values are to be copied where the caller could still change them.
+        memory: Array with all of the memory.
+        pieces: The address of each piece, `(num_pieces,)`.
+        timesteps: How many timesteps a piece has, `(num_pieces,)`.
+        dtype: The dtype of all pieces.
+        feature_shape: The shape of one timestep in all pieces.
+        rows_of_pieces: How many rows a piece has, which follow one another in it, `(num_pieces,)`; at least one.
+        sizes: How many timesteps each row has, `(num_rows,)`.
 
-    Raises:
-        TypeError: If it, or one of the rows, is of another kind.
-        ValueError: If the rows do not share one feature shape, or there are none.
+    Returns:
+        Rows whose values reach from the first piece in memory to the last; None where no piece has a timestep, or they
+        lie not whole timesteps apart.
     """
-    ragged = rows if isinstance(rows, Ragged) else _convert(rows, name, copy)
-    if ragged is None:
-        raise ValueError(f"`{name}` has no sequences. Expected at least one.")
-    return ragged if copy or ragged.owned else replace(ragged, shared=True)
-
-
-def _convert(rows: Any, name: str, copy: bool) -> Ragged | None:
-    """The rows, or None where there are none."""
-    if isinstance(rows, tf.RaggedTensor):
-        values, splits = _parts_of_ragged_tensor(rows, name)
-        return ragged_from_row_splits(values, splits, name) if len(splits) > 1 else None
-    if isinstance(rows, StoredSequences):
-        return ragged_from_row_splits(rows.values, rows.row_splits, name) if len(rows) else None
-    column = columns.ranges_of_column(rows, name)
-    if column is not None:
-        if not len(column.starts):
-            return None
-        standard_dtype(column.values.dtype, name)  # says what is wrong with it
-        ragged = ragged_from_ranges(column.values, column.starts, column.sizes)
-        return replace(ragged, shared=ragged.shared or column.is_immutable)
-    sequences = lists.as_list(rows, name)
-    if not sequences:
+    row_bytes = dtype.itemsize * int(np.prod(feature_shape, dtype=np.int64))
+    filled = timesteps > 0
+    if not row_bytes or not filled.any():
         return None
-    ranges = ranges_of_views(sequences, only_mapped=copy)
-    return (
-        ragged_from_ranges(*ranges) if ranges else ragged_from_lengths(*lists.concatenate(sequences, name), owned=True)
+    begin, end = int(pieces[filled].min()), int((pieces + timesteps * row_bytes)[filled].max())
+    offsets = np.where(filled, pieces - begin, 0)
+    if (offsets % row_bytes).any():
+        return None
+    first_byte = begin - memory.ctypes.data
+    values = memory[first_byte : first_byte + end - begin].view(dtype).reshape(-1, *feature_shape)
+    # Where the rows would start if the pieces followed one another, moved to where the pieces are.
+    starts = row_splits_of(sizes)[:-1]
+    first_rows = row_splits_of(rows_of_pieces)[:-1]
+    return rows_from_ranges(
+        values, starts + np.repeat(offsets // row_bytes - starts[first_rows], rows_of_pieces), sizes
     )
 
 
-def _parts_of_ragged_tensor(rows: tf.RaggedTensor, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Values and row splits; inner axes may be ragged by name, as `tf.ragged.stack` leaves them, but not in fact."""
-    values, features = rows.values, []
-    while isinstance(values, tf.RaggedTensor):
-        features.append(common_width(values.row_lengths().numpy(), name))
-        values = values.values
-    flat, splits = np.asarray(values), rows.row_splits.numpy()  # not values.numpy(), which copies
-    return flat.reshape(splits[-1], *features, *flat.shape[1:]), splits
-
-
-def _compact(sizes: np.ndarray) -> np.ndarray:
+def _compact(sizes: Lengths) -> Lengths:
     """Half the memory, unless it takes more."""
     return sizes.astype(np.int32, copy=False) if sizes.size == 0 or sizes.max() <= INT32_MAX else sizes
 
 
-# Ranges of rows in flat values: which timesteps any row holds, and a copy of only those.
+@dataclass(frozen=True)
+class LeafLengths:
+    """The lengths of a leaf that every batch pads to a length of its own.
+
+    Attributes:
+        name: What statistics call it, e.g. `x` or `x['audio']`; no two leaves have one name.
+        lengths: Int32 array `(num_rows,)`, in timesteps.
+        is_label: Whether the leaf holds labels of their own length: these choose no bucket, and no option that shortens
+            or lengthens sequences concerns them.
+    """
+
+    name: str
+    lengths: Lengths
+    is_label: bool = False
 
 
-_BLOCK_BYTES = 1 << 25  # of values that are picked at once, so that no second copy of them all is made
+@dataclass(frozen=True)
+class RowLengths:
+    """The lengths of every leaf that batches pad to a length of its own, at least one of them of `x`.
+
+    Example:
+        >>> leaves = LeafLengths("a", np.array([1, 5])), LeafLengths("b", np.array([2, 4]))
+        >>> RowLengths((*leaves, LeafLengths("y", np.array([9, 9]), is_label=True))).longest.tolist()
+        [2, 5]
+    """
+
+    leaves: tuple[LeafLengths, ...]
+
+    @cached_property
+    def longest(self) -> Lengths:
+        """The timesteps of each row, those of its longest sequence in `x`, `(num_rows,)`."""
+        of_x = [leaf.lengths for leaf in self.leaves if not leaf.is_label]
+        longest: Lengths = np.maximum.reduce(of_x) if len(of_x) > 1 else of_x[0]
+        return longest
 
 
-def used_ranges(starts: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ranges of timesteps that rows hold, ascending; those that touch or overlap are one.
-
-    Args:
-        starts: Int64 array `(num_rows,)`, where each row begins, in any order.
-        sizes: Int array `(num_rows,)`, how many timesteps it has.
-
-    Returns:
-        Int64 arrays: where each range begins, and where it ends.
+def used_ranges(starts: Offsets, sizes: Lengths) -> tuple[Offsets, Offsets]:
+    """Where the ranges of timesteps that rows hold begin and end, ascending; those that touch or overlap are one.
 
     Example:
         >>> used_ranges(np.array([5, 0, 2, 9]), np.array([2, 2, 1, 0]))
@@ -222,20 +304,8 @@ def used_ranges(starts: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.n
     return starts[begins], reached[ends]
 
 
-def copy_used(
-    values: np.ndarray, starts: np.ndarray, sizes: np.ndarray, dtype: np.dtype
-) -> tuple[np.ndarray, np.ndarray]:
-    """Copies the timesteps that some row holds.
-
-    Args:
-        values: Array `(num_values, *feature_shape)`.
-        starts: As in `used_ranges`.
-        sizes: As in `used_ranges`.
-        dtype: What to convert the values to.
-
-    Returns:
-        The values, in memory that TensorFlow can use as it is, and the rows' new starts.
-    """
+def copy_used(values: np.ndarray, starts: Offsets, sizes: Lengths, dtype: np.dtype) -> tuple[np.ndarray, Offsets]:
+    """Copies the timesteps that some row holds, into memory that TensorFlow can use as it is; with the new starts."""
     begins, ends = used_ranges(starts, sizes)
     widths = ends - begins
     copies = aligned_empty((int(widths.sum()), *values.shape[1:]), dtype)
@@ -244,13 +314,14 @@ def copy_used(
         return copies, starts - begins[0] if begins[0] else starts
     if not len(begins):
         return copies, np.zeros_like(starts)
-    _pick(values, begins, ends, copies)
-    of_row = np.maximum(np.searchsorted(begins, starts, side="right") - 1, 0)
+    _copy_ranges(values, begins, ends, copies)
+    row_ranges = np.maximum(np.searchsorted(begins, starts, side="right") - 1, 0)
     shifts = np.cumsum(widths) - widths - begins
-    return copies, np.where(sizes > 0, starts + shifts[of_row], 0)
+    return copies, np.where(sizes > 0, starts + shifts[row_ranges], 0)
 
 
-def _pick(values: np.ndarray, begins: np.ndarray, ends: np.ndarray, copies: np.ndarray) -> None:
+def _copy_ranges(values: np.ndarray, begins: Offsets, ends: Offsets, copies: np.ndarray) -> None:
+    """Copies many ranges one after the other; a loop over them would take longer than marking all timesteps."""
     steps = np.zeros(len(values) + 1, np.int8)
     steps[begins] = 1
     steps[ends] = -1
@@ -262,59 +333,6 @@ def _pick(values: np.ndarray, begins: np.ndarray, ends: np.ndarray, copies: np.n
         picked = values[start : start + block][is_used[start : start + block]]
         np.copyto(copies[copied : copied + len(picked)], picked, casting="unsafe")
         copied += len(picked)
-
-
-# A list of slices of one array, back to that array and where they lie in it.
-
-
-def ranges_of_views(rows: list[Any], only_mapped: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """What `np.split` and slicing did, undone without a copy.
-
-    Args:
-        rows: At least one of anything.
-        only_mapped: Whether only slices of a file that is mapped into memory are meant.
-
-    Returns:
-        The values from the first slice in memory to the last, and the starts and sizes of the rows; None if these are
-        not contiguous slices of one array, of one dtype and one feature shape.
-
-    Example:
-        >>> flat = np.arange(9)
-        >>> values, starts, sizes = ranges_of_views([flat[5:7], flat[2:3]], only_mapped=False)
-        >>> values.tolist(), starts.tolist(), sizes.tolist()
-        ([2, 3, 4, 5, 6], [3, 0], [2, 1])
-    """
-    first = rows[0]
-    if not _is_view(first) or first.dtype.kind not in "biuf" or (only_mapped and not is_mapped(first)):
-        return None
-    base, dtype, feature_shape = first.base, first.dtype, first.shape[1:]
-    row_bytes = dtype.itemsize * int(np.prod(feature_shape, dtype=np.int64))
-    if not base.flags.c_contiguous or not row_bytes:
-        return None
-    for row in rows:
-        if not _is_view(row) or row.base is not base or row.dtype != dtype or row.shape[1:] != feature_shape:
-            return None
-    sizes = np.fromiter(map(len, rows), np.int64, len(rows))
-    addresses = np.fromiter((row.__array_interface__["data"][0] for row in rows), np.int64, len(rows))
-    filled = sizes > 0
-    if not filled.any():
-        return None
-    begin = int(addresses[filled].min())
-    end = int((addresses + sizes * row_bytes)[filled].max())
-    offsets = np.where(filled, addresses - begin, 0)
-    if (offsets % row_bytes).any():
-        return None
-    first_byte = begin - base.ctypes.data
-    memory = np.asarray(base).reshape(-1).view(np.uint8)[first_byte : first_byte + end - begin]
-    return memory.view(dtype).reshape(-1, *feature_shape), offsets // row_bytes, sizes
-
-
-def _is_view(row: Any) -> bool:
-    is_array = type(row) in (np.ndarray, np.memmap) and row.ndim > 0 and row.flags.c_contiguous
-    return is_array and isinstance(row.base, np.ndarray)
-
-
-# Sequences that lie in one flat array, handed out as views of it.
 
 
 class StoredSequences:
@@ -331,13 +349,15 @@ class StoredSequences:
         values: As above.
         row_splits: As above.
         lengths: Int64 array `(num_sequences,)`, in timesteps.
+        rows: The same as `Rows`.
     """
 
     def __init__(self, values: np.ndarray, row_splits: np.ndarray, name: str = "x"):
         self.values = values
         self.row_splits = row_splits
         self._name = name
-        self._plain = values.view(np.ndarray)  # a view of an np.memmap costs twice as much to slice
+        # A plain view, since slices of an np.memmap cost twice as much; one view, so that slices have one base.
+        self.rows = rows_from_lengths(values.view(np.ndarray), np.diff(row_splits), name)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -359,49 +379,13 @@ class StoredSequences:
         if not -len(self) <= at < len(self):
             raise IndexError(f"Sequence {at} is out of range. Expected -{len(self)} to {len(self) - 1}.")
         at %= len(self)
-        return self._plain[self.row_splits[at] : self.row_splits[at + 1]]
+        return self.rows.row(at)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        return (self._plain[start:stop] for start, stop in pairwise(self.row_splits.tolist()))
+        return iter(self.rows)
 
     def __repr__(self) -> str:
         return (
             f"<{len(self)} sequences `{self._name}`, {len(self.values)} timesteps of {self.values.dtype.name}"
             f"{list(self.values.shape[1:]) or ''}>"
         )
-
-
-# The lengths of one leaf, by the name that statistics and errors call it. NumPy only.
-
-
-@dataclass(frozen=True)
-class LeafLengths:
-    """The lengths of a ragged leaf that every batch pads to a length of its own.
-
-    Attributes:
-        name: Str, e.g. `x` or `x['audio']`.
-        lengths: Int32 array `(num_rows,)`, in timesteps.
-        is_label: Whether the leaf holds labels of their own length: these choose no bucket, and no option that shortens
-            or lengthens sequences concerns them.
-    """
-
-    name: str
-    lengths: np.ndarray
-    is_label: bool = False
-
-
-def lengths_of_rows(leaves: Sequence[LeafLengths]) -> np.ndarray:
-    """Int array `(num_rows,)`: the timesteps of each row, those of its longest sequence.
-
-    Example:
-        >>> leaves = [LeafLengths("a", np.array([1, 5])), LeafLengths("b", np.array([2, 4]))]
-        >>> lengths_of_rows([*leaves, LeafLengths("y", np.array([9, 9]), is_label=True)]).tolist()
-        [2, 5]
-    """
-    longest = None
-    for leaf in leaves:
-        if not leaf.is_label:
-            longest = leaf.lengths if longest is None else np.maximum(longest, leaf.lengths)
-    if longest is None:
-        raise ValueError("`leaves` has no leaf of `x`. Expected at least one.")
-    return longest

@@ -15,8 +15,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_bucketing.data.rows import LeafLengths, lengths_of_rows
+from keras_bucketing.data.rows import RowLengths
 from keras_bucketing.planning.buckets import Buckets
+
+
+@dataclass(frozen=True)
+class BatchRules:
+    """How batches are cut and padded, besides boundaries and sizes.
+
+    Attributes:
+        remainder: Str, what becomes of the rows that do not fill a batch of their bucket. "spill": they go into the
+            next longer bucket, and what is left at the end makes one partial batch. "keep": each bucket makes one
+            partial batch. "drop": they are left out.
+        multiple: Int. Every batch has a multiple of it, so fewer than that many rows may be spare.
+        pad_to_bucket_boundary: Bool, whether batches are padded to the longest length that their bucket allows.
+        min_length: Int, the length that batches are padded to at least, in timesteps.
+    """
+
+    remainder: str = "spill"
+    multiple: int = 1
+    pad_to_bucket_boundary: bool = False
+    min_length: int = 1
 
 
 @dataclass(frozen=True)
@@ -138,7 +157,7 @@ def spare_rows(num_rows: int, remainder: str, multiple: int) -> int:
 
 
 def least_padded_lengths(
-    leaves: Sequence[LeafLengths], buckets: Buckets, cuts: BatchCuts, pad_to_bucket_boundary: bool, minlen: int = 1
+    lengths: RowLengths, buckets: Buckets, cuts: BatchCuts, pad_to_bucket_boundary: bool, minlen: int = 1
 ) -> np.ndarray:
     """Finds what the batches are padded to at least; a batch with a longer row is padded to that.
 
@@ -147,7 +166,7 @@ def least_padded_lengths(
     that it has there: a transcript is not padded to the length of the audio.
 
     Args:
-        leaves: The lengths of each.
+        lengths: The lengths of all leaves.
         buckets: The buckets of the rows.
         cuts: The batches.
         pad_to_bucket_boundary: Whether all batches of a bucket have one padded length.
@@ -157,16 +176,15 @@ def least_padded_lengths(
     Returns:
         Int64 array `(num_batches, num_leaves)`, in timesteps.
     """
-    least = np.array([1 if leaf.is_label else minlen for leaf in leaves], np.int64)
+    least = np.array([1 if leaf.is_label else minlen for leaf in lengths.leaves], np.int64)
     if not pad_to_bucket_boundary:
         return np.tile(least, (len(cuts.buckets), 1))
-    of_rows = lengths_of_rows(leaves)
     lowest = _lowest_buckets(buckets, cuts)
     columns = [
         buckets.upper_lengths
-        if not leaf.is_label and np.array_equal(leaf.lengths, of_rows)
+        if not leaf.is_label and np.array_equal(leaf.lengths, lengths.longest)
         else _longest_within(leaf.lengths, buckets, lowest)
-        for leaf in leaves
+        for leaf in lengths.leaves
     ]
     padded: np.ndarray = np.maximum(np.stack(columns, axis=1), least)[cuts.buckets]
     return padded

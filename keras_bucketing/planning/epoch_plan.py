@@ -10,14 +10,14 @@ The offsets, and so the number of batches, are the same in every epoch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.data.row_splits import row_splits_of
-from keras_bucketing.data.rows import LeafLengths, lengths_of_rows
+from keras_bucketing.data.rows import RowLengths
 from keras_bucketing.planning.buckets import Buckets, Shard
 from keras_bucketing.planning.cuts import BatchCuts, least_padded_lengths
 
@@ -88,7 +88,7 @@ class EpochPlanner:
     """Plans the epochs of one dataset.
 
     Args:
-        leaves: The lengths of each leaf that is padded on its own.
+        lengths: The lengths of all leaves that are padded on their own.
         buckets: The buckets of the rows.
         cuts: The batches, from `cut_batches`.
         pad_to_bucket_boundary: Whether all batches of a bucket are padded to one length.
@@ -98,16 +98,16 @@ class EpochPlanner:
 
     def __init__(
         self,
-        leaves: Sequence[LeafLengths],
+        lengths: RowLengths,
         buckets: Buckets,
         cuts: BatchCuts,
         pad_to_bucket_boundary: bool,
         shuffle: bool,
         minlen: int = 1,
     ):
-        self._leaves = leaves
+        self._leaves = lengths.leaves
         self._buckets = cuts.buckets
-        least = least_padded_lengths(leaves, buckets, cuts, pad_to_bucket_boundary, minlen)
+        least = least_padded_lengths(lengths, buckets, cuts, pad_to_bucket_boundary, minlen)
         self._cuts = np.column_stack([cuts.starts, cuts.stops - cuts.starts, least]).astype(np.int32)
         self._num_rows = len(buckets.row_buckets)
         self._num_used = self._num_rows - cuts.num_spare
@@ -117,7 +117,7 @@ class EpochPlanner:
             if shuffle:
                 self._row_buckets = tf.constant(buckets.row_buckets, tf.int32)
             else:
-                self._sorted_rows = tf.constant(np.argsort(lengths_of_rows(leaves), kind="stable"), tf.int32)
+                self._sorted_rows = tf.constant(np.argsort(lengths.longest, kind="stable"), tf.int32)
             self._cuts_tensor = tf.constant(self._cuts[:, :, np.newaxis])
         # One graph for the pipeline and for the plans: tracing it takes longer than all the rest.
         self._order_in_graph = tf.function(
@@ -175,11 +175,11 @@ class EpochPlanner:
         splits = row_splits_of(sizes)
         within = np.arange(splits[-1]) - np.repeat(splits[:-1], sizes)
         batch_rows = rows[within + np.repeat(starts, sizes)].astype(np.int64)
-        padded = {
-            leaf.name: np.maximum(np.maximum.reduceat(leaf.lengths[batch_rows], splits[:-1]), of_leaf)
-            for leaf, of_leaf in zip(self._leaves, least, strict=True)
-        }
-        of_x = [padded[leaf.name] for leaf in self._leaves if not leaf.is_label]
+        padded = [
+            np.maximum(np.maximum.reduceat(leaf.lengths[batch_rows], splits[:-1]), min_lengths)
+            for leaf, min_lengths in zip(self._leaves, least, strict=True)
+        ]
+        of_x = [of_leaf for leaf, of_leaf in zip(self._leaves, padded, strict=True) if not leaf.is_label]
         left_out = np.ones(len(rows), bool)
         left_out[batch_rows] = False
         return EpochPlan(
@@ -189,7 +189,7 @@ class EpochPlanner:
             padded_lengths=of_x[0] if len(of_x) == 1 else np.maximum.reduce(of_x),
             buckets=self._buckets[order],
             left_out=np.flatnonzero(left_out),
-            leaf_padded_lengths=padded,
+            leaf_padded_lengths={leaf.name: of_leaf for leaf, of_leaf in zip(self._leaves, padded, strict=True)},
         )
 
 

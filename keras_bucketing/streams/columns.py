@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_bucketing.data.arrays import aligned_empty, common_dtype, standard_dtype
-from keras_bucketing.data.rows import ragged_from_lengths
-from keras_bucketing.data.tree import Leaf
+from keras_bucketing.data.convert import Leaf
+from keras_bucketing.data.rows import rows_from_lengths
 
 _PENDING_BYTES = 1 << 20  # small rows are put together before they are copied on; a multiple of every itemsize
 _PENDING_ROWS = 4096
@@ -69,7 +69,7 @@ class ColumnBuilder:
         features = self._features or ()
         if self.is_ragged and not as_values:
             values = self._store.finish((self._num_values, *features), dtype)
-            return ragged_from_lengths(values, self.lengths, owned=True)
+            return rows_from_lengths(values, self.lengths, owned=True)
         if as_values:
             features = (self._num_values // max(self.num_rows, 1), *features)
         return self._store.finish((self.num_rows, *features), dtype)

@@ -27,8 +27,9 @@ import numpy as np
 from keras_bucketing.checks import INT64_MAX, shorten, show
 from keras_bucketing.data import tree
 from keras_bucketing.data.arrays import standard_dtype
+from keras_bucketing.data.convert import Leaf
 from keras_bucketing.data.row_splits import row_splits_of
-from keras_bucketing.data.rows import Ragged, StoredSequences
+from keras_bucketing.data.rows import Rows, StoredSequences
 from keras_bucketing.streams.columns import FileStore, map_npy
 from keras_bucketing.streams.elements import NAMES, Element, map_element
 from keras_bucketing.unpadding.batches import leaf_name
@@ -104,19 +105,19 @@ class FolderWriter:
         leaves: list[dict[str, Any]] = [{} for _ in self._numbers]
         num_rows = 0
 
-        def describe(path: tree.Path, leaf: tree.Leaf) -> int:
+        def describe(path: tree.Path, leaf: Leaf) -> int:
             nonlocal num_rows
-            num_rows = tree.num_rows(leaf)
+            num_rows = len(leaf)
             number = self._numbers[path]
-            is_ragged = isinstance(leaf, Ragged)
-            values = leaf.values if isinstance(leaf, Ragged) else leaf
+            is_ragged = isinstance(leaf, Rows)
+            values = leaf.values if isinstance(leaf, Rows) else leaf
             leaves[number] = {
                 "name": leaf_name(path),
                 "dtype": np.lib.format.dtype_to_descr(values.dtype),
                 "shape": list(values.shape),
                 "ragged": is_ragged,
             }
-            if isinstance(leaf, Ragged):
+            if isinstance(leaf, Rows):
                 splits = row_splits_of(leaf.sizes)
                 store = FileStore(self._work / f"row_splits_{number}.npy")
                 store.write(splits)

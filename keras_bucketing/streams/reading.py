@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from keras_bucketing.checks import show_typed
 from keras_bucketing.data.arrays import as_regular_array, first_non_number
+from keras_bucketing.data.convert import Leaf, as_rows
 from keras_bucketing.data.lists import as_row
-from keras_bucketing.data.rows import as_ragged
-from keras_bucketing.data.tree import Leaf, Path
+from keras_bucketing.data.tree import Path
 from keras_bucketing.streams.columns import ColumnBuilder, Store
 from keras_bucketing.streams.elements import (
     Element,
@@ -123,7 +123,7 @@ def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path
         name: What to call the source in an error message.
 
     Returns:
-        The structures of `x`, `y` and `sample_weight`, with a `Ragged` or an array for each leaf.
+        The structures of `x`, `y` and `sample_weight`, with `Rows` or an array for each leaf.
 
     Raises:
         TypeError: If a leaf does not hold numbers.
@@ -327,7 +327,7 @@ class BatchReader:
 
     def _append_sequences(self, column: ColumnBuilder, leaf: HostLeaf, num_rows: int) -> None:
         if isinstance(leaf, tf.RaggedTensor):
-            ragged = as_ragged(leaf, column.name)
+            ragged = as_rows(leaf, column.name)
             column.append_block(ragged.values, ragged.lengths, num_rows)
         elif isinstance(leaf, list):
             for index, row in enumerate(leaf):
@@ -416,11 +416,11 @@ def _check_time_axis(leaf: HostLeaf, name: str) -> np.ndarray:
 def _as_values(leaf: HostLeaf, name: str) -> np.ndarray:
     if isinstance(leaf, np.ndarray):
         return leaf
-    ragged = as_ragged(leaf, name)  # an axis of unknown size, which is the same in all rows, or else
+    ragged = as_rows(leaf, name)  # an axis of unknown size, which is the same in all rows, or else
     lengths = np.unique(ragged.lengths)
     if len(lengths) > 1:
         raise ValueError(
             f"All rows of `{name}` must share one shape. Received rows of {lengths[0]} and of {lengths[1]} entries. "
             "Give the first axis no fixed size if it is time."
         )
-    return ragged.values.reshape(ragged.num_rows, lengths[0], *ragged.values.shape[1:])
+    return ragged.as_array()

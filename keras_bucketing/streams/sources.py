@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from keras_bucketing.data import columns
 from keras_bucketing.data.arrays import comes_from
-from keras_bucketing.data.rows import StoredSequences, as_ragged
+from keras_bucketing.data.convert import as_rows
+from keras_bucketing.data.rows import StoredSequences
 from keras_bucketing.streams.elements import (
     Element,
     Roles,
@@ -74,7 +75,7 @@ def open_stream(source: Any, options: BatchOptions, name: str) -> Stream:
     if isinstance(source, tf.RaggedTensor):
         source = tf.data.Dataset.from_tensor_slices(source)
     elif columns.is_ragged_column(source) and not comes_from("pandas", source):
-        source = StoredSequences(*as_ragged(source, name).one_after_the_other())
+        source = StoredSequences(*as_rows(source, name).concatenated())
     if isinstance(source, tf.data.Dataset):
         return _open_dataset(source, options, name)
     if isinstance(source, keras.utils.PyDataset):

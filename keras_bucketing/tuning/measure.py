@@ -70,7 +70,7 @@ def time_steps(
 
 def _build(model: keras.Model, dataset: BucketedSequence, rows: np.ndarray) -> None:
     """Makes the variables that `fit` would make, so that their first values are known."""
-    batch = next(iter(dataset.batches_of_rows([rows])))
+    batch = next(iter(dataset._batches_of_rows([rows])))
     x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
     with model.distribute_strategy.scope():
         model(x)
@@ -89,7 +89,7 @@ def _train(
 ) -> None:
     together = model.steps_per_execution  # batches that one call of the hooks stands for
     rows = [batches[batch] for batch in _order(len(batches), repeats) for _ in range(together)]
-    model.fit(dataset.batches_of_rows(rows), callbacks=[clock], shuffle=False, verbose=0)
+    model.fit(dataset._batches_of_rows(rows), callbacks=[clock], shuffle=False, verbose=0)
 
 
 class _StepClock(keras.callbacks.Callback):

@@ -91,7 +91,7 @@ def tune_batch_sizes(
     repeats = check_integer("repeats", repeats)
     rules = _rules_of(dataset)
     order = np.argsort(dataset.lengths, kind="stable")[-dataset.num_sequences :]  # without those dropped as empty
-    lengths = np.maximum(dataset.lengths[order], dataset.plan_options["minlen"])
+    lengths = np.maximum(dataset.lengths[order], dataset._batch_rules.min_length)
     bounds = check_bounds(
         dataset, rules.multiple, min_updates, min_rows, max_rows, max_timesteps_per_batch, max_step_seconds
     )
@@ -138,8 +138,8 @@ def _check_model(model: Any) -> None:
 
 
 def _rules_of(dataset: BucketedSequence) -> BatchRules:
-    options = dataset.plan_options
-    return BatchRules(options["remainder"], options["multiple"], options["pad_to_bucket_boundary"])
+    rules = dataset._batch_rules
+    return BatchRules(rules.remainder, rules.multiple, rules.pad_to_bucket_boundary)
 
 
 def _shortest_epoch(
@@ -215,7 +215,7 @@ def check_bounds(
     if min_rows > most:
         raise ValueError(f"`min_rows` must not exceed the {most} sequences that there are. Received {min_rows}.")
     if max_timesteps_per_batch is not None:
-        needed = multiple * int(max(dataset.lengths.max(), dataset.plan_options["minlen"]))
+        needed = multiple * int(max(dataset.lengths.max(), dataset._batch_rules.min_length))
         max_timesteps_per_batch = check_integer(
             "max_timesteps_per_batch",
             max_timesteps_per_batch,
@@ -226,7 +226,7 @@ def check_bounds(
     if max_step_seconds is not None and not check_number("max_step_seconds", max_step_seconds) > 0:
         raise ValueError(f"`max_step_seconds` must be positive. Received {show(max_step_seconds)}.")
     # Where each bucket is a shape to compile, more buckets may cost more than they save.
-    few_shapes = dataset.plan_options["pad_to_bucket_boundary"]
+    few_shapes = dataset._batch_rules.pad_to_bucket_boundary
     return SizeBounds(
         min_updates,
         min_rows,

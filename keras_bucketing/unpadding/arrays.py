@@ -1,30 +1,30 @@
-"""Arrays that are already padded, back to sequences of their own length."""
+"""Arrays that are already padded, back to sequences of their own length: the rules of `from_padded`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from keras_bucketing.checks import can_hold, check_choice, check_integer, check_number, show
+from keras_bucketing.data import tree
 from keras_bucketing.data.arrays import as_regular_array, standard_dtype
-from keras_bucketing.data.rows import Ragged, ragged_from_ranges
-from keras_bucketing.data.tree import Structure, map_structure
-from keras_bucketing.unpadding.entries import (
-    choose_sequences,
-    is_mask,
-    lengths_by_leaf,
-    lengths_of_mask,
-    mask_of,
-    read_lengths,
-)
+from keras_bucketing.data.convert import Leaf
+from keras_bucketing.data.row_splits import Lengths
+from keras_bucketing.data.rows import Rows, rows_from_padded
+from keras_bucketing.data.tree import Path, Structure, name_of
+from keras_bucketing.unpadding.entries import choose_sequences, is_mask, lengths_by_leaf, mask_of, read_lengths
 from keras_bucketing.unpadding.spans import (
+    SIDES,
+    Side,
+    Span,
     is_constant,
-    real_timesteps,
+    lengths_of_mask,
     runs_at_both_ends,
     side_of_lengths,
     side_of_runs,
+    span_of_lengths,
 )
 
 
@@ -33,10 +33,10 @@ class PaddedSequences:
     """A padded array and what of it is real.
 
     Attributes:
-        name: What the user calls it, e.g. `x['tokens']`.
+        name: What messages call it, e.g. `x['tokens']`.
         array: Array `(num_rows, time, *features)`.
-        lengths: Int64 array `(num_rows,)`, in timesteps.
-        side: "post" or "pre", the end that is padded.
+        span: Its real timesteps.
+        side: The end that is padded.
         found: Whether the lengths were read off the values.
         is_cut: Whether lengths that were given were cut to the padded length.
         is_mask: Whether the array is a mask of others.
@@ -44,28 +44,40 @@ class PaddedSequences:
 
     name: str
     array: np.ndarray
-    lengths: np.ndarray
-    side: str
+    span: Span
+    side: Side
     found: bool
     is_cut: bool = False
     is_mask: bool = False
 
     @property
-    def time(self) -> int:
-        """The padded length."""
-        return int(self.array.shape[1])
+    def lengths(self) -> Lengths:
+        """In timesteps, `(num_rows,)`."""
+        return self.span.lengths
 
     @property
-    def is_real(self) -> np.ndarray:
-        """Bool array `(num_rows, time)`."""
-        return real_timesteps(self.lengths, self.time, self.side)
+    def time(self) -> int:
+        """The padded length."""
+        return self.span.time
 
-    def ragged(self) -> Ragged:
+    def rows(self) -> Rows:
         """The real timesteps."""
-        starts = np.arange(len(self.array), dtype=np.int64) * self.time
-        if self.side == "pre":
-            starts += self.time - self.lengths
-        return ragged_from_ranges(self.array.reshape(-1, *self.array.shape[2:]), starts, self.lengths)
+        return rows_from_padded(self.array, self.span.start, self.lengths)
+
+
+@dataclass(frozen=True)
+class PaddingArguments:
+    """What the caller of `from_padded` says about the padding.
+
+    Attributes:
+        mask_value: Number that the padding holds.
+        side: The end that is padded; None to find it.
+        maxlen: What the sequences were cut to, if they were.
+    """
+
+    mask_value: float
+    side: Side | None
+    maxlen: int | None
 
 
 def sequences_from_padded(
@@ -90,30 +102,40 @@ def sequences_from_padded(
     Returns:
         The same structure with ragged leaves, and what was found in each of these.
     """
-    if padding is not None:
-        check_choice("padding", padding, ("post", "pre"))
-    mask_value = check_number("mask_value", mask_value)
-    maxlen = None if maxlen is None else check_integer("maxlen", maxlen)
-    arrays: dict[str, np.ndarray] = {}
-    map_structure(lambda leaf, name: arrays.update({name: _as_array(leaf, name)}), x, "x")
+    arguments = PaddingArguments(
+        check_number("mask_value", mask_value),
+        None if padding is None else check_choice("padding", padding, SIDES),
+        None if maxlen is None else check_integer("maxlen", maxlen),
+    )
+    tree.check_structure(x, "x")
+    x = tree.map_leaves(lambda path, leaf: _as_array(leaf, name_of("x", path)), x, none_is_leaf=True)
+    arrays = dict(tree.leaves(x))
     given = {} if lengths is None else lengths_by_leaf(x, lengths)
-    is_by_leaf = isinstance(lengths, dict) or len({label for label, _ in given.values()}) > 1
+    is_by_leaf = isinstance(lengths, dict) or len({entry.path for entry in given.values()}) > 1
     chosen = choose_sequences(x, arrays, given if is_by_leaf else {}, sequences)
-    masks = {name: arrays[name] for name in chosen if len(chosen) > 1 and is_mask(name, arrays[name])}
+    masks = {path: arrays[path] for path in chosen if len(chosen) > 1 and is_mask(path, arrays[path])}
 
-    padded = {}
-    for name in chosen:
-        array, (label, of_leaf) = arrays[name], given.get(name, ("lengths", None))
-        if name not in masks:
-            _check_mask_value(mask_value, array, name)
-        if of_leaf is None:
-            padded[name] = _find_lengths(array, mask_of(name, array, masks), mask_value, padding, name)
+    padded: dict[Path, PaddedSequences] = {}
+    for path in chosen:
+        name, array = name_of("x", path), arrays[path]
+        entry = given.get(path)
+        if path not in masks:
+            _check_mask_value(arguments.mask_value, array, name)
+        if entry is not None and entry.lengths is not None:
+            padded[path] = _use_lengths(name, array, entry.lengths, entry.name, arguments, is_mask=path in masks)
+            continue
+        mask_path = mask_of(path, array, masks)
+        if mask_path is None:
+            padded[path] = _find_lengths(name, array, arguments)
         else:
-            padded[name] = _use_lengths(array, of_leaf, mask_value, padding, maxlen, label, name)
-            padded[name] = replace(padded[name], is_mask=name in masks)
+            mask_name = name_of("x", mask_path)
+            padded[path] = _use_mask(name, array, masks[mask_path], mask_name, arguments, is_mask=mask_path == path)
     _check_alike(list(padded.values()))
-    stripped = map_structure(lambda _, name: padded[name].ragged() if name in padded else arrays[name], x, "x")
-    return stripped, list(padded.values())
+
+    def without_padding(path: Path, array: np.ndarray) -> Leaf:
+        return padded[path].rows() if path in padded else array
+
+    return tree.map_leaves(without_padding, x), list(padded.values())
 
 
 def _as_array(leaf: Any, name: str) -> np.ndarray:
@@ -125,7 +147,7 @@ def _as_array(leaf: Any, name: str) -> np.ndarray:
     return array
 
 
-def _check_mask_value(mask_value: Any, array: np.ndarray, name: str) -> None:
+def _check_mask_value(mask_value: float, array: np.ndarray, name: str) -> None:
     if array.dtype.kind != "f" and not can_hold(array.dtype, mask_value):
         raise ValueError(
             f"`mask_value` must be a value that padding can hold. Expected one of dtype {array.dtype} as in `{name}`, "
@@ -133,32 +155,36 @@ def _check_mask_value(mask_value: Any, array: np.ndarray, name: str) -> None:
         )
 
 
-def _find_lengths(
-    array: np.ndarray, mask: tuple[str, np.ndarray] | None, mask_value: Any, padding: str | None, name: str
+def _find_lengths(name: str, array: np.ndarray, arguments: PaddingArguments) -> PaddedSequences:
+    """By the runs of `mask_value` at the padded end."""
+    runs, time = runs_at_both_ends(array, arguments.mask_value), array.shape[1]
+    side = arguments.side or side_of_runs(runs, time, arguments.mask_value, name)
+    return PaddedSequences(name, array, span_of_lengths(time - runs[side], time, side), side, found=True)
+
+
+def _use_mask(
+    name: str, array: np.ndarray, mask: np.ndarray, mask_name: str, arguments: PaddingArguments, is_mask: bool
 ) -> PaddedSequences:
-    """Lengths that are not given: by the mask among the entries of `x`, else by `mask_value`."""
-    if mask is not None:
-        lengths, side = lengths_of_mask(mask[1].astype(bool), mask[0])
-        side = _agreed(side, padding, mask[0]) or "post"
-        _refuse_inverted(array, lengths, side, mask[0], name)
-        return PaddedSequences(name, array, lengths, side, found=False, is_mask=mask[0] == name)
-    runs = runs_at_both_ends(array, mask_value)
-    side = padding or side_of_runs(runs, array.shape[1], mask_value, name)
-    return PaddedSequences(name, array, array.shape[1] - runs[side], side, found=True)
+    """By the mask among the entries of `x`."""
+    lengths, side = lengths_of_mask(mask.astype(bool), mask_name)
+    side = _same_side(side, arguments.side, mask_name) or "post"
+    span = span_of_lengths(lengths, array.shape[1], side)
+    _refuse_inverted(array, span, mask_name, name)
+    return PaddedSequences(name, array, span, side, found=False, is_mask=is_mask)
 
 
 def _use_lengths(
-    array: np.ndarray, given: Any, mask_value: Any, padding: str | None, maxlen: int | None, label: str, name: str
+    name: str, array: np.ndarray, given: Any, label: str, arguments: PaddingArguments, is_mask: bool
 ) -> PaddedSequences:
-    """Lengths that are given; those of sequences that were cut when they were padded count as whole rows."""
+    """By given lengths; those of sequences that were cut when they were padded count as whole rows."""
+    mask_value, time = arguments.mask_value, array.shape[1]
     lengths, side = read_lengths(given, array.shape, label, name)
-    time = array.shape[1]
     clipped = np.minimum(lengths, time)
     if side is not None:
-        _refuse_inverted(array, lengths, side, label, name)
-    side = _agreed(side, padding, label) or side_of_lengths(array, clipped, mask_value, name)
+        _refuse_inverted(array, span_of_lengths(lengths, time, side), label, name)
+    side = _same_side(side, arguments.side, label) or side_of_lengths(array, clipped, mask_value, name)
     was_cut = lengths > time
-    if was_cut.any() and not (maxlen is not None and maxlen <= time):
+    if was_cut.any() and not (arguments.maxlen is not None and arguments.maxlen <= time):
         run = np.where(was_cut, runs_at_both_ends(array, mask_value)[side], 0)
         if run.any():
             at = int(np.argmax(run > 0))
@@ -168,12 +194,13 @@ def _use_lengths(
                 f"{'ends' if side == 'post' else 'begins'} in {run[at]} timesteps of "
                 f"mask_value={mask_value!r}. Correct the lengths, or pass maxlen={time} if rows were cut to it."
             )
-    return PaddedSequences(name, array, clipped, side, found=False, is_cut=bool(was_cut.any()))
+    span = span_of_lengths(clipped, time, side)
+    return PaddedSequences(name, array, span, side, found=False, is_cut=bool(was_cut.any()), is_mask=is_mask)
 
 
-def _refuse_inverted(array: np.ndarray, lengths: np.ndarray, side: str, label: str, name: str) -> None:
+def _refuse_inverted(array: np.ndarray, span: Span, label: str, name: str) -> None:
     """Refuses a mask that is True where the padding is, as PyTorch's key_padding_mask."""
-    is_real = real_timesteps(lengths, array.shape[1], side)
+    is_real = span.is_real
     real, rest = array[is_real], array[~is_real]
     if array.dtype != bool and len(real) and len(rest) and is_constant(real) and not is_constant(rest):
         raise ValueError(
@@ -183,7 +210,8 @@ def _refuse_inverted(array: np.ndarray, lengths: np.ndarray, side: str, label: s
         )
 
 
-def _agreed(side: str | None, padding: str | None, label: str) -> str | None:
+def _same_side(side: Side | None, padding: Side | None, label: str) -> Side | None:
+    """The side that the mask has, or the argument `padding`, which must not contradict one another."""
     if side is not None and padding is not None and side != padding:
         raise ValueError(
             f"`padding` must be the end that is padded. Expected {side!r}, as the mask `{label}` has it, received "

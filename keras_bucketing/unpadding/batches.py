@@ -1,4 +1,4 @@
-"""Padded batches, one after the other, back to the timesteps that are real."""
+"""Padded batches, one after the other, back to the timesteps that are real: the rules of `from_dataset`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.tree import Path, name_of
-from keras_bucketing.unpadding.spans import is_constant, is_padding, runs_outside_of
+from keras_bucketing.unpadding.entries import MASK_NAMES, longest_prefix
+from keras_bucketing.unpadding.spans import (
+    SIDES,
+    Mask,
+    Side,
+    Span,
+    is_padding,
+    runs_outside_of,
+    span_of_lengths,
+)
 
 LENGTHS: Path = ("x", "lengths")
-_MASK_NAMES = ("padding_mask", "attention_mask")  # KerasHub's packers, Hugging Face's tokenizers
 
 HostLeaf = Any  # an array, a list of rows or a `tf.RaggedTensor`
 Batch = dict[Path, HostLeaf]  # by the path in an element, which begins with "x", "y" or "sample_weight"
@@ -43,43 +52,10 @@ class BatchOptions:
 
     batched: bool | None = None
     mask_value: float = 0
-    padding: str | None = None
+    padding: Side | None = None
     timestep_labels: bool | None = None
     labels_align: bool = True
     label_mask_value: float = 0
-
-
-@dataclass(frozen=True)
-class Span:
-    """Which timesteps of a padded batch are real: `start <= timestep < stop` in each row.
-
-    Attributes:
-        start: Int array `(num_rows,)`.
-        stop: Int array `(num_rows,)`.
-        time: The padded length.
-    """
-
-    start: np.ndarray
-    stop: np.ndarray
-    time: int
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Int array `(num_rows,)`."""
-        lengths: np.ndarray = self.stop - self.start
-        return lengths
-
-    @property
-    def is_real(self) -> np.ndarray:
-        """Bool array `(num_rows, time)`."""
-        steps = np.arange(self.time)
-        is_real: np.ndarray = (steps >= self.start[:, np.newaxis]) & (steps < self.stop[:, np.newaxis])
-        return is_real
-
-    def leaves_a_constant(self, array: np.ndarray) -> bool:
-        """Whether a padded array holds nothing but one value where this span says that padding is."""
-        padding = array[~self.is_real]
-        return not len(padding) or is_constant(padding)
 
 
 Spans = dict[Path, Span]  # of the padded leaves of `x`
@@ -131,11 +107,9 @@ class PaddedGroup:
                 f"{lengths[at]} in row {first_row + at}."
             )
         lengths = lengths.astype(np.int64)
-        begin = np.zeros_like(lengths)
-        post, pre = Span(begin, lengths, time), Span(time - lengths, begin + time, time)
         if options.padding is not None:
-            return post if options.padding == "post" else pre
-        for span in (post, pre):
+            return span_of_lengths(lengths, time, options.padding)
+        for span in (span_of_lengths(lengths, time, side) for side in SIDES):
             if all(span.leaves_a_constant(batch[leaf]) for leaf in self.paths):
                 return span
         raise ValueError(
@@ -143,9 +117,9 @@ class PaddedGroup:
             f"than one value beyond `{leaf_name(path)}`. Say which end is padded: padding='post' or padding='pre'."
         )
 
-    def _span_of_runs(self, is_real: np.ndarray, padding: str | None, first_row: int) -> Span:
+    def _span_of_runs(self, is_real: Mask, padding: Side | None, first_row: int) -> Span:
         """The run of padding at one end of each row is no part of it; which end, all rows must agree on."""
-        num_rows, time = is_real.shape
+        time = is_real.shape[1]
         runs = runs_outside_of(is_real)
         if padding is None:
             for side, attribute in (("post", "_ends"), ("pre", "_begins")):
@@ -160,9 +134,7 @@ class PaddedGroup:
                     "to x."
                 )
             padding = "pre" if self._begins is not None else "post"
-        if padding == "post":
-            return Span(np.zeros(num_rows, np.int64), time - runs["post"], time)
-        return Span(runs["pre"], np.full(num_rows, time), time)
+        return span_of_lengths(time - runs[padding], time, padding)
 
 
 def group_padded_leaves(
@@ -209,13 +181,13 @@ def _key(path: Path) -> str | None:
 def _masked_prefixes(padded: list[Path]) -> dict[str, Path]:
     """The masks by what the keys of the leaves begin with that they are for."""
     keys = [(key, path) for path in padded if (key := _key(path)) is not None]
-    return {key[: -len(end)]: path for key, path in keys for end in _MASK_NAMES if key.endswith(end)}
+    return {key[: -len(end)]: path for key, path in keys for end in MASK_NAMES if key.endswith(end)}
 
 
 def _mask_of(path: Path, prefixes: dict[str, Path]) -> Path | None:
     key = _key(path)
-    fitting = [] if key is None else [prefix for prefix in prefixes if key.startswith(prefix)]
-    return prefixes[max(fitting, key=len)] if fitting else None
+    prefix = None if key is None else longest_prefix(key, prefixes)
+    return None if prefix is None else prefixes[prefix]
 
 
 def _split_by_ends(paths: list[Path], batches: Sequence[Batch], mask_value: float) -> list[PaddedGroup]:
@@ -232,10 +204,10 @@ def _split_by_ends(paths: list[Path], batches: Sequence[Batch], mask_value: floa
     return groups
 
 
-def _ends(is_real: np.ndarray) -> np.ndarray:
-    """Int array `(num_rows, 2)`: how far from either end the other end's run of padding begins; 0 if all is padding."""
+def _ends(is_real: Mask) -> Lengths:
+    """`(num_rows, 2)`: how far from either end the other end's run of padding begins; 0 if all is padding."""
     runs = runs_outside_of(is_real)
-    ends: np.ndarray = is_real.shape[1] - np.stack([runs["post"], runs["pre"]], axis=1)
+    ends: Lengths = is_real.shape[1] - np.stack([runs["post"], runs["pre"]], axis=1)
     return ends
 
 

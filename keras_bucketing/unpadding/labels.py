@@ -7,13 +7,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_bucketing.data import tree
 from keras_bucketing.data.arrays import as_regular_array
-from keras_bucketing.data.tree import Path, map_structure
+from keras_bucketing.data.rows import rows_from_padded
+from keras_bucketing.data.tree import Path, Structure, name_of
 from keras_bucketing.unpadding.arrays import PaddedSequences
-from keras_bucketing.unpadding.batches import Batch, BatchOptions, PaddedGroup, Span, Spans, leaf_name
+from keras_bucketing.unpadding.batches import Batch, BatchOptions, PaddedGroup, Spans, leaf_name
+from keras_bucketing.unpadding.spans import Span
 
 
-def labels_from_padded(labels: Any, padded: list[PaddedSequences], timestep_labels: bool | None, name: str) -> Any:
+def labels_from_padded(
+    labels: Structure, padded: list[PaddedSequences], timestep_labels: bool | None, root: str
+) -> Structure:
     """Makes those leaves ragged that hold one label a timestep: `(num_rows, time, ...)`, padded like the sequences.
 
     Args:
@@ -21,40 +26,42 @@ def labels_from_padded(labels: Any, padded: list[PaddedSequences], timestep_labe
         padded: The sequences of `x`.
         timestep_labels: Whether leaves of that shape hold one label a timestep. None: if what they hold behind the ends
             of the sequences is one constant, as padding is.
-        name: What to call them in an error message.
+        root: What to call them in an error message.
 
     Raises:
         ValueError: If a leaf has that shape but no padding, so that its second axis may be classes or outputs; or if it
             may belong to either of two entries of `x`.
     """
 
-    def convert(leaf: Any, name: str) -> Any:
+    def convert(path: Path, leaf: Any) -> Any:
         shape = tuple(getattr(leaf, "shape", ()))[:2]
         labeled = [sequences for sequences in padded if sequences.array.shape[:2] == shape]
         if timestep_labels is False or not labeled:
             return leaf
+        name = name_of(root, path)
         array = as_regular_array(leaf, name, "Give every row the same shape.")
         distinct = _distinct(labeled)
         fitting = [sequences for sequences in distinct if _has_constant_padding(array, sequences)]
         if timestep_labels is None and not fitting:
             raise ValueError(_unclear(array, distinct, name))
         sequences = _only_one(array, fitting or distinct, name)
-        return PaddedSequences(name, array, sequences.lengths, sequences.side, found=False).ragged()
+        return rows_from_padded(array, sequences.span.start, sequences.lengths)
 
-    return map_structure(convert, labels, name)
+    tree.check_structure(labels, root)
+    return tree.map_leaves(convert, labels)
 
 
 def _distinct(padded: list[PaddedSequences]) -> list[PaddedSequences]:
     """One for each padding, where entries of `x` are padded alike."""
     distinct: list[PaddedSequences] = []
     for sequences in padded:
-        if not any((sequences.is_real == known.is_real).all() for known in distinct):
+        if not any((sequences.span.is_real == known.span.is_real).all() for known in distinct):
             distinct.append(sequences)
     return distinct
 
 
 def _has_constant_padding(array: np.ndarray, sequences: PaddedSequences) -> bool:
-    padding = array[~sequences.is_real]
+    padding = array[~sequences.span.is_real]
     return bool(len(padding)) and bool((padding == padding[0]).all())
 
 
@@ -74,11 +81,11 @@ def _only_one(array: np.ndarray, fitting: list[PaddedSequences], name: str) -> P
 
 def _ends_with_data(array: np.ndarray, sequences: PaddedSequences) -> bool:
     """Whether the labels next to the padding are, in every row, other than the padding."""
-    padding = array[~sequences.is_real]
+    padding = array[~sequences.span.is_real]
     rows = np.flatnonzero((sequences.lengths > 0) & (sequences.lengths < sequences.time))
     if not len(padding) or not len(rows):
         return False
-    last = sequences.lengths[rows] - 1 if sequences.side == "post" else sequences.time - sequences.lengths[rows]
+    last = sequences.span.stop[rows] - 1 if sequences.side == "post" else sequences.span.start[rows]
     is_padding = array[rows, last] == padding[0]
     return not is_padding.reshape(len(rows), -1).all(axis=1).any()
 

@@ -1,38 +1,96 @@
-"""The end at which an array is padded, and how much of each row is padding. NumPy only."""
+"""Where each row of a padded array stops: by its length, by a mask, or by its values; and which end is padded.
+
+NumPy only; `graph.py` says the same of tensors.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
+from keras_bucketing.checks import show
+from keras_bucketing.data.row_splits import Lengths
+
+Side = str  # the end that is padded, one of SIDES
+SIDES = ("post", "pre")
+Mask = NDArray[np.bool_]  # `(num_rows, time)`, True on real timesteps
+Runs = dict[Side, Lengths]  # by the end that is padded, the timesteps of padding in each row
 
 
-def real_timesteps(lengths: np.ndarray, time: int, side: str) -> np.ndarray:
-    """Bool array `(num_rows, time)`: whether a timestep is real.
+@dataclass(frozen=True)
+class Span:
+    """Which timesteps of a padded array are real: `start <= timestep < stop` in each row.
 
-    Args:
-        lengths: Int array `(num_rows,)`, in timesteps.
-        time: Int, the padded length.
-        side: "post" or "pre", the end that is padded.
+    Attributes:
+        start: The first real timestep of each row, `(num_rows,)`.
+        stop: One after the last.
+        time: The padded length.
+    """
+
+    start: Lengths
+    stop: Lengths
+    time: int
+
+    @property
+    def lengths(self) -> Lengths:
+        """The real timesteps of each row, `(num_rows,)`."""
+        return self.stop - self.start
+
+    @property
+    def is_real(self) -> Mask:
+        """Whether each timestep is real, `(num_rows, time)`."""
+        steps = np.arange(self.time)
+        is_real: Mask = (steps >= self.start[:, np.newaxis]) & (steps < self.stop[:, np.newaxis])
+        return is_real
+
+    def leaves_a_constant(self, array: np.ndarray) -> bool:
+        """Whether a padded array holds nothing but one value where this span says that padding is."""
+        padding = array[~self.is_real]
+        return not len(padding) or is_constant(padding)
+
+
+def span_of_lengths(lengths: Lengths, time: int, side: Side) -> Span:
+    """Rows of known lengths that are padded at one end.
 
     Example:
-        >>> real_timesteps(np.array([1, 2]), 3, "pre").tolist()
+        >>> span_of_lengths(np.array([1, 2]), 3, "pre").is_real.tolist()
         [[False, False, True], [False, True, True]]
     """
-    from_real_end = np.arange(time) if side == "post" else np.arange(time)[::-1]
-    is_real: np.ndarray = from_real_end < lengths[:, np.newaxis]
-    return is_real
+    none = np.zeros_like(lengths)
+    return Span(none, lengths, time) if side == "post" else Span(time - lengths, none + time, time)
 
 
-def runs_at_both_ends(array: np.ndarray, mask_value: Any) -> dict[str, np.ndarray]:
-    """How many timesteps in a row hold nothing but `mask_value`, at the end and at the beginning of each row.
+def lengths_of_mask(mask: Mask, label: str) -> tuple[Lengths, Side | None]:
+    """The lengths in a mask of one run of True at the same end of every row, and the other end, which is padded.
 
-    Args:
-        array: Array `(num_rows, time, *features)`.
-        mask_value: Number, NaN too.
+    Example:
+        >>> lengths_of_mask(np.array([[True, False], [True, True]]), "lengths")
+        (array([1, 2]), 'post')
+    """
+    lengths = mask.sum(axis=1, dtype=np.int64)
+    fits = {side: (mask == span_of_lengths(lengths, mask.shape[1], side).is_real).all(axis=1) for side in SIDES}
+    wrong = ~(fits["post"] | fits["pre"])
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise ValueError(
+            f"`{label}` must be True in one run at the beginning or at the end of each row. Received a mask with gaps, "
+            f"or with padding at both ends, at {label}[{at}]: {show(mask[at].astype(int).tolist())}. Take out the "
+            "timesteps that are not real, and pass the sequences as a list to BucketedSequence itself."
+        )
+    only = {"post": fits["post"] & ~fits["pre"], "pre": fits["pre"] & ~fits["post"]}
+    if only["post"].any() and only["pre"].any():
+        raise ValueError(
+            f"`{label}` must have the padding of all rows at the same end. Received padding at the end of row "
+            f"{int(np.argmax(only['post']))} and at the beginning of row {int(np.argmax(only['pre']))}. Take the "
+            "padding out yourself, and pass the sequences as a list to BucketedSequence itself."
+        )
+    return lengths, next((side for side, rows in only.items() if rows.any()), None)
 
-    Returns:
-        Int64 arrays `(num_rows,)` by the side that they would pad, "post" and "pre".
+
+def runs_at_both_ends(array: np.ndarray, mask_value: float) -> Runs:
+    """How many timesteps hold nothing but `mask_value` at the end and at the beginning of each row `(time, *features)`.
 
     Example:
         >>> runs_at_both_ends(np.array([[0, 1, 0, 0], [0, 0, 0, 0]]), 0)
@@ -41,14 +99,8 @@ def runs_at_both_ends(array: np.ndarray, mask_value: Any) -> dict[str, np.ndarra
     return runs_outside_of(~is_padding(array, mask_value))
 
 
-def runs_outside_of(is_real: np.ndarray) -> dict[str, np.ndarray]:
+def runs_outside_of(is_real: Mask) -> Runs:
     """How many timesteps come behind the last real one of each row, and before the first; all, if none is real.
-
-    Args:
-        is_real: Bool array `(num_rows, time)`.
-
-    Returns:
-        Int64 arrays `(num_rows,)` by the side that is padded, "post" and "pre".
 
     Example:
         >>> runs_outside_of(np.array([[False, True, False, False]]))
@@ -62,10 +114,10 @@ def runs_outside_of(is_real: np.ndarray) -> dict[str, np.ndarray]:
     return {side: np.where(is_empty, time, run).astype(np.int64) for side, run in runs.items()}
 
 
-def is_padding(array: np.ndarray, mask_value: Any) -> np.ndarray:
-    """Bool array `(num_rows, time)`: whether every feature of a timestep equals `mask_value`."""
+def is_padding(array: np.ndarray, mask_value: float) -> Mask:
+    """Whether every feature of a timestep equals `mask_value`, which may be NaN, `(num_rows, time)`."""
     equal = np.isnan(array) if mask_value != mask_value else array == mask_value
-    padding: np.ndarray = equal.all(axis=tuple(range(2, array.ndim)))
+    padding: Mask = equal.all(axis=tuple(range(2, array.ndim)))
     return padding
 
 
@@ -75,16 +127,10 @@ def is_constant(timesteps: np.ndarray) -> bool:
     return bool(((timesteps == first) | ((timesteps != timesteps) & (first != first))).all())
 
 
-def side_of_runs(runs: dict[str, np.ndarray], time: int, mask_value: Any, name: str) -> str:
+def side_of_runs(runs: Runs, time: int, mask_value: float, name: str) -> Side:
     """The padded end: where more rows, and no fewer timesteps in all, hold `mask_value`.
 
     Rows of nothing but `mask_value` say nothing. Where no row has a run, nothing is padded and either side will do.
-
-    Args:
-        runs: What `runs_at_both_ends` returned.
-        time: Int, the padded length.
-        mask_value: Number, for the error message.
-        name: What to call the array in an error message.
 
     Raises:
         ValueError: If both ends look padded and it is not certain which one is.
@@ -92,7 +138,7 @@ def side_of_runs(runs: dict[str, np.ndarray], time: int, mask_value: Any, name: 
     partial = {side: run[(run > 0) & (run < time)] for side, run in runs.items()}
     rows = {side: len(run) for side, run in partial.items()}
     steps = {side: int(run.sum()) for side, run in partial.items()}
-    for side, other in (("post", "pre"), ("pre", "post")):
+    for side, other in (SIDES, SIDES[::-1]):
         if rows[side] > rows[other] and steps[side] >= steps[other]:
             return side
     if not any(rows.values()):
@@ -105,7 +151,7 @@ def side_of_runs(runs: dict[str, np.ndarray], time: int, mask_value: Any, name: 
     )
 
 
-def side_of_lengths(array: np.ndarray, lengths: np.ndarray, mask_value: Any, name: str) -> str:
+def side_of_lengths(array: np.ndarray, lengths: Lengths, mask_value: float, name: str) -> Side:
     """The padded end of an array whose lengths are known: where all that they leave over is padding.
 
     Padding is `mask_value`, or, where neither end has nothing else, one and the same timestep in all rows.
@@ -113,7 +159,7 @@ def side_of_lengths(array: np.ndarray, lengths: np.ndarray, mask_value: Any, nam
     Raises:
         ValueError: If both ends fit, or none, and it makes a difference.
     """
-    real = {side: real_timesteps(lengths, array.shape[1], side) for side in ("post", "pre")}
+    real = {side: span_of_lengths(lengths, array.shape[1], side).is_real for side in SIDES}
     if real["post"].all() or not real["post"].any():
         return "post"
     rest = {side: array[~is_real] for side, is_real in real.items()}

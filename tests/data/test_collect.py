@@ -10,8 +10,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_bucketing.data.collect import check_padding_value, collect_inputs, handle_empty, length_entries, truncate
-from keras_bucketing.data.rows import Ragged
+from keras_bucketing.data.collect import check_padding_value, collect_inputs, length_entries
+from keras_bucketing.data.rows import Rows
 from tests.support.rows import flat, rows_of
 from tests.support.strategies import lengths_lists, random_sequences
 
@@ -26,19 +26,19 @@ def test_leaves_of_a_dict_are_ragged_or_plain():
     inputs = collect_inputs(
         {"text": X, "age": [30, 40], "image": np.zeros((2, 5)), "tags": pyarrow.array([[1], [2, 3, 4]])}, None, None
     )
-    assert isinstance(inputs.x["text"], Ragged)
+    assert isinstance(inputs.x["text"], Rows)
     assert inputs.x["age"].tolist() == [30, 40]
     assert inputs.x["image"].shape == (2, 5)
     assert inputs.x["image"].dtype == np.float32
     assert lists_of(inputs.x["tags"]) == [[1], [2, 3, 4]]
-    assert inputs.lengths.tolist() == [2, 3]  # of the longest leaf
+    assert inputs.lengths.longest.tolist() == [2, 3]  # of the longest leaf
 
 
 def test_structures_may_be_nested_and_tuples():
     inputs = collect_inputs((X, {"a": [5, 6]}), {"b": ([1, 2], X)}, None)
-    assert isinstance(inputs.x[0], Ragged)
+    assert isinstance(inputs.x[0], Rows)
     assert inputs.x[1]["a"].tolist() == [5, 6]
-    assert isinstance(inputs.y["b"][1], Ragged)
+    assert isinstance(inputs.y["b"][1], Rows)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_float64_labels_become_floatx_and_integers_stay():
 @given(lengths_lists(min_length=0), st.integers(1, 20), st.sampled_from(["post", "pre"]))
 def test_truncating_cuts_labels_and_weights_like_their_sequences(lengths, maxlen, truncating):
     x = random_sequences(lengths)
-    inputs = truncate(collect_inputs({"a": x, "b": x}, [row + 1 for row in x], x), maxlen, truncating)
-    assert inputs.lengths.tolist() == [min(length, maxlen) for length in lengths]
+    inputs = collect_inputs({"a": x, "b": x}, [row + 1 for row in x], x).truncate(maxlen, truncating)
+    assert inputs.lengths.longest.tolist() == [min(length, maxlen) for length in lengths]
     assert np.array_equal(flat(inputs.y), flat(inputs.x["a"]) + 1)
     assert np.array_equal(flat(inputs.sample_weight), flat(inputs.x["b"]).astype(np.float32))
 
@@ -90,10 +90,10 @@ def test_truncating_cuts_labels_and_weights_like_their_sequences(lengths, maxlen
 def test_dropping_empty_rows_keeps_every_leaf_in_step(lengths):
     x = random_sequences(lengths)
     numbers = np.arange(len(lengths))
-    inputs = handle_empty(collect_inputs({"a": x, "n": numbers}, x, numbers), "drop")
+    inputs = collect_inputs({"a": x, "n": numbers}, x, numbers).without_empty("drop")
     kept = [row for row, length in enumerate(lengths) if length]
     assert inputs.x["n"].tolist() == kept
-    assert inputs.lengths.tolist() == [lengths[row] for row in kept]
+    assert inputs.lengths.longest.tolist() == [lengths[row] for row in kept]
     assert np.array_equal(flat(inputs.x["a"]), flat(inputs.y))
     assert inputs.sample_weight.tolist() == kept
     assert inputs.num_given == len(lengths)
@@ -101,15 +101,15 @@ def test_dropping_empty_rows_keeps_every_leaf_in_step(lengths):
 
 
 def test_a_row_is_dropped_when_any_of_its_sequences_is_empty():
-    inputs = handle_empty(collect_inputs({"a": [[1], [], [2]], "b": [[], [1], [2]]}, None, None), "drop")
+    inputs = collect_inputs({"a": [[1], [], [2]], "b": [[], [1], [2]]}, None, None).without_empty("drop")
     assert inputs.kept.tolist() == [2]
 
 
 def test_keeping_empty_rows_gives_them_one_timestep():
-    inputs = handle_empty(collect_inputs([[], [1, 2], []], [[], [0, 1], []], None), "keep")
+    inputs = collect_inputs([[], [1, 2], []], [[], [0, 1], []], None).without_empty("keep")
     assert lists_of(inputs.x) == [[], [1, 2], []]  # the batch's padding fills them
     assert inputs.x.lengths.tolist() == [1, 2, 1]
-    assert inputs.lengths.tolist() == [1, 2, 1]
+    assert inputs.lengths.longest.tolist() == [1, 2, 1]
     assert lists_of(inputs.y) == [[], [0, 1], []]  # without a label, and so without weight
 
 
@@ -223,12 +223,12 @@ def test_empty_sequences_are_refused_by_name_and_index():
     with pytest.raises(
         ValueError, match=r"not be empty\. Received length 0 at x\['b'\]\[1\] \(1 in all\).*on_empty=\"drop\""
     ):
-        handle_empty(inputs, "raise")
+        inputs.without_empty("raise")
 
 
 def test_dropping_everything_is_refused():
     with pytest.raises(ValueError, match='All sequences are empty, so on_empty="drop" leaves none'):
-        handle_empty(collect_inputs([[], []], None, None), "drop")
+        collect_inputs([[], []], None, None).without_empty("drop")
 
 
 @pytest.mark.parametrize(
@@ -270,13 +270,13 @@ def test_labels_of_their_own_length_are_taken_as_they_are():
     inputs = collect_inputs(X, {"text": LABELS, "class": [0, 1], "tags": X}, None, align_labels=False)
     assert lists_of(inputs.y["text"]) == LABELS
     assert inputs.y["class"].tolist() == [0, 1]
-    assert inputs.lengths.tolist() == [2, 1]  # they choose no bucket
-    named = {leaf.name: (leaf.lengths.tolist(), leaf.is_label) for leaf in inputs.leaf_lengths}
+    assert inputs.lengths.longest.tolist() == [2, 1]  # they choose no bucket
+    named = {leaf.name: (leaf.lengths.tolist(), leaf.is_label) for leaf in inputs.lengths.leaves}
     assert named == {"x": ([2, 1], False), "y['tags']": ([2, 1], True), "y['text']": ([3, 0], True)}
 
 
 def test_labels_for_each_timestep_have_no_lengths_of_their_own():
-    leaves = collect_inputs({"a": X, "b": X, "n": [1, 2]}, X, None).leaf_lengths
+    leaves = collect_inputs({"a": X, "b": X, "n": [1, 2]}, X, None).lengths.leaves
     assert [leaf.name for leaf in leaves] == ["x['a']", "x['b']"]
     assert leaves[0].lengths is leaves[1].lengths
     assert leaves[0].lengths.dtype == np.int32
@@ -284,12 +284,12 @@ def test_labels_for_each_timestep_have_no_lengths_of_their_own():
 
 def test_options_for_sequences_do_not_concern_labels_of_their_own_length():
     inputs = collect_inputs([[1, 2, 3], [], [4]], [[5, 6], [7, 8], []], [[1, 2], [3, 4], []], align_labels=False)
-    dropped = handle_empty(truncate(inputs, 1, "post"), "drop")
+    dropped = inputs.truncate(1, "post").without_empty("drop")
     assert lists_of(dropped.x) == [[1], [4]]
     assert lists_of(dropped.y) == [[5, 6], []]
     assert lists_of(dropped.sample_weight) == [[1, 2], []]
-    assert dropped.in_given_rows(dropped.lengths).tolist() == [1, 0, 1]
-    kept = handle_empty(inputs, "keep")
+    assert dropped.in_given_rows(dropped.lengths.longest).tolist() == [1, 0, 1]
+    kept = inputs.without_empty("keep")
     assert kept.x.lengths.tolist() == [3, 1, 1]
     assert lists_of(kept.y) == [[5, 6], [7, 8], []]
 

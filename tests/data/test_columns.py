@@ -13,7 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.data.collect import collect_inputs
-from keras_bucketing.data.rows import as_ragged, ragged_from_row_splits
+from keras_bucketing.data.convert import as_rows
+from keras_bucketing.data.rows import rows_from_row_splits
 from keras_bucketing.unpadding.arrays import sequences_from_padded
 from tests.support.rows import flat, rows_of
 from tests.support.strategies import lengths_lists, sequence_lists
@@ -67,7 +68,7 @@ KINDS = {
 def test_every_kind_gives_the_rows_of_a_list_of_arrays(kind, sequences):
     # Python's numbers forget their dtype: one row would be int64, another uint64, and no integer type holds both.
     assume("lists" not in kind or sequences[0].dtype != np.uint64)
-    ragged, expected = as_ragged(KINDS[kind](sequences), "x"), as_ragged(sequences, "x")
+    ragged, expected = as_rows(KINDS[kind](sequences), "x"), as_rows(sequences, "x")
     assert np.array_equal(ragged.sizes, expected.sizes)
     if "lists" in kind:  # Python's numbers forget the dtype
         assert np.array_equal(flat(ragged), flat(expected).astype(ragged.dtype), equal_nan=True)
@@ -80,7 +81,7 @@ def test_every_kind_gives_the_rows_of_a_list_of_arrays(kind, sequences):
 @given(st.integers(1, 5), st.integers(1, 6), st.booleans())
 def test_lists_of_fixed_size_are_rows_of_one_length(num_rows, length, chunked):
     array = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(range((num_rows + 2) * length)), length)[1:-1]
-    ragged = as_ragged(pyarrow.chunked_array([array]) if chunked else array, "x")
+    ragged = as_rows(pyarrow.chunked_array([array]) if chunked else array, "x")
     assert np.array_equal(flat(ragged), np.arange(length, (num_rows + 1) * length))
     assert np.array_equal(ragged.lengths, [length] * num_rows)
 
@@ -103,7 +104,7 @@ def test_features_of_every_timestep_keep_their_shape(lengths):
         tf.RaggedTensor.from_row_lengths(np.concatenate(x), lengths),
     ]
     for kind in kinds:
-        ragged = as_ragged(kind, "x")
+        ragged = as_rows(kind, "x")
         assert ragged.values.shape[1:] == (2, 3)
         assert np.array_equal(flat(ragged), np.concatenate(x))
         assert np.array_equal(ragged.lengths, lengths)
@@ -111,13 +112,13 @@ def test_features_of_every_timestep_keep_their_shape(lengths):
 
 def test_the_rows_of_a_list_view_come_in_the_order_of_the_views():
     views = pyarrow.ListViewArray.from_arrays([2, 0], [1, 2], pyarrow.array([1, 2, 3]))
-    assert as_ragged(views, "x").values.tolist() == [3, 1, 2]
+    assert as_rows(views, "x").values.tolist() == [3, 1, 2]
 
 
 def test_arrow_booleans_and_masked_slices():
-    assert as_ragged(pyarrow.array([[True], [False, True]]), "x").values.dtype == bool
+    assert as_rows(pyarrow.array([[True], [False, True]]), "x").values.dtype == bool
     without_the_null = pyarrow.array([None, [1], [2, 3]])[1:]
-    assert as_ragged(without_the_null, "x").values.tolist() == [1, 2, 3]
+    assert as_rows(without_the_null, "x").values.tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_arrow_booleans_and_masked_slices():
 )
 def test_what_cannot_be_rows_of_numbers_is_refused(rows, error, text):
     with pytest.raises(error) as raised:
-        as_ragged(rows, "x")
+        as_rows(rows, "x")
     assert text in str(raised.value)
 
 
@@ -182,8 +183,8 @@ def test_a_missing_value_is_never_taken_for_a_number(y):
     calls = [
         lambda: collect_inputs([[1], [2], [3]], y, None),
         lambda: collect_inputs([[1], [2], [3]], [0, 1, 2], y),
-        lambda: ragged_from_row_splits(y, [0, 1, 3]),
-        lambda: as_ragged([y, y], "x"),
+        lambda: rows_from_row_splits(y, [0, 1, 3]),
+        lambda: as_rows([y, y], "x"),
     ]
     for call in calls:
         with pytest.raises(
@@ -211,18 +212,18 @@ def test_labels_of_one_length_are_no_ragged_labels(one_hot):
 def test_inner_axes_that_are_ragged_by_name_only_are_taken():
     vectors = [tf.ones((2, 3)), tf.zeros((1, 3))]
     nested = tf.ragged.constant([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0]], []])
-    assert [row.shape for row in rows_of(as_ragged(tf.ragged.stack(vectors), "x"))] == [(2, 3), (1, 3)]
-    assert [row.tolist() for row in rows_of(as_ragged(nested, "x"))] == [[[1, 2], [3, 4]], [[5, 6]], []]
+    assert [row.shape for row in rows_of(as_rows(tf.ragged.stack(vectors), "x"))] == [(2, 3), (1, 3)]
+    assert [row.tolist() for row in rows_of(as_rows(nested, "x"))] == [[[1, 2], [3, 4]], [[5, 6]], []]
 
 
 def test_timesteps_may_have_no_features():
     column = pyarrow.array([[[], []], [[]]], pyarrow.list_(pyarrow.list_(pyarrow.int64(), 0)))
-    assert [row.shape for row in rows_of(as_ragged(column, "x"))] == [(2, 0), (1, 0)]
+    assert [row.shape for row in rows_of(as_rows(column, "x"))] == [(2, 0), (1, 0)]
 
 
 def test_any_sequence_of_sequences_will_do():
-    assert as_ragged(collections.deque([[1], [2, 3]]), "x").lengths.tolist() == [1, 2]
-    assert as_ragged(collections.UserList([[1], [2, 3]]), "x").lengths.tolist() == [1, 2]
+    assert as_rows(collections.deque([[1], [2, 3]]), "x").lengths.tolist() == [1, 2]
+    assert as_rows(collections.UserList([[1], [2, 3]]), "x").lengths.tolist() == [1, 2]
 
 
 @pytest.mark.backends

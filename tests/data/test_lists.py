@@ -11,9 +11,9 @@ from tests.support.strategies import lengths_lists, sequence_lists
 
 @given(sequence_lists(lengths=lengths_lists(min_length=0)))
 def test_timesteps_lie_behind_one_another(sequences):
-    values, lengths = concatenate(sequences, "x")
-    assert lengths.tolist() == [len(sequence) for sequence in sequences]
-    assert values.tobytes() == b"".join(sequence.tobytes() for sequence in sequences)
+    rows = concatenate(sequences, "x")
+    assert rows.lengths.tolist() == [len(sequence) for sequence in sequences]
+    assert rows.values.tobytes() == b"".join(sequence.tobytes() for sequence in sequences)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_timesteps_lie_behind_one_another(sequences):
     ],
 )
 def test_mixed_rows_share_the_dtype_that_holds_all(sequences, dtype):
-    assert concatenate(sequences, "x")[0].dtype == dtype
+    assert concatenate(sequences, "x").values.dtype == dtype
 
 
 def test_the_first_entry_that_is_no_number_is_found():

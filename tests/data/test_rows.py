@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_bucketing.data.rows import as_ragged, ragged_from_row_splits
+from keras_bucketing.data.convert import as_rows
+from keras_bucketing.data.rows import rows_from_row_splits
 from tests.support.rows import rows_of
 from tests.support.strategies import lengths_lists, random_sequences, seeds, sequence_lists
 
@@ -14,7 +15,7 @@ with_empty_rows = lengths_lists(min_length=0)
 
 
 def assert_same_rows(ragged, sequences):
-    assert ragged.num_rows == len(sequences)
+    assert len(ragged) == len(sequences)
     for row, sequence in zip(rows_of(ragged), sequences, strict=True):
         assert row.dtype == sequence.dtype
         assert row.shape == sequence.shape
@@ -24,24 +25,24 @@ def assert_same_rows(ragged, sequences):
 @settings(max_examples=100)
 @given(sequence_lists(lengths=with_empty_rows))
 def test_rows_come_back_bit_for_bit(sequences):
-    ragged = as_ragged(sequences, "x")
+    ragged = as_rows(sequences, "x")
     assert_same_rows(ragged, sequences)
     assert np.array_equal(ragged.lengths, [len(sequence) for sequence in sequences])
-    assert_same_rows(ragged.settle(), sequences)
+    assert_same_rows(ragged.materialize(), sequences)
 
 
 @settings(max_examples=100)
 @given(sequence_lists(lengths=with_empty_rows))
 def test_row_splits_give_the_same_rows(sequences):
     splits = np.cumsum([0, *map(len, sequences)])
-    assert_same_rows(ragged_from_row_splits(np.concatenate(sequences), splits.astype(np.int32)), sequences)
+    assert_same_rows(rows_from_row_splits(np.concatenate(sequences), splits.astype(np.int32)), sequences)
 
 
 @settings(max_examples=200)
 @given(with_empty_rows, st.integers(1, 25), st.sampled_from(["post", "pre"]), seeds())
 def test_truncating_keeps_what_pad_sequences_keeps(lengths, maxlen, truncating, seed):
     sequences = random_sequences(lengths, seed=seed)
-    truncated = as_ragged(sequences, "x").truncate(maxlen, truncating)
+    truncated = as_rows(sequences, "x").truncate(maxlen, truncating)
     padded = keras.utils.pad_sequences(sequences, maxlen, "int64", padding="post", truncating=truncating)
     kept = [row[: min(length, maxlen)] for row, length in zip(padded, lengths, strict=True)]
     assert_same_rows(truncated, kept)
@@ -54,13 +55,13 @@ def test_selecting_keeps_the_rows_that_are_marked(sequences, data):
     keep = np.array(data.draw(marks))
     kept = [sequence for sequence, mark in zip(sequences, keep, strict=True) if mark]
     if kept:
-        assert_same_rows(as_ragged(sequences, "x").select(keep), kept)
+        assert_same_rows(as_rows(sequences, "x").select(keep), kept)
 
 
 @settings(max_examples=100)
 @given(sequence_lists(lengths=with_empty_rows))
 def test_filling_lets_only_empty_rows_count_as_one_timestep(sequences):
-    filled = as_ragged(sequences, "x").fill_empty()
+    filled = as_rows(sequences, "x").fill_empty()
     assert_same_rows(filled, sequences)
     assert filled.lengths.tolist() == [max(len(sequence), 1) for sequence in sequences]
 
@@ -73,7 +74,7 @@ def test_a_copy_holds_the_used_timesteps_once_whatever_the_order_and_the_gaps(ra
     with np.errstate(all="ignore"):
         expected = [values[start : start + size].astype(np.float32) for start, size in ranges]
         pairs = np.stack([starts, starts + sizes], axis=1)
-        settled = ragged_from_row_splits(values, pairs).settle()
+        settled = rows_from_row_splits(values, pairs).materialize()
     assert_same_rows(settled, expected)
     used = np.unique(np.concatenate([np.arange(start, start + size) for start, size in ranges]))
     assert len(settled.values) == len(used)
@@ -84,31 +85,31 @@ def test_a_copy_holds_the_used_timesteps_once_whatever_the_order_and_the_gaps(ra
 def test_nothing_but_settling_copies_values(sequences, maxlen, truncating, data):
     keep = np.array(data.draw(st.lists(st.booleans(), min_size=len(sequences), max_size=len(sequences))))
     values, splits = np.concatenate(sequences), np.cumsum([0, *map(len, sequences)])
-    ragged = ragged_from_row_splits(values, splits)
+    ragged = rows_from_row_splits(values, splits)
     changed = ragged.truncate(maxlen, truncating).select(keep).fill_empty()
     assert changed.values is values
-    assert as_ragged(changed, "x", copy=False).settle().values is values
-    assert as_ragged(changed, "x").settle().values is not values
+    assert as_rows(changed, "x", copy=False).materialize().values is values
+    assert as_rows(changed, "x").materialize().values is not values
 
 
 def test_a_list_of_arrays_is_copied_only_once():
-    ragged = as_ragged([np.arange(100), np.arange(50)], "x")
+    ragged = as_rows([np.arange(100), np.arange(50)], "x")
     assert ragged.owned
-    assert ragged.settle() is ragged
+    assert ragged.materialize() is ragged
 
 
 def test_what_was_cut_from_a_list_of_arrays_does_not_stay_in_memory():
-    assert len(as_ragged([np.arange(100), np.arange(50)], "x").truncate(10, "pre").settle().values) == 20
+    assert len(as_rows([np.arange(100), np.arange(50)], "x").truncate(10, "pre").materialize().values) == 20
 
 
 @pytest.mark.parametrize("byte_order", ["<", ">"])
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i2", "u8"])
 def test_the_byte_order_of_the_input_does_not_matter(byte_order, dtype):
     values = np.arange(5).astype(byte_order + dtype)
-    for ragged in (ragged_from_row_splits(values, [0, 2, 5]), as_ragged([values[:2], values[2:]], "x")):
+    for ragged in (rows_from_row_splits(values, [0, 2, 5]), as_rows([values[:2], values[2:]], "x")):
         assert ragged.dtype.isnative
-        assert ragged.settle().values.dtype == ragged.dtype
-        assert np.array_equal(ragged.settle().values, np.arange(5))
+        assert ragged.materialize().values.dtype == ragged.dtype
+        assert np.array_equal(ragged.materialize().values, np.arange(5))
 
 
 @pytest.mark.parametrize(
@@ -155,15 +156,15 @@ def test_the_byte_order_of_the_input_does_not_matter(byte_order, dtype):
 )
 def test_wrong_row_splits_are_refused(values, row_splits, error, text):
     with pytest.raises(error) as raised:
-        ragged_from_row_splits(values, row_splits)
+        rows_from_row_splits(values, row_splits)
     assert text in str(raised.value)
 
 
 def test_row_splits_beyond_64_bits_are_refused():
     with pytest.raises(ValueError, match="row_splits"):
-        ragged_from_row_splits([1], np.array([0, 2**64 - 1], np.uint64))
+        rows_from_row_splits([1], np.array([0, 2**64 - 1], np.uint64))
 
 
 def test_a_ragged_passes_through_unchanged():
-    ragged = ragged_from_row_splits(np.arange(3), [0, 1, 3])
-    assert as_ragged(ragged, "x") is ragged
+    ragged = rows_from_row_splits(np.arange(3), [0, 1, 3])
+    assert as_rows(ragged, "x") is ragged

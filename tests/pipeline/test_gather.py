@@ -14,10 +14,10 @@ from tests.support.strategies import lengths_lists, random_sequences, seeds, seq
 
 
 def gatherer_of(inputs, padding=0, label_padding=0, include_lengths=False, timestep_weights=True, pads_further=False):
-    leaves, shard = inputs.leaf_lengths, Shard(1, 0)
-    return BatchGatherer(
-        inputs, leaves, padding, label_padding, include_lengths, timestep_weights, pads_further, shard
-    ), len(leaves)
+    gatherer = BatchGatherer(
+        inputs, padding, label_padding, include_lengths, timestep_weights, pads_further, Shard(1, 0)
+    )
+    return gatherer, len(inputs.lengths.leaves)
 
 
 def gather(x, y=None, weights=None, rows=None, padded_to=None, align_labels=True, **options):

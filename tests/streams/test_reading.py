@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.data.collect import collect_inputs
-from keras_bucketing.data.rows import Ragged
+from keras_bucketing.data.rows import Rows
 from keras_bucketing.streams.reading import Progress
 from keras_bucketing.streams.saved_sequences import read_dataset
 from keras_bucketing.unpadding.batches import BatchOptions
@@ -93,8 +93,8 @@ def contents(inputs):
     """All that there is to know about the leaves, bit for bit."""
 
     def content(leaf):
-        array = leaf.values if isinstance(leaf, Ragged) else leaf
-        lengths = leaf.lengths.tolist() if isinstance(leaf, Ragged) else None
+        array = leaf.values if isinstance(leaf, Rows) else leaf
+        lengths = leaf.lengths.tolist() if isinstance(leaf, Rows) else None
         return array.dtype, array.shape, lengths, array.tobytes()
 
     return map_leaves(lambda leaf: [content(leaf)], (inputs.x, inputs.y, inputs.sample_weight))

@@ -4,7 +4,7 @@ import tensorflow as tf
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from keras_bucketing.data.rows import LeafLengths
+from keras_bucketing.data.rows import LeafLengths, RowLengths
 from keras_bucketing.planning.bucket_choice import choose_buckets
 from keras_bucketing.planning.buckets import Shard, check_sizing
 from keras_bucketing.planning.cuts import cut_batches
@@ -23,9 +23,9 @@ def make_buckets(lengths, options, num_shards=1):
 def make_planner(lengths, options, remainder="spill", shuffle=True, num_shards=1):
     buckets, multiple = make_buckets(lengths, options, num_shards)
     cuts = cut_batches(buckets, remainder, multiple)
-    leaves = [LeafLengths("x", lengths)]
+    row_lengths = RowLengths((LeafLengths("x", lengths),))
     pads_to_boundary, minlen = options.get("pad_to_bucket_boundary", False), options.get("minlen", 1)
-    return EpochPlanner(leaves, buckets, cuts, pads_to_boundary, shuffle, minlen)
+    return EpochPlanner(row_lengths, buckets, cuts, pads_to_boundary, shuffle, minlen)
 
 
 def plan(planner, epoch=0, seed=0, shard=Shard(1, 0)):  # noqa: B008 (frozen)

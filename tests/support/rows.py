@@ -1,4 +1,4 @@
-"""What a `Ragged` holds, row by row."""
+"""What a `Rows` holds, row by row."""
 
 import numpy as np
 

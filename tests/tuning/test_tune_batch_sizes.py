@@ -226,7 +226,7 @@ def recurrent_costs(monkeypatch):
 
     def time_steps(model, dataset, batches, cells, repeats):
         measured.extend(batches)
-        longest = np.array([max(dataset.lengths[rows].max(), dataset.plan_options["minlen"]) for rows in batches])
+        longest = np.array([max(dataset.lengths[rows].max(), dataset._batch_rules.min_length) for rows in batches])
         assert [len(rows) * length for rows, length in zip(batches, longest.tolist(), strict=True)] == list(cells)
         return StepTimes(0.001 * longest, None)
 
@@ -300,7 +300,7 @@ def test_batches_of_rows_are_those_of_a_pass(options):
     else:
         rows = list(dataset.epoch_plan(0))
     state = dataset.state_dict()
-    chosen = dataset.batches_of_rows(rows)
+    chosen = dataset._batches_of_rows(rows)
     assert chosen.element_spec == dataset.element_spec
     found = list(chosen)
     assert dataset.state_dict() == state

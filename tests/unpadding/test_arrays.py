@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.data.collect import collect_inputs
-from keras_bucketing.data.rows import Ragged
+from keras_bucketing.data.rows import Rows
 from keras_bucketing.unpadding.arrays import sequences_from_padded
 from keras_bucketing.unpadding.unnoticed import overlooked_padding
 from tests.support.rows import flat
@@ -79,7 +79,7 @@ def assert_same_leaves(x, expected):
     """Compares what the batches are made of: much faster than the batches."""
     expected = collect_inputs(expected, None, None).x
     for ours, theirs in zip(tf.nest.flatten(x), tf.nest.flatten(expected), strict=True):
-        if isinstance(theirs, Ragged):
+        if isinstance(theirs, Rows):
             np.testing.assert_array_equal(ours.sizes, theirs.sizes)
             ours, theirs = flat(ours), flat(theirs)
             assert ours.dtype == theirs.dtype
@@ -410,7 +410,7 @@ def test_any_arguments_give_sequences_or_an_error_of_ours(x, lengths, arguments)
     except (ValueError, TypeError) as error:
         check_error(error)
         return
-    ragged = [leaf for leaf in tf.nest.flatten(stripped) if isinstance(leaf, Ragged)]
+    ragged = [leaf for leaf in tf.nest.flatten(stripped) if isinstance(leaf, Rows)]
     assert len(ragged) == len(padded) > 0
     for leaf, entry in zip(ragged, sorted(padded, key=lambda entry: entry.name), strict=True):
         assert leaf.lengths.tolist() == entry.lengths.tolist()
