@@ -31,7 +31,7 @@ from keras_bucketing.planning.epoch_plan import EpochPlan, EpochPlanner
 from keras_bucketing.streams.saved_sequences import check_batch_options, read_dataset
 from keras_bucketing.unpadding.arrays import check_masks_padding, sequences_from_padded
 from keras_bucketing.unpadding.labels import labels_from_padded
-from keras_bucketing.unpadding.unnoticed import overlooked_padding
+from keras_bucketing.unpadding.unnoticed import unnoticed_padding
 
 
 class BucketedSequence(tf.data.Dataset):
@@ -349,7 +349,7 @@ class BucketedSequence(tf.data.Dataset):
             for name, labels in (("y", y), ("sample_weight", sample_weight))
         )
         dataset = cls(stripped, y, sample_weight, **options)
-        for message in overlooked_padding(padded, mask_value):
+        for message in unnoticed_padding(padded, mask_value):
             warnings.warn(message, stacklevel=2)
         return dataset
 
@@ -780,7 +780,7 @@ class BucketedSequence(tf.data.Dataset):
 
     def _data_fingerprint(self) -> str:
         if self._fingerprint is None:
-            self._fingerprint = fingerprint(self._gatherer.sample(), self._plan_options)
+            self._fingerprint = fingerprint(self._gatherer.fingerprint_bytes(), self._plan_options)
         return self._fingerprint
 
 

@@ -27,6 +27,7 @@ ENTRANCES = {"__init__", "__main__"}  # these may import everything
 NUMPY_ONLY = [
     "checks.py",
     "data/row_splits.py",
+    "data/tree.py",
     "unpadding/spans.py",
     "planning/boundaries.py",
     "planning/buckets.py",

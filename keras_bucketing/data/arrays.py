@@ -1,19 +1,31 @@
-"""Whatever NumPy can read, as an array; what it would read wrongly is refused."""
+"""Arrays: reading what the user passes, their dtype, their memory, and whether that is a mapped file.
+
+What NumPy would read wrongly is refused: missing and masked entries, which it turns into NaN or into what lies behind
+the mask, and integers that only a float can hold.
+"""
 
 from __future__ import annotations
 
 import mmap
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import DTypeLike
 
 from keras_bucketing.checks import shorten
+
+NUMBERS = (bool, int, float, np.bool_, np.number)  # what a list of numbers holds
+# TensorFlow's kernels insist on it (EIGEN_MAX_ALIGN_BYTES); NumPy aligns to 16 bytes only.
+ALIGNMENT = 64
+
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # docs.kernel.org/admin-guide/cgroup-v2.html
+_MAX_RANDOM_READ = 1 << 18  # bytes; between the sizes that gain from reading ahead and those that lose
 
 
 def as_regular_array(values: Any, name: str, fix: str) -> np.ndarray:
@@ -62,12 +74,12 @@ def common_dtype(dtypes: set[np.dtype], name: str) -> np.dtype:
     return common
 
 
-def first_non_number(values: Iterable[Any]) -> int:
+def first_non_number(values: Iterable[object]) -> int:
     """Where the first entry stands that is not a number, or 0."""
     return next((at for at, value in enumerate(values) if not isinstance(value, NUMBERS)), 0)
 
 
-def _unrounded_integers(values: Any, array: np.ndarray, name: str) -> np.ndarray:
+def _unrounded_integers(values: object, array: np.ndarray, name: str) -> np.ndarray:
     """What NumPy has read as float64 although it is integers, from 2**63 on next to smaller ones."""
     huge = np.abs(array) >= 2.0**63
     if not huge.any() or not all(isinstance(value, (int, np.integer)) for value in np.asarray(values, object).flat):
@@ -82,11 +94,60 @@ def _unrounded_integers(values: Any, array: np.ndarray, name: str) -> np.ndarray
     )
 
 
-# How arrays are stored: their dtype, and a copy in a tensor in host memory.
+def refuse_missing(values: object, name: str, unit: str = "") -> None:
+    """Refuses masked arrays, columns with nulls and lists of them; a NaN in plain floats is the user's own.
+
+    Where the entries are not the rows of `name`, `unit` says what they are, e.g. "timestep": their index then counts
+    through the flat column.
+    """
+    if isinstance(values, (list, tuple)):
+        _refuse_missing_in_list(values, name)
+        return
+    is_missing = _is_missing(values)
+    if is_missing is None or not np.any(is_missing):
+        return
+    if not np.ndim(is_missing):  # np.ma.masked itself
+        raise _missing(name, "value", name)
+    at = int(np.argwhere(is_missing)[0][0])
+    where = f"flat position {at} of `{name}`" if unit else f"{name}[{at}]"
+    raise _missing(name, unit or "value", where)
 
 
-# TensorFlow's kernels insist on it (EIGEN_MAX_ALIGN_BYTES); NumPy aligns to 16 bytes only.
-ALIGNMENT = 64
+def _is_missing(values: Any) -> Any:
+    """A boolean array or scalar, or None where nothing can be missing."""
+    if isinstance(values, np.ma.MaskedArray):
+        return np.ma.getmaskarray(values)
+    if is_arrow(values):
+        return values.is_null().to_pylist() if values.null_count else None
+    if comes_from("polars", values) and hasattr(values, "null_count"):
+        return values.is_null().to_numpy() if values.null_count() else None
+    if comes_from("pandas", values) and not isinstance(getattr(values, "dtype", None), np.dtype):
+        return np.asarray(values.isna())
+    return None
+
+
+def _refuse_missing_in_list(values: Sequence[object], name: str) -> None:
+    if values and isinstance(values[0], NUMBERS):  # numbers all along: no need to ask each of them
+        at = next((index for index, value in enumerate(values) if value is np.ma.masked), None)
+        if at is not None:
+            raise _missing(name, "value", f"{name}[{at}]")
+        return
+    for index, value in enumerate(values):
+        refuse_missing(value, f"{name}[{index}]")
+
+
+def _missing(name: str, what: str, where: str) -> ValueError:
+    return ValueError(f"`{name}` must not hold missing entries. Received no {what} at {where}. Fill or drop it.")
+
+
+def comes_from(library: str, values: object) -> bool:
+    """Whether the class of an object is one of a library's."""
+    return library in sys.modules and type(values).__module__.split(".")[0] == library
+
+
+def is_arrow(values: Any) -> bool:
+    """Whether this is a pyarrow array or chunked column."""
+    return comes_from("pyarrow", values) and hasattr(values, "type") and hasattr(values, "null_count")
 
 
 def standard_dtype(dtype: np.dtype, name: str) -> np.dtype:
@@ -124,7 +185,7 @@ def host_tensor(array: np.ndarray) -> tf.Tensor:
     return tf.experimental.dlpack.from_dlpack(copy.__dlpack__())
 
 
-def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """An uninitialized array whose memory TensorFlow can use as it is."""
     dtype = np.dtype(dtype)
     num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
@@ -132,13 +193,6 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     offset = -buffer.ctypes.data % ALIGNMENT
     aligned: np.ndarray = buffer[offset : offset + num_bytes].view(dtype).reshape(shape)
     return aligned
-
-
-# Arrays whose memory is a file that is mapped into it: which ones are, and how the system reads such a file.
-
-
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")  # docs.kernel.org/admin-guide/cgroup-v2.html
-_LONGEST_RANDOM_READ = 1 << 18  # bytes; between the sizes that gain from reading ahead and those that lose
 
 
 def is_mapped(array: np.ndarray) -> bool:
@@ -151,7 +205,7 @@ def is_mapped(array: np.ndarray) -> bool:
     return _mapping_of(array) is not None
 
 
-def expect_random_reads(array: np.ndarray, row_bytes: float) -> None:
+def advise_random_access(array: np.ndarray, row_bytes: float) -> None:
     """Tells the system to read what a batch asks for and no more, where what it reads ahead would be gone before use.
 
     A file of up to half the memory stays in the page cache once it is read. Reading ahead then fills the cache in a few
@@ -166,7 +220,7 @@ def expect_random_reads(array: np.ndarray, row_bytes: float) -> None:
     mapping = _mapping_of(array)
     if mapping is None or not hasattr(mmap, "MADV_RANDOM"):
         return
-    if row_bytes <= _LONGEST_RANDOM_READ and len(mapping) > memory_bytes() // 2:
+    if row_bytes <= _MAX_RANDOM_READ and len(mapping) > memory_bytes() // 2:
         mapping.madvise(mmap.MADV_RANDOM)
 
 
@@ -185,75 +239,3 @@ def _mapping_of(array: np.ndarray) -> mmap.mmap | None:
     while owner is not None and not isinstance(owner, mmap.mmap):
         owner = owner.obj if isinstance(owner, memoryview) else getattr(owner, "base", None)
     return owner
-
-
-# Missing and masked entries, which NumPy would turn into NaN or into what lies behind the mask.
-
-
-# What a list of numbers holds.
-NUMBERS = (bool, int, float, np.bool_, np.number)
-
-
-def refuse_missing(values: Any, name: str, unit: str = "") -> None:
-    """Refuses masked arrays, columns with nulls and lists of them; a NaN in plain floats is the user's own.
-
-    Args:
-        values: Anything.
-        name: What to call it in an error message.
-        unit: What the entries are where they are not the rows of `name`, e.g. "timestep": their index then counts
-            through the flat column.
-
-    Raises:
-        ValueError: If an entry is missing.
-    """
-    if isinstance(values, (list, tuple)):
-        _refuse_missing_in_list(values, name)
-        return
-    is_missing = _is_missing(values)
-    if is_missing is None or not np.any(is_missing):
-        return
-    if not np.ndim(is_missing):  # np.ma.masked itself
-        raise _missing(name, "value", name)
-    at = int(np.argwhere(is_missing)[0][0])
-    where = f"flat position {at} of `{name}`" if unit else f"{name}[{at}]"
-    raise _missing(name, unit or "value", where)
-
-
-def _is_missing(values: Any) -> Any:
-    """A boolean array or scalar, or None where nothing can be missing."""
-    if isinstance(values, np.ma.MaskedArray):
-        return np.ma.getmaskarray(values)
-    if is_arrow(values):
-        return values.is_null().to_pylist() if values.null_count else None
-    if comes_from("polars", values) and hasattr(values, "null_count"):
-        return values.is_null().to_numpy() if values.null_count() else None
-    if comes_from("pandas", values) and not isinstance(getattr(values, "dtype", None), np.dtype):
-        return np.asarray(values.isna())
-    return None
-
-
-def _refuse_missing_in_list(values: list[Any] | tuple[Any, ...], name: str) -> None:
-    if values and isinstance(values[0], NUMBERS):  # numbers all along: no need to ask each of them
-        at = next((index for index, value in enumerate(values) if value is np.ma.masked), None)
-        if at is not None:
-            raise _missing(name, "value", f"{name}[{at}]")
-        return
-    for index, value in enumerate(values):
-        refuse_missing(value, f"{name}[{index}]")
-
-
-def _missing(name: str, what: str, where: str) -> ValueError:
-    return ValueError(f"`{name}` must not hold missing entries. Received no {what} at {where}. Fill or drop it.")
-
-
-# Which library an object comes from, without importing that library.
-
-
-def comes_from(library: str, values: Any) -> bool:
-    """Whether the class of an object is one of a library's."""
-    return library in sys.modules and type(values).__module__.split(".")[0] == library
-
-
-def is_arrow(values: Any) -> bool:
-    """Whether this is a pyarrow array or chunked column."""
-    return comes_from("pyarrow", values) and hasattr(values, "type") and hasattr(values, "null_count")

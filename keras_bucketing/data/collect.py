@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from typing import Any
+from functools import cached_property, partial, reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,10 +122,8 @@ class Inputs:
         ]
         return {leaf: column for column, leaf in enumerate(own)}
 
-    def _leaf(self, root: str, path: Path) -> Any:
-        leaf = self.x if root == "x" else self.y
-        for key in path:
-            leaf = leaf[key]
+    def _leaf(self, root: str, path: Path) -> Rows:
+        leaf: Rows = reduce(operator.getitem, path, self.x if root == "x" else self.y)
         return leaf
 
     def _mapped(self, function: Callable[[Path, Leaf], Leaf]) -> Inputs:
@@ -133,7 +131,7 @@ class Inputs:
         return replace(self, x=x, y=y, sample_weight=weights)
 
 
-def collect_inputs(x: Any, y: Any, sample_weight: Any, align_labels: bool = True, copy: bool = True) -> Inputs:
+def collect_inputs(x: object, y: object, sample_weight: object, align_labels: bool = True, copy: bool = True) -> Inputs:
     """Checks and converts what the user passed.
 
     Args:
@@ -169,7 +167,7 @@ def collect_inputs(x: Any, y: Any, sample_weight: Any, align_labels: bool = True
     return Inputs(inputs_x, inputs_y, weights, len(sequences[0][1]), None, align_labels, owners)
 
 
-def check_padding_value(name: str, value: Any, structure: Structure) -> None:
+def check_padding_value(name: str, value: object, structure: Structure) -> None:
     """Refuses a padding value that the dtype of some ragged leaf cannot hold."""
     number = check_number(name, value)
     for _, leaf in _sequences(structure):
@@ -185,12 +183,12 @@ def _sequences(structure: Structure, root: str = "x") -> Iterator[tuple[str, Row
     return ((name_of(root, path), leaf) for path, leaf in tree.leaves(structure) if isinstance(leaf, Rows))
 
 
-def _convert(structure: Any, root: str, convert: Callable[[Any, str, bool], Leaf], copy: bool) -> Structure:
+def _convert(structure: Structure, root: str, convert: Callable[[object, str, bool], Leaf], copy: bool) -> Structure:
     tree.check_structure(structure, root)
     return tree.map_leaves(lambda path, leaf: convert(leaf, name_of(root, path), copy), structure, none_is_leaf=True)
 
 
-def _check_num_rows(x: Any, first: tuple[str, Rows], parts: tuple[tuple[str, Structure], ...]) -> None:
+def _check_num_rows(x: object, first: tuple[str, Rows], parts: tuple[tuple[str, Structure], ...]) -> None:
     """Refuses leaves that have not as many rows as the first sequences."""
     first_name, expected = first[0], len(first[1])
     for root, structure in parts:
@@ -214,23 +212,24 @@ def _select(_: Path, leaf: Leaf, keep: NDArray[np.bool_]) -> Leaf:
     return selected
 
 
-def _no_sequences(x: Any, converted: Structure) -> str:
+def _no_sequences(x: object, converted: Structure) -> str:
     return (
         f"{_tuple_hint(x)}`x` has no sequences. Expected at least one ragged leaf, e.g. a list of arrays, received "
         f"{_describe(converted)}. A NumPy array inside a dict or tuple is one value a row; pass sequences as a list."
     )
 
 
-def _tuple_hint(x: Any) -> str:
+def _tuple_hint(x: object) -> str:
     """What is most likely wrong with a tuple: `zip(*pairs)` makes one where a list of sequences is meant."""
     if not isinstance(x, tuple):
         return ""
     return f"If the {len(x)} entries of the tuple `x` are sequences, pass list(x): a tuple is one of a model's inputs. "
 
 
-def _list_hint(x: Any, rows: int) -> str:
-    is_list_of_inputs = isinstance(x, list) and all(hasattr(entry, "__len__") and len(entry) == rows for entry in x)
-    return lists.list_of_inputs_hint(x, "x") if is_list_of_inputs else ""
+def _list_hint(x: object, rows: int) -> str:
+    if not isinstance(x, list) or not all(hasattr(entry, "__len__") and len(entry) == rows for entry in x):
+        return ""
+    return lists.list_of_inputs_hint(x, "x")
 
 
 def _describe(structure: Structure) -> str:
@@ -331,12 +330,9 @@ def length_entries(x: Structure, y: Structure, align_labels: bool) -> dict[str, 
     Raises:
         ValueError: If `x` has such an entry already, or two of them would have one name.
     """
-    x_leaves = [(key, leaf) for key, leaf in x.items() if isinstance(leaf, Rows)] if isinstance(x, dict) else []
-    labels = [] if align_labels else [(path, leaf) for path, leaf in tree.leaves(y) if isinstance(leaf, Rows)]
-    top = ["label"] if isinstance(y, tuple) or len(labels) == 1 else []
-    y_leaves = [("_".join([*top, *map(str, path if len(labels) > 1 else ())]), leaf) for path, leaf in labels]
+    sequences = [(key, leaf) for key, leaf in x.items() if isinstance(leaf, Rows)] if isinstance(x, dict) else []
     entries: dict[str, Rows] = {}
-    for name, leaf in [*(x_leaves if len(x_leaves) > 1 else []), *y_leaves]:
+    for name, leaf in [*(sequences if len(sequences) > 1 else []), *([] if align_labels else _named_labels(y))]:
         entry = f"{name}_lengths"
         if entry in entries or entry == "lengths":
             raise ValueError(
@@ -344,9 +340,18 @@ def length_entries(x: Structure, y: Structure, align_labels: bool) -> dict[str, 
                 "of `x` or of `y`."
             )
         entries[entry] = leaf
-    for entry in ["lengths", *entries]:
-        if isinstance(x, dict) and entry in x:
-            raise ValueError(
-                f"`x` already has the key {show(entry)}, which include_lengths=True adds. Rename one of the two."
-            )
+    taken = [entry for entry in ["lengths", *entries] if isinstance(x, dict) and entry in x]
+    if taken:
+        raise ValueError(
+            f"`x` already has the key {show(taken[0])}, which include_lengths=True adds. Rename one of the two."
+        )
     return entries
+
+
+def _named_labels(y: Structure) -> list[tuple[str, Rows]]:
+    """The ragged leaves by the keys that lead to them; "label" for a single one and before the index in a tuple."""
+    labels = [(path, leaf) for path, leaf in tree.leaves(y) if isinstance(leaf, Rows)]
+    if len(labels) == 1:
+        return [("label", labels[0][1])]
+    top = ("label",) if isinstance(y, tuple) else ()
+    return [("_".join(map(str, (*top, *path))), leaf) for path, leaf in labels]

@@ -12,6 +12,9 @@ from keras_bucketing.data.arrays import comes_from, is_arrow, refuse_missing
 from keras_bucketing.data.row_splits import common_width
 from keras_bucketing.data.rows import Rows, rows_from_lengths, rows_from_memory
 
+ArrowColumn = Any  # an array or a chunked column of pyarrow, which is not imported: its objects are only asked
+ArrowBuffer = Any
+
 
 def rows_of_column(rows: Any, name: str) -> Rows | None:
     """Takes the flat values and where the rows lie in them out of a columnar array, without touching its rows.
@@ -62,11 +65,11 @@ def as_plain_array(column: Any, name: str) -> Any:
     return _from_arrow(column, name).as_array()
 
 
-def _is_polars_list(rows: Any) -> bool:
+def _is_polars_list(rows: object) -> bool:
     return comes_from("polars", rows) and str(getattr(rows, "dtype", "")).startswith("List")
 
 
-def _from_arrow(column: Any, name: str) -> Rows:
+def _from_arrow(column: ArrowColumn, name: str) -> Rows:
     if hasattr(column, "combine_chunks"):
         if column.num_chunks > 1:
             rows = rows_of_one_buffer(column)
@@ -114,19 +117,19 @@ def _from_awkward(array: Any, name: str) -> Rows:
     return rows_from_lengths(values, lengths, name)
 
 
-def is_arrow_list(kind: Any) -> bool:
+def is_arrow_list(kind: object) -> bool:
     """Whether an Arrow type is one of its types of lists."""
     # By name: the list views are younger than the oldest pyarrow that is supported.
     return str(kind).startswith(("list<", "large_list<", "fixed_size_list<", "list_view<", "large_list_view<"))
 
 
-def lies_in_immutable_buffer(array: np.ndarray, values: Any) -> bool:
+def lies_in_immutable_buffer(array: np.ndarray, values: ArrowColumn) -> bool:
     """Whether an array, which `values.to_numpy` returned, is a view of Arrow values that nobody can write to."""
     buffer = _whole_buffer(values)
     return buffer is not None and not buffer.is_mutable and _lies_within(array, buffer)
 
 
-def rows_of_one_buffer(column: Any) -> Rows | None:
+def rows_of_one_buffer(column: ArrowColumn) -> Rows | None:
     """The rows of a chunked column whose pieces lie in one immutable buffer, as those of a mapped Arrow file do.
 
     Returns:
@@ -151,15 +154,15 @@ def rows_of_one_buffer(column: Any) -> Rows | None:
     return None if rows is None else replace(rows, shared=True)
 
 
-def _common_buffer(pieces: list[tuple[np.ndarray, Any]]) -> Any:
+def _common_buffer(pieces: list[tuple[np.ndarray, ArrowColumn]]) -> ArrowBuffer | None:
     """The immutable buffer that the values of all pieces lie in, or None."""
     if not all(lies_in_immutable_buffer(*piece) for piece in pieces):
         return None
-    buffers = {buffer.address: buffer for buffer in (_whole_buffer(values) for _, values in pieces)}
+    buffers = {buffer.address: buffer for _, values in pieces if (buffer := _whole_buffer(values)) is not None}
     return buffers.popitem()[1] if len(buffers) == 1 else None
 
 
-def _values_of(chunk: Any) -> tuple[np.ndarray, Any] | None:
+def _values_of(chunk: ArrowColumn) -> tuple[np.ndarray, ArrowColumn] | None:
     """The values of one piece as an array and as Arrow has them; None where something is missing or no number."""
     values, features = chunk, []
     while is_arrow_list(values.type):
@@ -177,7 +180,7 @@ def _values_of(chunk: Any) -> tuple[np.ndarray, Any] | None:
     return array.reshape(-1, *features) if array.size else array, values
 
 
-def _is_number(kind: Any) -> bool:
+def _is_number(kind: object) -> bool:
     return str(kind) in {
         "float",
         "halffloat",
@@ -186,7 +189,7 @@ def _is_number(kind: Any) -> bool:
     }
 
 
-def _whole_buffer(values: Any) -> Any:
+def _whole_buffer(values: ArrowColumn) -> ArrowBuffer | None:
     """The buffer that the values' own one is a part of."""
     buffers = values.buffers()
     buffer = buffers[1] if len(buffers) == 2 else None
@@ -195,6 +198,6 @@ def _whole_buffer(values: Any) -> Any:
     return buffer
 
 
-def _lies_within(array: np.ndarray, buffer: Any) -> bool:
+def _lies_within(array: np.ndarray, buffer: ArrowBuffer) -> bool:
     address = array.ctypes.data
     return bool(buffer.address <= address and address + array.nbytes <= buffer.address + buffer.size)

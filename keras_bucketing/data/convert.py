@@ -108,7 +108,7 @@ def _is_sequence(row: Any) -> bool:
     return isinstance(row, (list, tuple, str, bytes)) or bool(np.ndim(row))
 
 
-def _check_values(array: np.ndarray, leaf: Any, name: str) -> None:
+def _check_values(array: np.ndarray, leaf: object, name: str) -> None:
     """Refuses scalars and text as one value a row."""
     if array.ndim == 0 and array.dtype.kind in "biufc":
         raise TypeError(

@@ -20,10 +20,12 @@ from keras_bucketing.data.arrays import (
 )
 from keras_bucketing.data.rows import Rows, rows_from_lengths, rows_from_memory
 
+Sequences = list[Any]  # arrays, tensors or lists, one for each row
+
 _MAX_INPUTS = 8  # of a model; a longer list is one of sequences
 
 
-def rows_of_list(sequences: list[Any], name: str, copy: bool) -> Rows:
+def rows_of_list(sequences: Sequences, name: str, copy: bool) -> Rows:
     """The rows of a list of at least one array, tensor or list `(length, *features)`.
 
     Args:
@@ -39,7 +41,7 @@ def rows_of_list(sequences: list[Any], name: str, copy: bool) -> Rows:
     return concatenate(sequences, name) if rows is None else rows
 
 
-def rows_of_views(sequences: list[Any], only_mapped: bool) -> Rows | None:
+def rows_of_views(sequences: Sequences, only_mapped: bool) -> Rows | None:
     """What `np.split` and slicing did, undone without a copy.
 
     Args:
@@ -75,7 +77,7 @@ def _is_view(row: Any) -> bool:
     return is_array and isinstance(row.base, np.ndarray)
 
 
-def concatenate(sequences: list[Any], name: str) -> Rows:
+def concatenate(sequences: Sequences, name: str) -> Rows:
     """A copy of all timesteps, one sequence after the other, in memory that TensorFlow can use as it is."""
     _refuse_list_of_inputs(sequences, name)
     arrays = [
@@ -96,7 +98,7 @@ def concatenate(sequences: list[Any], name: str) -> Rows:
     return rows_from_lengths(values, lengths, name, owned=True)
 
 
-def list_of_inputs_hint(rows: list[Any], name: str) -> str:
+def list_of_inputs_hint(rows: Sequences, name: str) -> str:
     """What to say of a few entries with as many rows each, which may be meant as Keras' list of inputs; or nothing."""
     if not 2 <= len(rows) <= _MAX_INPUTS or len(set(map(_num_rows, rows))) != 1:
         return ""
@@ -106,7 +108,7 @@ def list_of_inputs_hint(rows: list[Any], name: str) -> str:
     )
 
 
-def _refuse_list_of_inputs(sequences: list[Any], name: str) -> None:
+def _refuse_list_of_inputs(sequences: Sequences, name: str) -> None:
     """Refuses a list of a few collections of rows, each with rows of several lengths: those cannot be timesteps."""
     if not 2 <= len(sequences) <= _MAX_INPUTS:
         return
@@ -121,7 +123,7 @@ def _refuse_list_of_inputs(sequences: list[Any], name: str) -> None:
             )
 
 
-def _has_rows_of_several_lengths(rows: list[Any]) -> bool:
+def _has_rows_of_several_lengths(rows: Sequences) -> bool:
     return len({_num_rows(row) for row in rows} - {None}) > 1
 
 
@@ -152,7 +154,7 @@ def _feature_shape(arrays: list[np.ndarray], lengths: np.ndarray, name: str) -> 
     return expected
 
 
-def as_list(rows: Any, name: str) -> list[Any]:
+def as_list(rows: Any, name: str) -> Sequences:
     """The rows of a list, an object array or a pandas Series, as a list."""
     if isinstance(rows, list):
         return rows

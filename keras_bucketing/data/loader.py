@@ -12,8 +12,11 @@ import tensorflow as tf
 
 from keras_bucketing.checks import check_integer, check_lengths, shorten, show, show_typed
 from keras_bucketing.data.arrays import as_regular_array, standard_dtype
+from keras_bucketing.data.row_splits import Lengths, RowIndices
 from keras_bucketing.data.rows import Rows
 from keras_bucketing.data.tree import Structure
+
+Key = str | int | None  # of a sequence in what a row is loaded as; None where that is the sequence itself
 
 
 class LoadError(ValueError):
@@ -28,12 +31,12 @@ class LoadedLeaf:
     """What one of the sequences of a row must look like.
 
     Attributes:
-        key: Its key or index in what the function returns; None where that is the sequence itself.
+        key: Its key or index in what the function returns.
         dtype: Its dtype.
         feature_shape: Its shape without the axis of timesteps.
     """
 
-    key: str | int | None
+    key: Key
     dtype: np.dtype
     feature_shape: tuple[int, ...]
 
@@ -54,7 +57,7 @@ class Loader:
         num_parallel_loads: In how many threads the function may run at once.
     """
 
-    load: Callable[[int], Any]
+    load: Callable[[int], object]
     leaves: tuple[LoadedLeaf, ...]
     length_tolerance: int
     num_parallel_loads: int
@@ -91,7 +94,7 @@ class Loader:
                 f"received none in load({row}){leaf.suffix}. Leave that row out."
             )
 
-    def _split(self, returned: Any, row: int) -> list[Any]:
+    def _split(self, returned: object, row: int) -> list[object]:
         """The sequences of a row in the order of the leaves."""
         keys = [leaf.key for leaf in self.leaves]
         if keys == [None]:
@@ -110,7 +113,7 @@ class Loader:
             f"{row}). Return every sequence of the signature and nothing else."
         )
 
-    def _check(self, returned: Any, row: int, leaf: LoadedLeaf) -> np.ndarray:
+    def _check(self, returned: object, row: int, leaf: LoadedLeaf) -> np.ndarray:
         name = f"load({row}){leaf.suffix}"
         try:
             sequence = as_regular_array(returned, name, "Return one array (length, *features).")
@@ -146,7 +149,7 @@ class Loader:
             return sequence.astype(dtype)
 
 
-def loaded_leaves_of(output_signature: Any) -> list[LoadedLeaf]:
+def loaded_leaves_of(output_signature: object) -> list[LoadedLeaf]:
     """Checks a signature, as `tf.data.Dataset.from_generator` takes it.
 
     Args:
@@ -163,7 +166,7 @@ def loaded_leaves_of(output_signature: Any) -> list[LoadedLeaf]:
     return [_leaf_of_spec(output_signature, None)]
 
 
-def _leaf_of_spec(spec: Any, key: Any) -> LoadedLeaf:
+def _leaf_of_spec(spec: Any, key: Key) -> LoadedLeaf:
     name = "output_signature" if key is None else f"output_signature[{show(key)}]"
     if not isinstance(spec, tf.TensorSpec):
         raise TypeError(
@@ -201,8 +204,8 @@ class Loaded(Rows):
 
     loader: Loader
     leaf: LoadedLeaf
-    rows: np.ndarray
-    announced: np.ndarray
+    rows: RowIndices
+    announced: Lengths
     truncating: str = "post"
 
     def truncate(self, maxlen: int, truncating: str) -> Loaded:
@@ -211,8 +214,7 @@ class Loaded(Rows):
 
     def select(self, keep: np.ndarray) -> Loaded:
         """The rows where the boolean array `keep` is True."""
-        starts, sizes = self.starts[keep], self.sizes[keep]
-        return replace(self, starts=starts, sizes=sizes, rows=self.rows[keep], announced=self.announced[keep])
+        return replace(super().select(keep), rows=self.rows[keep], announced=self.announced[keep])
 
     def refuse_estimates(self, labels: str) -> None:
         """Refuses labels of each timestep where the number of timesteps is an estimate.
@@ -231,7 +233,11 @@ class Loaded(Rows):
 
 
 def loaded_sequences(
-    load: Callable[[int], Any], lengths: Any, output_signature: Any, length_tolerance: Any, num_parallel_loads: Any
+    load: Callable[[int], object],
+    lengths: object,
+    output_signature: object,
+    length_tolerance: object,
+    num_parallel_loads: object,
 ) -> Structure:
     """The leaves that a function loads, in the structure of the signature; arguments as in `from_loader`.
 
@@ -256,7 +262,7 @@ def loaded_sequences(
     return tuple(parts) if isinstance(output_signature, tuple) else parts[0]
 
 
-def _loaded(loader: Loader, leaf: LoadedLeaf, lengths: np.ndarray) -> Loaded:
+def _loaded(loader: Loader, leaf: LoadedLeaf, lengths: Lengths) -> Loaded:
     return Loaded(
         np.empty((0, *leaf.feature_shape), leaf.dtype),
         np.zeros(len(lengths), np.int64),
@@ -269,7 +275,7 @@ def _loaded(loader: Loader, leaf: LoadedLeaf, lengths: np.ndarray) -> Loaded:
     )
 
 
-def _lengths_of(lengths: Any, leaf: LoadedLeaf, output_signature: Any) -> np.ndarray:
+def _lengths_of(lengths: Any, leaf: LoadedLeaf, output_signature: Any) -> Lengths:
     """The lengths of one leaf, out of the structure that the signature has."""
     if leaf.key is not None:
         same_keys = isinstance(lengths, dict) and lengths.keys() == output_signature.keys()

@@ -14,6 +14,7 @@ from typing import Any
 
 from keras_bucketing.checks import show
 
+AnyLeaf = Any
 Structure = Any  # a leaf, or a dict or tuple of structures; None where there is nothing
 Path = tuple[str | int, ...]  # the keys and indices that lead to a leaf; () where the structure is the leaf
 
@@ -42,7 +43,7 @@ def name_of(root: str, path: Path) -> str:
     return root + "".join(f"[{show(key)}]" for key in path)
 
 
-def check_structure(structure: Any, root: str) -> None:
+def check_structure(structure: Structure, root: str) -> None:
     """Refuses keys that are not strings, and dicts and tuples without entries.
 
     Args:
@@ -63,7 +64,7 @@ def check_structure(structure: Any, root: str) -> None:
         check_structure(value, name_of(root, (key,)))
 
 
-def leaves(structure: Structure) -> list[tuple[Path, Any]]:
+def leaves(structure: Structure) -> list[tuple[Path, AnyLeaf]]:
     """The leaves with their paths, dict entries in the order of their keys, as in `keras.tree.flatten_with_path`.
 
     Example:
@@ -73,7 +74,9 @@ def leaves(structure: Structure) -> list[tuple[Path, Any]]:
     return list(_leaves(structure, ()))
 
 
-def map_leaves(function: Callable[[Path, Any], Any], structure: Structure, none_is_leaf: bool = False) -> Structure:
+def map_leaves(
+    function: Callable[[Path, AnyLeaf], AnyLeaf], structure: Structure, none_is_leaf: bool = False
+) -> Structure:
     """Replaces every leaf by `function(path, leaf)`.
 
     Args:
@@ -86,7 +89,7 @@ def map_leaves(function: Callable[[Path, Any], Any], structure: Structure, none_
         {'b': 'b 1', 'a': None}
     """
 
-    def convert(value: Any, path: Path) -> Any:
+    def convert(value: Structure, path: Path) -> Structure:
         if isinstance(value, dict):
             return {key: convert(entry, (*path, key)) for key, entry in value.items()}
         if isinstance(value, tuple):
@@ -96,7 +99,7 @@ def map_leaves(function: Callable[[Path, Any], Any], structure: Structure, none_
     return convert(structure, ())
 
 
-def leaves_like(template: Structure, structure: Structure, path: Path = ()) -> Iterator[Any]:
+def leaves_like(template: Structure, structure: Structure, path: Path = ()) -> Iterator[AnyLeaf]:
     """The leaves of a structure in the order of `leaves`, provided that it is built like another one.
 
     Args:
@@ -123,11 +126,11 @@ def leaves_like(template: Structure, structure: Structure, path: Path = ()) -> I
         yield structure
 
 
-def _entries(structure: dict[Any, Any] | tuple[Any, ...]) -> list[tuple[Any, Any]]:
+def _entries(structure: Structure) -> list[tuple[Any, Structure]]:
     return list(structure.items() if isinstance(structure, dict) else enumerate(structure))
 
 
-def _leaves(structure: Structure, path: Path) -> Iterator[tuple[Path, Any]]:
+def _leaves(structure: Structure, path: Path) -> Iterator[tuple[Path, AnyLeaf]]:
     if isinstance(structure, dict):
         for key in sorted(structure):
             yield from _leaves(structure[key], (*path, key))
@@ -138,11 +141,11 @@ def _leaves(structure: Structure, path: Path) -> Iterator[tuple[Path, Any]]:
         yield path, structure
 
 
-def _kind(structure: Any) -> str:
+def _kind(structure: Structure) -> str:
     return "dict" if isinstance(structure, dict) else "tuple"
 
 
-def _describe_node(part: Any) -> str:
+def _describe_node(part: Structure) -> str:
     if isinstance(part, dict):
         return f"a dict with the keys {show(sorted(map(str, part)))}"
     if isinstance(part, tuple):

@@ -14,8 +14,8 @@ from keras_bucketing.data.row_splits import row_splits_of
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.passes import PassCounter, PassPosition, as_it_is
 from keras_bucketing.planning.boundaries import check_boundaries
-from keras_bucketing.unpadding.graph import check_padding_of, entry_name, leaves_at, row_lengths, sequence_paths
-from keras_bucketing.unpadding.unnoticed import PaddingWatch
+from keras_bucketing.unpadding.graph import check_mask_value, entry_name, leaves_at, row_lengths, sequence_paths
+from keras_bucketing.unpadding.unnoticed import UnnoticedPaddingCheck
 
 
 def monitor_padding(
@@ -107,9 +107,9 @@ class MonitoredDataset(tf.data.Dataset):
         self._counter = PassCounter()
         self._mask_value = mask_value
         self._paths = sequence_paths(_x_of(dataset.element_spec), sequences)
-        check_padding_of(_x_of(dataset.element_spec), self._paths, mask_value)
+        check_mask_value(_x_of(dataset.element_spec), self._paths, mask_value)
         self._log = BatchLog([entry_name(path) for path in self._paths], bucket_boundaries)
-        self._watch = PaddingWatch(mask_value)
+        self._watch = UnnoticedPaddingCheck(mask_value)
         self._element_spec = dataset.element_spec
         no_pass = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
         # `scan` hands its state from batch to batch of one pass, and keeps the cardinality.
@@ -202,7 +202,7 @@ class MonitoredPyDataset(keras.utils.PyDataset):
         self._sequences = sequences
         self._names: list[str] = []
         self._dtypes: list[tf.DType] = []
-        self._watch = PaddingWatch(mask_value)
+        self._watch = UnnoticedPaddingCheck(mask_value)
         self._bucket_boundaries = bucket_boundaries
         self._lock = threading.Lock()
         self._pass_ended = True
@@ -288,7 +288,7 @@ class MonitoredPyDataset(keras.utils.PyDataset):
         x = batch[0] if isinstance(batch, (tuple, list)) else batch
         x = keras.tree.map_structure(keras.ops.convert_to_numpy, x)
         paths = sequence_paths(x, self._sequences)
-        check_padding_of(x, paths, self._mask_value)
+        check_mask_value(x, paths, self._mask_value)
         self._names = [entry_name(path) for path in paths]
         leaves = [tf.convert_to_tensor(leaf) for leaf in leaves_at(x, paths)]
         self._dtypes = [leaf.dtype for leaf in leaves]

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.data import tree
-from keras_bucketing.data.arrays import expect_random_reads, host_tensor, standard_dtype, stored_floatx
+from keras_bucketing.data.arrays import advise_random_access, host_tensor, standard_dtype, stored_floatx
 from keras_bucketing.data.collect import Inputs, length_entries
 from keras_bucketing.data.convert import Leaf
 from keras_bucketing.data.loader import Loaded, Loader
@@ -61,7 +61,7 @@ class BatchGatherer:
 
         Args:
             rows: Int32 `(num_rows,)`, row indices.
-            cut: Int32 `(2 + num_leaves, 1)`: where the batch starts in `rows`, how many rows it has, and the least
+            cut: Int32 `(2 + num_leaves, 1)`: where the batch starts in `rows`, how many rows it has, and the minimum
                 padded length of each leaf.
 
         Returns:
@@ -82,10 +82,10 @@ class BatchGatherer:
             return x, y
         return x, y, _gather(self._weights, batch)
 
-    def sample(self) -> Iterator[bytes]:
+    def fingerprint_bytes(self) -> Iterator[bytes]:
         """What tells these data from others: dtypes, shapes, lengths, and the values of some rows; all, if few."""
         for _, table in tree.leaves((self._x, self._y, self._weights)):
-            yield from table.sample()
+            yield from table.fingerprint_bytes()
 
     def _timestep_weights(self, y: Structure, batch: _Batch) -> Structure:
         """1 on real and 0 on padded timesteps, times the caller's own weights; rows' weights for plain labels."""
@@ -120,7 +120,7 @@ class _Batch:
         self.loaded: dict[RowLoader, list[tf.Tensor]] = {}
 
     def padded_to(self, column: int) -> tf.Tensor:
-        """The least padded length of a leaf, a scalar; made once, and only where somebody asks."""
+        """The minimum padded length of a leaf, a scalar; made once, and only where somebody asks."""
         if column not in self._scalars:
             self._scalars[column] = self._padded_to[column][0]
         return self._scalars[column]
@@ -134,7 +134,7 @@ class _PlainTable:
         self._values = HostValues(array, standard_dtype(array.dtype, "y"))
         self._shape, self._row_bytes = array.shape, array[:1].nbytes
 
-    def sample(self) -> Iterator[bytes]:
+    def fingerprint_bytes(self) -> Iterator[bytes]:
         rows = sampled_rows(np.full(self._shape[0], self._row_bytes, np.int64))
         values = self._values.take(tf.constant(rows + self._values.begin))
         yield f"{values.dtype.name}{self._shape}".encode()
@@ -159,14 +159,14 @@ class _RaggedTable:
 
     def __init__(self, rows: Rows, padding_value: Any, ranges: RowTensors, column: int, pads_further: bool):
         self._values = HostValues(rows.values, rows.dtype)
-        expect_random_reads(rows.values, rows.values[:1].nbytes * float(rows.sizes.mean()))
+        advise_random_access(rows.values, rows.values[:1].nbytes * float(rows.sizes.mean()))
         # By way of NumPy: tf.cast would round a Python float to float32 first, and refuses an int beyond int64.
         self._padding = tf.constant(rows.dtype.type(padding_value))
         self._feature_shape = rows.feature_shape
         self.ranges = ranges
         self._column, self._pads_further = column, pads_further
 
-    def sample(self) -> Iterator[bytes]:
+    def fingerprint_bytes(self) -> Iterator[bytes]:
         sizes = self.ranges.sizes.numpy()
         timestep_bytes = self._padding.dtype.size * int(np.prod(self._feature_shape))
         rows = sampled_rows(sizes.astype(np.int64) * timestep_bytes)

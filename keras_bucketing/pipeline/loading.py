@@ -18,14 +18,11 @@ import tensorflow as tf
 from keras_bucketing.data.arrays import aligned_empty, host_tensor
 from keras_bucketing.data.loader import Loaded, Loader, LoadError
 
-# Calls from TensorFlow's threads into Python, which must have ended when Python does.
-
-
 _QUIET_SECONDS = 0.05  # after which no prefetching thread is about to call
 _PATIENCE_SECONDS = 10.0
 
 
-class CallsBeforeExit:
+class PendingCalls:
     """Counts calls, and lets the interpreter wait for them before it ends.
 
     A thread of TensorFlow that is in Python, or waits to get in, when the interpreter ends never comes back
@@ -35,8 +32,8 @@ class CallsBeforeExit:
     last of them.
 
     Example:
-        >>> calls = CallsBeforeExit()
-        >>> with calls.one():
+        >>> calls = PendingCalls()
+        >>> with calls.track():
         ...     calls.num_running
         1
         >>> calls.wait()
@@ -48,7 +45,7 @@ class CallsBeforeExit:
         self._num_begun = 0
 
     @contextmanager
-    def one(self) -> Iterator[None]:
+    def track(self) -> Iterator[None]:
         """A call, from its beginning to its end."""
         with self._lock:
             if not self._num_begun:
@@ -72,7 +69,7 @@ class CallsBeforeExit:
                 quiet_since, num_begun = now, self._num_begun
 
 
-_calls = CallsBeforeExit()
+_calls = PendingCalls()
 
 
 class Batch(Protocol):
@@ -89,7 +86,7 @@ class Batch(Protocol):
     loaded: dict[Any, list[tf.Tensor]]
 
     def padded_to(self, column: int) -> tf.Tensor:
-        """The least padded length of a leaf."""
+        """The minimum padded length of a leaf."""
 
 
 class LoadedTable:
@@ -99,7 +96,7 @@ class LoadedTable:
         row_loader: What loads this leaf, and those that come with it.
         leaf: The rows.
         padding_value: Number that fills up the sequences.
-        column: Which of a batch's least padded lengths is this leaf's.
+        column: Which of a batch's minimum padded lengths is this leaf's.
     """
 
     def __init__(self, row_loader: RowLoader, leaf: Loaded, padding_value: Any, column: int):
@@ -108,7 +105,7 @@ class LoadedTable:
         self._shape = [None, None, *leaf.leaf.feature_shape]
         self._leaf = leaf
 
-    def sample(self) -> Iterator[bytes]:
+    def fingerprint_bytes(self) -> Iterator[bytes]:
         """What tells these rows from others: dtype, features and lengths; nothing is loaded."""
         leaf = self._leaf
         yield f"{leaf.dtype.name}{leaf.leaf.feature_shape}{leaf.loader.length_tolerance}{leaf.truncating}".encode()
@@ -148,7 +145,7 @@ class _Part:
         lengths: Int64 array `(num_rows,)`: the timesteps that a row has in a batch at most.
         lengths_tensor: The same, in graph.
         padding: What fills it up.
-        column: Which of a batch's least padded lengths is its own.
+        column: Which of a batch's minimum padded lengths is its own.
     """
 
     leaf: Loaded
@@ -207,7 +204,7 @@ class RowLoader:
         if self not in batch.loaded:
             padded_lengths = tf.stack([part.padded_length(batch) for part in self._parts])
             dtypes = [*(part.leaf.values.dtype for part in self._parts), tf.int32]
-            batch.loaded[self] = tf.numpy_function(_weakly(self), [batch.rows, padded_lengths], dtypes)
+            batch.loaded[self] = tf.numpy_function(_without_reference(self), [batch.rows, padded_lengths], dtypes)
         return batch.loaded[self]
 
     def load_batch(self, rows: np.ndarray, padded_lengths: np.ndarray) -> list[np.ndarray]:
@@ -223,11 +220,11 @@ class RowLoader:
         Raises:
             LoadError: If a row cannot be loaded: the first such row of the batch, whichever thread fails first.
         """
-        lengths_of_parts = zip(self._parts, padded_lengths.tolist(), strict=True)
-        padded = [part.empty_batch(len(rows), length) for part, length in lengths_of_parts]
+        parts = zip(self._parts, padded_lengths.tolist(), strict=True)
+        padded = [part.empty_batch(len(rows), length) for part, length in parts]
         lengths = np.empty((len(padded), len(rows)), np.int32)
         loads = [
-            self._threads.submit(self._load_row, row, [of_part[at] for of_part in padded], lengths[:, at])
+            self._threads.submit(self._load_row, row, [batch[at] for batch in padded], lengths[:, at])
             for at, row in enumerate(rows.tolist())
         ]
         try:
@@ -253,14 +250,14 @@ class RowLoader:
             lengths[position] = max(len(sequence), 1)
 
 
-def _weakly(row_loader: RowLoader) -> Callable[[np.ndarray, np.ndarray], list[np.ndarray]]:
+def _without_reference(row_loader: RowLoader) -> Callable[[np.ndarray, np.ndarray], list[np.ndarray]]:
     known_weakly = weakref.ref(row_loader)
 
     def load_batch(rows: np.ndarray, padded_lengths: np.ndarray) -> list[np.ndarray]:
         row_loader = known_weakly()
         if row_loader is None:
             raise LoadError("The BucketedSequence that loads these rows is gone. Hold on to it.")
-        with _calls.one():
+        with _calls.track():
             return row_loader.load_batch(rows, padded_lengths)
 
     return load_batch

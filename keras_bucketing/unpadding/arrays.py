@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -81,11 +80,11 @@ class PaddingArguments:
 
 
 def sequences_from_padded(
-    x: Any,
-    lengths: Any = None,
-    mask_value: Any = 0,
+    x: Structure,
+    lengths: object = None,
+    mask_value: object = 0,
     padding: str | None = None,
-    sequences: Any = None,
+    sequences: object = None,
     maxlen: int | None = None,
 ) -> tuple[Structure, list[PaddedSequences]]:
     """Takes the real timesteps out of padded arrays.
@@ -138,7 +137,7 @@ def sequences_from_padded(
     return tree.map_leaves(without_padding, x), list(padded.values())
 
 
-def _as_array(leaf: Any, name: str) -> np.ndarray:
+def _as_array(leaf: object, name: str) -> np.ndarray:
     array = as_regular_array(leaf, name, "Pass sequences that are not padded to BucketedSequence itself.")
     if array.dtype.kind not in "biuf":
         standard_dtype(array.dtype, name)
@@ -174,7 +173,7 @@ def _use_mask(
 
 
 def _use_lengths(
-    name: str, array: np.ndarray, given: Any, label: str, arguments: PaddingArguments, is_mask: bool
+    name: str, array: np.ndarray, given: object, label: str, arguments: PaddingArguments, is_mask: bool
 ) -> PaddedSequences:
     """By given lengths; those of sequences that were cut when they were padded count as whole rows."""
     mask_value, time = arguments.mask_value, array.shape[1]
@@ -237,7 +236,7 @@ def _check_alike(padded: list[PaddedSequences]) -> None:
                 )
 
 
-def check_masks_padding(padded: list[PaddedSequences], padding_value: Any) -> None:
+def check_masks_padding(padded: list[PaddedSequences], padding_value: object) -> None:
     """Refuses to pad masks among the entries of `x` with anything but 0, which would call padding real."""
     masks = [entry.name for entry in padded if entry.is_mask]
     if masks and padding_value != 0:

@@ -45,7 +45,7 @@ class GivenLengths(NamedTuple):
     """
 
     path: Path
-    lengths: Any
+    lengths: object
 
     @property
     def name(self) -> str:
@@ -53,7 +53,7 @@ class GivenLengths(NamedTuple):
         return name_of("lengths", self.path)
 
 
-def choose_sequences(x: Structure, arrays: Arrays, given: dict[Path, GivenLengths], sequences: Any) -> list[Path]:
+def choose_sequences(x: Structure, arrays: Arrays, given: dict[Path, GivenLengths], sequences: object) -> list[Path]:
     """Chooses the entries to strip. A wrong choice would cut values off, so what is not certain is refused.
 
     Args:
@@ -135,7 +135,7 @@ def _last_key(path: Path) -> str:
     return str(path[-1]) if path else ""
 
 
-def _leaves_at(x: Structure, arrays: Arrays, sequences: Any) -> list[Path]:
+def _leaves_at(x: Structure, arrays: Arrays, sequences: object) -> list[Path]:
     """The leaves of the entries that are named, all of them padded."""
     if not isinstance(x, (dict, tuple)):
         raise ValueError("`sequences` names entries of a dict or tuple, but `x` is one array. Leave it out.")
@@ -190,7 +190,7 @@ def _check_second_axis(x: Structure, arrays: Arrays) -> None:
     )
 
 
-def _keys(x: Structure) -> list[Any]:
+def _keys(x: Structure) -> list[str | int]:
     return list(x) if isinstance(x, dict) else list(range(len(x)))
 
 
@@ -237,7 +237,7 @@ def lengths_by_leaf(x: Structure, lengths: Any, path: Path = ()) -> dict[Path, G
     return found
 
 
-def read_lengths(given: Any, shape: tuple[int, ...], label: str, name: str) -> tuple[Lengths, Side | None]:
+def read_lengths(given: object, shape: tuple[int, ...], label: str, name: str) -> tuple[Lengths, Side | None]:
     """The lengths as integers, and the padded end where a mask shows it.
 
     Args:
@@ -267,7 +267,7 @@ def read_lengths(given: Any, shape: tuple[int, ...], label: str, name: str) -> t
     return (lengths, None) if mask is None else lengths_of_mask(mask, label)
 
 
-def as_mask(given: Any) -> NDArray[np.bool_] | None:
+def as_mask(given: object) -> NDArray[np.bool_] | None:
     """A bool array `(num_rows, time)`, if it is a mask of booleans, or of 0 and 1; else None."""
     try:
         array = np.asarray(given)
@@ -278,6 +278,6 @@ def as_mask(given: Any) -> NDArray[np.bool_] | None:
     return array.astype(bool)
 
 
-def _is_flat(values: tuple[Any, ...]) -> bool:
+def _is_flat(values: tuple[object, ...]) -> bool:
     """Whether a tuple holds numbers, so that it is one array of lengths."""
     return bool(values) and all(isinstance(value, NUMBERS) for value in values)

@@ -1,19 +1,23 @@
-"""The lengths of the rows of a padded batch, read off the batch."""
+"""The lengths of the rows of a padded batch, read off the batch in graph: the rules of `monitor_padding`."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.checks import can_hold, show, show_typed
+from keras_bucketing.data.tree import Path, Structure
+from keras_bucketing.unpadding.entries import PADDING_MASK, longest_prefix
 
-_PADDING_MASK = "padding_mask"  # what KerasHub's preprocessors call it
+TensorOrSpec = Any  # or an array
+Entries = dict[Path, TensorOrSpec]
 
 
-def sequence_paths(x: Any, sequences: Any = None) -> list[Any]:
+def sequence_paths(x: Structure, sequences: object = None) -> list[Path]:
     """Chooses the entries of a model's input that have a time axis.
 
     Args:
@@ -21,49 +25,56 @@ def sequence_paths(x: Any, sequences: Any = None) -> list[Any]:
         sequences: Optional str or int, the entry of `x` that holds the sequences, or a list of several.
 
     Returns:
-        List of keys into `x`, or `[None]` where `x` itself is the batch.
+        The paths of entries, or `[()]` where `x` itself is the batch.
 
     Raises:
         ValueError: If no entry can be a batch of sequences, or one cannot tell which.
     """
-    entries = _entries(x)
-    if sequences is not None:
-        wanted = sequences if isinstance(sequences, list) and sequences else [sequences]
-        for key in wanted:
-            if not isinstance(key, (str, int)) or key not in entries:
-                raise ValueError(
-                    f"`sequences` names no entry of the batches' x. Expected one of {list(entries)}, or several "
-                    f"in a list, received {show(key)}."
-                )
-        entries = {key: entries[key] for key in wanted}
-    padded = {key: tuple(leaf.shape) for key, leaf in entries.items() if _rank(leaf) >= 2}
+    entries = _entries(x) if sequences is None else _entries_named(x, sequences)
+    padded = {path: tuple(leaf.shape) for path, leaf in entries.items() if _rank(leaf) >= 2}
     if not padded or (sequences is not None and len(padded) < len(entries)):
         problem = "An entry of `sequences` has no" if padded else "No entry of the batches' x has a"
+        shapes = {path: tuple(leaf.shape) if _rank(leaf) >= 0 else "unknown shape" for path, leaf in entries.items()}
         raise ValueError(
-            f"{problem} time axis. Expected the shape (batch, time, ...), received "
-            f"{ {key: tuple(leaf.shape) if _rank(leaf) >= 0 else 'unknown shape' for key, leaf in entries.items()} }. "
-            "Batch and pad the dataset before monitor_padding()."
+            f"{problem} time axis. Expected the shape (batch, time, ...), received {_by_key(shapes)}. Batch and pad "
+            "the dataset before monitor_padding()."
         )
-    if sequences is not None:
-        return list(padded)
-    masks = {mask for key in padded if (mask := _padding_mask_of(key, padded)) is not None}
-    padded = {key: shape for key, shape in padded.items() if key not in masks} or padded
-    # An axis of varying size is time; one of a fixed size may be features.
-    varying = [key for key, shape in padded.items() if shape[1] is None]
+    return _with_varying_axis(padded) if sequences is None else list(padded)
+
+
+def _entries_named(x: Structure, sequences: object) -> Entries:
+    entries = _entries(x)
+    paths: list[Path] = []
+    for key in sequences if isinstance(sequences, list) and sequences else [sequences]:
+        if not isinstance(key, (str, int)) or (key,) not in entries:
+            raise ValueError(
+                f"`sequences` names no entry of the batches' x. Expected one of {list(_by_key(entries))}, or several "
+                f"in a list, received {show(key)}."
+            )
+        paths.append((key,))
+    return {path: entries[path] for path in paths}
+
+
+def _with_varying_axis(padded: dict[Path, tuple[int | None, ...]]) -> list[Path]:
+    """Those entries but the masks whose second axis is time: one of varying size is; one of a fixed size may not be."""
+    masks = {mask for path in padded if (mask := _padding_mask_of(path, padded)) is not None}
+    padded = {path: shape for path, shape in padded.items() if path not in masks} or padded
+    varying = [path for path, shape in padded.items() if shape[1] is None]
     if not varying and len({shape[1] for shape in padded.values()}) > 1:
+        shapes = _by_key(padded)
         raise ValueError(
-            f"Which entry of the batches' x holds the sequences is not clear. Received the shapes {padded}. Say so: "
-            f"monitor_padding(dataset, sequences={next(iter(padded))!r}), or a list of several entries."
+            f"Which entry of the batches' x holds the sequences is not clear. Received the shapes {shapes}. Say so: "
+            f"monitor_padding(dataset, sequences={next(iter(shapes))!r}), or a list of several entries."
         )
     return varying or list(padded)
 
 
-def entry_name(path: Any) -> str:
-    """What statistics call an entry of the model's input: `x`, `x['source']` or `x[0]`."""
-    return "x" if path is None else f"x[{path!r}]"
+def entry_name(path: Path) -> str:
+    """What statistics call an entry of the model's input: `x`, `x['source']` or `x[0]`; long keys too, in full."""
+    return "x" + "".join(f"[{key!r}]" for key in path)
 
 
-def check_padding_of(x: Any, paths: list[Any], mask_value: Any) -> None:
+def check_mask_value(x: Structure, paths: list[Path], mask_value: Any) -> None:
     """Refuses a `mask_value` that the sequences' dtype cannot hold, as far as the dtype is known.
 
     Raises:
@@ -91,7 +102,7 @@ def check_padding_of(x: Any, paths: list[Any], mask_value: Any) -> None:
             )
 
 
-def row_lengths(x: Any, paths: list[Any], mask_value: Any) -> tuple[tf.Tensor, tf.Tensor]:
+def row_lengths(x: Structure, paths: list[Path], mask_value: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """Measures a batch; in graph or eagerly.
 
     Lengths are those that the batch itself tells, within 1 and the padded length, if it has one of these entries:
@@ -111,51 +122,54 @@ def row_lengths(x: Any, paths: list[Any], mask_value: Any) -> tuple[tf.Tensor, t
     """
     entries = _entries(x)
     padded_lengths = tf.stack([tf.shape(entries[path])[1] for path in paths])
-    of_all = _given_lengths(entries, "lengths")
+    longest = _given_lengths(entries, ("lengths",))
     lengths = []
     for index, path in enumerate(paths):
         padded_length = tf.maximum(padded_lengths[index], 1)
-        given = _given_lengths(entries, f"{path}_lengths")
-        if given is None and (of_all is None or len(paths) > 1):
+        own = _given_lengths(entries, tuple(f"{key}_lengths" for key in path))
+        if own is None and (longest is None or len(paths) > 1):
             mask = _padding_mask_of(path, entries)
             leaf, padding = (entries[path], mask_value) if mask is None else (entries[mask], 0)
-            measured = _unpadded_lengths(tf.convert_to_tensor(leaf), padding)
-            is_longest = tf.equal(padded_lengths[index], tf.reduce_max(padded_lengths))
-            given = measured if of_all is None else tf.where(is_longest, of_all, measured)
-        lengths.append(tf.clip_by_value(of_all if given is None else given, 1, padded_length))
+            own = _unpadded_lengths(tf.convert_to_tensor(leaf), padding)
+            if longest is not None:
+                is_longest = tf.equal(padded_lengths[index], tf.reduce_max(padded_lengths))
+                own = tf.where(is_longest, longest, own)
+        lengths.append(tf.clip_by_value(longest if own is None else own, 1, padded_length))
     return tf.stack(lengths), padded_lengths
 
 
-def leaves_at(x: Any, paths: list[Any]) -> list[Any]:
+def leaves_at(x: Structure, paths: list[Path]) -> list[TensorOrSpec]:
     """The entries of a model's input that `sequence_paths` chose."""
     entries = _entries(x)
     return [entries[path] for path in paths]
 
 
-def _given_lengths(entries: dict[Any, Any], key: str) -> tf.Tensor | None:
+def _given_lengths(entries: Entries, path: Path) -> tf.Tensor | None:
     """An entry of one integer a row, or None if there is none."""
-    given = entries.get(key)
+    given = entries.get(path) if path else None
     if given is None or _rank(given) != 1 or not tf.as_dtype(given.dtype).is_integer:
         return None
     return tf.cast(given, tf.int32)
 
 
-def _padding_mask_of(path: Any, entries: dict[Any, Any]) -> str | None:
+def _padding_mask_of(path: Path, entries: Mapping[Path, TensorOrSpec]) -> Path | None:
     """The entry that is True on the real timesteps of another one, by KerasHub's names; None if there is none."""
-    if not isinstance(path, str) or path.endswith(_PADDING_MASK):
+    key = path[0] if path else None
+    if not isinstance(key, str) or key.endswith(PADDING_MASK):
         return None
-    masks = [key for key in entries if isinstance(key, str) and key.endswith(_PADDING_MASK)]
-    of_path = [mask for mask in masks if path.startswith(mask.removesuffix(_PADDING_MASK))]
-    return max(of_path, key=len, default=None)
+    masks = [other[0] for other in entries if isinstance(other[0], str) and other[0].endswith(PADDING_MASK)]
+    prefix = longest_prefix(key, [mask.removesuffix(PADDING_MASK) for mask in masks])
+    return None if prefix is None else (prefix + PADDING_MASK,)
 
 
 def _unpadded_lengths(leaf: tf.Tensor, mask_value: Any) -> tf.Tensor:
+    """What `spans.side_of_runs` and `spans.is_padding` say of arrays, with the majority of rows deciding the side."""
     if leaf.dtype == tf.string and mask_value == 0:
         mask_value = ""
     if isinstance(mask_value, (float, np.floating)) and math.isnan(mask_value):
         is_padding = tf.math.is_nan(leaf)
     else:
-        is_padding = tf.equal(leaf, _as_stored(mask_value, leaf.dtype))
+        is_padding = tf.equal(leaf, _in_stored_dtype(mask_value, leaf.dtype))
     is_real = tf.logical_not(tf.reduce_all(is_padding, axis=tf.range(2, tf.rank(leaf))))
     time = tf.shape(leaf)[1]
     steps = tf.range(1, time + 1)
@@ -166,7 +180,7 @@ def _unpadded_lengths(leaf: tf.Tensor, mask_value: Any) -> tf.Tensor:
     return tf.maximum(tf.where(begin_padded > end_padded, from_first, until_last), 1)
 
 
-def _as_stored(mask_value: Any, dtype: tf.DType) -> tf.Tensor:
+def _in_stored_dtype(mask_value: Any, dtype: tf.DType) -> tf.Tensor:
     """The value as padding holds it: half precision by way of float32, as the data came."""
     if dtype in (tf.bool, tf.string) or dtype.is_integer:
         return tf.constant(np.asarray(mask_value).astype(dtype.as_numpy_dtype))
@@ -175,15 +189,21 @@ def _as_stored(mask_value: Any, dtype: tf.DType) -> tf.Tensor:
     return tf.cast(tf.constant(mask_value, tf.float32), dtype)
 
 
-def _entries(x: Any) -> dict[Any, Any]:
+def _entries(x: Structure) -> Entries:
+    """The entries by their paths; `x` itself under the empty one."""
     if isinstance(x, dict):
-        return {key: x[key] for key in sorted(x, key=str)}
+        return {(key,): x[key] for key in sorted(x, key=str)}
     if isinstance(x, (tuple, list)):
-        return dict(enumerate(x))
-    return {None: x}
+        return {(index,): leaf for index, leaf in enumerate(x)}
+    return {(): x}
 
 
-def _rank(leaf: Any) -> int:
+def _by_key(entries: Mapping[Path, object]) -> dict[str | int | None, object]:
+    """The same as messages show it."""
+    return {path[0] if path else None: entry for path, entry in entries.items()}
+
+
+def _rank(leaf: TensorOrSpec) -> int:
     """The number of axes; -1 where nobody knows, or for what is not a dense tensor."""
     shape = getattr(leaf, "shape", None)
     if shape is None or isinstance(leaf, (tf.RaggedTensorSpec, tf.SparseTensorSpec)):

@@ -1,4 +1,8 @@
-"""Rows that end or begin in one and the same timestep: padding that nobody took for padding."""
+"""Padding that was taken for data: rows that end or begin in one and the same timestep, and what to say of them.
+
+`unnoticed_padding` looks at whole arrays, for `from_padded`; `UnnoticedPaddingCheck` at the first batches of a dataset,
+for `monitor_padding`.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,14 @@ from keras_bucketing.unpadding.arrays import PaddedSequences
 from keras_bucketing.unpadding.spans import is_padding
 
 # A single repeated timestep is a coincidence; so are runs in a row out of twenty, or of a value that occurs all over.
-_SHORTEST_RUN = 2
-_LEAST_SHARE_OF_ROWS = 0.1
-_LEAST_SHARE_OF_VALUE = 0.75
-_MOST_CELLS = 2**22  # of a part of an array, so that what is computed on it stays small
+_MIN_RUN = 2
+_MIN_SHARE_OF_ROWS = 0.1
+_MIN_SHARE_OF_VALUE = 0.75
+_MAX_VALUES_AT_ONCE = 2**22  # of a part of an array, so that what is computed on it stays small
+# Of the batches that are looked at: enough rows for a verdict, few enough to keep (32 MiB at most, mostly below 1).
+_MAX_BATCHES = 32
+_MAX_FEATURES = 4
+_MAX_VALUES = 2**16  # of a batch, unless a single row has more
 
 
 @dataclass(frozen=True)
@@ -55,9 +63,9 @@ class ConstantRuns:
         does so, while plateaus and frequent values are spread over the rows.
         """
         return (
-            self.num_runs >= max(2, _LEAST_SHARE_OF_ROWS * self.num_rows)
+            self.num_runs >= max(2, _MIN_SHARE_OF_ROWS * self.num_rows)
             and self.longest > self.shortest
-            and self.timesteps >= _LEAST_SHARE_OF_VALUE * self.all_timesteps
+            and self.timesteps >= _MIN_SHARE_OF_VALUE * self.all_timesteps
         )
 
     def describe(self) -> str:
@@ -88,7 +96,7 @@ def count_runs(batch: tf.Tensor, at_end: bool) -> tuple[tf.Tensor, tf.Tensor]:
     value = flat[tf.argmax(tf.where(is_mixed, run, 0)), -1]
     holds_value = tf.logical_and(_equal(flat, value), is_mixed[:, tf.newaxis])
     runs = _run_at_end(holds_value)
-    runs = tf.boolean_mask(runs, runs >= _SHORTEST_RUN)
+    runs = tf.boolean_mask(runs, runs >= _MIN_RUN)
     counts = [
         tf.math.count_nonzero(is_mixed),
         tf.size(runs),
@@ -107,14 +115,14 @@ def add_up_runs(parts: Iterable[tuple[np.ndarray, np.ndarray]], at_end: bool) ->
         None where no batch has a run.
     """
     num_rows = 0
-    of_value: dict[str, tuple[np.ndarray, list[np.ndarray]]] = {}
+    by_value: dict[str, tuple[np.ndarray, list[np.ndarray]]] = {}
     for counts, value in parts:
         num_rows += int(counts[0])
         if counts[1]:
-            of_value.setdefault(str(value.tolist()), (value, []))[1].append(counts)
-    if not of_value:
+            by_value.setdefault(str(value.tolist()), (value, []))[1].append(counts)
+    if not by_value:
         return None
-    value, found = max(of_value.values(), key=lambda entry: sum(counts[1] for counts in entry[1]))
+    value, found = max(by_value.values(), key=lambda entry: sum(counts[1] for counts in entry[1]))
     table = np.stack(found)
     _, num_runs, _, _, timesteps, all_timesteps = map(int, table.sum(axis=0))
     shortest, longest = int(table[:, 2].min()), int(table[:, 3].max())
@@ -129,7 +137,7 @@ def find_runs(array: np.ndarray) -> ConstantRuns | None:
     """
     if not array.size:
         return None
-    rows = max(1, _MOST_CELLS * len(array) // array.size)
+    rows = max(1, _MAX_VALUES_AT_ONCE * len(array) // array.size)
     with tf.device("CPU:0"):
         return runs_like_padding([tf.constant(array[at : at + rows]) for at in range(0, len(array), rows)])
 
@@ -159,10 +167,7 @@ def _equal(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(equal, axis=2)
 
 
-# What to say of padding that was not recognized: its value, its side, and the argument that cures it.
-
-
-def overlooked_padding(padded: list[PaddedSequences], mask_value: Any) -> Iterator[str]:
+def unnoticed_padding(padded: list[PaddedSequences], mask_value: float) -> Iterator[str]:
     """A warning for each array whose rows are all of one length, although they end or begin in constant runs."""
     for entry in padded:
         if not (entry.found or entry.is_cut) or (entry.lengths != entry.lengths[0]).any():
@@ -171,17 +176,17 @@ def overlooked_padding(padded: list[PaddedSequences], mask_value: Any) -> Iterat
         if runs is None:
             continue
         if is_padding(runs.value.reshape(1, 1, -1), mask_value).all():
-            cure = f'Pass padding="{"post" if runs.at_end else "pre"}", or leave `padding` out.'
+            advice = f'Pass padding="{"post" if runs.at_end else "pre"}", or leave `padding` out.'
         else:
-            cure = cure_of_value(runs, "Pad after normalizing, or pass the real lengths, lengths=...")
+            advice = suggest_mask_value(runs, "Pad after normalizing, or pass the real lengths, lengths=...")
         yield (
             f"All rows of `{entry.name}` have {entry.lengths[0]} real timesteps by mask_value={mask_value!r}, so that "
-            f"buckets save nothing. But {runs.describe()}, which looks like padding. {cure} If "
+            f"buckets save nothing. But {runs.describe()}, which looks like padding. {advice} If "
             "these timesteps are real, pass the lengths."
         )
 
 
-def cure_of_value(runs: ConstantRuns, without_a_number: str) -> str:
+def suggest_mask_value(runs: ConstantRuns, without_a_number: str) -> str:
     """The `mask_value` to pass, if one number fills the timesteps."""
     values = runs.value.reshape(-1).tolist()
     if len(set(map(str, values))) == 1:
@@ -191,23 +196,14 @@ def cure_of_value(runs: ConstantRuns, without_a_number: str) -> str:
     return f"No `mask_value` can be the padding, since its features differ: was it normalized? {without_a_number}"
 
 
-# A look at the first batches: do their rows end or begin in padding that `mask_value` does not show?
-
-
-# Enough rows for a verdict, few enough to keep: 32 MiB at most, and less than one usually.
-_MOST_BATCHES = 32
-_MOST_FEATURES = 4
-_MOST_VALUES = 2**16  # of a batch, unless a single row has more
-
-
-class PaddingWatch:
+class UnnoticedPaddingCheck:
     """Keeps some rows of the first batches, and warns once if they end or begin in what looks like padding.
 
     Args:
         mask_value: What padding is said to hold.
     """
 
-    def __init__(self, mask_value: Any):
+    def __init__(self, mask_value: object):
         self._mask_value = mask_value
         with tf.device("CPU:0"):
             # A table holds values of one shape only: hence serialized.
@@ -240,11 +236,11 @@ class PaddingWatch:
             with tf.control_dependencies([operation for operation in kept if operation is not None]):
                 return tf.constant(True)
 
-        is_first = tf.logical_and(tf.equal(pass_number, 1), tf.less(index, _MOST_BATCHES))
+        is_first = tf.logical_and(tf.equal(pass_number, 1), tf.less(index, _MAX_BATCHES))
         return tf.cond(tf.logical_and(is_first, tf.size(lengths) > 0), keep, lambda: tf.constant(False))
 
     def warn_once(self, names: list[str], dtypes: list[tf.DType]) -> None:
-        """Warns, at the line of the caller outside of this package, if padding was overlooked.
+        """Warns, at the line of the caller outside of this package, if padding was taken for data.
 
         Args:
             names: What to call the leaves.
@@ -278,11 +274,11 @@ class PaddingWatch:
         runs = runs_like_padding(samples)
         if runs is None:
             return None
-        cure = cure_of_value(runs, 'Pad after normalizing, or add the real lengths to a dict `x` as "lengths".')
+        advice = suggest_mask_value(runs, 'Pad after normalizing, or add the real lengths to a dict `x` as "lengths".')
         return (
             f"monitor_padding: all rows of `{name}` are equally long by mask_value={show(self._mask_value)}, so that "
-            f"the figures may count padding as data. But {runs.describe()}, which looks like padding. {cure} If these "
-            "timesteps are real, ignore this."
+            f"the figures may count padding as data. But {runs.describe()}, which looks like padding. {advice} If "
+            "these timesteps are real, ignore this."
         )
 
 
@@ -290,9 +286,9 @@ def _sample(leaf: tf.Tensor) -> tf.Tensor:
     """Some rows of a batch with some of their features, `(rows, time, features)`."""
     shape = tf.shape(leaf)
     num_features = tf.reduce_prod(shape[2:])
-    features = tf.reshape(leaf, tf.stack([shape[0], shape[1], num_features]))[:, :, :_MOST_FEATURES]
-    values = tf.maximum(shape[1] * tf.minimum(num_features, _MOST_FEATURES), 1)
-    return features[: tf.maximum(_MOST_VALUES // values, 1)]
+    features = tf.reshape(leaf, tf.stack([shape[0], shape[1], num_features]))[:, :, :_MAX_FEATURES]
+    values = tf.maximum(shape[1] * tf.minimum(num_features, _MAX_FEATURES), 1)
+    return features[: tf.maximum(_MAX_VALUES // values, 1)]
 
 
 def _level_of_caller() -> int:

@@ -11,8 +11,8 @@ import pytest
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.data import arrays as mapped_arrays
 from keras_bucketing.data.arrays import (
+    advise_random_access,
     aligned_empty,
-    expect_random_reads,
     host_tensor,
     is_mapped,
     memory_bytes,
@@ -71,7 +71,7 @@ needs_smaps = pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="
 )
 def test_short_rows_of_files_that_do_not_fit_are_read_at_random(memory, row_bytes, expected, values, monkeypatch):
     monkeypatch.setattr(mapped_arrays, "memory_bytes", lambda: memory)
-    expect_random_reads(values, row_bytes)
+    advise_random_access(values, row_bytes)
     assert is_read_at_random(values) == expected
 
 
@@ -84,7 +84,7 @@ def test_the_dataset_gives_the_advice(memory, expected, values, monkeypatch):
 
 
 def test_arrays_in_memory_need_no_advice():
-    expect_random_reads(np.arange(3), 4)
+    advise_random_access(np.arange(3), 4)
 
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_RANDOM"), reason="no system that takes advice")

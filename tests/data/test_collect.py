@@ -10,10 +10,11 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keras_bucketing.data import tree
 from keras_bucketing.data.collect import check_padding_value, collect_inputs, length_entries
 from keras_bucketing.data.rows import Rows
 from tests.support.rows import flat, rows_of
-from tests.support.strategies import lengths_lists, random_sequences
+from tests.support.strategies import lengths_lists, numbered, random_sequences, structures
 
 X = [[1, 2], [3]]
 
@@ -280,6 +281,31 @@ def test_labels_for_each_timestep_have_no_lengths_of_their_own():
     assert [leaf.name for leaf in leaves] == ["x['a']", "x['b']"]
     assert leaves[0].lengths is leaves[1].lengths
     assert leaves[0].lengths.dtype == np.int32
+
+
+@given(structures(st.none()).map(numbered), st.booleans())
+def test_every_leaf_has_its_own_lengths_and_labels_find_their_sequences(numbers, align_labels):
+    def sequences(path, number):
+        return [[number] * (number + 1), [number]]
+
+    x, y = tree.map_leaves(sequences, numbers), tree.map_leaves(sequences, numbers)
+    inputs = collect_inputs(x, y, None, align_labels)
+    expected = [[number + 1, 1] for _, number in tree.leaves(numbers)]
+    columns = inputs.lengths.leaves
+    assert [leaf.lengths.tolist() for leaf in columns] == expected * (1 if align_labels else 2)
+    assert len({leaf.name for leaf in columns}) == len(columns)
+    assert inputs.lengths.longest.tolist() == [max(first for first, _ in expected), 1]
+    for path, number in tree.leaves(numbers):
+        of_x, of_y = inputs.column_of("x", path), inputs.column_of("y", path)
+        assert (of_x == of_y) == align_labels
+        assert columns[of_x].lengths.tolist() == columns[of_y].lengths.tolist() == [number + 1, 1]
+        assert [columns[of_x].is_label, columns[of_y].is_label] == [False, not align_labels]
+
+
+def test_labels_of_one_length_keep_the_order_of_the_rows():
+    flat_labels = np.arange(4)
+    labels = [flat_labels[2:4], flat_labels[0:2]]  # taken for slices of one array where nothing is copied
+    assert collect_inputs([[1, 2, 3], [4, 5, 6]], labels, None, copy=False).y.tolist() == [[2, 3], [0, 1]]
 
 
 def test_options_for_sequences_do_not_concern_labels_of_their_own_length():

@@ -1,13 +1,16 @@
 """One leaf of variable-length rows: what goes in comes out bit for bit."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.data.convert import as_rows
-from keras_bucketing.data.rows import rows_from_row_splits
+from keras_bucketing.data.rows import rows_from_memory, rows_from_ranges, rows_from_row_splits
 from tests.support.rows import rows_of
 from tests.support.strategies import lengths_lists, random_sequences, seeds, sequence_lists
 
@@ -168,3 +171,63 @@ def test_row_splits_beyond_64_bits_are_refused():
 def test_a_ragged_passes_through_unchanged():
     ragged = rows_from_row_splits(np.arange(3), [0, 1, 3])
     assert as_rows(ragged, "x") is ragged
+
+
+ranges = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 9)), min_size=1, max_size=8)
+
+
+@given(ranges, seeds())
+def test_rows_anywhere_in_values_come_in_their_order(ranges, seed):
+    values = np.random.default_rng(seed).integers(0, 99, 30)
+    expected = [values[start : start + size] for start, size in ranges]
+    rows = rows_from_ranges(values, *np.array(ranges, np.int64).T)
+    flat_values, splits = rows.concatenated()
+    assert [row.tolist() for row in rows] == [row.tolist() for row in expected]
+    assert [rows.row(index).tolist() for index in range(len(rows))] == [row.tolist() for row in expected]
+    assert [row.tolist() for row in np.split(flat_values, splits[1:-1])] == [row.tolist() for row in expected]
+    assert splits[0] == 0
+    assert splits[-1] == len(flat_values)
+    of_one_length = rows_from_ranges(values, rows.starts, np.full(len(rows), 9))
+    assert of_one_length.as_array().tolist() == [values[start : start + 9].tolist() for start, _ in ranges]
+
+
+@given(ranges, st.integers(0, 1), st.none() | st.integers(0, 9), st.integers(0, 3), st.data())
+def test_tensors_say_where_the_same_rows_lie(ranges, min_length, limit, first, data):
+    starts, sizes = np.array(ranges, np.int64).T
+    rows = replace(rows_from_ranges(np.zeros(30, np.int32), starts, sizes), min_length=min_length)
+    asked = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=5))
+    tensors = rows.as_tensors(tf.constant)
+    assert tensors.lengths(tf.constant(asked, tf.int32)).numpy().tolist() == rows.lengths[asked].tolist()
+    limits = [ranges[row][1] if limit is None else min(limit, ranges[row][1]) for row in asked]
+    expected = [
+        list(range(first + starts[row], first + starts[row] + size)) for row, size in zip(asked, limits, strict=True)
+    ]
+    assert tensors.timesteps(tf.constant(asked, tf.int32), first, limit).to_list() == expected
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 3), min_size=1, max_size=3)), min_size=1), seeds())
+def test_pieces_of_one_memory_are_found_where_they_lie(pieces, seed):
+    """Pieces of rows that follow one another, with gaps between the pieces, which come in any order."""
+    memory = np.random.default_rng(seed).integers(0, 99, 400)
+    order = np.random.default_rng(seed).permutation(len(pieces))
+    ends = np.cumsum([gap + sum(sizes) for gap, sizes in pieces])
+    arrays = [memory[end - sum(sizes) : end] for end, (_, sizes) in zip(ends, pieces, strict=True)]
+    sizes = [np.array(pieces[at][1]) for at in order]
+    rows = rows_from_memory(
+        memory.view(np.uint8),
+        np.array([arrays[at].ctypes.data for at in order]),
+        np.array([len(arrays[at]) for at in order]),
+        memory.dtype,
+        (),
+        np.array(list(map(len, sizes))),
+        np.concatenate(sizes),
+    )
+    if rows is None:
+        assert not any(map(len, arrays))
+    else:
+        assert np.shares_memory(rows.values, memory)
+        assert [row.tolist() for row in rows] == [
+            arrays[at][start : start + size].tolist()
+            for at, lengths in zip(order, sizes, strict=True)
+            for start, size in zip(lengths.cumsum() - lengths, lengths, strict=True)
+        ]

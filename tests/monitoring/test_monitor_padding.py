@@ -152,13 +152,13 @@ def padded_batches(draw, *, features):
 @given(data=st.data())
 def test_lengths_of_padded_rows(features, data):
     padded, lengths = data.draw(padded_batches(features=features))
-    found, padded_lengths = row_lengths(padded, [None], 0)
+    found, padded_lengths = row_lengths(padded, [()], 0)
     np.testing.assert_array_equal(found, [lengths])
     assert padded_lengths == [padded.shape[1]]
     left_padded = np.zeros_like(padded)
     for row, source, length in zip(left_padded, padded, lengths, strict=True):
         row[padded.shape[1] - length :] = source[:length]
-    np.testing.assert_array_equal(row_lengths(left_padded, [None], 0)[0], [lengths])
+    np.testing.assert_array_equal(row_lengths(left_padded, [()], 0)[0], [lengths])
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_lengths_of_padded_rows(features, data):
     ],
 )
 def test_lengths_by_hand(x, mask_value, lengths):
-    found, _ = row_lengths(tf.constant(x), [None], mask_value)
+    found, _ = row_lengths(tf.constant(x), [()], mask_value)
     assert found.numpy().tolist() == [lengths]
     monitored = monitor_padding(tf.data.Dataset.from_tensors(tf.constant(x)), mask_value)
     assert [batch.shape for batch in monitored] == [tf.constant(x).shape]

@@ -13,19 +13,19 @@ import pytest
 import tensorflow as tf
 
 from keras_bucketing import BucketedSequence
-from keras_bucketing.pipeline.loading import CallsBeforeExit
+from keras_bucketing.pipeline.loading import PendingCalls
 
 
 def test_waiting_ends_after_the_last_call():
-    calls, events = CallsBeforeExit(), []
+    calls, events = PendingCalls(), []
     has_begun, may_end = threading.Event(), threading.Event()
 
     def call_twice():
-        with calls.one():
+        with calls.track():
             has_begun.set()
             may_end.wait(60)
             events.append("first call")
-        with calls.one():
+        with calls.track():
             events.append("second call")
 
     def wait():
@@ -45,8 +45,8 @@ def test_waiting_ends_after_the_last_call():
 
 
 def test_a_call_that_fails_has_ended():
-    calls = CallsBeforeExit()
-    with pytest.raises(OSError, match="early"), calls.one():
+    calls = PendingCalls()
+    with pytest.raises(OSError, match="early"), calls.track():
         raise OSError("early")
     assert calls.num_running == 0
     calls.wait()
@@ -54,8 +54,8 @@ def test_a_call_that_fails_has_ended():
 
 def test_nobody_waits_for_ever(monkeypatch):
     monkeypatch.setattr("keras_bucketing.pipeline.loading._PATIENCE_SECONDS", 0.1)
-    calls = CallsBeforeExit()
-    with calls.one():
+    calls = PendingCalls()
+    with calls.track():
         calls.wait()
 
 

@@ -1,7 +1,11 @@
 """What the property tests draw from. Contents come from a drawn seed: shrinking works on lengths and options."""
 
+import itertools
+
 import numpy as np
 from hypothesis import strategies as st
+
+from keras_bucketing.data.tree import map_leaves
 
 DTYPES = ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
 DTYPES += ["float16", "float32"]
@@ -86,6 +90,12 @@ def adversarial_keys():
     """
     long = _MIDDLES.map(lambda middle: "k" * 100 + middle + "k" * 100)
     return st.sampled_from(["a", "b", "0", "1", "-1", "a'", 'a"', "['a']", "x['a']", "lengths", ""]) | long
+
+
+def numbered(structure):
+    """The same structure with leaves 0, 1, 2, ..."""
+    numbers = itertools.count()
+    return map_leaves(lambda path, leaf: next(numbers), structure, none_is_leaf=True)
 
 
 def structures(leaves, *, keys=None, max_leaves=6):

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.data.collect import collect_inputs
 from keras_bucketing.data.rows import Rows
+from keras_bucketing.data.tree import leaves, map_leaves
 from keras_bucketing.unpadding.arrays import sequences_from_padded
-from keras_bucketing.unpadding.unnoticed import overlooked_padding
+from keras_bucketing.unpadding.unnoticed import unnoticed_padding
 from tests.support.rows import flat
-from tests.support.strategies import lengths_lists, random_bits, seeds
+from tests.support.strategies import lengths_lists, numbered, random_bits, seeds, structures
 
 paddings = st.sampled_from(["post", "pre"])
 FREE_OF_MASK_VALUE = {"int8": -1, "uint8": 0, "int32": -7, "uint16": 65535, "int64": 0, "float16": -1.5, "float32": 0.1}
@@ -115,6 +116,29 @@ def test_a_mask_next_to_padding_with_nan_is_believed():
 def test_a_padded_array_gives_its_sequences(drawn):
     x, arguments, expected = drawn
     assert_same_leaves(ragged_from_padded(x, **arguments), expected)
+
+
+@settings(max_examples=200)
+@given(structures(st.none()).map(numbered), st.sampled_from(["values", "lengths", "masks", "sequences"]))
+def test_every_leaf_comes_back_as_its_own_whatever_its_keys_are(numbers, how):
+    sequences = {number: [[number + 1] * (1 + number % 3), [number + 1] * 3] for _, number in leaves(numbers)}
+    x = map_leaves(lambda path, number: pad([*map(np.array, sequences[number])], 4, "post", 0), numbers)
+    lengths = map_leaves(lambda path, number: [1 + number % 3, 3], numbers)
+    arguments = {"lengths": {"lengths": lengths}, "masks": {"lengths": map_leaves(lambda path, leaf: leaf > 0, x)}}
+    if how == "sequences" and isinstance(x, (dict, tuple)):
+        arguments[how] = {"sequences": sorted(x) if isinstance(x, dict) else list(range(len(x)))}
+    stripped = ragged_from_padded(x, **arguments.get(how, {}))
+    assert [path for path, _ in leaves(stripped)] == [path for path, _ in leaves(numbers)]
+    for (_, rows), (_, number) in zip(leaves(stripped), leaves(numbers), strict=True):
+        assert [row.tolist() for row in rows] == sequences[number]
+
+
+def test_keys_that_messages_shorten_alike_are_told_apart():
+    a, b = ("k" * 100 + middle + "k" * 100 for middle in "ab")
+    x = {a: np.array([[1, 2, 0], [3, 0, 0]]), b: np.array([[4, 0, 0], [5, 6, 0]])}
+    stripped = ragged_from_padded(x)
+    assert [row.tolist() for row in stripped[a]] == [[1, 2], [3]]
+    assert [row.tolist() for row in stripped[b]] == [[4], [5, 6]]
 
 
 @settings(max_examples=8)
@@ -415,7 +439,7 @@ def test_any_arguments_give_sequences_or_an_error_of_ours(x, lengths, arguments)
     for leaf, entry in zip(ragged, sorted(padded, key=lambda entry: entry.name), strict=True):
         assert leaf.lengths.tolist() == entry.lengths.tolist()
         assert entry.lengths.max() <= entry.time
-        list(overlooked_padding([entry], 0))
+        list(unnoticed_padding([entry], 0))
 
 
 def test_padding_that_would_call_padding_real_is_refused():
@@ -490,7 +514,7 @@ PADDED_WITH_ONE = np.where(np.arange(20) < np.arange(60)[:, np.newaxis] % 18 + 1
         (np.where(POST == 0, np.nan, POST), {}, ["of [nan, nan, nan]", 'Pass mask_value=float("nan").']),
     ],
 )
-def test_overlooked_padding_is_pointed_out(x, options, texts):
+def test_unnoticed_padding_is_pointed_out(x, options, texts):
     with pytest.warns(UserWarning, match="looks like padding") as caught:
         BucketedSequence.from_padded(x, **options)
     message = str(caught[0].message)
@@ -523,7 +547,7 @@ def test_data_without_padding_raise_no_alarm(num_rows, time, kind, padding, seed
         # A last timestep that all rows share, as an end-of-sequence token.
         "once": lambda: np.insert(rng.integers(5, 1000, (num_rows, time)), 0 if padding == "pre" else time, 3, axis=1),
     }[kind]()
-    assert list(overlooked_padding(sequences_from_padded(x, mask_value=-1)[1], -1)) == []
+    assert list(unnoticed_padding(sequences_from_padded(x, mask_value=-1)[1], -1)) == []
 
 
 def test_lengths_that_are_given_raise_no_alarm():

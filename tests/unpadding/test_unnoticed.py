@@ -154,7 +154,7 @@ WORDS = np.where(padded(0.0) == 0, "[PAD]", np.random.default_rng(0).integers(5,
         (padded(np.nan), 0, ['Pass mask_value=float("nan").']),
     ],
 )
-def test_overlooked_padding_is_pointed_out_once(make, x, mask_value, texts):
+def test_unnoticed_padding_is_pointed_out_once(make, x, mask_value, texts):
     monitored = monitor_padding(make(x), mask_value)
     with pytest.warns(UserWarning, match="looks like padding") as caught:
         first = read(monitored)
