@@ -7,7 +7,7 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import tensorflow as tf
@@ -59,8 +59,8 @@ class BucketedSequence(tf.data.Dataset):
             for each output. Defaults to None.
         batch_size: Int, rows of every batch, of all shards together. Defaults to 32 where no size is given.
         bucket_batch_sizes: Ints, rows, one for each bucket, as in tf.data. Defaults to None.
-        max_timesteps_per_batch: Int, the most cells of a batch: rows x padded length, padding included; of the longest
-            leaf where `x` has several. With `batch_size` next to it, that is the most rows, as `max_sentences` in
+        max_timesteps_per_batch: Int, the maximum of padded timesteps in a batch: rows x padded length; of the longest
+            leaf where `x` has several. With `batch_size` next to it, that is the maximum of rows, as `max_sentences` in
             fairseq. Defaults to None.
         batch_size_multiple: Int, every batch's rows are a multiple of it: the number of replicas, or 8 for tensor
             cores. Fewer rows than that may be left out of an epoch: which ones, of all rows, is drawn anew each epoch;
@@ -151,9 +151,9 @@ class BucketedSequence(tf.data.Dataset):
 
     def __init__(
         self,
-        x: Any,
-        y: Any = None,
-        sample_weight: Any = None,
+        x: object,
+        y: object = None,
+        sample_weight: object = None,
         *,
         batch_size: int | None = None,
         bucket_batch_sizes: Sequence[int] | None = None,
@@ -248,7 +248,7 @@ class BucketedSequence(tf.data.Dataset):
 
     @classmethod
     def from_row_splits(
-        cls, values: Any, row_splits: Any, y: Any = None, sample_weight: Any = None, **options: Any
+        cls, values: object, row_splits: object, y: object = None, sample_weight: object = None, **options: Any
     ) -> BucketedSequence:
         """Makes a dataset from flat values and row splits, as `tf.RaggedTensor.from_row_splits` does.
 
@@ -282,14 +282,14 @@ class BucketedSequence(tf.data.Dataset):
     @classmethod
     def from_padded(
         cls,
-        x: Any,
-        y: Any = None,
-        sample_weight: Any = None,
+        x: object,
+        y: object = None,
+        sample_weight: object = None,
         *,
-        lengths: Any = None,
+        lengths: object = None,
         mask_value: float = 0,
         padding: Literal["post", "pre"] | None = None,
-        sequences: Any = None,
+        sequences: object = None,
         timestep_labels: bool | None = None,
         **options: Any,
     ) -> BucketedSequence:
@@ -356,7 +356,7 @@ class BucketedSequence(tf.data.Dataset):
     @classmethod
     def from_dataset(
         cls,
-        dataset: Any,
+        dataset: object,
         *,
         cache: str | os.PathLike[str] | None = None,
         batched: bool | None = None,
@@ -421,12 +421,12 @@ class BucketedSequence(tf.data.Dataset):
     @classmethod
     def from_loader(
         cls,
-        load: Callable[[int], Any],
-        lengths: Any,
-        y: Any = None,
-        sample_weight: Any = None,
+        load: Callable[[int], object],
+        lengths: object,
+        y: object = None,
+        sample_weight: object = None,
         *,
-        output_signature: Any,
+        output_signature: object,
         length_tolerance: int = 0,
         num_parallel_loads: int | None = None,
         **options: Any,
@@ -516,7 +516,7 @@ class BucketedSequence(tf.data.Dataset):
             for cut in cuts:
                 yield self._gatherer(rows, cut)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> NoReturn:
         raise TypeError(
             f"A {type(self).__name__} cannot be pickled or copied: its data live in TensorFlow's memory. Create it "
             "again from the same data and options, and carry its position over with state_dict() and load_state_dict()."
@@ -641,7 +641,7 @@ class BucketedSequence(tf.data.Dataset):
         first = position.first_batch
         return padding_of_plan(self.epoch_plan(position.epoch), self._leaf_lengths, first + start, first + stop)
 
-    def summary(self, print_fn: Callable[[str], Any] | None = None) -> None:
+    def summary(self, print_fn: Callable[[str], object] | None = None) -> None:
         """Prints the buckets as a table: lengths, sequences, rows a batch, and the padding of epoch 0, of all leaves.
 
         Args:
@@ -701,7 +701,7 @@ class BucketedSequence(tf.data.Dataset):
     def state_dict(self, epoch: int | None = None, batch: int = 0) -> dict[str, Any]:
         """The position and what identifies the dataset, as a small dictionary for JSON.
 
-        Prefetching runs ahead of whoever consumes the batches, so in the middle of an epoch only the consumer knows the
+        Prefetching runs ahead of what consumes the batches, so in the middle of an epoch only the consumer knows the
         position: pass it. `BackupAndRestoreSequence` does so.
 
         `tf.train.Checkpoint(iterator)` is no way: TensorFlow refuses to save an iterator over this dataset, as a
@@ -732,7 +732,7 @@ class BucketedSequence(tf.data.Dataset):
         epoch, batch, seed = check_state(state, self._data_fingerprint(), self.seed, self._seed_was_given)
         self._counter.seek(*self._check_position(epoch, batch), seed)
 
-    def restore_order(self, outputs: Any) -> Any:
+    def restore_order(self, outputs: object) -> Any:
         """Puts predictions back into the order of the input.
 
         It undoes the order of the newest pass, so call it right after `predict`.
@@ -757,7 +757,7 @@ class BucketedSequence(tf.data.Dataset):
         plan = self.epoch_plan(self.newest_pass().epoch)
         return restore_order(outputs, plan, self._lengths)
 
-    def _check_position(self, epoch: Any, batch: Any) -> tuple[int, int]:
+    def _check_position(self, epoch: object, batch: object) -> tuple[int, int]:
         epoch, batch = check_integer("epoch", epoch, minimum=0), check_integer("batch", batch, minimum=0)
         if batch > self.num_batches:
             raise ValueError(
@@ -784,7 +784,7 @@ class BucketedSequence(tf.data.Dataset):
         return self._fingerprint
 
 
-def _check_minlen(minlen: Any, maxlen: Any) -> int:
+def _check_minlen(minlen: object, maxlen: object) -> int:
     """The minimum padded length; sequences cannot be cut shorter than they are padded to."""
     max_length = None if maxlen is None else check_integer("maxlen", maxlen)
     min_length = 1 if minlen is None else check_integer("minlen", minlen)

@@ -75,7 +75,7 @@ class Loader:
             raise LoadError(
                 f"`load` failed at row {row} with {reason}. Repair what that row is loaded from, or leave the row out."
             ) from error
-        sequences = self._split(returned, row)
+        sequences = self._split_row(returned, row)
         return [self._check(sequence, row, leaf) for sequence, leaf in zip(sequences, self.leaves, strict=True)]
 
     def check_length(self, leaf: LoadedLeaf, row: int, received: int, announced: int) -> None:
@@ -94,7 +94,7 @@ class Loader:
                 f"received none in load({row}){leaf.suffix}. Leave that row out."
             )
 
-    def _split(self, returned: object, row: int) -> list[object]:
+    def _split_row(self, returned: object, row: int) -> list[object]:
         """The sequences of a row in the order of the leaves."""
         keys = [leaf.key for leaf in self.leaves]
         if keys == [None]:

@@ -40,7 +40,7 @@ class Rows:
         sizes: How many timesteps each row has, `(num_rows,)`; int32, int64 if one of them needs it.
         dtype: What batches hold, e.g. float32 where `values` are float64.
         owned: Whether nobody else can write to `values`, so that no copy protects anyone.
-        shared: Whether `values` stay where they are, whoever else can write to them.
+        shared: Whether `values` stay where they are, even if others can write to them.
         min_length: 1 if an empty row counts as one timestep of padding, else 0.
     """
 
@@ -278,8 +278,8 @@ class RowLengths:
     @cached_property
     def longest(self) -> Lengths:
         """The timesteps of each row, those of its longest sequence in `x`, `(num_rows,)`."""
-        of_x = [leaf.lengths for leaf in self.leaves if not leaf.is_label]
-        longest: Lengths = np.maximum.reduce(of_x) if len(of_x) > 1 else of_x[0]
+        lengths = [leaf.lengths for leaf in self.leaves if not leaf.is_label]
+        longest: Lengths = np.maximum.reduce(lengths) if len(lengths) > 1 else lengths[0]
         return longest
 
 

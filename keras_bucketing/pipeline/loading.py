@@ -204,7 +204,7 @@ class RowLoader:
         if self not in batch.loaded:
             padded_lengths = tf.stack([part.padded_length(batch) for part in self._parts])
             dtypes = [*(part.leaf.values.dtype for part in self._parts), tf.int32]
-            batch.loaded[self] = tf.numpy_function(_without_reference(self), [batch.rows, padded_lengths], dtypes)
+            batch.loaded[self] = tf.numpy_function(_make_weak_loader(self), [batch.rows, padded_lengths], dtypes)
         return batch.loaded[self]
 
     def load_batch(self, rows: np.ndarray, padded_lengths: np.ndarray) -> list[np.ndarray]:
@@ -250,7 +250,7 @@ class RowLoader:
             lengths[position] = max(len(sequence), 1)
 
 
-def _without_reference(row_loader: RowLoader) -> Callable[[np.ndarray, np.ndarray], list[np.ndarray]]:
+def _make_weak_loader(row_loader: RowLoader) -> Callable[[np.ndarray, np.ndarray], list[np.ndarray]]:
     known_weakly = weakref.ref(row_loader)
 
     def load_batch(rows: np.ndarray, padded_lengths: np.ndarray) -> list[np.ndarray]:

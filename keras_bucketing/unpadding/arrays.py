@@ -166,7 +166,7 @@ def _use_mask(
 ) -> PaddedSequences:
     """By the mask among the entries of `x`."""
     lengths, side = lengths_of_mask(mask.astype(bool), mask_name)
-    side = _same_side(side, arguments.side, mask_name) or "post"
+    side = _resolve_side(side, arguments.side, mask_name) or "post"
     span = span_of_lengths(lengths, array.shape[1], side)
     _refuse_inverted(array, span, mask_name, name)
     return PaddedSequences(name, array, span, side, found=False, is_mask=is_mask)
@@ -181,7 +181,7 @@ def _use_lengths(
     clipped = np.minimum(lengths, time)
     if side is not None:
         _refuse_inverted(array, span_of_lengths(lengths, time, side), label, name)
-    side = _same_side(side, arguments.side, label) or side_of_lengths(array, clipped, mask_value, name)
+    side = _resolve_side(side, arguments.side, label) or side_of_lengths(array, clipped, mask_value, name)
     was_cut = lengths > time
     if was_cut.any() and not (arguments.maxlen is not None and arguments.maxlen <= time):
         run = np.where(was_cut, runs_at_both_ends(array, mask_value)[side], 0)
@@ -209,7 +209,7 @@ def _refuse_inverted(array: np.ndarray, span: Span, label: str, name: str) -> No
         )
 
 
-def _same_side(side: Side | None, padding: Side | None, label: str) -> Side | None:
+def _resolve_side(side: Side | None, padding: Side | None, label: str) -> Side | None:
     """The side that the mask has, or the argument `padding`, which must not contradict one another."""
     if side is not None and padding is not None and side != padding:
         raise ValueError(
