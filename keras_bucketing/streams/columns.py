@@ -80,15 +80,15 @@ class ColumnBuilder:
         self._store.abandon()
 
     def _append(self, block: np.ndarray) -> None:
-        if not len(block) and not self.num_rows:
-            self._first_dtype = block.dtype
-        # NumPy takes None for float64 where dtypes are compared.
-        is_as_before = self._dtype is not None and block.dtype == self._dtype and block.shape[1:] == self._features
-        is_empty_list = not len(block) and block.ndim == 1  # which has neither dtype nor features
-        if not is_as_before and not is_empty_list:
-            self._check_block(block)
         if not len(block):
+            if not self.num_rows:
+                self._first_dtype = block.dtype
+            if block.ndim > 1:  # an empty list has no features
+                self._check_block(block)
             return
+        # NumPy takes None for float64 where dtypes are compared.
+        if self._dtype is None or block.dtype != self._dtype or block.shape[1:] != self._features:
+            self._check_block(block)
         self._pending.append(block)
         self._pending_bytes += block.nbytes
         self._num_values += len(block)

@@ -30,7 +30,7 @@ from keras_bucketing.data.arrays import standard_dtype
 from keras_bucketing.data.convert import Leaf
 from keras_bucketing.data.row_splits import row_splits_of
 from keras_bucketing.data.rows import Rows, StoredSequences
-from keras_bucketing.streams.columns import FileStore, map_npy
+from keras_bucketing.streams.columns import FileStore, map_npy, npy_header
 from keras_bucketing.streams.elements import NAMES, Element, map_element
 from keras_bucketing.unpadding.batches import leaf_name
 
@@ -44,7 +44,7 @@ DESCRIPTION = "description.json"
 _LOCK = "writing.lock"
 _OWN_FILES = re.compile(rf"(values|row_splits)_\d+\.(npy|before)|{re.escape(DESCRIPTION)}|{re.escape(_LOCK)}")
 
-Source = dict[str, Any]  # what was read and how, as JSON: two of them can be compared
+Source = dict[str, object]  # what was read and how, as JSON: two of them can be compared
 
 
 class FolderWriter:
@@ -102,26 +102,26 @@ class FolderWriter:
             element: The structures of `x`, `y` and `sample_weight`, with a leaf for each file that was begun.
             source: What was read and how, or None.
         """
-        leaves: list[dict[str, Any]] = [{} for _ in self._numbers]
+        leaves: list[Source] = [{} for _ in self._numbers]
         num_rows = 0
 
         def describe(path: tree.Path, leaf: Leaf) -> int:
             nonlocal num_rows
             num_rows = len(leaf)
             number = self._numbers[path]
-            is_ragged = isinstance(leaf, Rows)
-            values = leaf.values if isinstance(leaf, Rows) else leaf
+            values, splits = (leaf.values, row_splits_of(leaf.sizes)) if isinstance(leaf, Rows) else (leaf, None)
             leaves[number] = {
                 "name": leaf_name(path),
                 "dtype": np.lib.format.dtype_to_descr(values.dtype),
                 "shape": list(values.shape),
-                "ragged": is_ragged,
+                "ragged": splits is not None,
             }
-            if isinstance(leaf, Rows):
-                splits = row_splits_of(leaf.sizes)
-                store = FileStore(self._work / f"row_splits_{number}.npy")
-                store.write(splits)
-                store.finish(splits.shape, splits.dtype)
+            if splits is not None:
+                with (self._work / f"row_splits_{number}.npy").open("wb") as file:
+                    file.write(npy_header(splits.shape, splits.dtype))
+                    file.write(splits.data)
+                    file.flush()
+                    os.fsync(file.fileno())
             return number
 
         with with_argument_name(self._argument, self.path, "written"):
@@ -202,7 +202,7 @@ class FolderWriter:
         os.rename(self._work, self.path)
         (self.path / _LOCK).unlink()
         if replaced.is_dir():
-            self._remove(replaced)  # whoever has mapped it keeps it until he lets go
+            self._remove(replaced)  # what is mapped of it stays until it is let go of
 
     def _remove(self, folder: Path) -> None:
         self._remove_files(folder, keep=set())
@@ -274,7 +274,7 @@ def _show(path: Path) -> str:
     return show(str(path))
 
 
-def _encode(structure: Any) -> Any:
+def _encode(structure: tree.Structure) -> tree.Structure:
     """A structure of leaf numbers, with tuples told from lists."""
     if isinstance(structure, dict):
         return {"dict": {key: _encode(value) for key, value in structure.items()}}
@@ -362,7 +362,7 @@ def _map_leaf(path: Path, number: int, leaf: dict[str, Any], num_rows: int) -> S
     return StoredSequences(values, splits, shorten(str(leaf["name"])))
 
 
-def _as_dtype(text: Any) -> np.dtype:
+def _as_dtype(text: object) -> np.dtype:
     """One of the dtypes that are stored, and no other; nothing is made of what a stranger wrote."""
     if not isinstance(text, str) or not re.fullmatch(r"[<>|][biuf][1248]", text):
         raise ValueError(f"it holds something else than numbers, dtype {show(text)}.")
@@ -372,13 +372,13 @@ def _as_dtype(text: Any) -> np.dtype:
     return standard_dtype(dtype, "values")
 
 
-def _as_size(number: Any) -> int:
+def _as_size(number: object) -> int:
     if type(number) is not int or not 0 <= number <= INT64_MAX:
         raise ValueError(f"its description is damaged: the size {show(number)}.")
     return number
 
 
-def _decode(structure: Any, leaves: list[Any]) -> Any:
+def _decode(structure: tree.Structure, leaves: list[StoredSequences | np.ndarray]) -> tree.Structure:
     if structure is None or isinstance(structure, int):
         return None if structure is None else leaves[structure]
     if "dict" in structure:

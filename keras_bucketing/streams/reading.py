@@ -1,4 +1,7 @@
-"""Reads a stream once, from beginning to end, into a column for each leaf."""
+"""Reads a stream once, from beginning to end, into a column for each leaf.
+
+`read_stream` decides what the elements are and lets a `RowReader` or a `BatchReader` take them apart.
+"""
 
 from __future__ import annotations
 
@@ -260,8 +263,7 @@ def _refuse_strings(leaf: object, path: Path) -> None:
     if isinstance(leaf, (str, bytes)):
         refuse_text("string", path, leaf)
     dtype = getattr(leaf, "dtype", None)
-    if dtype is not None and str(getattr(dtype, "name", dtype)) != "object":
-        refuse_text(str(getattr(dtype, "name", dtype)), path)
+    refuse_text(str(getattr(dtype, "name", dtype)), path)
 
 
 class BatchReader:
@@ -281,26 +283,20 @@ class BatchReader:
         self._template, self._roles, self._options = first[0], roles, options
         self._paths = list(leaves_of(first[0]))
         batches = [self._leaves(element, index) for index, element in enumerate(first)]
-        counts = {
-            path
-            for path, spec in inputs_of(specs).items()
-            if spec.rank == 1 and spec.dtype.lstrip("u").startswith("int")
-        }
+        counts = _integers_of_rows(inputs_of(specs))
         self._groups = self._find_groups(counts, batches)
         labels = [path for path, role in roles.items() if role is Role.PADDED and path[0] != "x"]
         has_label_lengths = _LABEL_LENGTHS in counts and not options.labels_align and len(labels) == 1
-        self._labels = self._find_labels(labels, _LABEL_LENGTHS if has_label_lengths else None, batches)
+        label_lengths = _LABEL_LENGTHS if has_label_lengths else None
+        self._labels = self._find_labels(labels, label_lengths, batches)
 
-        # Lengths are known from the sequences: the leaves that say them get no column.
-        used = {group.lengths for group in self._groups} - {None}
-        used |= {LENGTHS} if used else set()
-        used |= {_LABEL_LENGTHS} if has_label_lengths else set()
+        # Leaves that say lengths get no column: what include_lengths=True adds is made anew from the sequences.
+        lengths = {group.lengths for group in self._groups} - {None}
+        no_columns = lengths | {label_lengths} | ({LENGTHS} if lengths else set())
         x, y, weights = first[0]
         if isinstance(x, dict):
-            x = {key: value for key, value in x.items() if ("x", key) not in used}
-        self.columns: Element = map_element(
-            lambda path, _: new_column(path, roles[path] is not Role.VALUE), (x, y, weights)
-        )
+            x = {key: value for key, value in x.items() if ("x", key) not in no_columns}
+        self.columns = map_element(lambda path, _: new_column(path, roles[path] is not Role.VALUE), (x, y, weights))
         self._by_path: dict[Path, ColumnBuilder] = leaves_of(self.columns)
 
     def read(self, element: Element) -> None:
@@ -376,6 +372,11 @@ class BatchReader:
                 part = group if len(paths) == len(group.paths) else PaddedGroup(paths, group.mask, group.lengths)
                 spans |= dict.fromkeys(paths, part.span(batch, self._options, first_row))
         return spans
+
+
+def _integers_of_rows(specs: Specs) -> set[Path]:
+    """The leaves that hold one integer a row, as lengths do."""
+    return {path for path, spec in specs.items() if spec.rank == 1 and spec.dtype.lstrip("u").startswith("int")}
 
 
 def _on_host(leaf: Any, path: Path) -> HostLeaf:

@@ -139,21 +139,22 @@ def read_dataset(dataset: Any, cache: str | os.PathLike[str] | None, options: Ba
 
 
 def check_batch_options(
-    batched: Any,
-    mask_value: Any,
-    padding: Any,
-    timestep_labels: Any,
+    batched: object,
+    mask_value: object,
+    padding: object,
+    timestep_labels: object,
     labels_align: bool = True,
     label_mask_value: float = 0,
 ) -> BatchOptions:
     """Checks what a caller says about the elements of a stream."""
-    for name, flag in (("batched", batched), ("timestep_labels", timestep_labels)):
-        if flag is not None:
-            check_flag(name, flag)
-    if padding is not None:
-        check_choice("padding", padding, ("post", "pre"))
-    mask_value = check_number("mask_value", mask_value)
-    return BatchOptions(batched, mask_value, padding, timestep_labels, labels_align, label_mask_value)
+    return BatchOptions(
+        batched=None if batched is None else check_flag("batched", batched),
+        timestep_labels=None if timestep_labels is None else check_flag("timestep_labels", timestep_labels),
+        padding=None if padding is None else check_choice("padding", padding, ("post", "pre")),
+        mask_value=check_number("mask_value", mask_value),
+        labels_align=labels_align,
+        label_mask_value=label_mask_value,
+    )
 
 
 def _write(
@@ -169,7 +170,7 @@ def _write(
         writer.finish(read_stream(stream, options, writer.new_store, name), source)
 
 
-def _folder(path: Any, argument: str) -> Path:
+def _folder(path: object, argument: str) -> Path:
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or isinstance(os.fspath(path), bytes):
         raise TypeError(
             f"`{argument}` must be the path of a folder. Expected a str or a Path, received {show_typed(path)}."

@@ -54,7 +54,7 @@ class Stream:
     spec: Element | None = None
     roles: Roles | None = None
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """What can be compared with another stream without reading either, for JSON."""
         spec = None if self.spec is None else as_json(self.spec)
         return {"kind": self.kind, "total": self.total, "element_spec": spec}

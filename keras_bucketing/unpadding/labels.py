@@ -139,17 +139,7 @@ class PaddedLabels:
             ValueError: If there is none, or none is certain.
         """
         for path in self._padded:
-            fitting = [
-                owner
-                for owner in self._candidates
-                if all(_span(owner, *batch).is_real.shape == np.shape(batch[0][path])[:2] for batch in batches)
-            ]
-            if len(fitting) > 1 and not _all_equal(fitting, batches):
-                fitting = [
-                    owner
-                    for owner in fitting
-                    if all(_span(owner, *batch).leaves_a_constant(batch[0][path]) for batch in batches)
-                ]
+            fitting = self._fitting(path, batches)
             if fitting and _all_equal(fitting, batches):
                 self._owners[path] = fitting[0]
             elif fitting or self._options.labels_align:
@@ -159,6 +149,21 @@ class PaddedLabels:
                     "0. Pass timestep_labels=False if it holds values of a row, align_labels=False if it has lengths "
                     "of its own, as transcripts and translations do, or single sequences instead of padded batches."
                 )
+
+    def _fitting(self, path: Path, batches: list[tuple[Batch, Spans]]) -> list[Path]:
+        """The leaves of `x` of the labels' shape; of unlike ones, those beyond whose ends the labels are constant."""
+        fitting = [
+            owner
+            for owner in self._candidates
+            if all(_span(owner, *batch).is_real.shape == np.shape(batch[0][path])[:2] for batch in batches)
+        ]
+        if _all_equal(fitting, batches):
+            return fitting
+        return [
+            owner
+            for owner in fitting
+            if all(_span(owner, *batch).leaves_a_constant(batch[0][path]) for batch in batches)
+        ]
 
     def span(self, path: Path, batch: Batch, spans: Spans, first_row: int) -> Span:
         """What is real in the labels of a batch.
