@@ -156,7 +156,7 @@ def collect_inputs(x: object, y: object, sample_weight: object, align_labels: bo
     owners: dict[Path, Path] = {}
     if align_labels:
         inputs_y, owners = _align(inputs_y, inputs_x)
-    check_weights(inputs_y, weights)
+    _check_weights(inputs_y, weights)
     for name, leaf in [*sequences, *([] if align_labels else _sequences(inputs_y, "y"))]:
         if leaf.lengths.max() > INT32_MAX:
             at = int(np.argmax(leaf.lengths))
@@ -283,7 +283,7 @@ def _align(y: Structure, x: Structure) -> tuple[Structure, dict[Path, Path]]:
     return tree.map_leaves(align, y), owners
 
 
-def check_weights(y: Structure, weights: Structure) -> None:
+def _check_weights(y: Structure, weights: Structure) -> None:
     """Weights come one a row, or one a timestep where the labels do; once for all outputs, or for each."""
     if weights is None:
         return

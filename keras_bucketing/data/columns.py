@@ -52,7 +52,7 @@ def is_ragged_column(rows: Any) -> bool:
     if comes_from("pandas", rows):
         return hasattr(rows, "dtype") and ("list<" in str(rows.dtype) or rows.dtype == object)
     if is_arrow(rows):
-        return is_arrow_list(rows.type) and not str(rows.type).startswith("fixed_size_list<")
+        return _is_arrow_list(rows.type) and not str(rows.type).startswith("fixed_size_list<")
     if comes_from("awkward", rows):
         return getattr(rows, "ndim", 1) > 1 and " * var * " in f" * {rows.type}"
     return _is_polars_list(rows)
@@ -60,7 +60,7 @@ def is_ragged_column(rows: Any) -> bool:
 
 def as_plain_array(column: Any, name: str) -> Any:
     """An Arrow column of lists of one length as an array `(num_rows, length)`; anything else as it is."""
-    if not (is_arrow(column) and is_arrow_list(column.type)):
+    if not (is_arrow(column) and _is_arrow_list(column.type)):
         return column
     return _from_arrow(column, name).as_array()
 
@@ -72,21 +72,21 @@ def _is_polars_list(rows: object) -> bool:
 def _from_arrow(column: ArrowColumn, name: str) -> Rows:
     if hasattr(column, "combine_chunks"):
         if column.num_chunks > 1:
-            rows = rows_of_one_buffer(column)
+            rows = _rows_of_one_buffer(column)
             if rows is not None:
                 return rows
             column = column.combine_chunks()
         if hasattr(column, "chunks"):  # one piece; pyarrow before 15 gives that for several too
             column = column.chunk(0) if column.num_chunks else column.combine_chunks()
     refuse_missing(column, name)
-    if not is_arrow_list(column.type):
+    if not _is_arrow_list(column.type):
         raise TypeError(
             f"`{name}` must be a column of lists. Received the Arrow type {shorten(str(column.type))}: "
             f"`{name}[0]` is a scalar where a sequence belongs."
         )
     sizes = column.value_lengths().to_numpy(zero_copy_only=False)
     values, features = column.flatten(), []
-    while is_arrow_list(values.type):
+    while _is_arrow_list(values.type):
         refuse_missing(values, name, "timestep")
         features.append(common_width(values.value_lengths().to_numpy(zero_copy_only=False), name))
         values = values.flatten()
@@ -94,7 +94,7 @@ def _from_arrow(column: ArrowColumn, name: str) -> Rows:
     if not hasattr(values, "to_numpy") or str(values.type).startswith(("struct<", "map<", "union")):
         raise TypeError(f"`{name}` must hold numbers. Received values of the Arrow type {shorten(str(values.type))}.")
     flat = values.to_numpy(zero_copy_only=False).reshape(sizes.sum(dtype=np.int64), *features)
-    return rows_from_lengths(flat, sizes, name, shared=lies_in_immutable_buffer(flat, values))
+    return rows_from_lengths(flat, sizes, name, shared=_lies_in_immutable_buffer(flat, values))
 
 
 def _from_awkward(array: Any, name: str) -> Rows:
@@ -117,19 +117,19 @@ def _from_awkward(array: Any, name: str) -> Rows:
     return rows_from_lengths(values, lengths, name)
 
 
-def is_arrow_list(kind: object) -> bool:
+def _is_arrow_list(kind: object) -> bool:
     """Whether an Arrow type is one of its types of lists."""
     # By name: the list views are younger than the oldest pyarrow that is supported.
     return str(kind).startswith(("list<", "large_list<", "fixed_size_list<", "list_view<", "large_list_view<"))
 
 
-def lies_in_immutable_buffer(array: np.ndarray, values: ArrowColumn) -> bool:
+def _lies_in_immutable_buffer(array: np.ndarray, values: ArrowColumn) -> bool:
     """Whether an array, which `values.to_numpy` returned, is a view of Arrow values that nobody can write to."""
     buffer = _whole_buffer(values)
     return buffer is not None and not buffer.is_mutable and _lies_within(array, buffer)
 
 
-def rows_of_one_buffer(column: ArrowColumn) -> Rows | None:
+def _rows_of_one_buffer(column: ArrowColumn) -> Rows | None:
     """The rows of a chunked column whose pieces lie in one immutable buffer, as those of a mapped Arrow file do.
 
     Returns:
@@ -156,7 +156,7 @@ def rows_of_one_buffer(column: ArrowColumn) -> Rows | None:
 
 def _common_buffer(pieces: list[tuple[np.ndarray, ArrowColumn]]) -> ArrowBuffer | None:
     """The immutable buffer that the values of all pieces lie in, or None."""
-    if not all(lies_in_immutable_buffer(*piece) for piece in pieces):
+    if not all(_lies_in_immutable_buffer(*piece) for piece in pieces):
         return None
     buffers = {buffer.address: buffer for _, values in pieces if (buffer := _whole_buffer(values)) is not None}
     return buffers.popitem()[1] if len(buffers) == 1 else None
@@ -165,7 +165,7 @@ def _common_buffer(pieces: list[tuple[np.ndarray, ArrowColumn]]) -> ArrowBuffer 
 def _values_of(chunk: ArrowColumn) -> tuple[np.ndarray, ArrowColumn] | None:
     """The values of one piece as an array and as Arrow has them; None where something is missing or no number."""
     values, features = chunk, []
-    while is_arrow_list(values.type):
+    while _is_arrow_list(values.type):
         if values.null_count:
             return None
         if values is not chunk:

@@ -99,7 +99,7 @@ class Rows:
         has_gaps = int(self.sizes.sum(dtype=np.int64)) != len(self.values)
         if self.owned and not has_gaps and self.values.dtype == self.dtype:
             return self
-        values, starts = copy_used(self.values, self.starts, self.sizes, self.dtype)
+        values, starts = _copy_used(self.values, self.starts, self.sizes, self.dtype)
         return replace(self, values=values, starts=starts, owned=True, shared=False)
 
     def concatenated(self) -> tuple[np.ndarray, Offsets]:
@@ -283,11 +283,11 @@ class RowLengths:
         return longest
 
 
-def used_ranges(starts: Offsets, sizes: Lengths) -> tuple[Offsets, Offsets]:
+def _used_ranges(starts: Offsets, sizes: Lengths) -> tuple[Offsets, Offsets]:
     """Where the ranges of timesteps that rows hold begin and end, ascending; those that touch or overlap are one.
 
     Example:
-        >>> used_ranges(np.array([5, 0, 2, 9]), np.array([2, 2, 1, 0]))
+        >>> _used_ranges(np.array([5, 0, 2, 9]), np.array([2, 2, 1, 0]))
         (array([0, 5]), array([3, 7]))
     """
     filled = sizes > 0
@@ -304,9 +304,9 @@ def used_ranges(starts: Offsets, sizes: Lengths) -> tuple[Offsets, Offsets]:
     return starts[begins], reached[ends]
 
 
-def copy_used(values: np.ndarray, starts: Offsets, sizes: Lengths, dtype: np.dtype) -> tuple[np.ndarray, Offsets]:
+def _copy_used(values: np.ndarray, starts: Offsets, sizes: Lengths, dtype: np.dtype) -> tuple[np.ndarray, Offsets]:
     """Copies the timesteps that some row holds, into memory that TensorFlow can use as it is; with the new starts."""
-    begins, ends = used_ranges(starts, sizes)
+    begins, ends = _used_ranges(starts, sizes)
     widths = ends - begins
     copies = aligned_empty((int(widths.sum()), *values.shape[1:]), dtype)
     if len(begins) == 1:

@@ -97,7 +97,7 @@ def choose_sequences(x: Structure, arrays: Arrays, given: dict[Path, GivenLength
 
 def is_mask(path: Path, array: np.ndarray) -> bool:
     """Whether a leaf says which timesteps of others are real: a run of True a row, or 0 and 1 by a mask's name."""
-    mask = as_mask(array)
+    mask = _as_mask(array)
     if mask is None or "mask" in _last_key(path).lower():
         return mask is not None
     if array.dtype != bool:
@@ -253,7 +253,7 @@ def read_lengths(given: object, shape: tuple[int, ...], label: str, name: str) -
         TypeError: If they are no integers.
         ValueError: If they are negative, or not one for each row; if a mask has a gap, or rows padded at both ends.
     """
-    mask = as_mask(given)
+    mask = _as_mask(given)
     if mask is None:
         lengths = check_lengths(given, label, minimum=0)
         expected, received = shape[:1], lengths.shape
@@ -267,7 +267,7 @@ def read_lengths(given: object, shape: tuple[int, ...], label: str, name: str) -
     return (lengths, None) if mask is None else lengths_of_mask(mask, label)
 
 
-def as_mask(given: object) -> NDArray[np.bool_] | None:
+def _as_mask(given: object) -> NDArray[np.bool_] | None:
     """A bool array `(num_rows, time)`, if it is a mask of booleans, or of 0 and 1; else None."""
     try:
         array = np.asarray(given)

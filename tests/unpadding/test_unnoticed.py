@@ -66,7 +66,7 @@ def test_several_batches_add_up():
 def test_large_arrays_are_counted_in_parts(monkeypatch):
     padded = np.where(np.arange(12) < np.arange(40)[:, np.newaxis] % 12, np.arange(480).reshape(40, 12) + 10, -3)
     whole = find_runs(padded)
-    monkeypatch.setattr(constant_runs, "_MOST_CELLS", 100)
+    monkeypatch.setattr(constant_runs, "_MAX_VALUES_AT_ONCE", 100)
     assert find_runs(padded) == whole
     assert whole.looks_like_padding
 
@@ -206,7 +206,7 @@ def test_lengths_that_are_given_raise_no_alarm():
 
 
 def test_only_the_first_batches_are_looked_at(monkeypatch):
-    monkeypatch.setattr("keras_bucketing.unpadding.unnoticed._MOST_BATCHES", 2)
+    monkeypatch.setattr("keras_bucketing.unpadding.unnoticed._MAX_BATCHES", 2)
     full = np.random.default_rng(0).normal(size=(60, 20)).astype("float32")
     monitored = monitor_padding(dataset_of(np.concatenate([full[:16], padded(-1.0)])))
     assert read(monitored).padding_efficiency == 1
