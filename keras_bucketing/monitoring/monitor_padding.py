@@ -14,7 +14,7 @@ from keras_bucketing.data.row_splits import row_splits_of
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.passes import PassCounter, PassPosition, as_it_is
 from keras_bucketing.planning.boundaries import check_boundaries
-from keras_bucketing.unpadding.graph import check_mask_value, entry_name, leaves_at, row_lengths, sequence_paths
+from keras_bucketing.unpadding.graph import check_padding_of, entry_name, leaves_at, row_lengths, sequence_paths
 from keras_bucketing.unpadding.unnoticed import UnnoticedPaddingCheck
 
 
@@ -107,7 +107,7 @@ class MonitoredDataset(tf.data.Dataset):
         self._counter = PassCounter()
         self._mask_value = mask_value
         self._paths = sequence_paths(_x_of(dataset.element_spec), sequences)
-        check_mask_value(_x_of(dataset.element_spec), self._paths, mask_value)
+        check_padding_of(_x_of(dataset.element_spec), self._paths, mask_value)
         self._log = BatchLog([entry_name(path) for path in self._paths], bucket_boundaries)
         self._watch = UnnoticedPaddingCheck(mask_value)
         self._element_spec = dataset.element_spec
@@ -150,7 +150,7 @@ class MonitoredDataset(tf.data.Dataset):
         pass_number, index = state
         pass_number = tf.cond(tf.equal(index, 0), self._begin_pass, lambda: pass_number)
         lengths, padded_lengths = row_lengths(_x_of(batch), self._paths, self._mask_value)
-        seen = self._watch.note(pass_number, index, leaves_at(_x_of(batch), self._paths), lengths)
+        seen = self._watch.sample(pass_number, index, leaves_at(_x_of(batch), self._paths), lengths)
         with tf.control_dependencies([seen, self._log.write(pass_number, index, lengths, padded_lengths)]):
             return (pass_number, tf.identity(index + 1)), batch
 
@@ -288,12 +288,12 @@ class MonitoredPyDataset(keras.utils.PyDataset):
         x = batch[0] if isinstance(batch, (tuple, list)) else batch
         x = keras.tree.map_structure(keras.ops.convert_to_numpy, x)
         paths = sequence_paths(x, self._sequences)
-        check_mask_value(x, paths, self._mask_value)
+        check_padding_of(x, paths, self._mask_value)
         self._names = [entry_name(path) for path in paths]
         leaves = [tf.convert_to_tensor(leaf) for leaf in leaves_at(x, paths)]
         self._dtypes = [leaf.dtype for leaf in leaves]
         lengths, padded_lengths = row_lengths(x, paths, self._mask_value)
-        self._watch.note(pass_number, position, leaves, lengths)
+        self._watch.sample(pass_number, position, leaves, lengths)
         entry: np.ndarray = entry_of_batch(lengths, padded_lengths).numpy()
         return entry
 

@@ -74,7 +74,7 @@ def entry_name(path: Path) -> str:
     return "x" + "".join(f"[{key!r}]" for key in path)
 
 
-def check_mask_value(x: Structure, paths: list[Path], mask_value: Any) -> None:
+def check_padding_of(x: Structure, paths: list[Path], mask_value: Any) -> None:
     """Refuses a `mask_value` that the sequences' dtype cannot hold, as far as the dtype is known.
 
     Raises:

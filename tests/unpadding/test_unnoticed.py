@@ -66,7 +66,7 @@ def test_several_batches_add_up():
 def test_large_arrays_are_counted_in_parts(monkeypatch):
     padded = np.where(np.arange(12) < np.arange(40)[:, np.newaxis] % 12, np.arange(480).reshape(40, 12) + 10, -3)
     whole = find_runs(padded)
-    monkeypatch.setattr(constant_runs, "_MAX_VALUES_AT_ONCE", 100)
+    monkeypatch.setattr(constant_runs, "_MAX_VALUES_OF_PART", 100)
     assert find_runs(padded) == whole
     assert whole.looks_like_padding
 
@@ -210,7 +210,7 @@ def test_only_the_first_batches_are_looked_at(monkeypatch):
     full = np.random.default_rng(0).normal(size=(60, 20)).astype("float32")
     monitored = monitor_padding(dataset_of(np.concatenate([full[:16], padded(-1.0)])))
     assert read(monitored).padding_efficiency == 1
-    assert int(monitored._watch._samples.size()) == 2
+    assert int(monitored._padding_check._samples.size()) == 2
 
 
 def test_batches_without_rows_or_timesteps_pass():
