@@ -34,10 +34,13 @@ def sequence_paths(x: Structure, sequences: object = None) -> list[Path]:
     padded = {path: tuple(leaf.shape) for path, leaf in entries.items() if _rank(leaf) >= 2}
     if not padded or (sequences is not None and len(padded) < len(entries)):
         problem = "An entry of `sequences` has no" if padded else "No entry of the batches' x has a"
-        shapes = {path: tuple(leaf.shape) if _rank(leaf) >= 0 else "unknown shape" for path, leaf in entries.items()}
+        shapes = ", ".join(
+            f"{entry_name(path)} of {f'shape {tuple(leaf.shape)}' if _rank(leaf) >= 0 else 'unknown shape'}"
+            for path, leaf in entries.items()
+        )
         raise ValueError(
-            f"{problem} time axis. Expected the shape (batch, time, ...), received {_by_key(shapes)}. Batch and pad "
-            "the dataset before monitor_padding()."
+            f"{problem} time axis. Expected the shape (batch, time, ...), received {shapes}. Batch and pad the dataset "
+            "before monitor_padding()."
         )
     return _with_varying_axis(padded) if sequences is None else list(padded)
 
@@ -47,9 +50,10 @@ def _entries_named(x: Structure, sequences: object) -> Entries:
     paths: list[Path] = []
     for key in sequences if isinstance(sequences, list) and sequences else [sequences]:
         if not isinstance(key, (str, int)) or (key,) not in entries:
+            keys = [path[-1] for path in entries if path]
             raise ValueError(
-                f"`sequences` names no entry of the batches' x. Expected one of {list(_by_key(entries))}, or several "
-                f"in a list, received {show(key)}."
+                f"`sequences` names no entry of the batches' x. Expected one of {keys}, or several in a list, received "
+                f"{show(key)}."
             )
         paths.append((key,))
     return {path: entries[path] for path in paths}
@@ -61,10 +65,10 @@ def _with_varying_axis(padded: dict[Path, tuple[int | None, ...]]) -> list[Path]
     padded = {path: shape for path, shape in padded.items() if path not in masks} or padded
     varying = [path for path, shape in padded.items() if shape[1] is None]
     if not varying and len({shape[1] for shape in padded.values()}) > 1:
-        shapes = _by_key(padded)
+        shapes = ", ".join(f"{entry_name(path)} of shape {shape}" for path, shape in padded.items())
         raise ValueError(
-            f"Which entry of the batches' x holds the sequences is not clear. Received the shapes {shapes}. Say so: "
-            f"monitor_padding(dataset, sequences={next(iter(shapes))!r}), or a list of several entries."
+            f"Which entry of the batches' x holds the sequences is not clear. Received {shapes}. Say so: "
+            f"monitor_padding(dataset, sequences={next(iter(padded))[-1]!r}), or a list of several entries."
         )
     return varying or list(padded)
 
@@ -196,11 +200,6 @@ def _entries(x: Structure) -> Entries:
     if isinstance(x, (tuple, list)):
         return {(index,): leaf for index, leaf in enumerate(x)}
     return {(): x}
-
-
-def _by_key(entries: Mapping[Path, object]) -> dict[str | int | None, object]:
-    """The same as messages show it."""
-    return {path[0] if path else None: entry for path, entry in entries.items()}
 
 
 def _rank(leaf: TensorOrSpec) -> int:
