@@ -29,12 +29,9 @@ _MAX_RANDOM_READ = 1 << 18  # bytes; between the sizes that gain from reading ah
 
 
 def as_regular_array(values: Any, name: str, fix: str) -> np.ndarray:
-    """The values as an array.
+    """An array, a tensor of any library, a column or nested lists of numbers as an array.
 
-    Args:
-        values: An array, a tensor of any library, a column, or nested lists of numbers.
-        name: What to call them in an error message.
-        fix: The sentence that says what to do about nested lists of uneven shape.
+    `fix` is the sentence that says what to do about nested lists of uneven shape.
 
     Raises:
         TypeError: If NumPy cannot read them.

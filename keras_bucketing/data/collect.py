@@ -132,14 +132,7 @@ class Inputs:
 
 
 def collect_inputs(x: object, y: object, sample_weight: object, align_labels: bool = True, copy: bool = True) -> Inputs:
-    """Checks and converts what the user passed.
-
-    Args:
-        x: As in `BucketedSequence`.
-        y: As in `BucketedSequence`.
-        sample_weight: As in `BucketedSequence`.
-        align_labels: Whether ragged labels must have the lengths of a leaf of `x`, or may have lengths of their own.
-        copy: Whether what the caller could still change is to be copied.
+    """Checks and converts what the user passed; arguments as in `BucketedSequence`.
 
     Raises:
         TypeError: If something is of the wrong kind: text, a scalar where a sequence belongs, no collection at all.

@@ -26,13 +26,10 @@ Leaf = Rows | np.ndarray  # one sequence a row, or an array `(num_rows, ...)` wi
 
 
 def as_rows(rows: Any, name: str, copy: bool = True) -> Rows:
-    """Turns rows of any accepted kind into `Rows`.
+    """Turns rows of any accepted kind into `Rows`, whose values are not `shared` if `copy` and others can change them.
 
-    Args:
-        rows: A list, object array or pandas Series of sequences (arrays, tensors or lists), a `tf.RaggedTensor`, a
-            pyarrow list array or chunked column, or an awkward array.
-        name: What to call it in an error message, e.g. `x['query']`.
-        copy: Whether the values are to be copied where the caller could still change them.
+    Accepted are a list, object array or pandas Series of sequences (arrays, tensors or lists), a `tf.RaggedTensor`, a
+    pyarrow list array or chunked column, and an awkward array.
 
     Raises:
         TypeError: If it, or one of the rows, is of another kind.

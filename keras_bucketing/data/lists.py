@@ -28,28 +28,16 @@ _MAX_INPUTS = 8  # of a model; a longer list is one of sequences
 def rows_of_list(sequences: Sequences, name: str, copy: bool) -> Rows:
     """The rows of a list of at least one array, tensor or list `(length, *features)`.
 
-    Args:
-        sequences: The list.
-        name: What to call it in an error message.
-        copy: Whether only slices of a file that is mapped into memory are used where they lie.
-
-    Raises:
-        TypeError: If one of them is not a sequence of numbers.
-        ValueError: If they do not share one feature shape.
+    Slices of one array are used where they lie, with `copy` only those of a file that is mapped into memory.
     """
     rows = rows_of_views(sequences, only_mapped=copy)
     return concatenate(sequences, name) if rows is None else rows
 
 
 def rows_of_views(sequences: Sequences, only_mapped: bool) -> Rows | None:
-    """What `np.split` and slicing did, undone without a copy.
+    """What `np.split` and slicing did, undone without a copy; with `only_mapped` that of files mapped into memory.
 
-    Args:
-        sequences: At least one of anything.
-        only_mapped: Whether only slices of a file that is mapped into memory are meant.
-
-    Returns:
-        The rows; None if these are not contiguous slices of one array, of one dtype and one feature shape.
+    None if these are not contiguous slices of one array, of one dtype and one feature shape.
 
     Example:
         >>> flat = np.arange(9)
@@ -78,7 +66,12 @@ def _is_view(row: Any) -> bool:
 
 
 def concatenate(sequences: Sequences, name: str) -> Rows:
-    """A copy of all timesteps, one sequence after the other, in memory that TensorFlow can use as it is."""
+    """A copy of all timesteps, one sequence after the other, in memory that TensorFlow can use as it is.
+
+    Raises:
+        TypeError: If one of them is not a sequence of numbers.
+        ValueError: If they do not share one feature shape.
+    """
     _refuse_list_of_inputs(sequences, name)
     arrays = [
         row if type(row) is np.ndarray and row.ndim else as_row(row, f"{name}[{index}]")

@@ -150,10 +150,7 @@ class Loader:
 
 
 def loaded_leaves_of(output_signature: object) -> list[LoadedLeaf]:
-    """Checks a signature, as `tf.data.Dataset.from_generator` takes it.
-
-    Args:
-        output_signature: A `tf.TensorSpec` of shape `(None, *features)`, or a dict or tuple of them.
+    """Checks a signature: a `tf.TensorSpec` of shape `(None, *features)`, or a dict or tuple of them.
 
     Raises:
         TypeError: If it is something else, or a dtype is not one of numbers.
@@ -217,14 +214,7 @@ class Loaded(Rows):
         return replace(super().select(keep), rows=self.rows[keep], announced=self.announced[keep])
 
     def refuse_estimates(self, labels: str) -> None:
-        """Refuses labels of each timestep where the number of timesteps is an estimate.
-
-        Args:
-            labels: What to call them in an error message.
-
-        Raises:
-            ValueError: If the lengths have a tolerance.
-        """
+        """Refuses labels of each timestep where the number of timesteps is an estimate."""
         if self.loader.length_tolerance:
             raise ValueError(
                 f"`{labels}` holds one label a timestep, which needs exact lengths. Received length_tolerance="

@@ -44,16 +44,7 @@ def name_of(root: str, path: Path) -> str:
 
 
 def check_structure(structure: Structure, root: str) -> None:
-    """Refuses keys that are not strings, and dicts and tuples without entries.
-
-    Args:
-        structure: A structure with any leaves.
-        root: What to call it in an error message.
-
-    Raises:
-        TypeError: If a key is something else.
-        ValueError: If there is no entry.
-    """
+    """Refuses keys that are not strings, and dicts and tuples without entries; errors call the structure `root`."""
     if not isinstance(structure, (dict, tuple)):
         return
     if not structure:
@@ -77,12 +68,7 @@ def leaves(structure: Structure) -> list[tuple[Path, AnyLeaf]]:
 def map_leaves(
     function: Callable[[Path, AnyLeaf], AnyLeaf], structure: Structure, none_is_leaf: bool = False
 ) -> Structure:
-    """Replaces every leaf by `function(path, leaf)`.
-
-    Args:
-        function: Function of a leaf's path and of the leaf.
-        structure: The structure; dict entries keep their order.
-        none_is_leaf: Whether None is converted too, or remains.
+    """Replaces every leaf by `function(path, leaf)`, None only where it is a leaf; dict entries keep their order.
 
     Example:
         >>> map_leaves(lambda path, leaf: f"{path[-1]} {leaf}", {"b": 1, "a": None})
@@ -102,10 +88,7 @@ def map_leaves(
 def leaves_like(template: Structure, structure: Structure, path: Path = ()) -> Iterator[AnyLeaf]:
     """The leaves of a structure in the order of `leaves`, provided that it is built like another one.
 
-    Args:
-        template: How it must be built: where it has dicts with which keys, tuples of which size, None, and leaves.
-        structure: The structure. A tuple is a leaf where the template has a leaf, as a list is.
-        path: The keys that have led here.
+    A tuple is a leaf where the template has a leaf, as a list is.
 
     Raises:
         StructureError: Where the two differ first; leaves before that have been yielded by then.

@@ -66,13 +66,7 @@ class PaddedSequences:
 
 @dataclass(frozen=True)
 class PaddingArguments:
-    """What the caller of `from_padded` says about the padding.
-
-    Attributes:
-        mask_value: Number that the padding holds.
-        side: The end that is padded; None to find it.
-        maxlen: What the sequences were cut to, if they were.
-    """
+    """What the caller of `from_padded` says about the padding; None where that is to be found out."""
 
     mask_value: float
     side: Side | None
@@ -87,16 +81,7 @@ def sequences_from_padded(
     sequences: object = None,
     maxlen: int | None = None,
 ) -> tuple[Structure, list[PaddedSequences]]:
-    """Takes the real timesteps out of padded arrays.
-
-    Args:
-        x: Array `(num_rows, time, *features)`, or a dict or tuple of them and of arrays with one value a row.
-        lengths: Ints `(num_rows,)`, a mask `(num_rows, time)`, a dict or tuple of them like `x`, or None: all but the
-            run of `mask_value` timesteps at the padded end.
-        mask_value: Number that the padding holds; a timestep is padding if all of its features equal it.
-        padding: "post" or "pre", the end that is padded; None to find it.
-        sequences: Which entries of `x` are padded sequences, a key or several; None to find out.
-        maxlen: Int, what the sequences were cut to, if they were.
+    """Takes the real timesteps out of padded arrays; arguments as in `BucketedSequence.from_padded`.
 
     Returns:
         The same structure with ragged leaves, and what was found in each of these.

@@ -37,12 +37,7 @@ def longest_prefix(key: str, prefixes: Iterable[str]) -> str | None:
 
 
 class GivenLengths(NamedTuple):
-    """What was given as the lengths of a leaf.
-
-    Attributes:
-        path: Where it stands in the argument `lengths`.
-        lengths: Ints or a mask; None where the leaf is said to have none.
-    """
+    """The entry of the argument `lengths` for a leaf: ints or a mask; None where the leaf is said to have none."""
 
     path: Path
     lengths: object
@@ -56,15 +51,8 @@ class GivenLengths(NamedTuple):
 def choose_sequences(x: Structure, arrays: Arrays, given: dict[Path, GivenLengths], sequences: object) -> list[Path]:
     """Chooses the entries to strip. A wrong choice would cut values off, so what is not certain is refused.
 
-    Args:
-        x: A padded array, or a dict or tuple of them.
-        arrays: The leaves of `x`.
-        given: The lengths of leaves, where `lengths` has the structure of `x`; else empty.
-        sequences: Which entries of `x` are sequences, a key or several; None to find out.
-
-    Returns:
-        The paths of leaves. Without `sequences` and without lengths for single entries these are the arrays of rank 2
-        and more, if they all have one second dimension, or a mask of their own each.
+    Without `sequences`, a key of `x` or several, and without lengths for single entries these are the arrays of rank 2
+    and more, if they all have one second dimension, or a mask of their own each.
 
     Raises:
         TypeError: If `sequences` is neither a key nor several.
@@ -195,18 +183,10 @@ def _keys(x: Structure) -> list[str | int]:
 
 
 def lengths_by_leaf(x: Structure, lengths: Any, path: Path = ()) -> dict[Path, GivenLengths]:
-    """Which lengths were given for which leaf of `x`.
-
-    Args:
-        x: A padded array, or a dict or tuple of them.
-        lengths: None, one array for all of `x`, or a dict or tuple like `x`; entries may be missing from a dict.
-        path: Where both stand in the arguments `x` and `lengths`.
-
-    Returns:
-        What was given for each leaf that `lengths` speaks of.
+    """What was given for each leaf of `x` that `lengths` speaks of, both of which stand at `path` in the arguments.
 
     Raises:
-        ValueError: If `lengths` has another structure than `x`.
+        ValueError: If `lengths` is no array and has another structure than `x`; entries may be missing from a dict.
     """
     name, label = name_of("x", path), name_of("lengths", path)
     if isinstance(x, dict) and isinstance(lengths, dict):
@@ -238,16 +218,7 @@ def lengths_by_leaf(x: Structure, lengths: Any, path: Path = ()) -> dict[Path, G
 
 
 def read_lengths(given: object, shape: tuple[int, ...], label: str, name: str) -> tuple[Lengths, Side | None]:
-    """The lengths as integers, and the padded end where a mask shows it.
-
-    Args:
-        given: Ints `(num_rows,)`, or a mask `(num_rows, time)` of booleans, or of 0 and 1.
-        shape: The shape of the padded array, `(num_rows, time, *features)`.
-        label: What to call the lengths in an error message.
-        name: What to call the array.
-
-    Returns:
-        Int64 array `(num_rows,)`, and "post", "pre" or None.
+    """Given lengths, or a mask of booleans or of 0 and 1, as integers; and the padded end where a mask shows it.
 
     Raises:
         TypeError: If they are no integers.

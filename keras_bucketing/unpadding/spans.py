@@ -23,10 +23,7 @@ Runs = dict[Side, Lengths]  # by the end that is padded, the timesteps of paddin
 class Span:
     """Which timesteps of a padded array are real: `start <= timestep < stop` in each row.
 
-    Attributes:
-        start: The first real timestep of each row, `(num_rows,)`.
-        stop: One after the last.
-        time: The padded length.
+    Both have the shape `(num_rows,)`; `time` is the padded length.
     """
 
     start: Lengths
