@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from keras_bucketing.data.arrays import aligned_empty, common_dtype, standard_dtype
 from keras_bucketing.data.convert import Leaf
+from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.rows import rows_from_lengths
 
 _PENDING_BYTES = 1 << 20  # small rows are put together before they are copied on; a multiple of every itemsize
@@ -48,8 +49,8 @@ class ColumnBuilder:
         self._pending_bytes = 0
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Shape `(num_rows,)`: the timesteps of each row; `(0,)` where rows are no sequences."""
+    def lengths(self) -> Lengths:
+        """The timesteps of each row, `(num_rows,)`; `(0,)` where rows are no sequences."""
         return np.array(self._lengths, np.int64)
 
     def append(self, row: np.ndarray) -> None:
@@ -57,10 +58,13 @@ class ColumnBuilder:
         self._append(row if self.is_ragged else row[np.newaxis])
         self._count_rows(1, [len(row)] if self.is_ragged else [])
 
-    def append_block(self, values: np.ndarray, lengths: np.ndarray | None, num_rows: int) -> None:
+    def append_block(self, values: np.ndarray, lengths: Lengths | None = None) -> None:
         """Appends many rows: their values `(num_values, *features)`, and the lengths `(num_rows,)` of sequences."""
         self._append(values)
-        self._count_rows(num_rows, [] if lengths is None else lengths.tolist())
+        if lengths is None:
+            self._count_rows(len(values), [])
+        else:
+            self._count_rows(len(lengths), lengths.tolist())
 
     def finish(self, as_values: bool = False) -> Leaf:
         """The leaf; with `as_values`, sequences, all of one length, are values `(length, *features)` of their rows."""

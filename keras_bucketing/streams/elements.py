@@ -143,7 +143,7 @@ def specs_of_elements(elements: Sequence[Element]) -> Specs:
 
 def _common_spec(specs: list[LeafSpec]) -> LeafSpec:
     if any(spec.rank != specs[0].rank for spec in specs):
-        return specs[0]  # whoever reads the rows says so, with the index of the row
+        return specs[0]  # reading refuses it, with the index of the row
     axes = zip(*(spec.shape for spec in specs), strict=True)
     shape = tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in axes)
     return LeafSpec(shape, specs[0].dtype, specs[0].ragged_rank)
@@ -158,7 +158,7 @@ def _spec_of(leaf: Any) -> LeafSpec:
     if shape is None or dtype is None:
         try:
             array = np.asarray(leaf)
-        except (ValueError, TypeError, RuntimeError):  # whoever reads the rows says so, with the index of the row
+        except (ValueError, TypeError, RuntimeError):  # reading refuses it, with the index of the row
             return LeafSpec((None,), "list")
         shape, dtype = array.shape, array.dtype
     return LeafSpec(tuple(None if size is None else int(size) for size in shape), getattr(dtype, "name", str(dtype)))

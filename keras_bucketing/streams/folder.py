@@ -39,10 +39,10 @@ try:
 except ImportError:  # Windows: two processes must not write to one folder there
     fcntl = None  # type: ignore[assignment]
 
-FORMAT, VERSION = "keras-bucketing sequences", 1
-DESCRIPTION = "description.json"
+_FORMAT, _VERSION = "keras-bucketing sequences", 1
+_DESCRIPTION = "description.json"
 _LOCK = "writing.lock"
-_OWN_FILES = re.compile(rf"(values|row_splits)_\d+\.(npy|before)|{re.escape(DESCRIPTION)}|{re.escape(_LOCK)}")
+_OWN_FILES = re.compile(rf"(values|row_splits)_\d+\.(npy|before)|{re.escape(_DESCRIPTION)}|{re.escape(_LOCK)}")
 
 Source = dict[str, object]  # what was read and how, as JSON: two of them can be compared
 
@@ -128,14 +128,14 @@ class FolderWriter:
             numbers = map_element(describe, element)
             structures = {name: _encode(part) for name, part in zip(NAMES, numbers, strict=True)}
             description = {
-                "format": FORMAT,
-                "version": VERSION,
+                "format": _FORMAT,
+                "version": _VERSION,
                 "num_rows": num_rows,
                 **structures,
                 "leaves": leaves,
                 "source": source,
             }
-            with (self._work / DESCRIPTION).open("w", encoding="utf-8") as file:
+            with (self._work / _DESCRIPTION).open("w", encoding="utf-8") as file:
                 json.dump(description, file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
@@ -146,7 +146,7 @@ class FolderWriter:
         """Refuses a place that is taken."""
         if not os.path.lexists(self.path):
             return
-        if not self.path.is_dir() or not (self.path / DESCRIPTION).is_file():
+        if not self.path.is_dir() or not (self.path / _DESCRIPTION).is_file():
             if self.path.is_dir() and not any(self.path.iterdir()):
                 return
             raise FileExistsError(
@@ -192,7 +192,7 @@ class FolderWriter:
 
     def _move_into_place(self) -> None:
         replaced = self.path.with_name(f"{self.path.name}.replaced")
-        if (self.path / DESCRIPTION).is_file():
+        if (self.path / _DESCRIPTION).is_file():
             if replaced.is_dir():
                 self._check_own(replaced)
                 self._remove(replaced)
@@ -285,7 +285,7 @@ def _encode(structure: tree.Structure) -> tree.Structure:
 
 def is_finished(path: Path) -> bool:
     """Whether a folder of sequences is there, written to its end."""
-    return (path / DESCRIPTION).is_file()
+    return (path / _DESCRIPTION).is_file()
 
 
 def map_folder(path: Path, argument: str) -> tuple[Element, Source | None]:
@@ -329,8 +329,8 @@ def map_folder(path: Path, argument: str) -> tuple[Element, Source | None]:
 
 def _read_description(path: Path, argument: str) -> dict[str, Any]:
     try:
-        description = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
-        is_ours = isinstance(description, dict) and description.get("format") == FORMAT
+        description = json.loads((path / _DESCRIPTION).read_text(encoding="utf-8"))
+        is_ours = isinstance(description, dict) and description.get("format") == _FORMAT
     except FileNotFoundError:
         is_ours = False
     except (ValueError, RecursionError):  # neither JSON nor text
@@ -338,11 +338,11 @@ def _read_description(path: Path, argument: str) -> dict[str, Any]:
     if not is_ours:
         raise ValueError(
             f"`{argument}` must be a folder that save_sequences wrote. Received {_show(path)}, whose "
-            f"{DESCRIPTION} is missing or something else. Pass another path."
+            f"{_DESCRIPTION} is missing or something else. Pass another path."
         )
-    if description.get("version") != VERSION:
+    if description.get("version") != _VERSION:
         raise ValueError(
-            f"`{argument}` was written by another version of keras-bucketing. Expected version {VERSION} of the "
+            f"`{argument}` was written by another version of keras-bucketing. Expected version {_VERSION} of the "
             f"format, received {show(description.get('version'))}. Write it again with this version."
         )
     return dict(description)

@@ -13,12 +13,12 @@ from typing import Any, TextIO
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from keras_bucketing.checks import show_typed
 from keras_bucketing.data.arrays import as_regular_array, first_non_number
 from keras_bucketing.data.convert import Leaf, as_rows
 from keras_bucketing.data.lists import as_row
+from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.tree import Path
 from keras_bucketing.streams.columns import ColumnBuilder, Store
 from keras_bucketing.streams.elements import (
@@ -194,7 +194,7 @@ def _finish(columns: Element, options: BatchOptions) -> Element:
     return map_element(finish, columns)
 
 
-def _are_values(column: ColumnBuilder, x_lengths: list[NDArray[np.int64]], options: BatchOptions) -> bool:
+def _are_values(column: ColumnBuilder, x_lengths: list[Lengths], options: BatchOptions) -> bool:
     """Whether labels with an axis are values of one shape, as one-hot labels are: all as long, and unlike the rows."""
     lengths = column.lengths
     different = np.flatnonzero(lengths != lengths[0])
@@ -303,7 +303,6 @@ class BatchReader:
         """Appends the rows of one batch to every column."""
         batch = self._leaves(element, self._num_batches)
         spans = self._spans(batch, self.num_rows)
-        num_rows = _num_rows(batch[self._paths[0]])
         for path, column in self._by_path.items():
             role = self._roles[path]
             if role is Role.PADDED:
@@ -313,25 +312,25 @@ class BatchReader:
                         f"`{column.name}` must be as long as its padded sequences. Expected {span.time} timesteps, "
                         f"received {batch[path].shape[1]} in the batch at row {self.num_rows}."
                     )
-                column.append_block(batch[path][span.is_real], span.lengths, num_rows)
+                column.append_block(batch[path][span.is_real], span.lengths)
             elif role is Role.SEQUENCE:
-                self._append_sequences(column, batch[path], num_rows)
+                self._append_sequences(column, batch[path])
             else:
-                column.append_block(_as_values(batch[path], column.name), None, num_rows)
-        self.num_rows += num_rows
+                column.append_block(_as_values(batch[path], column.name))
+        self.num_rows += _num_rows(batch[self._paths[0]])
         self._num_batches += 1
 
-    def _append_sequences(self, column: ColumnBuilder, leaf: HostLeaf, num_rows: int) -> None:
+    def _append_sequences(self, column: ColumnBuilder, leaf: HostLeaf) -> None:
         if isinstance(leaf, tf.RaggedTensor):
-            ragged = as_rows(leaf, column.name)
-            column.append_block(ragged.values, ragged.lengths, num_rows)
+            rows = as_rows(leaf, column.name)
+            column.append_block(rows.values, rows.lengths)
         elif isinstance(leaf, list):
             for index, row in enumerate(leaf):
                 column.append(as_row(row, f"{column.name}[{self.num_rows + index}]"))
         else:
             _check_time_axis(leaf, column.name)
             values = leaf.reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])
-            column.append_block(values, np.full(num_rows, leaf.shape[1]), num_rows)
+            column.append_block(values, np.full(len(leaf), leaf.shape[1]))
 
     def _leaves(self, element: Element, index: int) -> Batch:
         """The batch's leaves, in the memory of the host."""
@@ -417,11 +416,11 @@ def _check_time_axis(leaf: HostLeaf, name: str) -> np.ndarray:
 def _as_values(leaf: HostLeaf, name: str) -> np.ndarray:
     if isinstance(leaf, np.ndarray):
         return leaf
-    ragged = as_rows(leaf, name)  # an axis of unknown size, which is the same in all rows, or else
-    lengths = np.unique(ragged.lengths)
+    rows = as_rows(leaf, name)  # an axis of unknown size, which must be the same in all rows
+    lengths = np.unique(rows.lengths)
     if len(lengths) > 1:
         raise ValueError(
             f"All rows of `{name}` must share one shape. Received rows of {lengths[0]} and of {lengths[1]} entries. "
             "Give the first axis no fixed size if it is time."
         )
-    return ragged.as_array()
+    return rows.as_array()

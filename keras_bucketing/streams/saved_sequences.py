@@ -6,12 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from keras_bucketing.checks import check_choice, check_flag, check_number, show, show_typed
 from keras_bucketing.data.arrays import stored_floatx
-from keras_bucketing.data.rows import StoredSequences
-from keras_bucketing.data.tree import leaves
+from keras_bucketing.data.row_splits import Lengths
+from keras_bucketing.data.rows import LeafLengths, RowLengths, StoredSequences
+from keras_bucketing.data.tree import leaves, name_of
 from keras_bucketing.streams.columns import MemoryStore
 from keras_bucketing.streams.elements import Element
 from keras_bucketing.streams.folder import FolderWriter, Source, is_finished, map_folder
@@ -101,14 +100,13 @@ def load_sequences(path: str | os.PathLike[str]) -> Any:
     return (x,) if isinstance(x, tuple) else x
 
 
-def load_lengths(path: Path) -> np.ndarray:
+def load_lengths(path: Path) -> Lengths:
     """The timesteps of each row of a saved folder: those of its longest sequence."""
     (x, _, _), _ = map_folder(path, "path")
-    lengths = [leaf.lengths for _, leaf in leaves(x) if isinstance(leaf, StoredSequences)]
-    if not lengths:
+    sequences = [(name_of("x", keys), leaf) for keys, leaf in leaves(x) if isinstance(leaf, StoredSequences)]
+    if not sequences:
         raise ValueError("no sequences in this folder.")
-    longest: np.ndarray = np.maximum.reduce(lengths)
-    return longest
+    return RowLengths(tuple(LeafLengths(name, leaf.lengths) for name, leaf in sequences)).longest
 
 
 def read_dataset(dataset: Any, cache: str | os.PathLike[str] | None, options: BatchOptions) -> Element:

@@ -63,7 +63,7 @@ def test_chunks_of_memory_are_put_together_in_order(monkeypatch, sizes, chunk):
 def test_blocks_and_rows_may_take_turns(new_store):
     column = ColumnBuilder("x", new_store(), is_ragged=True)
     column.append(np.array([1, 2]))
-    column.append_block(np.array([3, 4, 5]), np.array([1, 0, 2]), 3)
+    column.append_block(np.array([3, 4, 5]), np.array([1, 0, 2]))
     column.append(np.array([6]))
     built = column.finish()
     assert built.values.tolist() == [1, 2, 3, 4, 5, 6]
