@@ -25,7 +25,7 @@ from keras_bucketing.pipeline.restore_order import restore_order
 from keras_bucketing.pipeline.stream import batch_stream, chosen_batches
 from keras_bucketing.planning.bucket_choice import choose_buckets
 from keras_bucketing.planning.buckets import check_shard, check_sizing
-from keras_bucketing.planning.cuts import cut_batches
+from keras_bucketing.planning.cuts import BatchRules, cut_batches
 from keras_bucketing.planning.epoch_plan import EpochPlan, EpochPlanner
 from keras_bucketing.streams.saved_sequences import check_batch_options, read_dataset
 from keras_bucketing.unpadding.arrays import check_masks_padding, sequences_from_padded
@@ -225,6 +225,7 @@ class BucketedSequence(tf.data.Dataset):
             pads_further=pad_to_bucket_boundary or least_length > 1,
             shard=self._shard,
         )
+        self._batch_rules = BatchRules(remainder, sizing.multiple, pad_to_bucket_boundary, least_length)
         self._plan_options = {
             "boundaries": self._buckets.boundaries,
             "batch_sizes": self._buckets.batch_sizes,
@@ -563,11 +564,6 @@ class BucketedSequence(tf.data.Dataset):
         """The seed of the order."""
         return self._counter.seed
 
-    @property
-    def plan_options(self) -> dict[str, Any]:
-        """What the batches depend on besides the data and the seed."""
-        return dict(self._plan_options)
-
     def epoch_plan(self, epoch: int) -> EpochPlan:
         """The batches of an epoch, as row indices into the input: exactly what that epoch yields.
 
@@ -705,7 +701,7 @@ class BucketedSequence(tf.data.Dataset):
         epoch, batch, seed = check_state(state, self._data_fingerprint(), self.seed, self._seed_was_given)
         self._counter.seek(*self._check_position(epoch, batch), seed)
 
-    def batches_of_rows(self, batches: Sequence[np.ndarray]) -> tf.data.Dataset:
+    def _batches_of_rows(self, batches: Sequence[np.ndarray]) -> tf.data.Dataset:
         """Batches of the rows that are asked for, as this dataset would yield them; they are no part of a pass.
 
         Args:

@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras_bucketing.data.row_splits import row_splits_of
 from keras_bucketing.data.rows import LeafLengths, lengths_of_rows
 from keras_bucketing.planning.buckets import Buckets, Shard
-from keras_bucketing.planning.cuts import BatchCuts, least_padded_lengths
+from keras_bucketing.planning.cuts import BatchCuts, min_padded_lengths
 
 _PHILOX = tf.random.Algorithm.PHILOX.value
 
@@ -107,7 +107,7 @@ class EpochPlanner:
     ):
         self._leaves = leaves
         self._buckets = cuts.buckets
-        least = least_padded_lengths(leaves, buckets, cuts, pad_to_bucket_boundary, minlen)
+        least = min_padded_lengths(leaves, buckets, cuts, pad_to_bucket_boundary, minlen)
         self._cuts = np.column_stack([cuts.starts, cuts.stops - cuts.starts, least]).astype(np.int32)
         self._num_rows = len(buckets.row_buckets)
         self._num_used = self._num_rows - cuts.num_spare

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.data.rows import LeafLengths, lengths_of_rows
-from keras_bucketing.planning.cuts import least_padded_lengths
+from keras_bucketing.planning.cuts import min_padded_lengths
 from tests.support.planning import bucketings, cut_or_reject, make_buckets, make_planner
 from tests.support.strategies import bucket_options, length_arrays, remainders, seeds
 
@@ -115,7 +115,7 @@ def test_no_row_that_a_batch_may_get_is_longer_than_its_bucket_is_padded_to(leav
     lengths = lengths_of_rows(leaves)
     buckets, multiple = make_buckets(lengths, options | {"pad_to_bucket_boundary": True})
     cuts = cut_or_reject(buckets, remainder, multiple)
-    least = least_padded_lengths(leaves, buckets, cuts, pad_to_bucket_boundary=True, minlen=minlen)
+    least = min_padded_lengths(leaves, buckets, cuts, pad_to_bucket_boundary=True, minlen=minlen)
     # Whichever rows are spare, and whichever rows of a bucket spill.
     shuffled = np.random.default_rng(seed).permutation(len(lengths))[cuts.num_spare :]
     rows = shuffled[np.argsort(buckets.row_buckets[shuffled], kind="stable")]
@@ -139,7 +139,7 @@ def test_no_row_that_a_batch_may_get_is_longer_than_its_bucket_is_padded_to(leav
 def test_without_boundaries_only_the_least_length_counts():
     leaves = [LeafLengths("x", np.array([1, 2, 9])), LeafLengths("y", np.array([0, 5, 5]), is_label=True)]
     buckets, multiple = make_buckets(leaves[0].lengths, {"batch_size": 1, "num_buckets": 2})
-    least = least_padded_lengths(leaves, buckets, cut_or_reject(buckets, "spill", multiple), False, minlen=4)
+    least = min_padded_lengths(leaves, buckets, cut_or_reject(buckets, "spill", multiple), False, minlen=4)
     assert least.tolist() == [[4, 1]] * 3
 
 
@@ -151,4 +151,4 @@ def test_by_hand():
     buckets, multiple = make_buckets(source.lengths, options)
     for remainder, expected in (("spill", [[2, 1], [4, 2], [9, 2]]), ("keep", [[2, 1], [4, 2], [4, 2], [9, 1]])):
         cuts = cut_or_reject(buckets, remainder, multiple)
-        assert least_padded_lengths([source, target], buckets, cuts, True).tolist() == expected
+        assert min_padded_lengths([source, target], buckets, cuts, True).tolist() == expected
