@@ -77,11 +77,12 @@ class ShuffledBatches:
 
     @classmethod
     def from_buckets(cls, lengths: Lengths, buckets: Buckets, rules: BatchRules) -> ShuffledBatches:
-        """The batches of the rows of these lengths, increasing, that are in these buckets."""
+        """The batches of rows in these buckets; their lengths in increasing order, whatever that of the buckets is."""
         spans = batch_spans(buckets.counts, buckets.batch_sizes, rules.remainder, rules.multiple)
         if rules.pad_to_bucket_boundary:
             return cls(spans, buckets.counts, buckets.upper_lengths)
-        return cls(spans, buckets.counts, buckets.longest(lengths), lengths)
+        last_rows = np.maximum(np.cumsum(buckets.counts), 1) - 1
+        return cls(spans, buckets.counts, lengths[last_rows], lengths)
 
     @property
     def num_batches(self) -> int:

@@ -14,6 +14,7 @@ from keras_bucketing.padding.text_table import format_table
 from keras_bucketing.planning.boundaries import Lengths
 from keras_bucketing.planning.bucket_choice import MAX_BUCKETS
 from keras_bucketing.planning.buckets import Buckets
+from keras_bucketing.planning.cuts import BatchRules
 from keras_bucketing.tuning.choose import EpochForecast, SizeBounds, choose_sizes, forecast_epoch
 from keras_bucketing.tuning.measure import StepCosts, fit_step_costs, probe_batches, time_steps
 
@@ -103,19 +104,9 @@ def tune_batch_sizes(
     costs = fit_step_costs(rows, padded_lengths, times.seconds)
 
     buckets = Buckets.from_lengths(lengths, dataset.bucket_boundaries, dataset.bucket_batch_sizes)
-    current = buckets, forecast_epoch(lengths, buckets, costs, rules)
-    now = current[1]
-    # As random as now; where the user wants more and so smaller batches, as many times less.
-    batchmates = now.distinct_batchmates * min(now.num_updates / bounds.min_updates, 1)
-    best = choose_sizes(lengths, costs, replace(bounds, min_batchmates=batchmates), rules)
-    if best is None or best[1].seconds >= now.seconds:
-        said = replace(bounds, min_rows=min_rows or 1, max_rows=max_rows or len(lengths))
-        if said.allow(lengths, *current, costs, rules.multiple):
-            best = current
-    best = best or choose_sizes(lengths, costs, bounds, rules)  # what the user bounds comes first
-    if best is None:
-        raise ValueError(_no_choice(lengths, costs, bounds, rules.multiple))
-    proposed, forecast = best
+    now = forecast_epoch(lengths, buckets, costs, rules)
+    said = replace(bounds, min_rows=min_rows or 1, max_rows=max_rows or len(lengths))
+    proposed, forecast = _shortest_epoch(lengths, costs, bounds, said, (buckets, now), rules)
     columns = (rows, padded_lengths, times.seconds, costs.seconds(rows, padded_lengths))
     steps = tuple(MeasuredStep(*step) for step in zip(*(column.tolist() for column in columns), strict=True))
     return TunedBatchSizes(proposed.boundaries, proposed.batch_sizes, steps, costs, now, forecast, times.too_large)
@@ -214,32 +205,6 @@ def _check_model(model: object) -> None:
         )
 
 
-def _check_longest_fits(fitting: int, needed: int) -> int:
-    """Returns the padded timesteps that are known to fit into memory, refusing too few for the longest sequence."""
-    if fitting < needed:
-        raise ValueError(
-            f"The longest sequence does not fit into memory. Expected room for {needed} timesteps, but the largest "
-            f"batch that fits has {fitting}. Cut long sequences with maxlen."
-        )
-    return fitting
-
-
-def _no_choice(lengths: Lengths, costs: StepCosts, bounds: SizeBounds, multiple: int) -> str:
-    """Which bound no batches keep to."""
-    longest = lengths[-1:]
-    if not bounds.max_rows_at(longest, costs, multiple)[0]:
-        needed = float(costs.seconds(multiple, longest)[0])
-        return (
-            f"`max_step_seconds` is too short for {_rows(multiple)} of the longest sequence. "
-            f"Expected at least {needed:.3g} for {longest[0]} timesteps, received {bounds.max_step_seconds:.3g}. Raise "
-            "it, or cut long sequences with maxlen."
-        )
-    return (
-        f"`min_updates` cannot be reached. Expected fewer than {bounds.min_updates}: batches of {bounds.min_rows} rows "
-        f"make about {len(lengths) // bounds.min_rows} an epoch. Lower min_updates or min_rows."
-    )
-
-
 def _check_bounds(
     dataset: BucketedSequence,
     min_updates: object,
@@ -300,6 +265,58 @@ def _check_rows(min_rows: object, max_rows: object, mean: float, multiple: int) 
             f"`min_rows` must not exceed `max_rows`. Expected at most {checked[1]}, received {checked[0]}."
         )
     return checked
+
+
+def _check_longest_fits(fitting: int, needed: int) -> int:
+    """Returns the padded timesteps that are known to fit into memory, refusing too few for the longest sequence."""
+    if fitting < needed:
+        raise ValueError(
+            f"The longest sequence does not fit into memory. Expected room for {needed} timesteps, but the largest "
+            f"batch that fits has {fitting}. Cut long sequences with maxlen."
+        )
+    return fitting
+
+
+def _shortest_epoch(
+    lengths: Lengths,
+    costs: StepCosts,
+    bounds: SizeBounds,
+    said: SizeBounds,
+    current: tuple[Buckets, EpochForecast],
+    rules: BatchRules,
+) -> tuple[Buckets, EpochForecast]:
+    """The choice with the shortest epoch, or what there is if nothing is better and the bounds that are said allow it.
+
+    Raises:
+        ValueError: If no batches keep to the bounds.
+    """
+    now = current[1]
+    # As random as now; where the user wants more and so smaller batches, as many times less.
+    batchmates = now.distinct_batchmates * min(now.num_updates / bounds.min_updates, 1)
+    best = choose_sizes(lengths, costs, replace(bounds, min_batchmates=batchmates), rules)
+    is_better = best is not None and best[1].seconds < now.seconds
+    if not is_better and said.allow(lengths, *current, costs, rules.multiple):
+        return current
+    best = best or choose_sizes(lengths, costs, bounds, rules)  # what the user bounds comes first
+    if best is None:
+        raise ValueError(_no_choice(lengths, costs, bounds, rules.multiple))
+    return best
+
+
+def _no_choice(lengths: Lengths, costs: StepCosts, bounds: SizeBounds, multiple: int) -> str:
+    """Which bound no batches keep to."""
+    longest = lengths[-1:]
+    if not bounds.max_rows_at(longest, costs, multiple)[0]:
+        needed = float(costs.seconds(multiple, longest)[0])
+        return (
+            f"`max_step_seconds` is too short for {_rows(multiple)} of the longest sequence. "
+            f"Expected at least {needed:.3g} for {longest[0]} timesteps, received {bounds.max_step_seconds:.3g}. Raise "
+            "it, or cut long sequences with maxlen."
+        )
+    return (
+        f"`min_updates` cannot be reached. Expected fewer than {bounds.min_updates}: batches of {bounds.min_rows} rows "
+        f"make about {len(lengths) // bounds.min_rows} an epoch. Lower min_updates or min_rows."
+    )
 
 
 def _rows(number: int) -> str:

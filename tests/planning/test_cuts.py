@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.data.rows import LeafLengths, lengths_of_rows
-from keras_bucketing.planning.cuts import min_padded_lengths
+from keras_bucketing.planning.cuts import batch_spans, min_padded_lengths
 from tests.support.planning import bucketings, cut_or_reject, make_buckets, make_planner
 from tests.support.strategies import bucket_options, length_arrays, remainders, seeds
 
@@ -34,6 +34,22 @@ def test_cuts_never_overlap_and_leave_out_only_what_the_remainder_allows(bucketi
         assert (sizes < full).sum() <= 1
     if remainder == "keep":
         assert np.bincount(cuts.buckets[sizes < full]).max(initial=0) <= 1
+
+
+@settings(max_examples=150)
+@given(bucketings())
+def test_spans_are_cut_into_batches_of_their_size_one_after_the_other(bucketing):
+    _, buckets, multiple, remainder, _ = bucketing
+    cuts = cut_or_reject(buckets, remainder, multiple)
+    spans = batch_spans(buckets.counts, buckets.batch_sizes, remainder, multiple)
+    by_hand = [
+        (start, min(start + size, end), bucket)
+        for bucket, (begin, end, size) in enumerate(zip(spans.begins, spans.ends, buckets.batch_sizes, strict=True))
+        for start in range(begin, end, size)
+    ]
+    assert list(zip(cuts.starts, cuts.stops, cuts.buckets, strict=True)) == by_hand
+    assert np.array_equal(spans.num_batches, np.bincount(cuts.buckets, minlength=len(spans.begins)))
+    assert spans.rows.sum() == (cuts.stops - cuts.starts).sum()
 
 
 @settings(max_examples=150)

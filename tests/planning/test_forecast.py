@@ -10,7 +10,7 @@ from benchmarks import randomness
 from keras_bucketing.padding.report import check_labels
 from keras_bucketing.planning.cuts import BatchRules, cut_batches
 from keras_bucketing.planning.forecast import ShuffledBatches
-from tests.support.planning import make_buckets, make_planner, plan
+from tests.support.planning import bucketings, cut_or_reject, make_buckets, make_planner, plan
 from tests.support.strategies import bucket_options, length_arrays
 
 
@@ -34,6 +34,25 @@ def test_the_batches_of_all_kinds_take_every_row_once(lengths, options):
     ]
     numbers = {tuple(rows): number for rows, number in zip(kinds.rows, kinds.numbers, strict=True)}
     assert numbers == {rows: by_hand.count(rows) for rows in by_hand}
+
+
+@settings(max_examples=200)
+@given(bucketings())
+def test_number_largest_and_padded_timesteps_are_those_of_the_cuts(bucketing):
+    lengths, buckets, multiple, remainder, options = bucketing
+    cuts = cut_or_reject(buckets, remainder, multiple)
+    rules = BatchRules(remainder, multiple, options["pad_to_bucket_boundary"])
+    batches = ShuffledBatches.from_buckets(np.sort(lengths), buckets, rules)
+    rows = cuts.stops - cuts.starts
+    longest = buckets.upper_lengths if rules.pad_to_bucket_boundary else buckets.longest(lengths)
+    assert batches.num_batches == len(rows)
+    assert batches.largest_batch == (rows * longest[cuts.buckets]).max()
+    padded = (rows * longest[cuts.buckets]).sum()
+    if rules.pad_to_bucket_boundary:
+        assert batches.padded_timesteps == padded
+    else:
+        assert batches.padded_timesteps <= padded * (1 + 1e-12)
+    assert batches.expected_cost(np.multiply) == pytest.approx(batches.padded_timesteps)
 
 
 LENGTHS = np.array([1, 2, 2, 5, 6, 9, 10])
