@@ -117,10 +117,10 @@ class ShuffledBatches:
         first = np.searchsorted(ends, starts, side="right")
         last = np.searchsorted(ends, stops - 1, side="right")
         # Two batches are of one kind where they agree on these: between its first and its last bucket one takes all.
-        of_first = np.minimum(stops, ends[first]) - starts
-        of_last = stops - np.maximum(starts, ends[last] - self.counts[last])
+        first_rows = np.minimum(stops, ends[first]) - starts
+        last_rows = stops - np.maximum(starts, ends[last] - self.counts[last])
         _, index, numbers = np.unique(
-            np.stack([cuts.buckets, first, last, of_first, of_last]), axis=1, return_index=True, return_counts=True
+            np.stack([cuts.buckets, first, last, first_rows, last_rows]), axis=1, return_index=True, return_counts=True
         )
         begins = ends - self.counts
         rows = np.minimum(stops[index, np.newaxis], ends) - np.maximum(starts[index, np.newaxis], begins)

@@ -240,12 +240,12 @@ def best_buckets(candidates: CandidateEnds, num_short: int, penalty: float, min_
     for end in range(1, size + 1):
         last = end - 1
         rows = candidates.rows_up_to[end] - candidates.rows_up_to[:end]  # of the buckets from each candidate up to it
-        fewest = np.maximum(-(-rows // candidates.max_rows[last]), min_batches)
-        most = rows // candidates.min_rows[last]
-        batches = most if end <= num_short else fewest
+        min_number = np.maximum(-(-rows // candidates.max_rows[last]), min_batches)
+        max_number = rows // candidates.min_rows[last]
+        batches = max_number if end <= num_short else min_number
         batch_seconds, row_seconds = candidates.batch_seconds[last] - worth, candidates.row_seconds[last]
         cost = best[:end] + batches * batch_seconds + rows * row_seconds + penalty
-        cost[most < fewest] = np.inf
+        cost[max_number < min_number] = np.inf
         start[end] = int(np.argmin(cost))
         best[end] = cost[start[end]]
     if best[size] == np.inf:
