@@ -32,7 +32,7 @@ class ProbeBatch(NamedTuple):
         padded_length: Int, the longest of them, in timesteps.
     """
 
-    rows: Counts
+    rows: NDArray[np.int64]
     padded_length: int
 
     @property
@@ -96,7 +96,7 @@ class StepTimes:
 def time_steps(
     model: keras.Model,
     dataset: BucketedSequence,
-    batches: Sequence[Counts],
+    batches: Sequence[NDArray[np.int64]],
     padded_timesteps: Sequence[int],
     repeats: int,
 ) -> StepTimes:
@@ -135,7 +135,7 @@ def time_steps(
     return StepTimes(np.array(medians), too_large)
 
 
-def _build(model: keras.Model, dataset: BucketedSequence, rows: Counts) -> None:
+def _build(model: keras.Model, dataset: BucketedSequence, rows: NDArray[np.int64]) -> None:
     """Makes the variables that `fit` would make, so that their first values are known."""
     batch = next(iter(dataset._batches_of_rows([rows])))
     x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
@@ -152,7 +152,7 @@ def _order(num_batches: int, repeats: int) -> list[int]:
 
 
 def _train(
-    model: keras.Model, dataset: BucketedSequence, batches: Sequence[Counts], repeats: int, clock: _StepClock
+    model: keras.Model, dataset: BucketedSequence, batches: Sequence[NDArray[np.int64]], repeats: int, clock: _StepClock
 ) -> None:
     together = model.steps_per_execution  # batches that one call of the hooks stands for
     rows = [batches[batch] for batch in _order(len(batches), repeats) for _ in range(together)]
