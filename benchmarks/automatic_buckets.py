@@ -6,8 +6,8 @@ over the shuffles:
 
 - efficiency: real timesteps / all timesteps, each batch padded to its own longest sequence; where shapes are compiled,
   to the longest of its bucket.
-- meetings: how many pairs of sequences share a batch in two epochs, as a multiple of random batches.
-- mates: how many different sequences a sequence meets in its batches in ten epochs; about 300 in random batches.
+- repeated pairs: how many pairs of sequences share a batch in both of two epochs, as a multiple of random batches.
+- batchmates: with how many different sequences a sequence shares a batch in ten epochs; about 300 in random batches.
 - labels: how far the labels of a batch are from those of all sequences, in squared distance, as a multiple of random
   batches. Where the data have no labels, four classes of which the length tells one in two.
 
@@ -23,11 +23,12 @@ import numpy as np
 from benchmarks import harness, padding, randomness
 from benchmarks.randomness import LabeledLengths
 from benchmarks.tables import Record, Table
+from keras_bucketing.padding.report import check_labels
 from keras_bucketing.planning.boundaries import best_partitions, boundaries_after, count_lengths
 from keras_bucketing.planning.bucket_choice import choose_buckets
 from keras_bucketing.planning.buckets import BatchSizing
-from keras_bucketing.planning.cuts import cut_batches
-from keras_bucketing.planning.forecast import ShuffledBatches, check_labels
+from keras_bucketing.planning.cuts import BatchRules
+from keras_bucketing.planning.forecast import ShuffledBatches
 
 BATCH_SIZE = 32
 WAYS = ("32 rows", "budget", "one shape a bucket")
@@ -37,7 +38,7 @@ def main() -> None:
     """Measures, prints, writes."""
     arguments = harness.parse_arguments(__doc__)
     data = distributions(arguments.quick)
-    results = {way: {name: measure(of_name, way) for name, of_name in data.items()} for way in WAYS}
+    results = {way: {name: measure(labeled, way) for name, labeled in data.items()} for way in WAYS}
     harness.publish(arguments.output, "automatic_buckets", {"batch_size": BATCH_SIZE, "results": results}, tables)
     harness.write_picture(arguments.output, "automatic_buckets", lambda axes: draw(axes, results), panels=len(WAYS))
 
@@ -47,8 +48,8 @@ def tables(record: Record) -> list[Table]:
     formats = {
         "buckets": ("buckets", "{}"),
         "efficiency": ("padding efficiency", "{:.3f}"),
-        "meetings": ("meetings", "{:.1f} x"),
-        "mates": ("mates", "{:.0f}"),
+        "repeated_pairs": ("repeated pairs", "{:.1f} x"),
+        "batchmates": ("batchmates", "{:.0f}"),
         "labels": ("label imbalance", "{:.2f} x"),
     }
     return [
@@ -105,9 +106,9 @@ def with_labels(lengths: np.ndarray) -> LabeledLengths:
 def boundaries_before(lengths: np.ndarray, sizing: BatchSizing) -> list[int]:
     """The automatic boundaries of before: 95 % of minimum padding, whatever the cuts make of it."""
     distinct, counts = count_lengths(lengths)
-    least = np.minimum(np.maximum(sizing.rows_at(distinct), 1), lengths.size)
+    min_rows = np.minimum(np.maximum(sizing.rows_at(distinct), 1), lengths.size)
     best = [len(distinct)]
-    for ends, padded in best_partitions(distinct, counts, least, min(32, len(distinct))):
+    for ends, padded in best_partitions(distinct, counts, min_rows, min(32, len(distinct))):
         best = ends
         if lengths.sum() >= 0.95 * padded:
             break
@@ -124,21 +125,21 @@ def measure(data: LabeledLengths, way: str) -> dict[str, Any]:
     figures: dict[str, Any] = {"sequences": len(lengths)}
     for rule, boundaries in (("before", boundaries_before(lengths, sizing)), ("now", None)):
         buckets = choose_buckets(lengths, sizing, boundaries, pad_to_bucket_boundary=one_shape)
-        cuts = cut_batches(buckets, "spill", 1)
-        batches = ShuffledBatches.from_cuts(buckets.counts, cuts)
-        to_boundary = int(((cuts.stops - cuts.starts) * buckets.upper_lengths[cuts.buckets]).sum())
-        padded = to_boundary if one_shape else batches.expected_timesteps(lengths)
-        sizes = batches.rows.sum(axis=1, keepdims=True)
-        whole = np.array([len(lengths)])
-        composition, of_random = (np.repeat(rows, batches.numbers, axis=0) for rows in (batches.rows, sizes))
-        meetings = randomness.expected_meetings(composition, buckets.counts)
+        rules = BatchRules(pad_to_bucket_boundary=one_shape)
+        batches = ShuffledBatches.from_buckets(lengths, buckets, rules)
+        kinds, whole = batches.kinds, np.array([len(lengths)])
+        composition = np.repeat(kinds.rows, kinds.numbers, axis=0)
+        repeated_pairs, random_repeated_pairs = (
+            randomness.expected_repeated_pairs(rows, bucket_rows)
+            for rows, bucket_rows in ((composition, buckets.counts), (composition.sum(axis=1, keepdims=True), whole))
+        )
         figures[rule] = {
             "buckets": len(buckets.batch_sizes),
-            "batches": len(cuts.buckets),
-            "efficiency": float(lengths.sum() / padded),
-            "meetings": meetings / randomness.expected_meetings(of_random, whole),
-            "mates": batches.expected_batch_mates(10),
-            "labels": batches.expected_label_imbalance(labels),
+            "batches": batches.num_batches,
+            "efficiency": float(lengths.sum() / batches.padded_timesteps),
+            "repeated_pairs": repeated_pairs / random_repeated_pairs,
+            "batchmates": batches.distinct_batchmates(10),
+            "labels": batches.label_imbalance(labels),
         }
     return figures
 

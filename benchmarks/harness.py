@@ -188,6 +188,33 @@ def draw_bars(axis: Any, spreads: Mapping[str, Spread], label: str, highlight: s
     axis.set_xlabel(label)
 
 
+def draw_efficiencies(
+    axes: Sequence[Any],
+    efficiencies: Mapping[str, Mapping[str, Mapping[int, float]]],
+    styles: Mapping[str, tuple[str, str]],
+    highlight: str,
+) -> None:
+    """Draws one panel a name: the padding efficiency over the number of buckets, one line a way, the highlighted black.
+
+    Args:
+        axes: The panels.
+        efficiencies: By name, by way, by number of buckets.
+        styles: The marker and the line of each way.
+        highlight: Str, a way.
+    """
+    for axis, (name, by_way) in zip(axes, efficiencies.items(), strict=True):
+        for way, figures in by_way.items():
+            marker, line = styles[way]
+            emphasis = {"color": "0.1", "linewidth": 2} if way == highlight else {"color": "0.5", "linewidth": 1}
+            axis.plot(list(figures), list(figures.values()), marker=marker, ls=line, ms=4, label=way, **emphasis)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(list(figures), map(str, figures))
+        axis.set(ylim=(0, 1.02), xlabel="buckets", ylabel="padding efficiency")
+        axis.set_title(name, loc="left")
+    handles = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(*handles, loc="outside upper center", ncols=len(styles), frameon=False)
+
+
 def _to_json(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()

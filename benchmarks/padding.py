@@ -46,7 +46,12 @@ def main() -> None:
     }
     harness.publish(arguments.output, "padding", results, tables)
     harness.write_picture(
-        arguments.output, "padding", lambda axes: draw(axes, efficiencies), panels=len(data), columns=3, height=2.6
+        arguments.output,
+        "padding",
+        lambda axes: harness.draw_efficiencies(axes, efficiencies, STYLES, OURS),
+        panels=len(data),
+        columns=3,
+        height=2.6,
     )
 
 
@@ -137,6 +142,13 @@ def equal_total_duration(lengths: np.ndarray, num_buckets: int) -> np.ndarray:
     return ordered[np.searchsorted(timesteps, timesteps[-1] * np.arange(1, num_buckets) / num_buckets)]
 
 
+STYLES = {  # marker and line
+    OURS: ("o", "-"),
+    "quantile": ("v", ":"),
+    "equal width": ("s", "--"),
+    "geometric": ("D", "-."),
+    "equal total duration": ("^", "-"),
+}
 METHODS: dict[str, Callable[[np.ndarray, int], Any]] = {
     OURS: optimal_bucket_boundaries,
     "quantile": quantile,
@@ -178,22 +190,6 @@ def measure_time(sizes: list[int], num_buckets: int, rounds: int) -> dict[int, h
 
     figures = harness.interleave({str(size): timer(size) for size in sizes}, rounds)
     return {size: harness.spread_of(figures[str(size)]) for size in sizes}
-
-
-def draw(axes: Any, efficiencies: dict[str, dict[str, dict[int, float]]]) -> None:
-    """One panel a dataset: efficiency over the number of buckets, one line a way."""
-    styles = {OURS: ("o", "-"), "quantile": ("v", ":"), "equal width": ("s", "--")}
-    styles |= {"geometric": ("D", "-."), "equal total duration": ("^", "-")}
-    for axis, (name, by_method) in zip(axes, efficiencies.items(), strict=True):
-        for method, figures in by_method.items():
-            marker, line = styles[method]
-            emphasis = {"color": "0.1", "linewidth": 2} if method == OURS else {"color": "0.5", "linewidth": 1}
-            axis.plot(list(figures), list(figures.values()), marker=marker, ls=line, ms=4, label=method, **emphasis)
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(list(figures), map(str, figures))
-        axis.set(ylim=(0, 1.02), xlabel="buckets", ylabel="padding efficiency")
-        axis.set_title(name, loc="left")
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
 
 
 if __name__ == "__main__":

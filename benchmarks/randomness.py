@@ -3,7 +3,8 @@
 Grouping by length makes batches less random than a plain shuffle. Three figures say by how much:
 
 - neighbors: the correlation of padded length between a batch and the next one. 0 if the order of batches is random.
-- meetings: how many pairs of sequences share a batch in two epochs. Fewer buckets, or larger ones, mean fewer.
+- repeated pairs: how many pairs of sequences share a batch in both of two epochs. Fewer buckets, or larger ones, mean
+  fewer.
 - label imbalance: how far the labels of a batch are from those of all the data, as a multiple of what random batches
   have. 1 if lengths say nothing about labels.
 
@@ -80,7 +81,7 @@ def neighbor_correlation(plan: EpochPlan) -> float:
     return float((deviations[:-1] * deviations[1:]).sum() / (deviations**2).sum())
 
 
-def repeated_meetings(plan: EpochPlan, other: EpochPlan, num_rows: int) -> int:
+def count_repeated_pairs(plan: EpochPlan, other: EpochPlan, num_rows: int) -> int:
     """How many pairs of rows share a batch in both epochs."""
     together = np.stack([batch_of_each_row(plan, num_rows), batch_of_each_row(other, num_rows)])
     counts = np.unique(together[:, (together >= 0).all(axis=0)], axis=1, return_counts=True)[1]
@@ -94,8 +95,8 @@ def batch_buckets(plan: EpochPlan, row_buckets: np.ndarray) -> np.ndarray:
     return composition
 
 
-def expected_meetings(composition: np.ndarray, bucket_rows: np.ndarray) -> float:
-    """What `repeated_meetings` is on average if rows are shuffled evenly inside their buckets.
+def expected_repeated_pairs(composition: np.ndarray, bucket_rows: np.ndarray) -> float:
+    """What `count_repeated_pairs` is on average if rows are shuffled evenly inside their buckets.
 
     Two rows of a bucket of n share one of its batches, with c rows of it each, with probability p = sum c (c - 1) /
     (n (n - 1)); rows of two buckets with p = sum c d / (n m). In two independent epochs: p squared, for each pair.
@@ -154,9 +155,11 @@ def measure(data: LabeledLengths, num_epochs: int, **options: object) -> dict[st
         ).padding_efficiency,
         "neighbors": float(np.mean([neighbor_correlation(plan) for plan in plans])),
         "neighbors_expected": -1 / len(plans[0]),
-        "meetings": float(np.mean([repeated_meetings(*pair, len(lengths)) for pair in itertools.pairwise(plans)])),
-        "meetings_expected": expected_meetings(composition, np.bincount(row_buckets)),
-        "meetings_random": expected_meetings(sizes, np.array([len(lengths)])),
+        "repeated_pairs": float(
+            np.mean([count_repeated_pairs(*pair, len(lengths)) for pair in itertools.pairwise(plans)])
+        ),
+        "repeated_pairs_expected": expected_repeated_pairs(composition, np.bincount(row_buckets)),
+        "repeated_pairs_random": expected_repeated_pairs(sizes, np.array([len(lengths)])),
         "imbalance": float(np.mean([label_imbalance(plan, labels) for plan in plans])),
         "imbalance_expected": expected_label_imbalance(composition, row_buckets, labels),
     }
@@ -180,14 +183,17 @@ def main() -> None:
 
 def tables(record: Record) -> list[Table]:
     """One line a choice of buckets, the automatic one last."""
-    header = ["sequences", "buckets", "padding efficiency", "neighbors", "meetings", "in fair buckets"]
+    header = ["sequences", "buckets", "padding efficiency", "neighbors", "repeated pairs", "in fair buckets"]
     rows = [
         [
             name,
             f"{row['buckets']} (automatic)" if row is choices[-1] else str(row["buckets"]),
             f"{row['padding_efficiency']:.3f}",
             f"{row['neighbors']:.3f}",
-            *(f"{row[figure] / row['meetings_random']:.1f} x" for figure in ("meetings", "meetings_expected")),
+            *(
+                f"{row[figure] / row['repeated_pairs_random']:.1f} x"
+                for figure in ("repeated_pairs", "repeated_pairs_expected")
+            ),
             *(f"{row[figure]:.2f} x" for figure in ("imbalance", "imbalance_expected")),
         ]
         for name, choices in record["results"].items()
@@ -198,15 +204,15 @@ def tables(record: Record) -> list[Table]:
 
 
 def draw(axes: Any, results: dict[str, list[dict[str, float]]]) -> None:
-    """Meetings and label imbalance against the number of buckets."""
+    """Repeated pairs and label imbalance against the number of buckets."""
     for axis, figure, label in (
-        (axes[0], "meetings", "pairs that meet again / in random batches"),
+        (axes[0], "repeated_pairs", "repeated pairs / in random batches"),
         (axes[1], "imbalance", "label imbalance / of random batches"),
     ):
         for (name, choices), marker in zip(results.items(), "os", strict=True):
             rows = sorted(choices, key=lambda row: row["buckets"])
             buckets = [row["buckets"] for row in rows]
-            scale = [row["meetings_random"] if figure == "meetings" else 1 for row in rows]
+            scale = [row["repeated_pairs_random"] if figure == "repeated_pairs" else 1 for row in rows]
             measured = [row[figure] / by for row, by in zip(rows, scale, strict=True)]
             expected = [row[f"{figure}_expected"] / by for row, by in zip(rows, scale, strict=True)]
             shade = "0.1" if marker == "o" else "0.55"

@@ -77,16 +77,16 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
 
 def main() -> None:
     """Trains one epoch for each line of standard input, and prints a line of JSON after it."""
-    from benchmarks import training
+    from benchmarks import trainees  # and Keras, in this process only
 
     settings = json.loads(sys.argv[1])
-    train, validation = training.train_and_validation(settings["num_sequences"], settings["longest"])
-    trainee = training.KerasTrainee(
-        training.bucketed(
-            train, batch_size=training.BATCH_SIZE, pad_to_bucket_boundary=True, num_buckets=settings["num_buckets"]
+    train, validation = trainees.train_and_validation(settings["num_sequences"], settings["longest"])
+    trainee = trainees.KerasTrainee(
+        trainees.bucketed(
+            train, batch_size=trainees.BATCH_SIZE, pad_to_bucket_boundary=True, num_buckets=settings["num_buckets"]
         ),
-        training.make_model(jit_compile=True),
-        training.bucketed(validation, batch_size=128, shuffle=False),
+        trainees.make_model(jit_compile=True),
+        trainees.bucketed(validation, batch_size=128, shuffle=False),
         jit_compile=True,
     )
     print("{}", flush=True)

@@ -23,7 +23,7 @@ import sysconfig
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from keras_bucketing import BucketedSequence, optimal_bucket_boundaries
 BATCH_SIZE = 32
 NUM_BUCKETS = [4, 8, 16, 32, 64]
 RANDOM, OURS, NESTED, SORTED = "random", "longest of the two", "nested", "sorted"
+STYLES = {RANDOM: ("", ":"), OURS: ("o", "-"), NESTED: ("s", "--"), SORTED: ("", "-.")}  # marker and line
 
 
 class Pairs(NamedTuple):
@@ -48,16 +49,21 @@ def main() -> None:
     """Measures, prints, writes."""
     arguments = harness.parse_arguments(__doc__)
     num_buckets = [4, 8] if arguments.quick else NUM_BUCKETS
-    data = pairs(arguments.quick)
-    results = {name: measure(of_name, num_buckets) for name, of_name in data.items()}
-    lengths = {name: describe(of_name) for name, of_name in data.items()}
+    data = make_pairs(arguments.quick)
+    results = {name: measure(pairs, num_buckets) for name, pairs in data.items()}
+    lengths = {name: describe(pairs) for name, pairs in data.items()}
     harness.publish(arguments.output, "two_lengths", {"lengths": lengths, "efficiency": results}, tables)
     harness.write_picture(
-        arguments.output, "two_lengths", lambda axes: draw(axes, results), panels=len(data), columns=3, height=3
+        arguments.output,
+        "two_lengths",
+        lambda axes: harness.draw_efficiencies(axes, results, STYLES, OURS),
+        panels=len(data),
+        columns=3,
+        height=3,
     )
 
 
-def pairs(quick: bool) -> dict[str, Pairs]:
+def make_pairs(quick: bool) -> dict[str, Pairs]:
     """The lengths, by name."""
     size = 500 if quick else 50_000
     return {
@@ -74,16 +80,16 @@ def drawn_pairs(num_rows: int, spread: float) -> Pairs:
     return Pairs(source, np.clip(np.rint(source * factors), 1, 250).astype(np.int64))
 
 
-def functions_and_documentation(most_files: int | None = None) -> Pairs:
+def functions_and_documentation(max_files: int | None = None) -> Pairs:
     """The documented functions of Python's standard library: tokens of the whole function, words of its documentation.
 
     Args:
-        most_files: Int, how many files to read at most. Defaults to None: all.
+        max_files: Int, how many files to read at most. Defaults to None: all.
     """
     library = Path(sysconfig.get_paths()["stdlib"])
     left_out = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3"}
     files = [path for path in sorted(library.rglob("*.py")) if not left_out & set(path.relative_to(library).parts)]
-    found = [pair for path in files[:most_files] for pair in _documented(path.read_bytes())]
+    found = [pair for path in files[:max_files] for pair in _documented(path.read_bytes())]
     return Pairs(*np.array(found, np.int64).reshape(-1, 2).T)
 
 
@@ -101,43 +107,45 @@ def _documented(source: bytes) -> Iterator[tuple[int, int]]:
                 yield after - first, words
 
 
-def measure(of: Pairs, num_buckets: list[int]) -> dict[str, dict[int, float]]:
+def measure(pairs: Pairs, num_buckets: list[int]) -> dict[str, dict[int, float]]:
     """The padding efficiency of each way with each number of buckets; the same for all where there are none."""
-    longest = np.maximum(of.source, of.target)
-    shuffled = efficiency(of, np.random.default_rng(0).permutation(len(longest)))
-    in_order = efficiency(of, np.argsort(longest, kind="stable"))
+    longest = np.maximum(pairs.source, pairs.target)
+    shuffled = efficiency(pairs, np.random.default_rng(0).permutation(len(longest)))
+    in_order = efficiency(pairs, np.argsort(longest, kind="stable"))
     return {
         RANDOM: dict.fromkeys(num_buckets, shuffled),
-        OURS: {count: bucketed_efficiency(of, count) for count in num_buckets},
-        NESTED: {count: best_nested_efficiency(of, count) for count in num_buckets},
+        OURS: {count: bucketed_efficiency(pairs, count) for count in num_buckets},
+        NESTED: {count: best_nested_efficiency(pairs, count) for count in num_buckets},
         SORTED: dict.fromkeys(num_buckets, in_order),
     }
 
 
-def bucketed_efficiency(of: Pairs, num_buckets: int) -> float:
+def bucketed_efficiency(pairs: Pairs, num_buckets: int) -> float:
     """What a BucketedSequence makes of rows with these two lengths."""
-    x = {name: [np.zeros(length, np.int8) for length in lengths] for name, lengths in of._asdict().items()}
+    x = {name: [np.zeros(length, np.int8) for length in lengths] for name, lengths in pairs._asdict().items()}
     dataset = BucketedSequence(x, batch_size=BATCH_SIZE, num_buckets=num_buckets, seed=0)
     return dataset.padding_stats().padding_efficiency
 
 
-def best_nested_efficiency(of: Pairs, num_buckets: int) -> float:
+def best_nested_efficiency(pairs: Pairs, num_buckets: int) -> float:
     """The best of all ways to have `num_buckets` buckets, some of the source and some of the target in each."""
-    of_source = [count for count in range(1, num_buckets + 1) if num_buckets % count == 0]
-    return max(efficiency(of, shuffled_in(nested_buckets(of, count, num_buckets // count))) for count in of_source)
+    source_counts = [count for count in range(1, num_buckets + 1) if num_buckets % count == 0]
+    return max(
+        efficiency(pairs, shuffled_in(nested_buckets(pairs, count, num_buckets // count))) for count in source_counts
+    )
 
 
-def nested_buckets(of: Pairs, of_source: int, of_target: int) -> np.ndarray:
+def nested_buckets(pairs: Pairs, num_source: int, num_target: int) -> np.ndarray:
     """Int array `(num_rows,)`: buckets of the source, and in each of them those of the target."""
-    outer = np.searchsorted(optimal_bucket_boundaries(of.source, of_source), of.source, side="right")
+    outer = np.searchsorted(optimal_bucket_boundaries(pairs.source, num_source), pairs.source, side="right")
     inner = np.zeros_like(outer)
     for bucket in np.unique(outer):
         rows = outer == bucket
-        boundaries = optimal_bucket_boundaries(of.target[rows], of_target)
-        inner[rows] = np.searchsorted(boundaries, of.target[rows], side="right")
+        boundaries = optimal_bucket_boundaries(pairs.target[rows], num_target)
+        inner[rows] = np.searchsorted(boundaries, pairs.target[rows], side="right")
     # Every other bucket of the source in falling order of the target: a batch across two of them holds neighbors.
-    inner = np.where(outer % 2 == 0, inner, of_target - 1 - inner)
-    return outer * of_target + inner
+    inner = np.where(outer % 2 == 0, inner, num_target - 1 - inner)
+    return outer * num_target + inner
 
 
 def shuffled_in(buckets: np.ndarray) -> np.ndarray:
@@ -145,12 +153,12 @@ def shuffled_in(buckets: np.ndarray) -> np.ndarray:
     return np.lexsort([np.random.default_rng(0).random(len(buckets)), buckets])
 
 
-def efficiency(of: Pairs, order: np.ndarray) -> float:
+def efficiency(pairs: Pairs, order: np.ndarray) -> float:
     """Real timesteps over all timesteps of both sequences, where batches are cut from the rows in this order."""
     starts = np.arange(0, len(order), BATCH_SIZE)
     rows = np.diff([*starts, len(order)])
-    padded = sum((np.maximum.reduceat(lengths[order], starts) * rows).sum() for lengths in of)
-    return float(sum(lengths.sum() for lengths in of) / padded)
+    padded = sum((np.maximum.reduceat(lengths[order], starts) * rows).sum() for lengths in pairs)
+    return float(sum(lengths.sum() for lengths in pairs) / padded)
 
 
 def tables(record: Record) -> list[Table]:
@@ -175,24 +183,9 @@ def tables(record: Record) -> list[Table]:
     ]
 
 
-def describe(of: Pairs) -> dict[str, float]:
+def describe(pairs: Pairs) -> dict[str, float]:
     """How many rows there are, and how long they are."""
-    return {"rows": len(of.source), **{name: float(np.median(lengths)) for name, lengths in of._asdict().items()}}
-
-
-def draw(axes: Any, results: dict[str, dict[str, dict[int, float]]]) -> None:
-    """One panel a pair: efficiency over the number of buckets, one line a way."""
-    styles = {RANDOM: ("", ":"), OURS: ("o", "-"), NESTED: ("s", "--"), SORTED: ("", "-.")}
-    for axis, (name, by_way) in zip(axes, results.items(), strict=True):
-        for way, figures in by_way.items():
-            marker, line = styles[way]
-            emphasis = {"color": "0.1", "linewidth": 2} if way == OURS else {"color": "0.5", "linewidth": 1}
-            axis.plot(list(figures), list(figures.values()), marker=marker, ls=line, ms=4, label=way, **emphasis)
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(list(figures), map(str, figures))
-        axis.set(ylim=(0, 1.02), xlabel="buckets", ylabel="padding efficiency")
-        axis.set_title(name, loc="left")
-    axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    return {"rows": len(pairs.source), **{name: float(np.median(lengths)) for name, lengths in pairs._asdict().items()}}
 
 
 if __name__ == "__main__":

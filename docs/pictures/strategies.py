@@ -28,8 +28,8 @@ class Epoch(NamedTuple):
     @property
     def padding_efficiency(self) -> float:
         """The share of real timesteps."""
-        cells = sum(len(rows) * padded for rows, padded in zip(self.batches, self.padded_lengths, strict=True))
-        return sum(int(rows.sum()) for rows in self.batches) / cells
+        padded = sum(len(rows) * length for rows, length in zip(self.batches, self.padded_lengths, strict=True))
+        return sum(int(rows.sum()) for rows in self.batches) / padded
 
 
 def epochs() -> dict[str, Epoch]:

@@ -65,7 +65,7 @@ class PaddingHistory:
         }
 
     def __str__(self) -> str:
-        rows = []
+        rows: list[list[object]] = []
         for epoch, train, val in zip(self.epochs, self.train, self.validation, strict=True):
             rows.append([f"epoch {epoch + 1}", *_cells(train)])
             if val is not None:
@@ -87,7 +87,7 @@ def describe(stats: PaddingStats, validation: PaddingStats | None) -> str:
     return text if validation is None else f"{text}; validation {validation.padding_efficiency:.4f}"
 
 
-def _cells(stats: PaddingStats) -> list[Any]:
+def _cells(stats: PaddingStats) -> list[object]:
     return [
         stats.num_sequences,
         stats.num_batches,

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.padding.stats import PaddingStats
+
+Axes = Any  # `matplotlib.axes.Axes`, whose own types refuse much of what it takes
 
 # Gray levels and hatches, so that a black-and-white print shows what the screen shows.
 _REAL = {"facecolor": "0.45", "edgecolor": "0.2", "linewidth": 0.6}
 _PADDING = {"facecolor": "1.0", "edgecolor": "0.35", "linewidth": 0.6, "hatch": "////"}
 _HEAVY_TAIL = 8  # from this ratio of the longest to the median length on, the length axis is logarithmic
-_MOST_NAMED_BUCKETS = 12
+_MAX_NAMED_BUCKETS = 12
 _STRIP_HEIGHT = 0.32  # of the picture, for the padding above the histogram
 
 
 def plot_buckets(
-    lengths: np.ndarray,
+    lengths: Lengths,
     bucket_boundaries: list[int],
     bucket_batch_sizes: list[int],
     padding_stats: PaddingStats,
-    ax: Any = None,
-) -> Any:
+    ax: Axes = None,
+) -> Axes:
     """Draws the histogram of the lengths with the bucket boundaries and the padding that each bucket leaves.
 
     The length axis is logarithmic where the longest sequence is much longer than the median.
@@ -55,9 +60,9 @@ def plot_buckets(
     else:
         ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # no half timesteps
     ax.set_xlabel("length (timesteps)" + (", logarithmic" if heavy_tailed else ""))
-    most = float(np.max(counts))
-    ax.set_ylim(0, most * 1.05 / (1 - _STRIP_HEIGHT))
-    ax.set_yticks([tick for tick in ax.get_yticks() if tick <= most * 1.05])
+    max_count = float(np.max(counts))
+    ax.set_ylim(0, max_count * 1.05 / (1 - _STRIP_HEIGHT))
+    ax.set_yticks([tick for tick in ax.get_yticks() if tick <= max_count * 1.05])
     ax.set_ylabel("sequences", loc="bottom")
     ax.spines[["top", "right"]].set_visible(False)
     _draw_padding_strip(ax, bucket_boundaries, padding_stats)
@@ -73,8 +78,11 @@ def plot_buckets(
 
 
 def plot_padding_history(
-    epochs: list[int], history: list[PaddingStats], val_history: list[PaddingStats | None], axes: Any = None
-) -> Any:
+    epochs: list[int],
+    history: list[PaddingStats],
+    val_history: list[PaddingStats | None],
+    axes: Sequence[Axes] | None = None,
+) -> Sequence[Axes]:
     """Draws the padding efficiency of each epoch, and where the padding of the last one is.
 
     Args:
@@ -101,7 +109,7 @@ def plot_padding_history(
 
 
 def _draw_efficiency(
-    ax: Any, epochs: list[int], history: list[PaddingStats], val_history: list[PaddingStats | None]
+    ax: Axes, epochs: list[int], history: list[PaddingStats], val_history: list[PaddingStats | None]
 ) -> None:
     # Keras counts from 0 in its hooks and from 1 in its progress bar.
     numbers = np.array(epochs) + 1
@@ -123,7 +131,7 @@ def _draw_efficiency(
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_waste(ax: Any, stats: PaddingStats) -> None:
+def _draw_waste(ax: Axes, stats: PaddingStats) -> None:
     buckets = stats.buckets
     if buckets:
         names = [str(bucket.longest) for bucket in buckets]
@@ -138,11 +146,11 @@ def _draw_waste(ax: Any, stats: PaddingStats) -> None:
     positions = np.arange(len(names))
     ax.bar(positions, real / unit, width=0.75, label="real", **_REAL)
     ax.bar(positions, (total - real) / unit, width=0.75, bottom=real / unit, label="padding", **_PADDING)
-    if len(names) <= _MOST_NAMED_BUCKETS:
-        for position, cells, efficiency in zip(positions, total / unit, efficiencies, strict=True):
+    if len(names) <= _MAX_NAMED_BUCKETS:
+        for position, height, efficiency in zip(positions, total / unit, efficiencies, strict=True):
             ax.annotate(
                 f"{efficiency:.0%}",
-                (position, cells),
+                (position, height),
                 (0, 2),
                 textcoords="offset points",
                 ha="center",
@@ -158,7 +166,7 @@ def _draw_waste(ax: Any, stats: PaddingStats) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_padding_strip(ax: Any, boundaries: list[int], stats: PaddingStats) -> None:
+def _draw_padding_strip(ax: Axes, boundaries: list[int], stats: PaddingStats) -> None:
     """Draws each bucket's share of padding above the histogram, as wide as the bucket."""
     strip = ax.inset_axes([0, 1 - _STRIP_HEIGHT + 0.04, 1, _STRIP_HEIGHT - 0.04], sharex=ax)
     left, right = ax.get_xlim()
@@ -176,22 +184,22 @@ def _draw_padding_strip(ax: Any, boundaries: list[int], stats: PaddingStats) -> 
     strip.spines[["top", "right"]].set_visible(False)
 
 
-def _histogram_edges(lengths: np.ndarray) -> np.ndarray:
+def _histogram_edges(lengths: Lengths) -> NDArray[np.float64]:
     """Bin edges halfway between whole lengths, so that no bin holds more lengths than its neighbors by chance."""
     shortest, longest = int(lengths.min()), int(lengths.max())
     if _is_heavy_tailed(lengths):
-        edges: np.ndarray = np.unique(np.round(np.geomspace(max(shortest, 1), longest + 1, 40)))
+        edges = np.unique(np.round(np.geomspace(max(shortest, 1), longest + 1, 40)))
     else:
         step = max(1, -(-(longest + 1 - shortest) // 60))
-        edges = np.arange(shortest, longest + 1 + step, step)
+        edges = np.arange(shortest, longest + 1 + step, step, dtype=np.float64)
     return np.maximum(edges - 0.5, 0.5)
 
 
-def _is_heavy_tailed(lengths: np.ndarray) -> bool:
+def _is_heavy_tailed(lengths: Lengths) -> bool:
     return bool(lengths.max() > _HEAVY_TAIL * max(float(np.median(lengths)), 1.0))
 
 
-def _plain_log_labels(ax: Any) -> None:
+def _plain_log_labels(ax: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -1,4 +1,4 @@
-"""What each way of batching would waste on given lengths, before any code is changed."""
+"""What each way of batching would waste on given lengths, and which call to make, before any code is changed."""
 
 from __future__ import annotations
 
@@ -7,21 +7,28 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_bucketing.checks import check_integer, check_lengths
-from keras_bucketing.padding.stats import PaddingStats, padding_efficiency
+from keras_bucketing.data.row_splits import Lengths
+from keras_bucketing.padding.stats import PaddedTimesteps, PaddingStats
 from keras_bucketing.padding.text_table import format_table
 from keras_bucketing.planning.boundaries import optimal_bucket_boundaries
 from keras_bucketing.planning.bucket_choice import choose_buckets
 from keras_bucketing.planning.buckets import BatchSizing, Buckets
-from keras_bucketing.planning.cuts import cut_batches
-from keras_bucketing.planning.forecast import Labels, ShuffledBatches, check_labels
+from keras_bucketing.planning.cuts import BatchRules
+from keras_bucketing.planning.forecast import BATCHMATE_EPOCHS, Labels, ShuffledBatches
 
 _NUM_BUCKETS = (4, 8, 16)
+# Below it the batches lose more randomness than they save timesteps.
+MIN_SAVED = 0.05
+# Labels may stray so much further than those of random batches, in variance: 1.4 times as far.
+MAX_LABEL_IMBALANCE = 2.0
+_LESS_MEMORY = 0.5  # a budget is worth a line where it bounds batches to this share or less
 
 
 @dataclasses.dataclass(frozen=True)
-class PaddingStrategy:
+class PaddingStrategy(PaddedTimesteps):
     """What one way of batching would cost.
 
     Attributes:
@@ -39,11 +46,6 @@ class PaddingStrategy:
     real_timesteps: int
     total_timesteps: float
     largest_batch: int
-
-    @property
-    def padding_efficiency(self) -> float:
-        """Float, real timesteps / all timesteps."""
-        return padding_efficiency(self.real_timesteps, self.total_timesteps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +92,11 @@ class PaddingReport:
 
     def to_dict(self) -> dict[str, Any]:
         """All figures as numbers, lists and dicts."""
-        figures = dataclasses.asdict(self)
-        for strategy, of_strategy in zip(self.strategies, figures["strategies"], strict=True):
-            of_strategy["padding_efficiency"] = strategy.padding_efficiency
-        return figures | {"recommendation": self.recommendation.to_dict()}
+        strategies = tuple(strategy.to_dict() for strategy in self.strategies)
+        return {**vars(self), "strategies": strategies, "recommendation": self.recommendation.to_dict()}
 
 
-def padding_report(lengths: Any, batch_size: int = 32, y: Any = None) -> PaddingReport:
+def padding_report(lengths: ArrayLike, batch_size: int = 32, y: ArrayLike | None = None) -> PaddingReport:
     """Reports how much padding each way of batching leaves on sequences of these lengths, and recommends a call.
 
     - *everything to the longest*: `pad_sequences` on the whole data.
@@ -108,9 +108,9 @@ def padding_report(lengths: Any, batch_size: int = 32, y: Any = None) -> Padding
     - *timestep budget*: the same with as many rows in a batch as fit, `max_timesteps_per_batch`. The budget is
       `batch_size` sequences of mean length, or the longest sequence if that is more.
 
-    The recommendation says whether bucketing is worth it, and what it costs: how many different sequences a sequence
-    meets in its batches, and with `y` how far the labels of a batch stray from those of all. It pads each batch to its
-    own longest, so its figures are better than those of the table. Lengths that tell much about labels make batches
+    The recommendation says whether bucketing is worth it, and what it costs: with how many different sequences a
+    sequence shares a batch, and with `y` how far the labels of a batch stray from those of all. It pads each batch to
+    its own longest, so its figures are better than those of the table. Lengths that tell much about labels make batches
     uneven: then it takes fewer buckets.
 
     Args:
@@ -142,19 +142,24 @@ def padding_report(lengths: Any, batch_size: int = 32, y: Any = None) -> Padding
     order = np.argsort(lengths, kind="stable")
     labels = None if y is None else check_labels(y, lengths.size).in_order(order)
     lengths = lengths[order]
-    sizing = BatchSizing(batch_size, None, None, multiple=1)
     budget = max(batch_size * int(lengths.sum()) // lengths.size, int(lengths[-1]))
-    strategies = _without_buckets(lengths, batch_size)
-    optimal = [optimal_bucket_boundaries(lengths, count) for count in _NUM_BUCKETS]
-    for kind, choices in (
-        ("quantile", [_quantile_boundaries(lengths, count) for count in _NUM_BUCKETS]),
-        ("minimum-padding", optimal),
-    ):
-        strategies += [_with_buckets(kind, lengths, boundaries, sizing) for boundaries in _distinct(choices)]
-    within_budget = BatchSizing(None, None, budget, multiple=1)
-    strategies += [
-        _with_buckets(f"{budget}-timestep budget,", lengths, boundaries, within_budget)
-        for boundaries in _distinct(optimal)
+    by_rows, by_budget = BatchSizing(batch_size, None, None, multiple=1), BatchSizing(None, None, budget, multiple=1)
+    quantile, optimal = (
+        _distinct([find(lengths, number) for number in _NUM_BUCKETS])
+        for find in (_quantile_boundaries, optimal_bucket_boundaries)
+    )
+    strategies = [  # a single bucket holds all rows
+        _strategy("everything to the longest", lengths, [], by_rows),
+        _strategy("random batches", lengths, [], by_rows, pad_to_bucket_boundary=False),
+        *(
+            _strategy(f"{kind} {len(boundaries) + 1} buckets", lengths, boundaries, sizing)
+            for kind, choices, sizing in (
+                ("quantile", quantile, by_rows),
+                ("minimum-padding", optimal, by_rows),
+                (f"{budget}-timestep budget,", optimal, by_budget),
+            )
+            for boundaries in choices
+        ),
     ]
     return PaddingReport(
         num_sequences=lengths.size,
@@ -163,52 +168,66 @@ def padding_report(lengths: Any, batch_size: int = 32, y: Any = None) -> Padding
         longest=int(lengths[-1]),
         batch_size=batch_size,
         strategies=tuple(strategies),
-        recommendation=recommend(lengths, batch_size, budget, strategies[1].total_timesteps, labels),
+        recommendation=_recommend(lengths, batch_size, budget, strategies[1].total_timesteps, labels),
     )
 
 
 def summarize_buckets(buckets: Buckets, stats: PaddingStats) -> str:
     """The buckets as a text table, with the padding of one epoch; where there are several leaves, of each as well."""
     padded = {bucket.bucket: bucket for bucket in stats.buckets}
-    longest = [*(boundary - 1 for boundary in buckets.boundaries), int(buckets.upper_lengths[-1])]
-    rows = []
-    for bucket, (upper, count, size) in enumerate(zip(longest, buckets.counts, buckets.batch_sizes, strict=True)):
-        lower = 1 if bucket == 0 else buckets.boundaries[bucket - 1]
+    columns = ([1, *buckets.boundaries], buckets.upper_lengths, buckets.counts, buckets.batch_sizes)
+    rows: list[list[object]] = []
+    for bucket, (lower, upper, count, size) in enumerate(zip(*columns, strict=True)):
         batches = padded[bucket].num_batches if bucket in padded else 0
         efficiency = f"{padded[bucket].padding_efficiency:.3f}" if batches else "-"
-        rows.append([f"{lower} - {max(upper, lower)}", int(count), size, batches, efficiency])
+        rows.append([f"{lower} - {max(upper, lower)}", count, size, batches, efficiency])
     rows.append(["all", stats.num_sequences, "", stats.num_batches, f"{stats.padding_efficiency:.3f}"])
     rows += [[leaf.name, "", "", "", f"{leaf.padding_efficiency:.3f}"] for leaf in stats.leaves]
     return format_table(["lengths", "sequences", "rows a batch", "batches", "padding efficiency"], rows)
 
 
-def _without_buckets(lengths: np.ndarray, batch_size: int) -> list[PaddingStrategy]:
-    longest = int(lengths[-1])
-    splits = np.append(np.arange(0, lengths.size, batch_size), lengths.size)
-    padded = PaddingStats.from_batches(lengths, splits, np.full(splits.size - 1, longest))
-    largest = min(batch_size, lengths.size) * longest
-    return [
-        PaddingStrategy(name, (), padded.num_batches, padded.real_timesteps, timesteps, largest)
-        for name, timesteps in (
-            ("everything to the longest", padded.total_timesteps),
-            ("random batches", padded.random_batches_timesteps),
-        )
-    ]
-
-
-def _with_buckets(kind: str, lengths: np.ndarray, boundaries: list[int], sizing: BatchSizing) -> PaddingStrategy:
-    buckets = choose_buckets(lengths, sizing, boundaries, pad_to_bucket_boundary=True)
-    cuts = cut_batches(buckets, remainder="spill", multiple=1)
-    padded_lengths = buckets.upper_lengths[cuts.buckets]
-    stats = PaddingStats.from_batches(lengths, np.append(cuts.starts, lengths.size), padded_lengths)
-    largest = int(((cuts.stops - cuts.starts) * padded_lengths).max())
-    name = f"{kind} {len(boundaries) + 1} buckets"
+def _strategy(
+    name: str, lengths: Lengths, boundaries: list[int], sizing: BatchSizing, pad_to_bucket_boundary: bool = True
+) -> PaddingStrategy:
+    buckets = choose_buckets(lengths, sizing, boundaries, pad_to_bucket_boundary=pad_to_bucket_boundary)
+    rules = BatchRules(pad_to_bucket_boundary=pad_to_bucket_boundary)
+    batches = ShuffledBatches.from_buckets(lengths, buckets, rules)
     return PaddingStrategy(
-        name, tuple(boundaries), stats.num_batches, stats.real_timesteps, stats.total_timesteps, largest
+        name=name,
+        boundaries=tuple(boundaries),
+        num_batches=batches.num_batches,
+        real_timesteps=int(lengths.sum()),
+        total_timesteps=batches.padded_timesteps,
+        largest_batch=batches.largest_batch,
     )
 
 
-def _quantile_boundaries(lengths: np.ndarray, num_buckets: int) -> list[int]:
+def check_labels(y: object, num_sequences: int) -> Labels:
+    """Takes the `y` of `padding_report`: classes or values, one for each sequence."""
+    try:
+        array = np.asarray(y)
+    except ValueError:  # of uneven shape
+        array = np.array(None)
+    if array.dtype.kind not in "biufUS":
+        raise TypeError(
+            "`y` must be one number or string a sequence. Received a list of uneven shape or other objects "
+            f"({type(y).__name__}). Labels of each timestep do not say how uneven batches are: leave them out."
+        )
+    if array.ndim not in (1, 2) or len(array) != num_sequences or (array.ndim == 2 and array.dtype.kind in "US"):
+        raise ValueError(
+            f"`y` must have one label for each length. Expected shape ({num_sequences},), or ({num_sequences}, "
+            f"num_columns) of numbers, received {array.shape}."
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        at = int(np.argmin(np.isfinite(array).reshape(num_sequences, -1).all(axis=1)))
+        raise ValueError(f"`y` must be finite. Received {array[at]} at y[{at}]. Leave that sequence out.")
+    if array.ndim == 1 and array.dtype.kind != "f":
+        classes, row_classes = np.unique(array, return_inverse=True)
+        return Labels(row_classes, len(classes))
+    return Labels(array.reshape(num_sequences, -1).astype(float), 0)
+
+
+def _quantile_boundaries(lengths: Lengths, num_buckets: int) -> list[int]:
     """Boundaries that put about the same number of rows into each bucket."""
     uppers = lengths[np.arange(1, num_buckets) * lengths.size // num_buckets]
     return sorted({int(upper) + 1 for upper in uppers if upper < lengths[-1]})
@@ -219,19 +238,8 @@ def _distinct(choices: list[list[int]]) -> list[list[int]]:
     return [choice for index, choice in enumerate(choices) if choice and choice not in choices[:index]]
 
 
-# The call to make for given lengths, and what comes of it: padding, memory, company and labels.
-
-
-EPOCHS_OF_MATES = 10  # as long as people train
-# Below it the batches lose more randomness than they save timesteps.
-LEAST_SAVED = 0.05
-# Labels may stray so much further than those of random batches, in variance: 1.4 times as far.
-MOST_LABEL_IMBALANCE = 2.0
-_LESS_MEMORY = 0.5  # a budget is worth a line where it bounds batches to this share or less
-
-
 @dataclasses.dataclass(frozen=True)
-class RecommendedCall:
+class RecommendedCall(PaddedTimesteps):
     """A call of `BucketedSequence`, and what its epochs are like on average.
 
     Attributes:
@@ -241,7 +249,8 @@ class RecommendedCall:
         real_timesteps: Int, sum of the lengths.
         total_timesteps: Float, the exact expectation of the sum over the batches of rows x padded length.
         largest_batch: Int, the most timesteps that a batch may have.
-        batch_mates: Float, how many other sequences a sequence shares a batch with in ten epochs.
+        distinct_batchmates: Float, how many other sequences a sequence shares a batch with in ten epochs, each counted
+            once.
         label_imbalance: Float, how far the labels of the batches are from those of all sequences, in squared distance,
             as a multiple of what random batches have; None without labels.
     """
@@ -252,18 +261,17 @@ class RecommendedCall:
     real_timesteps: int
     total_timesteps: float
     largest_batch: int
-    batch_mates: float
+    distinct_batchmates: float
     label_imbalance: float | None
-
-    @property
-    def padding_efficiency(self) -> float:
-        """Float, real timesteps / all timesteps."""
-        return padding_efficiency(self.real_timesteps, self.total_timesteps)
 
     @property
     def num_buckets(self) -> int:
         """Int."""
         return len(self.boundaries) + 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures as numbers, lists and dicts."""
+        return {**super().to_dict(), "options": dict(self.options), "num_buckets": self.num_buckets}
 
     def __str__(self) -> str:
         options = ", ".join(f"{name}={value}" for name, value in self.options.items())
@@ -283,7 +291,7 @@ class PaddingRecommendation:
             tell much about labels; None where the imbalance of `call` is 2 at most, or without labels.
         random_timesteps: Float, the timesteps of an epoch of random batches.
         longest_timesteps: Int, those of an epoch padded to the longest sequence.
-        random_batch_mates: Float, how many other sequences a sequence meets in ten epochs of random batches.
+        random_distinct_batchmates: Float, what `distinct_batchmates` is in random batches.
         reasons: Tuple of strings: what comes of the call, or why bucketing is not worth it.
     """
 
@@ -293,7 +301,7 @@ class PaddingRecommendation:
     with_even_labels: RecommendedCall | None
     random_timesteps: float
     longest_timesteps: int
-    random_batch_mates: float
+    random_distinct_batchmates: float
     reasons: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -309,29 +317,19 @@ class PaddingRecommendation:
 
     def to_dict(self) -> dict[str, Any]:
         """All figures as numbers, lists and dicts."""
-        figures = dataclasses.asdict(self)
-        for name in ("call", "within_budget", "with_even_labels"):
-            call = getattr(self, name)
-            if call is not None:
-                figures[name] |= {"padding_efficiency": call.padding_efficiency, "num_buckets": call.num_buckets}
-        return figures
+        return {
+            name: figure.to_dict() if isinstance(figure, RecommendedCall) else figure
+            for name, figure in vars(self).items()
+        }
 
 
-def recommend(
-    lengths: np.ndarray, batch_size: int, budget: int, random_timesteps: float, labels: Labels | None
+def _recommend(
+    lengths: Lengths, batch_size: int, budget: int, random_timesteps: float, labels: Labels | None
 ) -> PaddingRecommendation:
-    """Chooses the call.
-
-    Args:
-        lengths: Int64 array `(num_sequences,)`, increasing, in timesteps.
-        batch_size: Int, rows in a batch.
-        budget: Int, what the batches of a budget hold, in timesteps.
-        random_timesteps: Float, the timesteps of an epoch of random batches.
-        labels: One a sequence, in the same order, or None.
-    """
+    """Chooses the call for increasing lengths with labels in the same order."""
     single = _try_call({"batch_size": batch_size, "num_buckets": 1}, lengths, labels)
     automatic = _try_call({"batch_size": batch_size}, lengths, labels)
-    worth_it = bool(automatic.total_timesteps <= (1 - LEAST_SAVED) * random_timesteps)
+    worth_it = bool(automatic.total_timesteps <= (1 - MIN_SAVED) * random_timesteps)
     bounded = _try_call({"max_timesteps_per_batch": budget}, lengths, labels)
     saves_memory = bounded.largest_batch <= _LESS_MEMORY * automatic.largest_batch
     recommendation = PaddingRecommendation(
@@ -341,38 +339,37 @@ def recommend(
         with_even_labels=_with_even_labels(automatic, lengths, labels) if worth_it else None,
         random_timesteps=random_timesteps,
         longest_timesteps=int(lengths[-1]) * lengths.size,
-        random_batch_mates=single.batch_mates,
+        random_distinct_batchmates=single.distinct_batchmates,
         reasons=(),
     )
     reasons = tuple(_why(recommendation)) if worth_it else (_why_not(single, automatic, lengths),)
     return dataclasses.replace(recommendation, reasons=reasons)
 
 
-def _try_call(options: dict[str, int], lengths: np.ndarray, labels: Labels | None) -> RecommendedCall:
+def _try_call(options: dict[str, int], lengths: Lengths, labels: Labels | None) -> RecommendedCall:
     sizing = BatchSizing(options.get("batch_size"), None, options.get("max_timesteps_per_batch"), multiple=1)
     buckets = choose_buckets(lengths, sizing, num_buckets=options.get("num_buckets"))
-    cuts = cut_batches(buckets, remainder="spill", multiple=1)
-    batches = ShuffledBatches.from_cuts(buckets.counts, cuts)
+    batches = ShuffledBatches.from_buckets(lengths, buckets, BatchRules())
     return RecommendedCall(
         options=options,
         boundaries=tuple(buckets.boundaries),
-        num_batches=len(cuts.buckets),
+        num_batches=batches.num_batches,
         real_timesteps=int(lengths.sum()),
-        total_timesteps=batches.expected_timesteps(lengths),
-        largest_batch=int(((cuts.stops - cuts.starts) * buckets.upper_lengths[cuts.buckets]).max()),
-        batch_mates=batches.expected_batch_mates(EPOCHS_OF_MATES),
-        label_imbalance=None if labels is None else batches.expected_label_imbalance(labels),
+        total_timesteps=batches.padded_timesteps,
+        largest_batch=batches.largest_batch,
+        distinct_batchmates=batches.distinct_batchmates(),
+        label_imbalance=None if labels is None else batches.label_imbalance(labels),
     )
 
 
-def _with_even_labels(automatic: RecommendedCall, lengths: np.ndarray, labels: Labels | None) -> RecommendedCall | None:
+def _with_even_labels(automatic: RecommendedCall, lengths: Lengths, labels: Labels | None) -> RecommendedCall | None:
     """The call with the most buckets, two at least, whose labels are even enough; None if the automatic ones are."""
-    if automatic.label_imbalance is None or automatic.label_imbalance <= MOST_LABEL_IMBALANCE:
+    if automatic.label_imbalance is None or automatic.label_imbalance <= MAX_LABEL_IMBALANCE:
         return None
     fewer = None
     for num_buckets in range(automatic.num_buckets - 1, 1, -1):
         fewer = _try_call({**automatic.options, "num_buckets": num_buckets}, lengths, labels)
-        if fewer.label_imbalance <= MOST_LABEL_IMBALANCE:  # type: ignore[operator]
+        if fewer.label_imbalance <= MAX_LABEL_IMBALANCE:  # type: ignore[operator]
             break
     return fewer
 
@@ -389,8 +386,8 @@ def _why(recommendation: PaddingRecommendation) -> Iterator[str]:
         f"{recommendation.longest_timesteps / call.total_timesteps:.2f} x fewer than padding everything to the longest."
     )
     yield (
-        f"In {EPOCHS_OF_MATES} epochs a sequence meets {call.batch_mates:.0f} different sequences in its batches; in "
-        f"random batches it would meet {recommendation.random_batch_mates:.0f}."
+        f"In {BATCHMATE_EPOCHS} epochs a sequence shares a batch with {call.distinct_batchmates:.0f} different "
+        f"sequences; in random batches, with {recommendation.random_distinct_batchmates:.0f}."
     )
     if call.label_imbalance is not None:
         yield (
@@ -399,7 +396,7 @@ def _why(recommendation: PaddingRecommendation) -> Iterator[str]:
         )
 
 
-def _why_not(single: RecommendedCall, bucketed: RecommendedCall, lengths: np.ndarray) -> str:
+def _why_not(single: RecommendedCall, bucketed: RecommendedCall, lengths: Lengths) -> str:
     if lengths[0] == lengths[-1]:
         return f"All sequences have {_count(int(lengths[0]), 'timestep')}, so nothing is padded."
     random = f"Random batches, each padded to its own longest, have padding efficiency {single.padding_efficiency:.3f}"
@@ -407,7 +404,7 @@ def _why_not(single: RecommendedCall, bucketed: RecommendedCall, lengths: np.nda
         saved = 1 - bucketed.total_timesteps / single.total_timesteps
         return (
             f"{random}. {bucketed.num_buckets} buckets would reach {bucketed.padding_efficiency:.3f} and save "
-            f"{saved:.1%} of the timesteps: below {LEAST_SAVED:.0%}, not worth batches that are less random."
+            f"{saved:.1%} of the timesteps: below {MIN_SAVED:.0%}, not worth batches that are less random."
         )
     if lengths.size < 2 * single.options["batch_size"]:
         return f"{random}. {_count(lengths.size, 'sequence')} are too few for two buckets of full batches."
@@ -422,7 +419,8 @@ def _figures(call: RecommendedCall) -> str:
     labels = "" if call.label_imbalance is None else f", label imbalance {call.label_imbalance:.2f}"
     return (
         f"{_count(call.num_batches, 'batch', 'batches')} an epoch of up to {call.largest_batch} timesteps, padding "
-        f"efficiency {call.padding_efficiency:.3f}, {call.batch_mates:.0f} different sequences met{labels}."
+        f"efficiency {call.padding_efficiency:.3f}, a batch shared with {call.distinct_batchmates:.0f} different "
+        f"sequences{labels}."
     )
 
 

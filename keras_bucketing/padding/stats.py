@@ -1,45 +1,49 @@
-"""What was padded, as numbers that can be added and printed."""
+"""What was padded, as numbers that can be added and printed: in all batches, in each bucket, in each leaf."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
-from keras_bucketing.data.row_splits import row_splits_of
+from keras_bucketing.data.row_splits import Lengths, row_splits_of
 from keras_bucketing.padding.text_table import format_table
+from keras_bucketing.planning.boundaries import Counts
 from keras_bucketing.planning.epoch_plan import EpochPlan
 from keras_bucketing.planning.forecast import expected_random_timesteps
 
-# The one definition of padding efficiency in this package.
 
+class PaddedTimesteps:
+    """A dataclass with these two fields, wherever they stand among others."""
 
-def padding_efficiency(real_timesteps: float, total_timesteps: float) -> float:
-    """The share of real timesteps.
+    real_timesteps: int
+    total_timesteps: float
 
-    Args:
-        real_timesteps: Sum of the sequences' lengths, in timesteps.
-        total_timesteps: Sum over the batches of rows x padded length, in timesteps.
+    @property
+    def padding_efficiency(self) -> float:
+        """Float, real timesteps / all timesteps; `nan` of nothing."""
+        return self.real_timesteps / self.total_timesteps if self.total_timesteps else math.nan
 
-    Returns:
-        A float between 0 and 1; `nan` where there are no timesteps at all.
-
-    Example:
-        >>> padding_efficiency(30, 40)
-        0.75
-    """
-    return real_timesteps / total_timesteps if total_timesteps else math.nan
-
-
-# What was padded in each bucket.
+    def to_dict(self) -> dict[str, Any]:
+        """All figures as numbers, lists and dicts; `None` stands for `nan`."""
+        return {**vars(self), "padding_efficiency": _none_if_nan(self.padding_efficiency)}
 
 
 @dataclasses.dataclass(frozen=True)
-class BucketPaddingStats:
+class _PaddedPart(PaddedTimesteps):
+    """What was padded in one part of the batches; the first field says in which."""
+
+    def __add__(self: _Part, other: _Part) -> _Part:
+        return dataclasses.replace(self, **_added(self, other, list(vars(self))[1:]))
+
+
+@dataclasses.dataclass(frozen=True)
+class BucketPaddingStats(_PaddedPart):
     """What was padded in the batches of one bucket.
 
     Attributes:
@@ -62,59 +66,9 @@ class BucketPaddingStats:
     real_timesteps: int
     total_timesteps: int
 
-    @property
-    def padding_efficiency(self) -> float:
-        """Float, real timesteps / all timesteps."""
-        return padding_efficiency(self.real_timesteps, self.total_timesteps)
-
-    def __add__(self, other: BucketPaddingStats) -> BucketPaddingStats:
-        return BucketPaddingStats(
-            self.bucket,
-            max(self.longest, other.longest),
-            self.num_sequences + other.num_sequences,
-            self.num_batches + other.num_batches,
-            self.real_timesteps + other.real_timesteps,
-            self.total_timesteps + other.total_timesteps,
-        )
-
-
-def stats_of_buckets(
-    buckets: np.ndarray, rows: np.ndarray, real: np.ndarray, total: np.ndarray, padded_lengths: np.ndarray
-) -> tuple[BucketPaddingStats, ...]:
-    """Adds the batches of each bucket up.
-
-    Args:
-        buckets: Int array of shape `(num_batches,)`, the index of each batch's bucket.
-        rows: Int array of shape `(num_batches,)`.
-        real: Int array of shape `(num_batches,)`, real timesteps.
-        total: Int array of shape `(num_batches,)`, real and padded timesteps.
-        padded_lengths: Int array of shape `(num_batches,)`, in timesteps.
-
-    Returns:
-        A tuple of `BucketPaddingStats`, one for each bucket that has a batch, the shortest first.
-    """
-    indices, position = np.unique(buckets, return_inverse=True)
-    figures = np.zeros((4, indices.size), np.int64)
-    for figure, of_batch in zip(figures, (rows, np.ones_like(rows), real, total), strict=True):
-        np.add.at(figure, position, of_batch)
-    longest = np.zeros(indices.size, np.int64)
-    np.maximum.at(longest, position, padded_lengths)
-    columns = np.stack([indices, longest, *figures], axis=1).tolist()
-    return tuple(BucketPaddingStats(*column) for column in columns)
-
-
-def bucket_table(buckets: tuple[BucketPaddingStats, ...]) -> str:
-    """A line for each bucket."""
-    header = ["bucket", "padded to", "sequences", "batches", "real", "timesteps", "efficiency"]
-    rows = [(*dataclasses.astuple(stats), stats.padding_efficiency) for stats in buckets]
-    return format_table(header, rows)
-
-
-# What was padded in each leaf, where a row has several sequences.
-
 
 @dataclasses.dataclass(frozen=True)
-class LeafPaddingStats:
+class LeafPaddingStats(_PaddedPart):
     """What was padded in one of several leaves, such as the source and the target of a translation.
 
     Attributes:
@@ -133,28 +87,12 @@ class LeafPaddingStats:
     real_timesteps: int
     total_timesteps: int
 
-    @property
-    def padding_efficiency(self) -> float:
-        """Float, real timesteps / all timesteps."""
-        return padding_efficiency(self.real_timesteps, self.total_timesteps)
 
-    def __add__(self, other: LeafPaddingStats) -> LeafPaddingStats:
-        return LeafPaddingStats(
-            self.name,
-            max(self.longest, other.longest),
-            self.real_timesteps + other.real_timesteps,
-            self.total_timesteps + other.total_timesteps,
-        )
-
-
-def leaf_table(leaves: tuple[LeafPaddingStats, ...]) -> str:
-    """A line for each leaf."""
-    rows = [(*dataclasses.astuple(stats), stats.padding_efficiency) for stats in leaves]
-    return format_table(["leaf", "longest", "real", "timesteps", "efficiency"], rows)
+_Part = TypeVar("_Part", bound=_PaddedPart)
 
 
 @dataclasses.dataclass(frozen=True)
-class PaddingStats:
+class PaddingStats(PaddedTimesteps):
     """What was padded in a number of batches.
 
     Every ragged leaf counts: where a row has several sequences, such as a source and a target, and where labels have
@@ -209,10 +147,10 @@ class PaddingStats:
     @classmethod
     def from_batches(
         cls,
-        lengths: np.ndarray,
-        batch_splits: np.ndarray,
-        padded_lengths: np.ndarray,
-        buckets: np.ndarray | None = None,
+        lengths: Lengths,
+        batch_splits: Counts,
+        padded_lengths: Lengths,
+        buckets: Counts | None = None,
         left_out: int = 0,
     ) -> PaddingStats:
         """Counts the padding of batches that have one sequence a row.
@@ -236,10 +174,10 @@ class PaddingStats:
     @classmethod
     def from_leaves(
         cls,
-        lengths: Mapping[str, np.ndarray],
-        batch_splits: np.ndarray,
-        padded_lengths: Mapping[str, np.ndarray],
-        buckets: np.ndarray | None = None,
+        lengths: Mapping[str, Lengths],
+        batch_splits: Counts,
+        padded_lengths: Mapping[str, Lengths],
+        buckets: Counts | None = None,
         left_out: int = 0,
     ) -> PaddingStats:
         """Counts the padding of batches that have one sequence a row in each of several leaves.
@@ -274,20 +212,20 @@ class PaddingStats:
         real, total = np.zeros((2, rows.size), np.int64)
         longest_padded = np.zeros(rows.size, np.int64)
         shapes, leaves, random_timesteps = [rows.tolist()], [], 0.0
-        for name, lengths_of_leaf in lengths.items():
-            leaf, padded = np.asarray(lengths_of_leaf, np.int64), np.asarray(padded_lengths[name], np.int64)
+        for name in lengths:
+            leaf, padded = np.asarray(lengths[name], np.int64), np.asarray(padded_lengths[name], np.int64)
             if batch_splits.size != padded.size + 1 or batch_splits[-1] - batch_splits[0] != leaf.size:
                 raise ValueError(
                     "`batch_splits` must hold one entry more than there are batches, up to the number of rows. "
                     f"Received {leaf.size} lengths, {padded.size} padded lengths and {batch_splits.size} splits."
                 )
-            real_of_leaf = np.diff(row_splits_of(leaf)[batch_splits - batch_splits[0]])
-            real += real_of_leaf
+            leaf_real = np.diff(row_splits_of(leaf)[batch_splits - batch_splits[0]])
+            real += leaf_real
             total += rows * padded
             longest_padded = np.maximum(longest_padded, padded)
             shapes.append(padded.tolist())
             random_timesteps += expected_random_timesteps(leaf, rows)
-            figures = int(leaf.max(initial=0)), int(real_of_leaf.sum()), int((rows * padded).sum())
+            figures = int(leaf.max(initial=0)), int(leaf_real.sum()), int((rows * padded).sum())
             leaves.append(LeafPaddingStats(name, *figures))
         return cls(
             num_sequences=int(rows.sum()),
@@ -297,15 +235,10 @@ class PaddingStats:
             longest=max(leaf.longest for leaf in leaves),
             left_out=int(left_out),
             random_batches_timesteps=random_timesteps,
-            buckets=() if buckets is None else stats_of_buckets(buckets, rows, real, total, longest_padded),
+            buckets=() if buckets is None else _bucket_stats(buckets, rows, real, total, longest_padded),
             shapes=tuple(sorted(set(zip(*shapes, strict=True)))),
             leaves=tuple(leaves) if len(leaves) > 1 else (),
         )
-
-    @property
-    def padding_efficiency(self) -> float:
-        """Float, real timesteps / all timesteps; `nan` of nothing."""
-        return padding_efficiency(self.real_timesteps, self.total_timesteps)
 
     @property
     def padding_ratio(self) -> float:
@@ -332,28 +265,18 @@ class PaddingStats:
         """Float, real timesteps per second; `nan` where nobody measured the time."""
         return self.real_timesteps / self.seconds if self.seconds else math.nan
 
-    def __add__(self, other: Any) -> PaddingStats:
+    def __add__(self, other: object) -> PaddingStats:
         if not isinstance(other, PaddingStats):
             return NotImplemented
-        by_bucket = _sums(
-            {stats.bucket: stats for stats in self.buckets}, {stats.bucket: stats for stats in other.buckets}
-        )
-        by_leaf = _sums({stats.name: stats for stats in self.leaves}, {stats.name: stats for stats in other.leaves})
+        figures = _added(self, other, [name for name in vars(self) if name not in ("buckets", "shapes", "leaves")])
         return PaddingStats(
-            num_sequences=self.num_sequences + other.num_sequences,
-            num_batches=self.num_batches + other.num_batches,
-            real_timesteps=self.real_timesteps + other.real_timesteps,
-            total_timesteps=self.total_timesteps + other.total_timesteps,
-            longest=max(self.longest, other.longest),
-            left_out=self.left_out + other.left_out,
-            random_batches_timesteps=self.random_batches_timesteps + other.random_batches_timesteps,
-            buckets=tuple(by_bucket[bucket] for bucket in sorted(by_bucket)),
+            **figures,
+            buckets=tuple(sorted(_added_parts(self.buckets, other.buckets), key=lambda stats: stats.bucket)),
             shapes=tuple(sorted({*self.shapes, *other.shapes})),
-            leaves=tuple(by_leaf.values()),
-            seconds=self.seconds + other.seconds,
+            leaves=_added_parts(self.leaves, other.leaves),
         )
 
-    def __radd__(self, other: Any) -> PaddingStats:
+    def __radd__(self, other: object) -> PaddingStats:
         # sum() starts from the integer 0.
         return self if other == 0 else NotImplemented
 
@@ -369,22 +292,25 @@ class PaddingStats:
             f"{self.real_timesteps} real of {self.total_timesteps} timesteps: "
             f"padding efficiency {self.padding_efficiency:.4f}\n{saved}"
         )
-        tables = [leaf_table(self.leaves)] if self.leaves else []
-        tables += [bucket_table(self.buckets)] if self.buckets else []
+        tables = [
+            _parts_table(head, parts)
+            for head, parts in (
+                (["leaf", "longest"], self.leaves),
+                (["bucket", "padded to", "sequences", "batches"], self.buckets),
+            )
+            if parts
+        ]
         return "\n".join([text, *tables])
 
     def to_dict(self) -> dict[str, Any]:
         """All figures, the calculated ones included, as numbers, lists and dicts; `None` stands for `nan`."""
-        figures = dataclasses.asdict(self)
-        figures["shapes"] = [list(shape) for shape in self.shapes]
-        for name, parts in (("buckets", self.buckets), ("leaves", self.leaves)):
-            figures[name] = [
-                {**dataclasses.asdict(part), "padding_efficiency": _none_if_nan(part.padding_efficiency)}
-                for part in parts
-            ]
-        for name in _CALCULATED:
-            figures[name] = _none_if_nan(getattr(self, name))
-        return figures
+        return {
+            **vars(self),
+            "buckets": [bucket.to_dict() for bucket in self.buckets],
+            "shapes": [list(shape) for shape in self.shapes],
+            "leaves": [leaf.to_dict() for leaf in self.leaves],
+            **{name: _none_if_nan(getattr(self, name)) for name in _CALCULATED},
+        }
 
     def to_json(self) -> str:
         """The same as `to_dict()`, as JSON text."""
@@ -392,25 +318,19 @@ class PaddingStats:
 
 
 def padding_of_plan(
-    plan: EpochPlan, lengths: Mapping[str, np.ndarray], start: int = 0, stop: int | None = None
+    plan: EpochPlan, lengths: Mapping[str, Lengths], start: int = 0, stop: int | None = None
 ) -> PaddingStats:
     """What the batches `start` to `stop - 1` of an epoch pad; all of them unless told otherwise.
 
-    Rows that are left out belong to whole epochs only.
-
-    Args:
-        plan: The epoch.
-        lengths: Dict from the name of each leaf to an int array, the timesteps of the rows that the plan's indices
-            mean.
-        start: Int, the first batch. Defaults to 0.
-        stop: Int, one after the last batch. Defaults to None: all that there are.
+    Rows that are left out belong to whole epochs only. `lengths` holds, by the name of each leaf, the timesteps of the
+    rows that the plan's indices mean.
     """
     stop = len(plan) if stop is None else min(stop, len(plan))
     splits = plan.batch_splits[start : stop + 1]
     is_whole = start == 0 and stop == len(plan)
     rows = plan.rows[splits[0] : splits[-1]]
     return PaddingStats.from_leaves(
-        {name: of_leaf[rows] for name, of_leaf in lengths.items()},
+        {name: leaf_lengths[rows] for name, leaf_lengths in lengths.items()},
         splits,
         {name: padded[start:stop] for name, padded in plan.leaf_padded_lengths.items()},
         buckets=plan.buckets[start:stop],
@@ -418,13 +338,40 @@ def padding_of_plan(
     )
 
 
-_Part = TypeVar("_Part", BucketPaddingStats, LeafPaddingStats)
-_Key = TypeVar("_Key", int, str)
+def _bucket_stats(
+    buckets: Counts, rows: Counts, real: Lengths, total: Lengths, padded_lengths: Lengths
+) -> tuple[BucketPaddingStats, ...]:
+    """Adds the batches of each bucket up, arrays `(num_batches,)`; the shortest bucket that has a batch first."""
+    indices, position = np.unique(buckets, return_inverse=True)
+    sums = np.zeros((4, indices.size), np.int64)
+    for figure, batches in zip(sums, (rows, np.ones_like(rows), real, total), strict=True):
+        np.add.at(figure, position, batches)
+    longest = np.zeros(indices.size, np.int64)
+    np.maximum.at(longest, position, padded_lengths)
+    return tuple(BucketPaddingStats(*column) for column in np.stack([indices, longest, *sums], axis=1).tolist())
 
 
-def _sums(mine: dict[_Key, _Part], others: dict[_Key, _Part]) -> dict[_Key, _Part]:
-    """The parts of both, those with one key added up."""
-    return {**mine, **{key: mine[key] + part if key in mine else part for key, part in others.items()}}
+def _added(first: PaddedTimesteps, second: PaddedTimesteps, names: list[str]) -> dict[str, Any]:
+    """The figures of these names of both together: sums, but for the longest."""
+    return {
+        name: (max if name == "longest" else operator.add)(getattr(first, name), getattr(second, name))
+        for name in names
+    }
+
+
+def _added_parts(first: tuple[_Part, ...], second: tuple[_Part, ...]) -> tuple[_Part, ...]:
+    """The parts of both, those of the same bucket or leaf added up."""
+    sums: dict[int | str, _Part] = {}
+    for part in (*first, *second):
+        key = next(iter(vars(part).values()))
+        sums[key] = sums[key] + part if key in sums else part
+    return tuple(sums.values())
+
+
+def _parts_table(header: list[str], parts: Sequence[_PaddedPart]) -> str:
+    """A line for each part."""
+    rows = [(*vars(part).values(), part.padding_efficiency) for part in parts]
+    return format_table([*header, "real", "timesteps", "efficiency"], rows)
 
 
 def _none_if_nan(figure: float) -> float | None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Lines the columns up, names in the first one to the left, the others to the right, fractions with four digits.
 
     Args:
@@ -35,5 +34,5 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(lines)
 
 
-def _format_cell(cell: Any) -> str:
+def _format_cell(cell: object) -> str:
     return f"{cell:.4f}" if isinstance(cell, float) else str(cell)

@@ -16,9 +16,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from keras_bucketing.checks import check_flat_list, check_integer, check_lengths
+from keras_bucketing.data.row_splits import Lengths
 
+Counts = NDArray[np.integer]  # of rows, or positions among them
 _UNREACHABLE = np.iinfo(np.int64).max // 4
 
 
@@ -58,12 +61,8 @@ def optimal_bucket_boundaries(lengths: Any, num_buckets: int) -> list[int]:
     return boundaries_after(distinct, best)
 
 
-def count_lengths(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct lengths, increasing, and how many rows have each: `np.unique` without sorting all rows.
-
-    Args:
-        lengths: Int array of shape `(num_sequences,)`, at least 0, not empty.
-    """
+def count_lengths(lengths: Lengths) -> tuple[Lengths, Counts]:
+    """The distinct lengths, increasing, and how many rows have each: `np.unique` without sorting all rows."""
     if lengths.max() > 2 * lengths.size + 65536:  # a few huge lengths: a table of all lengths would not pay
         return np.unique(lengths, return_counts=True)
     counts = np.bincount(lengths)
@@ -71,8 +70,8 @@ def count_lengths(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return distinct, counts[distinct]
 
 
-def check_boundaries(bucket_boundaries: Any) -> list[int]:
-    """Returns increasing ints."""
+def check_boundaries(bucket_boundaries: object) -> list[int]:
+    """Returns boundaries that increase."""
     boundaries = [
         check_integer(f"bucket_boundaries[{index}]", boundary)
         for index, boundary in enumerate(check_flat_list("bucket_boundaries", bucket_boundaries))
@@ -86,17 +85,18 @@ def check_boundaries(bucket_boundaries: Any) -> list[int]:
     return boundaries
 
 
-def boundaries_after(distinct: np.ndarray, ends: list[int]) -> list[int]:
+def boundaries_after(distinct: Lengths, ends: list[int]) -> list[int]:
     """The boundaries of a partition whose parts end (exclusive) at these distinct lengths."""
     return [int(distinct[end - 1]) + 1 for end in ends[:-1]]
 
 
 def best_partitions(
-    distinct: np.ndarray, counts: np.ndarray, min_rows: np.ndarray, most_buckets: int
+    distinct: Lengths, counts: Counts, min_rows: Counts, max_buckets: int
 ) -> Iterator[tuple[list[int], int]]:
     """Yields, for 1, 2, ... buckets, the best partition's ends (exclusive, into `distinct`) and its padded timesteps.
 
-    Stops at the first number of buckets that the minimum of rows leaves impossible.
+    Stops at the first number of buckets that leaves no partition whose buckets have `min_rows` rows each: one number
+    for each distinct length that a bucket may end at.
     """
     rows_before = np.concatenate([[0], np.cumsum(counts)])  # rows_before[i]: rows of the i shortest distinct lengths
     size = len(distinct)
@@ -108,8 +108,8 @@ def best_partitions(
     # quadrangle inequality (an infinite cost stays infinite for every narrower bucket).
     latest_start = np.searchsorted(rows_before, rows_before[1:] - min_rows, side="right") - 1
     latest_start = np.concatenate([[-1], np.minimum(latest_start, np.arange(size))])
-    starts: list[np.ndarray] = []
-    for buckets in range(1, most_buckets + 1):
+    starts: list[Counts] = []
+    for buckets in range(1, max_buckets + 1):
         if buckets > 1:
             best, start = _add_bucket(best, distinct, rows_before, latest_start)
             starts.append(start)
@@ -123,52 +123,43 @@ def best_partitions(
         yield ends[::-1], int(best[size])
 
 
-def _add_bucket(
-    best: np.ndarray, distinct: np.ndarray, rows_before: np.ndarray, latest_start: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """One more bucket behind every partition, by divide and conquer, all nodes of one level at once.
+def _add_bucket(best: Lengths, distinct: Lengths, rows_before: Counts, latest_start: Counts) -> tuple[Lengths, Counts]:
+    """One more bucket behind every partition: the new costs, and where the last bucket of each starts, `(U + 1,)` both.
 
-    Args:
-        best: Int64 `(U + 1,)`, the cost of the best partition of the j shortest distinct lengths.
-        distinct: Int64 `(U,)`, the distinct lengths.
-        rows_before: Int64 `(U + 1,)`.
-        latest_start: Int64 `(U + 1,)`, the last start that leaves a bucket ending at j enough rows; -1 for none.
-
-    Returns:
-        The new costs and, for each j, where its last bucket starts, both of shape `(U + 1,)`.
+    `best[j]` is the cost of the best partition of the j shortest of U distinct lengths, `rows_before[j]` their rows,
+    and `latest_start[j]` the last start that leaves a bucket ending at j enough rows, -1 for none.
     """
     size = len(distinct)
     new_best = np.full(size + 1, _UNREACHABLE, np.int64)
     new_start = np.zeros(size + 1, np.int64)
-    # A node (first, last, lowest, highest): ends first..last are open, and their best starts lie in lowest..highest.
+    # Divide and conquer, all nodes of one level at once. A node (first, last, lowest, highest) says: the ends
+    # first..last are open, and their best starts lie in lowest..highest. The end in the middle tries all of these; what
+    # it finds bounds the starts of the ends on its left from above, on its right from below.
     first, last = np.array([1]), np.array([size])
     lowest, highest = np.array([0]), np.array([size - 1])
     while first.size:
         middle = (first + last) // 2
-        low = lowest
-        high = np.maximum(np.minimum(highest, latest_start[middle]), low)
-        widths = high - low + 1
+        # The starts of all nodes lie one after the other in `candidates`; each node has one at least.
+        high = np.maximum(np.minimum(highest, latest_start[middle]), lowest)
+        widths = high - lowest + 1
         offsets = np.concatenate([[0], np.cumsum(widths)[:-1]])
         node = np.repeat(np.arange(middle.size), widths)
-        candidates = np.arange(widths.sum()) - offsets[node] + low[node]
+        candidates = np.arange(widths.sum()) - offsets[node] + lowest[node]
         rows = rows_before[middle][node] - rows_before[candidates]
         cost = np.minimum(best[candidates] + distinct[middle - 1][node] * rows, _UNREACHABLE)
         cost[candidates > latest_start[middle][node]] = _UNREACHABLE
-        least = np.minimum.reduceat(cost, offsets)
-        hits = np.flatnonzero(cost == least[node])
-        hit_nodes, first_hit = np.unique(node[hits], return_index=True)
-        start = np.empty(middle.size, np.int64)
-        start[hit_nodes] = candidates[hits[first_hit]]
-        new_best[middle], new_start[middle] = least, start
+        min_cost = np.minimum.reduceat(cost, offsets)
+        # Of several starts with the minimum, the first.
+        hits = np.flatnonzero(cost == min_cost[node])
+        start = candidates[hits[np.unique(node[hits], return_index=True)[1]]]
+        new_best[middle], new_start[middle] = min_cost, start
         # Where nothing reaches `middle`, nothing is known of its neighbors' starts: leave their ranges as they are.
-        reached = least < _UNREACHABLE
-        upper_of_left = np.where(reached, start, highest)
-        lower_of_right = np.where(reached, start, lowest)
+        reached = min_cost < _UNREACHABLE
         left, right = first < middle, middle < last
         first, last, lowest, highest = (
             np.concatenate([first[left], (middle + 1)[right]]),
             np.concatenate([(middle - 1)[left], last[right]]),
-            np.concatenate([lowest[left], lower_of_right[right]]),
-            np.concatenate([upper_of_left[left], highest[right]]),
+            np.concatenate([lowest[left], np.where(reached, start, lowest)[right]]),
+            np.concatenate([np.where(reached, start, highest)[left], highest[right]]),
         )
     return new_best, new_start

@@ -1,14 +1,22 @@
-"""The choice of the buckets: given boundaries, or those of minimum padding."""
+"""The choice of the buckets: given boundaries, or those of minimum padding, and how many where nobody says.
+
+Minimum padding puts every row into its own bucket. Real batches do not: what does not fill a batch spills into the next
+longer one, and on a heavy tail that takes back what many buckets gain. So each number of buckets is judged by the
+padding that is left once its batches are really cut. NumPy only.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from keras_bucketing.checks import check_integer
+from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.planning.boundaries import (
+    Counts,
     best_partitions,
     boundaries_after,
     check_boundaries,
@@ -16,16 +24,27 @@ from keras_bucketing.planning.boundaries import (
     optimal_bucket_boundaries,
 )
 from keras_bucketing.planning.buckets import BatchSizing, Buckets
-from keras_bucketing.planning.cuts import batch_spans
+from keras_bucketing.planning.cuts import BatchRules, batch_spans
+from keras_bucketing.planning.forecast import ShuffledBatches
+
+MAX_BUCKETS = 32
+# Enough: beyond it another bucket buys little and makes the batches less random.
+ENOUGH_EFFICIENCY = 0.95
+# Where that cannot be reached: this share of the best that can. On long tails it costs about 2 % more timesteps for
+# a fifth to a third fewer repeated pairs (`python -m benchmarks.automatic_buckets`).
+SHARE_OF_BEST = 0.975
+# With one shape a bucket, each has to save so much of the timesteps: compiling a shape takes XLA 2 to 3 seconds, which
+# is that share of a training of four minutes.
+SAVED_BY_A_SHAPE = 0.01
 
 
 def choose_buckets(
-    lengths: np.ndarray,
+    lengths: Lengths,
     sizing: BatchSizing,
-    bucket_boundaries: Any = None,
-    num_buckets: Any = None,
+    bucket_boundaries: object = None,
+    num_buckets: object = None,
     pad_to_bucket_boundary: bool = False,
-    kept: np.ndarray | None = None,
+    kept: Counts | None = None,
     minlen: int = 1,
     remainder: str = "spill",
 ) -> Buckets:
@@ -47,31 +66,26 @@ def choose_buckets(
         boundaries = check_boundaries(bucket_boundaries)
         _check_number(num_buckets, boundaries)
     else:
-        padded = np.maximum(lengths, minlen)
-        boundaries = _find_boundaries(padded, sizing, num_buckets, pad_to_bucket_boundary, remainder)
+        rules = BatchRules(remainder, sizing.multiple, pad_to_bucket_boundary, minlen)
+        boundaries = _find_boundaries(np.maximum(lengths, minlen), sizing, num_buckets, rules)
     if sizing.bucket_batch_sizes is not None and len(sizing.bucket_batch_sizes) != len(boundaries) + 1:
         raise ValueError(
             f"`bucket_batch_sizes` must have one entry for each bucket. Expected {len(boundaries) + 1} for the "
             f"boundaries {_shorten(boundaries)}, received {len(sizing.bucket_batch_sizes)}."
         )
-    row_buckets = np.searchsorted(boundaries, lengths, side="right").astype(np.int32)
-    longest = int(lengths.max())
-    upper_lengths = np.array([*(boundary - 1 for boundary in boundaries), longest], np.int64)
-    filled = np.bincount(row_buckets, minlength=len(upper_lengths)) > 0
-    budgeted = upper_lengths
+    buckets = Buckets.from_lengths(lengths, boundaries)
+    if sizing.bucket_batch_sizes is not None:
+        return replace(buckets, batch_sizes=sizing.bucket_batch_sizes)
+    padded_lengths = buckets.upper_lengths
     if not pad_to_bucket_boundary:  # then a batch is no longer than the longest row of its bucket
-        longest_in_bucket = np.zeros(len(upper_lengths), np.int64)
-        np.maximum.at(longest_in_bucket, row_buckets, lengths)
-        budgeted = np.where(filled, longest_in_bucket, upper_lengths)
-    budgeted = np.maximum(budgeted, minlen)
-    sizes = np.array(sizing.bucket_batch_sizes) if sizing.bucket_batch_sizes is not None else sizing.rows_at(budgeted)
-    _check_budget(sizes, budgeted, filled, lengths, row_buckets, sizing, kept, minlen)
-    return Buckets(boundaries, np.maximum(sizes, sizing.multiple).tolist(), upper_lengths, row_buckets)
+        padded_lengths = np.where(buckets.counts > 0, buckets.longest(lengths), padded_lengths)
+    padded_lengths = np.maximum(padded_lengths, minlen)
+    sizes = sizing.rows_at(padded_lengths)
+    _check_budget(buckets, sizes, padded_lengths, lengths, sizing, kept, minlen)
+    return replace(buckets, batch_sizes=np.maximum(sizes, sizing.multiple).tolist())
 
 
-def _find_boundaries(
-    lengths: np.ndarray, sizing: BatchSizing, num_buckets: Any, pad_to_bucket_boundary: bool, remainder: str
-) -> list[int]:
+def _find_boundaries(lengths: Lengths, sizing: BatchSizing, num_buckets: object, rules: BatchRules) -> list[int]:
     if sizing.bucket_batch_sizes is not None:
         wanted = len(sizing.bucket_batch_sizes)
         if num_buckets is not None and check_integer("num_buckets", num_buckets) != wanted:
@@ -87,13 +101,11 @@ def _find_boundaries(
             )
         return optimal_bucket_boundaries(lengths, wanted)
     if num_buckets is not None:
-        return optimal_bucket_boundaries(lengths, num_buckets)
-    return automatic_bucket_boundaries(
-        lengths, sizing.rows_at, remainder, sizing.multiple, few_shapes=pad_to_bucket_boundary
-    )
+        return optimal_bucket_boundaries(lengths, check_integer("num_buckets", num_buckets))
+    return automatic_bucket_boundaries(lengths, sizing.rows_at, rules)
 
 
-def _check_number(num_buckets: Any, boundaries: list[int]) -> None:
+def _check_number(num_buckets: object, boundaries: list[int]) -> None:
     if num_buckets is not None and check_integer("num_buckets", num_buckets) != len(boundaries) + 1:
         raise ValueError(
             f"`num_buckets` must match `bucket_boundaries`. Expected {len(boundaries) + 1}, one more than there are "
@@ -102,24 +114,23 @@ def _check_number(num_buckets: Any, boundaries: list[int]) -> None:
 
 
 def _check_budget(
-    sizes: np.ndarray,
-    budgeted: np.ndarray,
-    filled: np.ndarray,
-    lengths: np.ndarray,
-    row_buckets: np.ndarray,
+    buckets: Buckets,
+    sizes: Counts,
+    padded_lengths: Lengths,
+    lengths: Lengths,
     sizing: BatchSizing,
-    kept: np.ndarray | None,
+    kept: Counts | None,
     minlen: int,
 ) -> None:
-    """Refuses a budget that cannot hold one row (or `multiple` rows) of some bucket."""
-    too_long = np.flatnonzero(filled & (sizes < 1))
-    if not too_long.size:
+    """Refuses a budget that cannot hold one row (or `multiple` rows) of some bucket, padded to `padded_lengths`."""
+    too_long = np.flatnonzero((buckets.counts > 0) & (sizes < 1))
+    if sizing.max_timesteps_per_batch is None or not too_long.size:
         return
     bucket = int(too_long[-1])
-    row = int(np.flatnonzero(row_buckets == bucket)[np.argmax(lengths[row_buckets == bucket])])
-    needed, room = int(budgeted[bucket]), sizing.max_timesteps_per_batch // sizing.multiple  # type: ignore[operator]
+    row = int(np.argmax(np.where(buckets.row_buckets == bucket, lengths, -1)))
+    needed, fitting = int(padded_lengths[bucket]), sizing.max_timesteps_per_batch // sizing.multiple
     padded = f", padded to {needed}" if needed > lengths[row] else ""
-    fix = f", or cut long sequences with maxlen={room}" if room else ""
+    fix = f", or cut long sequences with maxlen={fitting}" if fitting else ""
     if padded:
         fix = ", or lower minlen" if needed == minlen else ", or lower that bucket's boundary"
     raise ValueError(
@@ -134,30 +145,8 @@ def _shorten(values: list[int]) -> str:
     return str(values) if len(values) <= 10 else f"[{values[0]}, {values[1]}, ..., {values[-1]}]"
 
 
-# How many buckets, where nobody says: by the padding that is left once the batches are really cut.
-#
-# Minimum padding puts every row into its own bucket. Real batches do not: what does not fill a batch spills into the
-# next longer one, and on a heavy tail that takes back what many buckets gain. So each number of buckets is judged by
-# its cuts. NumPy only.
-
-
-MOST_BUCKETS = 32
-# Enough: beyond it another bucket buys little and makes the batches less random.
-ENOUGH_EFFICIENCY = 0.95
-# Where that cannot be reached: this share of the best that can. On long tails it costs about 2 % more timesteps for
-# a fifth to a third fewer repeated meetings (`python -m benchmarks.automatic_buckets`).
-SHARE_OF_BEST = 0.975
-# With one shape a bucket, each has to save so much of the timesteps: compiling a shape takes XLA 2 to 3 seconds, which
-# is that share of a training of four minutes.
-SAVED_BY_A_SHAPE = 0.01
-
-
 def automatic_bucket_boundaries(
-    lengths: np.ndarray,
-    batch_rows: Callable[[np.ndarray], np.ndarray],
-    remainder: str = "spill",
-    multiple: int = 1,
-    few_shapes: bool = False,
+    lengths: Lengths, batch_rows: Callable[[Lengths], Counts], rules: BatchRules
 ) -> list[int]:
     """Finds as few minimum-padding buckets as come close to the best, none smaller than its batch.
 
@@ -165,39 +154,41 @@ def automatic_bucket_boundaries(
         lengths: Int64 array of shape `(num_sequences,)`.
         batch_rows: Function from longest lengths, shape `(num_distinct,)`, to the rows of a batch of a bucket that ends
             there. It must not grow with the length.
-        remainder: What becomes of rows that do not fill a batch of their bucket; see `cut_batches`.
-        multiple: Int. Every batch has a multiple of it.
-        few_shapes: Whether each bucket is a shape to compile, so that it has to save 1 % of the timesteps.
+        rules: How batches are cut. If they are padded to the boundary, each bucket is a shape to compile, so that it
+            has to save 1 % of the timesteps.
 
     Returns:
         List of boundaries, as of `optimal_bucket_boundaries`. At most 32 buckets, and one bucket where the data is too
         small for two.
     """
     distinct, counts = count_lengths(lengths)
-    rows = np.maximum(batch_rows(distinct), multiple)
+    sizes = np.maximum(batch_rows(distinct), rules.multiple)
     rows_before = np.concatenate([[0], np.cumsum(counts)])
     timesteps_before = np.concatenate([[0], np.cumsum(counts * distinct)])
     partitions: list[list[int]] = []
     efficiencies: list[float] = []
-    most = min(MOST_BUCKETS, len(distinct))
-    for ends, _ in best_partitions(distinct, counts, np.minimum(rows, lengths.size), most):
+    max_buckets = min(MAX_BUCKETS, len(distinct))
+    for ends, _ in best_partitions(distinct, counts, np.minimum(sizes, lengths.size), max_buckets):
         last = np.array(ends) - 1
         in_bucket, timesteps = np.diff(rows_before[[0, *ends]]), np.diff(timesteps_before[[0, *ends]])
-        begins, stops = batch_spans(in_bucket, rows[last].tolist(), remainder, multiple)
-        taken = stops - begins
+        spans = batch_spans(in_bucket, sizes[last], rules.remainder, rules.multiple)
+        padded = ShuffledBatches(spans, in_bucket, distinct[last]).padded_timesteps
         # Rows that are left out are any of their bucket if it drops them, else any of all.
-        real = taken @ (timesteps / in_bucket) if remainder == "drop" else timesteps.sum() * taken.sum() / lengths.size
-        padded = int(taken @ distinct[last])
+        if rules.remainder == "drop":
+            real = float(spans.rows @ (timesteps / in_bucket))
+        else:
+            real = float(timesteps.sum() * spans.rows.sum() / lengths.size)
         partitions.append(ends)
         efficiencies.append(real / padded if padded else 0.0)
-    return boundaries_after(distinct, partitions[_fewest(np.array(efficiencies), few_shapes)])
+    number = _choose_number(np.array(efficiencies), rules.pad_to_bucket_boundary)
+    return boundaries_after(distinct, partitions[number])
 
 
-def _fewest(efficiencies: np.ndarray, few_shapes: bool) -> int:
-    """The first number of buckets, counted from 0, that is close enough to the best; fewer if shapes are dear."""
+def _choose_number(efficiencies: NDArray[np.float64], few_shapes: bool) -> int:
+    """The first number of buckets, counted from 0, close enough to the best; fewer if shapes are expensive."""
     enough = min(ENOUGH_EFFICIENCY, SHARE_OF_BEST * float(efficiencies.max()))
-    fewest = int(np.argmax(efficiencies >= enough))
+    number = int(np.argmax(efficiencies >= enough))
     if few_shapes:
         worth = efficiencies * (1 - SAVED_BY_A_SHAPE) ** np.arange(len(efficiencies))
-        fewest = int(np.argmax(worth[: fewest + 1]))
-    return fewest
+        number = int(np.argmax(worth[: number + 1]))
+    return number

@@ -1,13 +1,17 @@
-"""The buckets of a dataset: their boundaries, and the rows of their batches."""
+"""The buckets of a dataset: which rows are in them, how many make a batch, and which of these belong to a process."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from keras_bucketing.checks import INT64_MAX, check_flat_list, check_integer, show
+from keras_bucketing.data.row_splits import Lengths
+from keras_bucketing.planning.boundaries import Counts
 
 
 @dataclass(frozen=True)
@@ -17,22 +21,39 @@ class Buckets:
     Attributes:
         boundaries: Ints, one less than there are buckets; bucket i holds `boundaries[i - 1] <= length < boundaries[i]`.
         batch_sizes: Ints, rows, one for each bucket.
-        upper_lengths: Int64 array `(num_buckets,)`: the longest length that each bucket allows, in timesteps.
-        row_buckets: Int array `(num_rows,)`: the bucket of each row.
+        upper_lengths: Int64 array `(num_buckets,)`: the longest length that each bucket allows, in timesteps; of the
+            last one, which has no boundary, the longest that there is.
+        row_buckets: Int32 array `(num_rows,)`: the bucket of each row.
     """
 
     boundaries: list[int]
     batch_sizes: list[int]
-    upper_lengths: np.ndarray
-    row_buckets: np.ndarray
+    upper_lengths: Lengths
+    row_buckets: NDArray[np.int32]
 
-    @property
-    def counts(self) -> np.ndarray:
+    @classmethod
+    def from_lengths(cls, lengths: Lengths, boundaries: list[int], batch_sizes: Sequence[int] = ()) -> Buckets:
+        """Puts rows of these lengths into buckets; without sizes, `dataclasses.replace` adds them.
+
+        Example:
+            >>> buckets = Buckets.from_lengths(np.array([1, 9, 2, 4]), boundaries=[3, 6])
+            >>> buckets.row_buckets.tolist(), buckets.upper_lengths.tolist(), buckets.counts.tolist()
+            ([0, 2, 0, 1], [2, 5, 9], [2, 1, 1])
+        """
+        row_buckets = np.searchsorted(boundaries, lengths, side="right").astype(np.int32)
+        upper_lengths = np.array([*(boundary - 1 for boundary in boundaries), lengths.max()], np.int64)
+        return cls(boundaries, list(batch_sizes), upper_lengths, row_buckets)
+
+    @cached_property
+    def counts(self) -> Counts:
         """Int array `(num_buckets,)`: the rows in each bucket."""
         return np.bincount(self.row_buckets, minlength=len(self.upper_lengths))
 
-
-# How many rows a batch has, and which of them belong to one process.
+    def longest(self, lengths: Lengths) -> Lengths:
+        """Int64 array `(num_buckets,)`: the longest of the lengths `(num_rows,)` in each bucket; 0 of none."""
+        longest = np.zeros(len(self.upper_lengths), np.int64)
+        np.maximum.at(longest, self.row_buckets, lengths)
+        return longest
 
 
 DEFAULT_BATCH_SIZE = 32  # as of `fit`
@@ -45,7 +66,7 @@ class BatchSizing:
     Attributes:
         batch_size: Int, rows, the same for every bucket; next to a budget, the most rows.
         bucket_batch_sizes: Ints, rows, one for each bucket.
-        max_timesteps_per_batch: Int, the most cells (rows x padded length) of a batch.
+        max_timesteps_per_batch: Int, the most padded timesteps (rows x padded length) of a batch.
         multiple: Int, every batch's rows are a multiple of it.
     """
 
@@ -54,7 +75,7 @@ class BatchSizing:
     max_timesteps_per_batch: int | None
     multiple: int
 
-    def rows_at(self, upper_lengths: np.ndarray) -> np.ndarray:
+    def rows_at(self, upper_lengths: Lengths) -> Counts:
         """The rows of a batch, for each longest length of a bucket; 0 where not even `multiple` of them fit."""
         if self.max_timesteps_per_batch is not None:
             rows = rows_within_budget(upper_lengths, self.max_timesteps_per_batch, self.multiple)
@@ -64,8 +85,8 @@ class BatchSizing:
         return np.full(len(upper_lengths), max(DEFAULT_BATCH_SIZE // self.multiple, 1) * self.multiple)
 
 
-def rows_within_budget(upper_lengths: Any, max_timesteps: int, multiple: int = 1) -> np.ndarray:
-    """The most rows whose padded cells stay within a budget, as a multiple of `multiple`, 0 where none fit.
+def rows_within_budget(upper_lengths: ArrayLike, max_timesteps: int, multiple: int = 1) -> Counts:
+    """The most rows whose padded timesteps stay within a budget, as a multiple of `multiple`, 0 where none fit.
 
     The rule of OpenNMT-tf's `batch_type="tokens"` and of fairseq's `--max-tokens`.
 
@@ -74,14 +95,15 @@ def rows_within_budget(upper_lengths: Any, max_timesteps: int, multiple: int = 1
     >>> rows_within_budget([3, 6, 9, 12], 512, multiple=8).tolist()
     [168, 80, 56, 40]
     """
-    return max_timesteps // np.asarray(upper_lengths) // multiple * multiple
+    rows: Counts = max_timesteps // np.asarray(upper_lengths) // multiple * multiple
+    return rows
 
 
 def check_sizing(
-    batch_size: Any,
-    bucket_batch_sizes: Any,
-    max_timesteps_per_batch: Any,
-    batch_size_multiple: Any,
+    batch_size: object,
+    bucket_batch_sizes: object,
+    max_timesteps_per_batch: object,
+    batch_size_multiple: object,
     num_shards: int,
 ) -> BatchSizing:
     """Checks the arguments that size batches."""
@@ -116,7 +138,7 @@ class Shard:
     index: int
 
 
-def check_shard(num_shards: Any, shard_index: Any, needs_seed: bool) -> Shard:
+def check_shard(num_shards: object, shard_index: object, needs_seed: bool) -> Shard:
     """Checks the arguments; shards that draw a seed of their own would not share one plan."""
     num_shards = check_integer("num_shards", num_shards)
     shard_index = check_integer("shard_index", shard_index, minimum=0)
@@ -132,7 +154,7 @@ def check_shard(num_shards: Any, shard_index: Any, needs_seed: bool) -> Shard:
     return Shard(num_shards, shard_index)
 
 
-def _check_batch_size(name: str, value: Any, multiple: int) -> int:
+def _check_batch_size(name: str, value: object, multiple: int) -> int:
     size = check_integer(name, value)
     if size % multiple:
         below, above = size // multiple * multiple, (size // multiple + 1) * multiple

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
-from keras_bucketing.data.row_splits import row_splits_of
+from keras_bucketing.data.row_splits import Lengths, row_splits_of
 from keras_bucketing.data.rows import RowLengths
 from keras_bucketing.planning.buckets import Buckets, Shard
-from keras_bucketing.planning.cuts import BatchCuts, least_padded_lengths
+from keras_bucketing.planning.cuts import BatchCuts, min_padded_lengths
 
 _PHILOX = tf.random.Algorithm.PHILOX.value
 
@@ -40,24 +41,24 @@ class EpochPlan:
     """
 
     epoch: int
-    rows: np.ndarray
-    batch_splits: np.ndarray
-    padded_lengths: np.ndarray
-    buckets: np.ndarray
-    left_out: np.ndarray
-    leaf_padded_lengths: dict[str, np.ndarray] = field(default_factory=dict)
+    rows: NDArray[np.int64]
+    batch_splits: NDArray[np.int64]
+    padded_lengths: Lengths
+    buckets: NDArray[np.int64]
+    left_out: NDArray[np.int64]
+    leaf_padded_lengths: dict[str, Lengths] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.padded_lengths)
 
-    def __getitem__(self, batch: int) -> np.ndarray:
+    def __getitem__(self, batch: int) -> NDArray[np.int64]:
         """The row indices of one batch."""
         if not -len(self) <= batch < len(self):
             raise IndexError(f"Batch {batch} is out of range. Expected an index below {len(self)}.")
         batch %= len(self)
         return self.rows[self.batch_splits[batch] : self.batch_splits[batch + 1]]
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
         return (self[batch] for batch in range(len(self)))
 
     def of_shard(self, shard: Shard) -> EpochPlan:
@@ -73,7 +74,7 @@ class EpochPlan:
         is_own = within % shard.num_shards == shard.index
         return replace(self, rows=self.rows[is_own], batch_splits=self.batch_splits // shard.num_shards)
 
-    def renumbered(self, kept: np.ndarray, num_given: int) -> EpochPlan:
+    def renumbered(self, kept: NDArray[np.int64], num_given: int) -> EpochPlan:
         """The same plan in the row indices of an input of which only some rows were planned.
 
         Args:
@@ -107,7 +108,7 @@ class EpochPlanner:
     ):
         self._leaves = lengths.leaves
         self._buckets = cuts.buckets
-        least = least_padded_lengths(lengths, buckets, cuts, pad_to_bucket_boundary, minlen)
+        least = min_padded_lengths(lengths, buckets, cuts, pad_to_bucket_boundary, minlen)
         self._cuts = np.column_stack([cuts.starts, cuts.stops - cuts.starts, least]).astype(np.int32)
         self._num_rows = len(buckets.row_buckets)
         self._num_used = self._num_rows - cuts.num_spare

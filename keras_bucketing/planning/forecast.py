@@ -1,20 +1,182 @@
-"""One label a sequence, as numbers whose sums say what a batch holds."""
+"""What an epoch of batches costs on average over its shuffles: padding, memory, randomness, labels.
+
+Each epoch shuffles the rows of a bucket evenly, so a batch holds a random sample of each bucket that it takes rows of,
+and all expectations are exact; none is drawn. Two words are used throughout:
+
+- the distinct batchmates of a sequence are the other sequences that it shares a batch with in some epochs, each counted
+  once: the more, the more random the batches;
+- a repeated pair is two sequences that share a batch in both of two epochs.
+
+NumPy only.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from keras_bucketing.planning.boundaries import count_lengths
-from keras_bucketing.planning.cuts import BatchCuts
+from keras_bucketing.data.row_splits import Lengths
+from keras_bucketing.planning.boundaries import Counts, count_lengths
+from keras_bucketing.planning.buckets import Buckets
+from keras_bucketing.planning.cuts import BatchCuts, BatchRules, BatchSpans, batch_spans
+
+Figures = NDArray[np.float64]  # expectations
+BATCHMATE_EPOCHS = 10  # that distinct batchmates are counted over: about as long as people train
 
 
-@dataclasses.dataclass(frozen=True)
+class BatchKinds(NamedTuple):
+    """The batches of every epoch, by bucket and by how many rows of each bucket they take.
+
+    Attributes:
+        buckets: Int64 array `(num_kinds,)`: the bucket whose size and boundary the batches have.
+        rows: Int64 array `(num_kinds, num_buckets)`: the rows of each bucket in such a batch.
+        numbers: Int64 array `(num_kinds,)`: how many batches of an epoch are of that kind.
+    """
+
+    buckets: Counts
+    rows: Counts
+    numbers: Counts
+
+    @property
+    def sizes(self) -> Counts:
+        """Int64 array `(num_kinds,)`: the rows of such a batch."""
+        sizes: Counts = self.rows.sum(axis=1)
+        return sizes
+
+
+@dataclass(frozen=True)
+class ShuffledBatches:
+    """What the batches of every epoch cost, on average over its shuffles.
+
+    Attributes:
+        spans: The rows that the batches of each bucket take. Spare rows are taken for the longest.
+        counts: Int array `(num_buckets,)`: the rows in each bucket.
+        max_lengths: Int array `(num_buckets,)`: what a batch of each bucket is padded to at most, in timesteps.
+        lengths: Int64 array `(num_rows,)`, increasing; None where all batches are padded to these maxima.
+
+    Example:
+        Batches of two rows, from buckets of three rows and one: the second batch takes one of each.
+
+        >>> lengths = np.array([1, 1, 2, 9])
+        >>> batches = ShuffledBatches.from_buckets(lengths, Buckets.from_lengths(lengths, [3], [2, 2]), BatchRules())
+        >>> batches.kinds.rows.tolist(), batches.num_batches, batches.largest_batch
+        ([[2, 0], [1, 1]], 2, 18)
+        >>> round(batches.padded_timesteps, 3)  # 2 x 5/3 + 2 x 9
+        21.333
+    """
+
+    spans: BatchSpans
+    counts: Counts
+    max_lengths: Lengths
+    lengths: Lengths | None = None
+
+    @classmethod
+    def from_buckets(cls, lengths: Lengths, buckets: Buckets, rules: BatchRules) -> ShuffledBatches:
+        """The batches of rows in these buckets; their lengths in increasing order, whatever that of the buckets is."""
+        spans = batch_spans(buckets.counts, buckets.batch_sizes, rules.remainder, rules.multiple)
+        if rules.pad_to_bucket_boundary:
+            return cls(spans, buckets.counts, buckets.upper_lengths)
+        last_rows = np.maximum(np.cumsum(buckets.counts), 1) - 1
+        return cls(spans, buckets.counts, lengths[last_rows], lengths)
+
+    @property
+    def num_batches(self) -> int:
+        """Int, the batches of an epoch."""
+        return int(self.spans.num_batches.sum())
+
+    @property
+    def largest_batch(self) -> int:
+        """Int, the most padded timesteps that a batch may have."""
+        return int((np.minimum(self.spans.batch_sizes, self.spans.rows) * self.max_lengths).max())
+
+    @property
+    def padded_timesteps(self) -> float:
+        """The sum over the batches of rows x padded length: exactly, an int, or else its expectation."""
+        if self.lengths is None:
+            return int(self.spans.rows @ self.max_lengths)
+        return float((self.kinds.numbers * self.kinds.sizes) @ self.padded_lengths)
+
+    def expected_cost(self, cost_of_batch: Callable[[Counts, Figures], Figures]) -> float:
+        """The sum over the batches of a cost that is linear in the padded length.
+
+        Args:
+            cost_of_batch: Function from rows and padded lengths, arrays `(num_kinds,)`, to the cost of such batches.
+        """
+        return float(self.kinds.numbers @ cost_of_batch(self.kinds.sizes, self.padded_lengths))
+
+    @cached_property
+    def kinds(self) -> BatchKinds:
+        """The kinds of batches, in which all expectations are summed up."""
+        cuts = BatchCuts.from_spans(self.spans, num_spare=0)
+        starts, stops, ends = cuts.starts, cuts.stops, np.cumsum(self.counts)
+        first = np.searchsorted(ends, starts, side="right")
+        last = np.searchsorted(ends, stops - 1, side="right")
+        # Two batches are of one kind where they agree on these: between its first and its last bucket one takes all.
+        first_rows = np.minimum(stops, ends[first]) - starts
+        last_rows = stops - np.maximum(starts, ends[last] - self.counts[last])
+        _, index, numbers = np.unique(
+            np.stack([cuts.buckets, first, last, first_rows, last_rows]), axis=1, return_index=True, return_counts=True
+        )
+        begins = ends - self.counts
+        rows = np.minimum(stops[index, np.newaxis], ends) - np.maximum(starts[index, np.newaxis], begins)
+        return BatchKinds(cuts.buckets[index], np.maximum(rows, 0), numbers)
+
+    @cached_property
+    def padded_lengths(self) -> Figures:
+        """Float array `(num_kinds,)`: what a batch of each kind is padded to on average, in timesteps."""
+        longest = self.max_lengths[self.kinds.buckets].astype(np.float64)
+        if self.lengths is None:
+            return longest
+        ends = np.cumsum(self.counts)
+        for kind, rows in enumerate(self.kinds.rows):
+            bucket = np.flatnonzero(rows)[-1]  # the longest row is of the longest bucket that the batch has rows of
+            in_bucket = self.lengths[ends[bucket] - self.counts[bucket] : ends[bucket]]
+            longest[kind] = expected_random_timesteps(in_bucket, rows[[bucket]]) / rows[bucket]
+        return longest
+
+    def distinct_batchmates(self, num_epochs: int = BATCHMATE_EPOCHS) -> float:
+        """Expects the distinct batchmates of a row in so many epochs, the average over all rows.
+
+        Two rows of a bucket of n share one of its batches, with c rows of it each, with probability
+        p = sum c (c - 1) / (n (n - 1)), rows of two buckets with p = sum c d / (n m), and in one epoch at least with
+        1 - (1 - p) ** num_epochs.
+        """
+        rows = self.kinds.rows
+        shared = (rows.T @ (rows * self.kinds.numbers[:, np.newaxis])).astype(float)
+        np.fill_diagonal(shared, (rows * (rows - 1) / 2).T @ self.kinds.numbers)
+        pairs = np.outer(self.counts, self.counts).astype(float)
+        np.fill_diagonal(pairs, self.counts * (self.counts - 1) / 2)
+        each_once = np.triu_indices(len(pairs))
+        shared, pairs = shared[each_once], pairs[each_once]
+        chance = np.divide(shared, pairs, out=np.zeros_like(pairs), where=pairs > 0)
+        return float(2 * (pairs * (1 - (1 - np.minimum(chance, 1)) ** num_epochs)).sum() / self.counts.sum())
+
+    def label_imbalance(self, labels: Labels) -> float:
+        """Expects how far the batches' labels are from those of all rows, as a multiple of what random batches have.
+
+        The squared distance of the sums of a batch from those of as many average rows. Those of c random rows out of n
+        have mean c m and variance c v (n - c) / (n - 1), if m and v are the mean and the variance of the n rows. The
+        labels are in the order of the lengths.
+        """
+        means, variances = labels.moments(self.counts)
+        overall_mean, overall_variance = labels.moments(self.counts.sum(keepdims=True))
+        rows, sizes, num_rows = self.kinds.rows, self.kinds.sizes, int(self.counts.sum())
+        distance = ((rows @ means - sizes[:, np.newaxis] * overall_mean) ** 2).sum(axis=1)
+        distance += (rows * (self.counts - rows) / np.maximum(self.counts - 1, 1)) @ variances
+        random_distance = sizes * (num_rows - sizes) / max(num_rows - 1, 1) * overall_variance
+        expected = float(self.kinds.numbers @ random_distance)
+        return float(self.kinds.numbers @ distance) / expected if expected else 1.0
+
+
+@dataclass(frozen=True)
 class Labels:
-    """Classes, or values.
+    """One label a sequence, as numbers whose sums say what a batch holds.
 
     Attributes:
         values: Int array `(num_sequences,)`, the class of each sequence from 0 on; or float array `(num_sequences,
@@ -22,33 +184,33 @@ class Labels:
         num_classes: Int; 0 for values.
     """
 
-    values: np.ndarray
+    values: NDArray[np.number]
     num_classes: int
 
-    def in_order(self, rows: np.ndarray) -> Labels:
+    def in_order(self, rows: Counts) -> Labels:
         """The labels of these rows."""
         return Labels(self.values[rows], self.num_classes)
 
-    def moments(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def moments(self, counts: Counts) -> tuple[Figures, Figures]:
         """The means and variances of consecutive groups of sequences; of classes, one column each is 0 or 1.
 
         Args:
             counts: Int array `(num_groups,)`, the sequences of each group, together all of them.
 
         Returns:
-            Float arrays: means `(num_groups, num_columns)`, and the variances of all columns together `(num_groups,)`.
-            Both are 0 for an empty group.
+            Means `(num_groups, num_columns)`, and the variances of all columns together `(num_groups,)`. Both are 0 for
+            an empty group.
 
         Example:
-            >>> check_labels(["a", "b", "a"], 3).moments(np.array([1, 2]))
+            >>> Labels(np.array([0, 1, 0]), num_classes=2).moments(np.array([1, 2]))
             (array([[1. , 0. ],
                    [0.5, 0.5]]), array([0. , 0.5]))
         """
         some = np.maximum(counts, 1)[:, np.newaxis]
         groups = np.repeat(np.arange(len(counts)), counts)
         if self.num_classes:
-            cells = np.bincount(groups * self.num_classes + self.values, minlength=len(counts) * self.num_classes)
-            shares = cells.reshape(len(counts), self.num_classes) / some
+            numbers = np.bincount(groups * self.num_classes + self.values, minlength=len(counts) * self.num_classes)
+            shares = numbers.reshape(len(counts), self.num_classes) / some
             return shares, (shares * (1 - shares)).sum(axis=1)
         sums, squares = np.zeros((2, len(counts), self.values.shape[1]))
         np.add.at(sums, groups, self.values)
@@ -57,49 +219,11 @@ class Labels:
         return means, (squares / some).sum(axis=1)
 
 
-def check_labels(y: Any, num_sequences: int) -> Labels:
-    """Takes labels as the user has them.
-
-    Args:
-        y: Array `(num_sequences,)`: integers, booleans and strings are classes, floats are values. Or numbers
-            `(num_sequences, num_columns)`, such as one-hot classes.
-        num_sequences: Int, how many there must be.
-
-    Raises:
-        TypeError: If `y` is neither numbers nor strings.
-        ValueError: If it has another shape, or holds NaN.
-    """
-    try:
-        array = np.asarray(y)
-    except ValueError:  # of uneven shape
-        array = np.array(None)
-    if array.dtype.kind not in "biufUS":
-        raise TypeError(
-            "`y` must be one number or string a sequence. Received a list of uneven shape or other objects "
-            f"({type(y).__name__}). Labels of each timestep do not say how uneven batches are: leave them out."
-        )
-    if array.ndim not in (1, 2) or len(array) != num_sequences or (array.ndim == 2 and array.dtype.kind in "US"):
-        raise ValueError(
-            f"`y` must have one label for each length. Expected shape ({num_sequences},), or ({num_sequences}, "
-            f"num_columns) of numbers, received {array.shape}."
-        )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        at = int(np.argmin(np.isfinite(array).reshape(num_sequences, -1).all(axis=1)))
-        raise ValueError(f"`y` must be finite. Received {array[at]} at y[{at}]. Leave that sequence out.")
-    if array.ndim == 1 and array.dtype.kind != "f":
-        classes, of_rows = np.unique(array, return_inverse=True)
-        return Labels(of_rows, len(classes))
-    return Labels(array.reshape(num_sequences, -1).astype(float), 0)
-
-
-# What batches filled at random would cost, without drawing one.
-
-
 _log_factorial = np.vectorize(lambda number: math.lgamma(number + 1.0), otypes=[np.float64])
 
 
-def expected_random_timesteps(lengths: np.ndarray, batch_rows: np.ndarray) -> float:
-    """Expects the timesteps of random batches that are padded to their longest row.
+def expected_random_timesteps(lengths: Lengths, batch_rows: Counts) -> float:
+    """Expects the padded timesteps of random batches, each of them padded to its longest row.
 
     The longest of m rows drawn without replacement from n is at most `l` with the hypergeometric probability
     `C(rows not longer than l, m) / C(n, m)`, which gives its expectation exactly.
@@ -109,7 +233,7 @@ def expected_random_timesteps(lengths: np.ndarray, batch_rows: np.ndarray) -> fl
         batch_rows: Int array of shape `(num_batches,)`, how many of these sequences each batch takes.
 
     Returns:
-        Float, the expected sum over the batches of rows x longest row, in timesteps.
+        Float, the expected sum over the batches of rows x longest row.
 
     Example:
         Two of the lengths 1, 1, 4: the longest is 1 with probability 1/3 and 4 with 2/3, so 3 on average.
@@ -132,108 +256,3 @@ def expected_random_timesteps(lengths: np.ndarray, batch_rows: np.ndarray) -> fl
         longest = float(distinct[enough] @ np.diff(at_most, prepend=0.0))
         timesteps += batches * size * longest
     return timesteps
-
-
-# What the shuffled batches of buckets are like on average, without drawing one: their padding, company and labels.
-#
-# Each epoch shuffles the rows of a bucket evenly, so a batch holds a random sample of each bucket that it takes rows
-# of, and all expectations are exact. NumPy only.
-
-
-@dataclasses.dataclass(frozen=True)
-class ShuffledBatches:
-    """The batches of every epoch, by how many rows of each bucket they take.
-
-    Attributes:
-        rows: Int64 array `(num_kinds, num_buckets)`: the rows of each bucket in a batch of each kind.
-        numbers: Int64 array `(num_kinds,)`: the batches of each kind.
-        counts: Int64 array `(num_buckets,)`: the rows of each bucket.
-    """
-
-    rows: np.ndarray
-    numbers: np.ndarray
-    counts: np.ndarray
-
-    @classmethod
-    def from_cuts(cls, counts: np.ndarray, cuts: BatchCuts) -> ShuffledBatches:
-        """Gathers batches of one kind.
-
-        Args:
-            counts: Int array `(num_buckets,)`: the rows of each bucket.
-            cuts: The batches, with no spare rows.
-
-        Example:
-            Batches of two rows, from buckets of three rows and one: the second batch takes one of each.
-
-            >>> pairs = BatchCuts(np.array([0, 2]), np.array([2, 4]), np.array([0, 1]), 0)
-            >>> ShuffledBatches.from_cuts(np.array([3, 1]), pairs).rows.tolist()
-            [[2, 0], [1, 1]]
-        """
-        ends = np.cumsum(counts)
-        first = np.searchsorted(ends, cuts.starts, side="right")
-        last = np.searchsorted(ends, cuts.stops - 1, side="right")
-        # Two batches are of one kind where they agree on these: between its first and its last bucket one takes all.
-        of_first = np.minimum(cuts.stops, ends[first]) - cuts.starts
-        of_last = cuts.stops - np.maximum(cuts.starts, ends[last] - counts[last])
-        _, index, numbers = np.unique(
-            np.stack([first, last, of_first, of_last]), axis=1, return_index=True, return_counts=True
-        )
-        starts, stops = cuts.starts[index, np.newaxis], cuts.stops[index, np.newaxis]
-        rows = np.maximum(np.minimum(stops, ends) - np.maximum(starts, ends - counts), 0)
-        return cls(rows, numbers, counts)
-
-    def expected_longest(self, lengths: np.ndarray) -> np.ndarray:
-        """Expects the longest row of a batch of each kind: float array `(num_kinds,)`, in timesteps.
-
-        Args:
-            lengths: Int array `(num_sequences,)`, increasing.
-        """
-        ends = np.cumsum(self.counts)
-        longest = np.zeros(len(self.rows))
-        for kind, rows in enumerate(self.rows):
-            bucket = np.flatnonzero(rows)[-1]  # the longest row is of the longest bucket
-            of_bucket = lengths[ends[bucket] - self.counts[bucket] : ends[bucket]]
-            longest[kind] = expected_random_timesteps(of_bucket, rows[[bucket]]) / rows[bucket]
-        return longest
-
-    def expected_timesteps(self, lengths: np.ndarray) -> float:
-        """Expects the sum over the batches of rows x longest row, in timesteps.
-
-        Args:
-            lengths: Int array `(num_sequences,)`, increasing.
-        """
-        return float((self.numbers * self.rows.sum(axis=1)) @ self.expected_longest(lengths))
-
-    def expected_batch_mates(self, num_epochs: int) -> float:
-        """Expects how many other rows a row shares a batch with in so many epochs, each counted once.
-
-        The average over all rows. Two rows of a bucket of n share one of its batches, with c rows of it each, with
-        probability p = sum c (c - 1) / (n (n - 1)), rows of two buckets with p = sum c d / (n m), and in one epoch at
-        least with 1 - (1 - p) ** num_epochs.
-        """
-        shared = (self.rows.T @ (self.rows * self.numbers[:, np.newaxis])).astype(float)
-        np.fill_diagonal(shared, (self.rows * (self.rows - 1) / 2).T @ self.numbers)
-        pairs = np.outer(self.counts, self.counts).astype(float)
-        np.fill_diagonal(pairs, self.counts * (self.counts - 1) / 2)
-        each_once = np.triu_indices(len(pairs))
-        shared, pairs = shared[each_once], pairs[each_once]
-        chance = np.divide(shared, pairs, out=np.zeros_like(pairs), where=pairs > 0)
-        return float(2 * (pairs * (1 - (1 - np.minimum(chance, 1)) ** num_epochs)).sum() / self.counts.sum())
-
-    def expected_label_imbalance(self, labels: Labels) -> float:
-        """Expects how far the batches' labels are from those of all rows, as a multiple of what random batches have.
-
-        The squared distance of the sums of a batch from those of as many average rows. Those of c random rows out of n
-        have mean c m and variance c v (n - c) / (n - 1), if m and v are the mean and the variance of the n rows.
-
-        Args:
-            labels: One label a row, in the order of the lengths.
-        """
-        means, variances = labels.moments(self.counts)
-        overall_mean, overall_variance = labels.moments(self.counts.sum(keepdims=True))
-        sizes, num_rows = self.rows.sum(axis=1), int(self.counts.sum())
-        distance = ((self.rows @ means - sizes[:, np.newaxis] * overall_mean) ** 2).sum(axis=1)
-        distance += (self.rows * (self.counts - self.rows) / np.maximum(self.counts - 1, 1)) @ variances
-        of_random = sizes * (num_rows - sizes) / max(num_rows - 1, 1) * overall_variance
-        expected = float(self.numbers @ of_random)
-        return float(self.numbers @ distance) / expected if expected else 1.0

@@ -10,18 +10,16 @@ import numpy as np
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.checks import INT64_MAX, check_integer, check_number, show, show_typed
+from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.padding.text_table import format_table
-from keras_bucketing.planning.bucket_choice import MOST_BUCKETS
-from keras_bucketing.tuning.choose import (
-    BatchRules,
-    EpochForecast,
-    SizeBounds,
-    SizeChoice,
-    choose_sizes,
-    forecast_epoch,
-    keeps_to,
-)
+from keras_bucketing.planning.bucket_choice import MAX_BUCKETS
+from keras_bucketing.planning.buckets import Buckets
+from keras_bucketing.planning.cuts import BatchRules
+from keras_bucketing.tuning.choose import EpochForecast, SizeBounds, choose_sizes, forecast_epoch
 from keras_bucketing.tuning.measure import StepCosts, fit_step_costs, probe_batches, time_steps
+
+# Unless the user says otherwise, a batch has from a third of the mean rows of the dataset's to four times as many.
+_MIN_OF_MEAN, _MAX_OF_MEAN = 1 / 3, 4
 
 
 def tune_batch_sizes(
@@ -89,155 +87,29 @@ def tune_batch_sizes(
             "take or prefetch."
         )
     repeats = check_integer("repeats", repeats)
-    rules = _rules_of(dataset)
+    rules = dataset._batch_rules
     order = np.argsort(dataset.lengths, kind="stable")[-dataset.num_sequences :]  # without those dropped as empty
-    lengths = np.maximum(dataset.lengths[order], dataset._batch_rules.min_length)
-    bounds = check_bounds(
-        dataset, rules.multiple, min_updates, min_rows, max_rows, max_timesteps_per_batch, max_step_seconds
-    )
+    lengths = np.maximum(dataset.lengths[order], rules.min_length)
+    bounds = _check_bounds(dataset, min_updates, min_rows, max_rows, max_timesteps_per_batch, max_step_seconds)
+
     probes = probe_batches(lengths, bounds.min_rows, bounds.max_rows, rules.multiple, bounds.max_timesteps_per_batch)
-    cells = [probe.cells for probe in probes]
-    times = time_steps(model, dataset, [order[probe.rows] for probe in probes], cells, repeats)
+    timesteps = [probe.padded_timesteps for probe in probes]
+    times = time_steps(model, dataset, [order[probe.rows] for probe in probes], timesteps, repeats)
     probes = probes[: len(times.seconds)]
     if times.too_large is not None:
-        bounds = replace(bounds, max_timesteps_per_batch=_room(probes[-1].cells, rules.multiple * int(lengths[-1])))
+        fitting = _check_longest_fits(probes[-1].padded_timesteps, rules.multiple * int(lengths[-1]))
+        bounds = replace(bounds, max_timesteps_per_batch=fitting)
     rows = np.array([len(probe.rows) for probe in probes])
     padded_lengths = np.array([probe.padded_length for probe in probes])
     costs = fit_step_costs(rows, padded_lengths, times.seconds)
-    current = SizeChoice(dataset.bucket_boundaries, dataset.bucket_batch_sizes)
-    now = forecast_epoch(lengths, current.bucket_boundaries, current.bucket_batch_sizes, costs, rules)
-    # As random as now; where the user wants more and so smaller batches, as many times less.
-    mates = now.batch_mates * min(now.num_updates / bounds.min_updates, 1)
-    best = _shortest_epoch(lengths, costs, replace(bounds, min_batch_mates=mates), rules)
-    if best is None or best[1].seconds >= now.seconds:
-        said = replace(bounds, min_rows=min_rows or 1, max_rows=max_rows or len(lengths))
-        if keeps_to(said, current, now, lengths, costs, rules.multiple):
-            best = current, now
-    best = best or _shortest_epoch(lengths, costs, bounds, rules)  # what the user bounds comes first
-    if best is None:
-        raise ValueError(_no_choice(lengths, costs, bounds, rules.multiple))
-    choice, then = best
-    steps = measured_steps(rows, padded_lengths, times.seconds, costs)
-    return TunedBatchSizes(
-        choice.bucket_boundaries, choice.bucket_batch_sizes, steps, costs, now, then, times.too_large
-    )
 
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a keras.Model. Received {show_typed(model)}.")
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "`tune_batch_sizes` times steps of the TensorFlow backend. Received the backend "
-            f"{keras.backend.backend()}. Set KERAS_BACKEND=tensorflow, or choose bucket_batch_sizes by hand."
-        )
-    if not model.compiled:
-        raise ValueError(
-            "`model` must be compiled: a step is timed with its optimizer and its loss. Call compile() first."
-        )
-
-
-def _rules_of(dataset: BucketedSequence) -> BatchRules:
-    rules = dataset._batch_rules
-    return BatchRules(rules.remainder, rules.multiple, rules.pad_to_bucket_boundary)
-
-
-def _shortest_epoch(
-    lengths: np.ndarray, costs: StepCosts, bounds: SizeBounds, rules: BatchRules
-) -> tuple[SizeChoice, EpochForecast] | None:
-    choice = choose_sizes(lengths, costs, bounds, rules)
-    if choice is None:
-        return None
-    return choice, forecast_epoch(lengths, choice.bucket_boundaries, choice.bucket_batch_sizes, costs, rules)
-
-
-def _room(fitting: int, needed: int) -> int:
-    """The most timesteps of a batch that are known to fit into memory; enough for the longest sequence."""
-    if fitting < needed:
-        raise ValueError(
-            f"The longest sequence does not fit into memory. Expected room for {needed} timesteps, but the largest "
-            f"batch that fits has {fitting}. Cut long sequences with maxlen."
-        )
-    return fitting
-
-
-def _no_choice(lengths: np.ndarray, costs: StepCosts, bounds: SizeBounds, multiple: int) -> str:
-    """Which bound no batches keep to."""
-    longest = lengths[-1:]
-    if not bounds.most_rows(longest, costs, multiple)[0]:
-        needed = float(costs.seconds(multiple, longest)[0])
-        return (
-            f"`max_step_seconds` is too short for {multiple} row{'s' if multiple > 1 else ''} of the longest sequence. "
-            f"Expected at least {needed:.3g} for {longest[0]} timesteps, received {bounds.max_step_seconds:.3g}. Raise "
-            "it, or cut long sequences with maxlen."
-        )
-    return (
-        f"`min_updates` cannot be reached. Expected fewer than {bounds.min_updates}: batches of {bounds.min_rows} rows "
-        f"make about {len(lengths) // bounds.min_rows} an epoch. Lower min_updates or min_rows."
-    )
-
-
-# The arguments of `tune_batch_sizes` that bound batches, checked against the dataset.
-
-
-# Unless the user says otherwise, a batch has from a third of the mean rows of the dataset's to four times as many.
-_LEAST_OF_MEAN, _MOST_OF_MEAN = 1 / 3, 4
-
-
-def check_bounds(
-    dataset: BucketedSequence,
-    multiple: int,
-    min_updates: Any,
-    min_rows: Any,
-    max_rows: Any,
-    max_timesteps_per_batch: Any,
-    max_step_seconds: Any,
-) -> SizeBounds:
-    """Checks the arguments of `tune_batch_sizes`, and fills in what is not said."""
-    num_sequences = dataset.num_sequences
-    mean = num_sequences / dataset.num_batches
-    min_updates = dataset.num_batches if min_updates is None else check_integer("min_updates", min_updates)
-    if min_rows is None:
-        min_rows = max(round(mean * _LEAST_OF_MEAN / multiple), 1) * multiple
-        if max_rows is not None:
-            min_rows = min(min_rows, check_integer("max_rows", max_rows))
-    most = num_sequences // multiple * multiple
-    if max_rows is None:
-        max_rows = max(round(mean * _MOST_OF_MEAN / multiple) * multiple, check_integer("min_rows", min_rows))
-    for name, rows in (("min_rows", min_rows), ("max_rows", max_rows)):
-        if check_integer(name, rows) % multiple:
-            raise ValueError(
-                f"`{name}` must be a multiple of batch_size_multiple x num_shards. Expected a multiple of {multiple}, "
-                f"received {rows}."
-            )
-    if min_rows > max_rows:
-        raise ValueError(f"`min_rows` must not exceed `max_rows`. Expected at most {max_rows}, received {min_rows}.")
-    if min_rows > most:
-        raise ValueError(f"`min_rows` must not exceed the {most} sequences that there are. Received {min_rows}.")
-    if max_timesteps_per_batch is not None:
-        needed = multiple * int(max(dataset.lengths.max(), dataset._batch_rules.min_length))
-        max_timesteps_per_batch = check_integer(
-            "max_timesteps_per_batch",
-            max_timesteps_per_batch,
-            minimum=needed,
-            maximum=INT64_MAX,
-            fix=f"A batch has at least {multiple} row{'s' if multiple > 1 else ''} of the longest sequence.",
-        )
-    if max_step_seconds is not None and not check_number("max_step_seconds", max_step_seconds) > 0:
-        raise ValueError(f"`max_step_seconds` must be positive. Received {show(max_step_seconds)}.")
-    # Where each bucket is a shape to compile, more buckets may cost more than they save.
-    few_shapes = dataset._batch_rules.pad_to_bucket_boundary
-    return SizeBounds(
-        min_updates,
-        min_rows,
-        min(max_rows, most),
-        max_timesteps_per_batch,
-        max_step_seconds,
-        max_buckets=len(dataset.bucket_batch_sizes) if few_shapes else MOST_BUCKETS,
-    )
-
-
-# What `tune_batch_sizes` returns.
+    buckets = Buckets.from_lengths(lengths, dataset.bucket_boundaries, dataset.bucket_batch_sizes)
+    now = forecast_epoch(lengths, buckets, costs, rules)
+    said = replace(bounds, min_rows=min_rows or 1, max_rows=max_rows or len(lengths))
+    proposed, forecast = _shortest_epoch(lengths, costs, bounds, said, (buckets, now), rules)
+    columns = (rows, padded_lengths, times.seconds, costs.seconds(rows, padded_lengths))
+    steps = tuple(MeasuredStep(*step) for step in zip(*(column.tolist() for column in columns), strict=True))
+    return TunedBatchSizes(proposed.boundaries, proposed.batch_sizes, steps, costs, now, forecast, times.too_large)
 
 
 @dataclass(frozen=True)
@@ -301,7 +173,7 @@ class TunedBatchSizes:
         costs = self.costs
         sentence = (
             f"A step takes {_milliseconds(costs.overhead)} ms + {costs.per_timestep * 1e6:.3g} us a timestep + "
-            f"{costs.per_cell * 1e6:.3g} us a row and timestep."
+            f"{costs.per_padded_timestep * 1e6:.3g} us a row and timestep."
         )
         if self.too_large is not None:
             sentence += f" A batch of {self.too_large} timesteps does not fit into memory."
@@ -315,13 +187,137 @@ class TunedBatchSizes:
         )
 
 
-def measured_steps(
-    rows: np.ndarray, padded_lengths: np.ndarray, seconds: np.ndarray, costs: StepCosts
-) -> tuple[MeasuredStep, ...]:
-    """One entry for each measured batch; arrays `(num_measured,)`."""
-    columns = (rows, padded_lengths, seconds, costs.seconds(rows, padded_lengths))
-    return tuple(MeasuredStep(*step) for step in zip(*(column.tolist() for column in columns), strict=True))
-
-
 def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.3g}"
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received {show_typed(model)}.")
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "`tune_batch_sizes` times steps of the TensorFlow backend. Received the backend "
+            f"{keras.backend.backend()}. Set KERAS_BACKEND=tensorflow, or choose bucket_batch_sizes by hand."
+        )
+    if not model.compiled:
+        raise ValueError(
+            "`model` must be compiled: a step is timed with its optimizer and its loss. Call compile() first."
+        )
+
+
+def _check_bounds(
+    dataset: BucketedSequence,
+    min_updates: object,
+    min_rows: object,
+    max_rows: object,
+    max_timesteps_per_batch: object,
+    max_step_seconds: object,
+) -> SizeBounds:
+    """Checks the arguments of `tune_batch_sizes` that bound batches, and fills in what is not said."""
+    rules, num_sequences = dataset._batch_rules, dataset.num_sequences
+    min_updates = dataset.num_batches if min_updates is None else check_integer("min_updates", min_updates)
+    min_rows, max_rows = _check_rows(min_rows, max_rows, num_sequences / dataset.num_batches, rules.multiple)
+    max_possible = num_sequences // rules.multiple * rules.multiple
+    if min_rows > max_possible:
+        raise ValueError(
+            f"`min_rows` must not exceed the {max_possible} sequences that there are. Received {min_rows}."
+        )
+    if max_timesteps_per_batch is not None:
+        max_timesteps_per_batch = check_integer(
+            "max_timesteps_per_batch",
+            max_timesteps_per_batch,
+            minimum=rules.multiple * int(max(dataset.lengths.max(), rules.min_length)),
+            maximum=INT64_MAX,
+            fix=f"A batch has at least {_rows(rules.multiple)} of the longest sequence.",
+        )
+    if max_step_seconds is not None:
+        max_step_seconds = check_number("max_step_seconds", max_step_seconds)
+        if not max_step_seconds > 0:
+            raise ValueError(f"`max_step_seconds` must be positive. Received {show(max_step_seconds)}.")
+    return SizeBounds(
+        min_updates,
+        min_rows,
+        min(max_rows, max_possible),
+        max_timesteps_per_batch,
+        max_step_seconds,
+        # Where each bucket is a shape to compile, more buckets may cost more than they save.
+        max_buckets=len(dataset.bucket_batch_sizes) if rules.pad_to_bucket_boundary else MAX_BUCKETS,
+    )
+
+
+def _check_rows(min_rows: object, max_rows: object, mean: float, multiple: int) -> tuple[int, int]:
+    """The least and the most rows of a batch: multiples, by default around the mean of the dataset's batches."""
+    if min_rows is None:
+        min_rows = max(round(mean * _MIN_OF_MEAN / multiple), 1) * multiple
+        if max_rows is not None:
+            min_rows = min(min_rows, check_integer("max_rows", max_rows))
+    if max_rows is None:
+        max_rows = max(round(mean * _MAX_OF_MEAN / multiple) * multiple, check_integer("min_rows", min_rows))
+    checked = check_integer("min_rows", min_rows), check_integer("max_rows", max_rows)
+    for name, rows in zip(("min_rows", "max_rows"), checked, strict=True):
+        if rows % multiple:
+            raise ValueError(
+                f"`{name}` must be a multiple of batch_size_multiple x num_shards. Expected a multiple of {multiple}, "
+                f"received {rows}."
+            )
+    if checked[0] > checked[1]:
+        raise ValueError(
+            f"`min_rows` must not exceed `max_rows`. Expected at most {checked[1]}, received {checked[0]}."
+        )
+    return checked
+
+
+def _check_longest_fits(fitting: int, needed: int) -> int:
+    """Returns the padded timesteps that are known to fit into memory, refusing too few for the longest sequence."""
+    if fitting < needed:
+        raise ValueError(
+            f"The longest sequence does not fit into memory. Expected room for {needed} timesteps, but the largest "
+            f"batch that fits has {fitting}. Cut long sequences with maxlen."
+        )
+    return fitting
+
+
+def _shortest_epoch(
+    lengths: Lengths,
+    costs: StepCosts,
+    bounds: SizeBounds,
+    said: SizeBounds,
+    current: tuple[Buckets, EpochForecast],
+    rules: BatchRules,
+) -> tuple[Buckets, EpochForecast]:
+    """The choice with the shortest epoch, or what there is if nothing is better and the bounds that are said allow it.
+
+    Raises:
+        ValueError: If no batches keep to the bounds.
+    """
+    now = current[1]
+    # As random as now; where the user wants more and so smaller batches, as many times less.
+    batchmates = now.distinct_batchmates * min(now.num_updates / bounds.min_updates, 1)
+    best = choose_sizes(lengths, costs, replace(bounds, min_batchmates=batchmates), rules)
+    is_better = best is not None and best[1].seconds < now.seconds
+    if not is_better and said.allow(lengths, *current, costs, rules.multiple):
+        return current
+    best = best or choose_sizes(lengths, costs, bounds, rules)  # what the user bounds comes first
+    if best is None:
+        raise ValueError(_no_choice(lengths, costs, bounds, rules.multiple))
+    return best
+
+
+def _no_choice(lengths: Lengths, costs: StepCosts, bounds: SizeBounds, multiple: int) -> str:
+    """Which bound no batches keep to."""
+    longest = lengths[-1:]
+    if not bounds.max_rows_at(longest, costs, multiple)[0]:
+        needed = float(costs.seconds(multiple, longest)[0])
+        return (
+            f"`max_step_seconds` is too short for {_rows(multiple)} of the longest sequence. "
+            f"Expected at least {needed:.3g} for {longest[0]} timesteps, received {bounds.max_step_seconds:.3g}. Raise "
+            "it, or cut long sequences with maxlen."
+        )
+    return (
+        f"`min_updates` cannot be reached. Expected fewer than {bounds.min_updates}: batches of {bounds.min_rows} rows "
+        f"make about {len(lengths) // bounds.min_rows} an epoch. Lower min_updates or min_rows."
+    )
+
+
+def _rows(number: int) -> str:
+    return f"{number} row{'s' if number > 1 else ''}"

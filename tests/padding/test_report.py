@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from keras_bucketing.__main__ import main
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.padding.report import padding_report, summarize_buckets
+from keras_bucketing.padding.report import check_labels, padding_report, summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.planning.boundaries import optimal_bucket_boundaries
 from tests.support.planning import make_buckets
@@ -69,7 +69,7 @@ def test_every_recommendation_is_consistent(lengths, batch_size, labeled):
         assert alternatives(recommendation) == [call]
     for each in alternatives(recommendation):
         assert 0 < each.padding_efficiency <= 1 + 1e-9
-        assert 0 <= each.batch_mates <= len(lengths) - 1 + 1e-9
+        assert 0 <= each.distinct_batchmates <= len(lengths) - 1 + 1e-9
         assert (each.label_imbalance is None) == (labels is None)
         assert str(each) in str(report)
     if recommendation.within_budget is not None:
@@ -107,7 +107,7 @@ def test_lengths_that_tell_the_labels_ask_for_fewer_buckets():
     assert recommendation.call.label_imbalance > 2
     assert 2 <= even.num_buckets < recommendation.call.num_buckets
     assert even.label_imbalance < recommendation.call.label_imbalance
-    assert even.batch_mates > recommendation.call.batch_mates
+    assert even.distinct_batchmates > recommendation.call.distinct_batchmates
     assert f"If accuracy suffers from uneven labels:\n\n    {even}" in str(recommendation)
     random_labels = np.random.default_rng(0).integers(0, 4, 3000)
     recommendation = padding_report(lengths, y=random_labels).recommendation
@@ -122,6 +122,23 @@ def test_labels_belong_to_the_lengths_in_any_order():
     order = np.random.default_rng(0).permutation(500)
     of_both = [padding_report(lengths[rows], 16, labels[rows]).to_dict() for rows in (np.arange(500), order)]
     assert of_both[0] == of_both[1]
+
+
+@pytest.mark.parametrize(
+    ("y", "error", "text"),
+    [
+        ([1, 2], ValueError, "Expected shape (3,), or (3, num_columns) of numbers, received (2,)."),
+        (np.zeros((3, 2, 2)), ValueError, "received (3, 2, 2)."),
+        ([["a"], ["b"], ["c"]], ValueError, "received (3, 1)."),
+        ([1.0, np.nan, 2.0], ValueError, "`y` must be finite. Received nan at y[1]."),
+        ([[1], [2, 3], [4]], TypeError, "Labels of each timestep do not say how uneven batches are"),
+        ([None, 1, 2], TypeError, "`y` must be one number or string a sequence."),
+    ],
+)
+def test_labels_that_are_none_are_refused(y, error, text):
+    with pytest.raises(error) as raised:
+        check_labels(y, 3)
+    assert text in str(raised.value)
 
 
 # What each way of batching would pad, against batches that were really cut.

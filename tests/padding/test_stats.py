@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.padding.stats import BucketPaddingStats, LeafPaddingStats, PaddingStats
 from keras_bucketing.planning.forecast import expected_random_timesteps
 
 
@@ -64,6 +64,20 @@ def test_statistics_of_parts_add_up_to_those_of_the_whole(first, second):
     assert figures == {**whole.to_dict(), "random_batches_timesteps": 0, "speedup_over_random": 0}
     assert sum([stats_of(first, left_out=2), stats_of(second, left_out=3)]) == added
     assert PaddingStats() + added == added
+
+
+def test_parts_of_one_bucket_or_leaf_add_up_and_print_as_they_are():
+    buckets = BucketPaddingStats(3, 10, 6, 2, 45, 60) + BucketPaddingStats(3, 12, 1, 1, 12, 12)
+    assert buckets == BucketPaddingStats(3, 12, 7, 3, 57, 72)
+    leaves = LeafPaddingStats("x['a']", 9, 20, 25) + LeafPaddingStats("x['a']", 7, 10, 15)
+    assert leaves == LeafPaddingStats("x['a']", 9, 30, 40)
+    assert list(leaves.to_dict().items()) == [
+        ("name", "x['a']"),
+        ("longest", 9),
+        ("real_timesteps", 30),
+        ("total_timesteps", 40),
+        ("padding_efficiency", 0.75),
+    ]
 
 
 def test_efficiency_and_its_relatives():

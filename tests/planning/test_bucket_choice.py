@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from keras_bucketing.planning.boundaries import best_partitions, boundaries_after, count_lengths
 from keras_bucketing.planning.bucket_choice import automatic_bucket_boundaries, choose_buckets
 from keras_bucketing.planning.buckets import check_sizing
-from keras_bucketing.planning.cuts import cut_batches
+from keras_bucketing.planning.cuts import BatchRules, cut_batches
 from tests.support.planning import make_buckets
 from tests.support.strategies import boundary_lists, bucket_options, length_arrays, remainders
 
@@ -51,7 +51,7 @@ def efficiency_by_number(lengths, sizes, remainder):
 def test_the_fewest_that_are_close_to_the_best(lengths, sizes, remainder):
     choices, efficiencies = efficiency_by_number(lengths, sizes, remainder)
     enough = min(0.95, 0.975 * efficiencies.max()) - 1e-12
-    chosen = automatic_bucket_boundaries(lengths, lambda upper: sizes[upper - 1], remainder)
+    chosen = automatic_bucket_boundaries(lengths, lambda upper: sizes[upper - 1], BatchRules(remainder))
     number = choices.index(chosen)
     assert efficiencies[number] >= enough
     # Where the mark is hit to the last digit, rounding decides.
@@ -67,9 +67,10 @@ def test_the_fewest_that_are_close_to_the_best(lengths, sizes, remainder):
 )
 def test_where_shapes_are_compiled_no_bucket_saves_less_than_one_percent(lengths, sizes, remainder):
     choices, efficiencies = efficiency_by_number(lengths, sizes, remainder)
-    options = {"batch_rows": lambda upper: sizes[upper - 1], "remainder": remainder}
-    number = choices.index(automatic_bucket_boundaries(lengths, few_shapes=True, **options))
-    most = choices.index(automatic_bucket_boundaries(lengths, **options))
+    number, most = (
+        choices.index(automatic_bucket_boundaries(lengths, lambda upper: sizes[upper - 1], rules))
+        for rules in (BatchRules(remainder, pad_to_bucket_boundary=True), BatchRules(remainder))
+    )
     assert number <= most
     padded = 1 / np.maximum(efficiencies, 1e-300)  # per real timestep
     for fewer in range(number):
@@ -99,7 +100,7 @@ def test_at_most_32_buckets():
     lengths = np.repeat(distinct, distinct[-1] // distinct)
     _, efficiencies = efficiency_by_number(lengths, np.ones(distinct[-1], np.int64), "spill")
     assert len(efficiencies) == 32
-    chosen = automatic_bucket_boundaries(lengths, np.ones_like)
+    chosen = automatic_bucket_boundaries(lengths, np.ones_like, BatchRules())
     assert 0.975 * efficiencies[-1] <= efficiencies[len(chosen)] < 0.95
 
 
@@ -117,14 +118,16 @@ def test_at_most_32_buckets():
 )
 def test_by_hand(lengths, batch_size, boundaries, few_shapes):
     chosen = automatic_bucket_boundaries(
-        np.array(lengths), lambda upper: np.full(len(upper), batch_size), few_shapes=few_shapes
+        np.array(lengths),
+        lambda upper: np.full(len(upper), batch_size),
+        BatchRules(pad_to_bucket_boundary=few_shapes),
     )
     assert chosen == boundaries
 
 
 def test_a_row_that_pads_its_batch_whatever_the_buckets_are_does_not_ask_for_many():
     lengths = np.array([*range(10, 60)] * 40 + [5000])
-    boundaries = automatic_bucket_boundaries(lengths, lambda upper: np.full(len(upper), 32))
+    boundaries = automatic_bucket_boundaries(lengths, lambda upper: np.full(len(upper), 32), BatchRules())
     assert 2 <= len(boundaries) + 1 <= 8
 
 

@@ -10,14 +10,32 @@ from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.data.collect import collect_inputs
 from keras_bucketing.pipeline.gather import BatchGatherer
 from keras_bucketing.planning.bucket_choice import choose_buckets
-from keras_bucketing.planning.buckets import Shard, check_shard, check_sizing, rows_within_budget
+from keras_bucketing.planning.buckets import Buckets, Shard, check_shard, check_sizing, rows_within_budget
 from keras_bucketing.planning.cuts import cut_batches
 from tests.support.planning import make_buckets, make_planner, plan
-from tests.support.strategies import bucket_options, length_arrays, random_sequences, remainders, seeds
+from tests.support.strategies import (
+    boundary_lists,
+    bucket_options,
+    length_arrays,
+    random_sequences,
+    remainders,
+    seeds,
+)
 
 
 def sizing(batch_size=None, bucket_batch_sizes=None, max_timesteps=None, multiple=1, num_shards=1):
     return check_sizing(batch_size, bucket_batch_sizes, max_timesteps, multiple, num_shards)
+
+
+@settings(max_examples=200)
+@given(length_arrays(), boundary_lists())
+def test_upper_lengths_and_the_longest_rows_are_those_of_a_plain_loop(lengths, boundaries):
+    buckets = Buckets.from_lengths(lengths, boundaries)
+    longest = [max(lengths[buckets.row_buckets == bucket], default=0) for bucket in range(len(boundaries) + 1)]
+    assert buckets.longest(lengths).tolist() == longest
+    assert buckets.upper_lengths.tolist() == [*(boundary - 1 for boundary in boundaries), lengths.max()]
+    assert all(np.array(longest[:-1]) <= buckets.upper_lengths[:-1])
+    assert buckets.counts.sum() == len(lengths)
 
 
 # OpenNMT-tf's tests/data_test.py: 512 timesteps at upper lengths 3, 6, 9, 12.

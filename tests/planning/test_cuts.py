@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.data.rows import LeafLengths, RowLengths
-from keras_bucketing.planning.cuts import least_padded_lengths
+from keras_bucketing.planning.cuts import batch_spans, min_padded_lengths
 from tests.support.planning import bucketings, cut_or_reject, make_buckets, make_planner
 from tests.support.strategies import bucket_options, length_arrays, remainders, seeds
 
@@ -34,6 +34,22 @@ def test_cuts_never_overlap_and_leave_out_only_what_the_remainder_allows(bucketi
         assert (sizes < full).sum() <= 1
     if remainder == "keep":
         assert np.bincount(cuts.buckets[sizes < full]).max(initial=0) <= 1
+
+
+@settings(max_examples=150)
+@given(bucketings())
+def test_spans_are_cut_into_batches_of_their_size_one_after_the_other(bucketing):
+    _, buckets, multiple, remainder, _ = bucketing
+    cuts = cut_or_reject(buckets, remainder, multiple)
+    spans = batch_spans(buckets.counts, buckets.batch_sizes, remainder, multiple)
+    by_hand = [
+        (start, min(start + size, end), bucket)
+        for bucket, (begin, end, size) in enumerate(zip(spans.begins, spans.ends, buckets.batch_sizes, strict=True))
+        for start in range(begin, end, size)
+    ]
+    assert list(zip(cuts.starts, cuts.stops, cuts.buckets, strict=True)) == by_hand
+    assert np.array_equal(spans.num_batches, np.bincount(cuts.buckets, minlength=len(spans.begins)))
+    assert spans.rows.sum() == (cuts.stops - cuts.starts).sum()
 
 
 @settings(max_examples=150)
@@ -115,7 +131,7 @@ def test_no_row_that_a_batch_may_get_is_longer_than_its_bucket_is_padded_to(leav
     lengths = leaves.longest
     buckets, multiple = make_buckets(lengths, options | {"pad_to_bucket_boundary": True})
     cuts = cut_or_reject(buckets, remainder, multiple)
-    least = least_padded_lengths(leaves, buckets, cuts, pad_to_bucket_boundary=True, minlen=minlen)
+    least = min_padded_lengths(leaves, buckets, cuts, pad_to_bucket_boundary=True, minlen=minlen)
     # Whichever rows are spare, and whichever rows of a bucket spill.
     shuffled = np.random.default_rng(seed).permutation(len(lengths))[cuts.num_spare :]
     rows = shuffled[np.argsort(buckets.row_buckets[shuffled], kind="stable")]
@@ -140,7 +156,7 @@ def test_without_boundaries_only_the_least_length_counts():
     labels = LeafLengths("y", np.array([0, 5, 5]), is_label=True)
     leaves = RowLengths((LeafLengths("x", np.array([1, 2, 9])), labels))
     buckets, multiple = make_buckets(leaves.longest, {"batch_size": 1, "num_buckets": 2})
-    least = least_padded_lengths(leaves, buckets, cut_or_reject(buckets, "spill", multiple), False, minlen=4)
+    least = min_padded_lengths(leaves, buckets, cut_or_reject(buckets, "spill", multiple), False, minlen=4)
     assert least.tolist() == [[4, 1]] * 3
 
 
@@ -152,4 +168,4 @@ def test_by_hand():
     buckets, multiple = make_buckets(source.lengths, options)
     for remainder, expected in (("spill", [[2, 1], [4, 2], [9, 2]]), ("keep", [[2, 1], [4, 2], [4, 2], [9, 1]])):
         cuts = cut_or_reject(buckets, remainder, multiple)
-        assert least_padded_lengths(RowLengths((source, target)), buckets, cuts, True).tolist() == expected
+        assert min_padded_lengths(RowLengths((source, target)), buckets, cuts, True).tolist() == expected

@@ -7,31 +7,52 @@ import pytest
 from hypothesis import given, settings
 
 from benchmarks import randomness
-from keras_bucketing.planning.cuts import cut_batches
-from keras_bucketing.planning.forecast import ShuffledBatches, check_labels
-from tests.support.planning import make_buckets, make_planner, plan
+from keras_bucketing.padding.report import check_labels
+from keras_bucketing.planning.cuts import BatchRules, cut_batches
+from keras_bucketing.planning.forecast import ShuffledBatches
+from tests.support.planning import bucketings, cut_or_reject, make_buckets, make_planner, plan
 from tests.support.strategies import bucket_options, length_arrays
 
 
 def batches_of(lengths, options):
     buckets, _ = make_buckets(lengths, options)
     cuts = cut_batches(buckets, "spill", 1)
-    return ShuffledBatches.from_cuts(buckets.counts, cuts), buckets, cuts
+    return ShuffledBatches.from_buckets(np.sort(lengths), buckets, BatchRules()), buckets, cuts
 
 
 @settings(max_examples=200)
 @given(length_arrays(max_size=60), bucket_options(multiples=(1,)))
 def test_the_batches_of_all_kinds_take_every_row_once(lengths, options):
     batches, buckets, cuts = batches_of(lengths, options)
-    assert batches.numbers.sum() == len(cuts.buckets)
-    assert np.array_equal(batches.numbers @ batches.rows, buckets.counts)
+    kinds = batches.kinds
+    assert kinds.numbers.sum() == batches.num_batches == len(cuts.buckets)
+    assert np.array_equal(kinds.numbers @ kinds.rows, buckets.counts)
     order = np.sort(buckets.row_buckets)
     by_hand = [
         tuple(np.bincount(order[start:stop], minlength=len(buckets.counts)))
         for start, stop in zip(cuts.starts, cuts.stops, strict=True)
     ]
-    kinds = {tuple(rows): number for rows, number in zip(batches.rows, batches.numbers, strict=True)}
-    assert kinds == {rows: by_hand.count(rows) for rows in by_hand}
+    numbers = {tuple(rows): number for rows, number in zip(kinds.rows, kinds.numbers, strict=True)}
+    assert numbers == {rows: by_hand.count(rows) for rows in by_hand}
+
+
+@settings(max_examples=200)
+@given(bucketings())
+def test_number_largest_and_padded_timesteps_are_those_of_the_cuts(bucketing):
+    lengths, buckets, multiple, remainder, options = bucketing
+    cuts = cut_or_reject(buckets, remainder, multiple)
+    rules = BatchRules(remainder, multiple, options["pad_to_bucket_boundary"])
+    batches = ShuffledBatches.from_buckets(np.sort(lengths), buckets, rules)
+    rows = cuts.stops - cuts.starts
+    longest = buckets.upper_lengths if rules.pad_to_bucket_boundary else buckets.longest(lengths)
+    assert batches.num_batches == len(rows)
+    assert batches.largest_batch == (rows * longest[cuts.buckets]).max()
+    padded = (rows * longest[cuts.buckets]).sum()
+    if rules.pad_to_bucket_boundary:
+        assert batches.padded_timesteps == padded
+    else:
+        assert batches.padded_timesteps <= padded * (1 + 1e-12)
+    assert batches.expected_cost(np.multiply) == pytest.approx(batches.padded_timesteps)
 
 
 LENGTHS = np.array([1, 2, 2, 5, 6, 9, 10])
@@ -57,7 +78,7 @@ def every_epoch(lengths, options):
 def test_expected_timesteps_are_the_average_over_every_shuffle(options):
     batches, _, _ = batches_of(LENGTHS, options)
     totals = [sum(len(b) * LENGTHS[b].max() for b in epoch) for epoch in every_epoch(LENGTHS, options)]
-    assert batches.expected_timesteps(LENGTHS) == pytest.approx(np.mean(totals), rel=1e-9)
+    assert batches.padded_timesteps == pytest.approx(np.mean(totals), rel=1e-9)
 
 
 @pytest.mark.parametrize("options", SMALL)
@@ -73,27 +94,27 @@ def test_expected_label_imbalance_is_the_average_over_every_shuffle(options):
     of_random = (sizes * (7 - sizes)).sum() / 6 * one_hot.var(axis=0).sum()
     expected = np.mean([distance(epoch) for epoch in every_epoch(LENGTHS, options)]) / of_random
     for y in (labels, one_hot, labels.astype(str)):
-        assert batches.expected_label_imbalance(check_labels(y, 7)) == pytest.approx(expected, rel=1e-9)
+        assert batches.label_imbalance(check_labels(y, 7)) == pytest.approx(expected, rel=1e-9)
     values = labels.astype(float)
     by_values = np.mean(
         [sum((values[b].sum() - len(b) * values.mean()) ** 2 for b in epoch) for epoch in every_epoch(LENGTHS, options)]
     )
     of_random = (sizes * (7 - sizes)).sum() / 6 * values.var()
-    assert batches.expected_label_imbalance(check_labels(values, 7)) == pytest.approx(by_values / of_random, rel=1e-9)
+    assert batches.label_imbalance(check_labels(values, 7)) == pytest.approx(by_values / of_random, rel=1e-9)
 
 
 def test_labels_that_are_all_one_are_even():
     batches, _, _ = batches_of(LENGTHS, SMALL[1])
-    assert batches.expected_label_imbalance(check_labels(np.ones(7, int), 7)) == 1
+    assert batches.label_imbalance(check_labels(np.ones(7, int), 7)) == 1
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 16}, {"batch_size": 16, "num_buckets": 5}])
-def test_batch_mates_and_imbalance_are_those_of_real_epochs(options):
+def test_batchmates_and_imbalance_are_those_of_real_epochs(options):
     lengths = np.sort(np.random.default_rng(1).geometric(1 / 40, 600))
     labels = (lengths > 40).astype(int) + np.random.default_rng(2).integers(0, 2, 600)
     batches, _, _ = batches_of(lengths, options)
     planner = make_planner(lengths, options)
-    mates, imbalances = [], []
+    batchmates, imbalances = [], []
     for seed in range(20):
         met = np.zeros((600, 600), bool)
         for epoch in range(4):
@@ -101,31 +122,14 @@ def test_batch_mates_and_imbalance_are_those_of_real_epochs(options):
             batch = randomness.batch_of_each_row(of_epoch, 600)
             met |= batch[:, np.newaxis] == batch
             imbalances.append(randomness.label_imbalance(of_epoch, labels))
-        mates.append(met.sum(axis=1).mean() - 1)
+        batchmates.append(met.sum(axis=1).mean() - 1)
     for expected, measured in (
-        (batches.expected_batch_mates(4), mates),
-        (batches.expected_label_imbalance(check_labels(labels, 600)), imbalances),
+        (batches.distinct_batchmates(4), batchmates),
+        (batches.label_imbalance(check_labels(labels, 600)), imbalances),
     ):
         assert abs(np.mean(measured) - expected) < 5 * np.std(measured, ddof=1) / np.sqrt(len(measured)) + 1e-9
 
 
 def test_one_batch_of_everything_meets_everything():
     batches, _, _ = batches_of(LENGTHS, {"batch_size": 7, "num_buckets": 1})
-    assert batches.expected_batch_mates(1) == batches.expected_batch_mates(10) == 6
-
-
-@pytest.mark.parametrize(
-    ("y", "error", "text"),
-    [
-        ([1, 2], ValueError, "Expected shape (3,), or (3, num_columns) of numbers, received (2,)."),
-        (np.zeros((3, 2, 2)), ValueError, "received (3, 2, 2)."),
-        ([["a"], ["b"], ["c"]], ValueError, "received (3, 1)."),
-        ([1.0, np.nan, 2.0], ValueError, "`y` must be finite. Received nan at y[1]."),
-        ([[1], [2, 3], [4]], TypeError, "Labels of each timestep do not say how uneven batches are"),
-        ([None, 1, 2], TypeError, "`y` must be one number or string a sequence."),
-    ],
-)
-def test_labels_that_are_none_are_refused(y, error, text):
-    with pytest.raises(error) as raised:
-        check_labels(y, 3)
-    assert text in str(raised.value)
+    assert batches.distinct_batchmates(1) == batches.distinct_batchmates(10) == 6

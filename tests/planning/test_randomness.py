@@ -54,14 +54,14 @@ def test_the_longest_batch_may_come_at_any_time(planned):
     assert abs(np.mean(places) - 0.5) < 5 / np.sqrt(12 * NUM_EPOCHS)
 
 
-def test_sequences_meet_again_no_more_often_than_in_a_fair_shuffle_of_their_bucket(planned):
+def test_pairs_are_repeated_no_more_often_than_in_a_fair_shuffle_of_their_bucket(planned):
     plans, row_buckets = planned
-    met = sum(randomness.repeated_meetings(*pair, len(row_buckets)) for pair in itertools.pairwise(plans))
+    repeated = sum(randomness.count_repeated_pairs(*pair, len(row_buckets)) for pair in itertools.pairwise(plans))
     composition = randomness.batch_buckets(plans[0], row_buckets)
-    expected = (NUM_EPOCHS - 1) * randomness.expected_meetings(composition, np.bincount(row_buckets))
+    expected = (NUM_EPOCHS - 1) * randomness.expected_repeated_pairs(composition, np.bincount(row_buckets))
     # A sum of rare events, each pair's: variance at most the mean. (For a bucket of m full batches it is (1 - 1 / m)^2
     # of the mean, from the variance of a contingency table with even margins.)
-    assert abs(met - expected) < 5 * np.sqrt(expected)
+    assert abs(repeated - expected) < 5 * np.sqrt(expected)
 
 
 def test_labels_are_as_balanced_as_a_fair_shuffle_of_their_bucket_allows(data, planned):
@@ -85,7 +85,7 @@ def test_the_measures_find_what_is_not_random(data):
     plan = sorted_dataset.epoch_plan(0)
     assert randomness.neighbor_correlation(plan) > 0.5
     pairs = sum(size * (size - 1) // 2 for size in np.diff(plan.batch_splits))
-    assert randomness.repeated_meetings(plan, sorted_dataset.epoch_plan(1), len(data.lengths)) == pairs
+    assert randomness.count_repeated_pairs(plan, sorted_dataset.epoch_plan(1), len(data.lengths)) == pairs
     by_label = np.sort(data.labels)  # each batch of the sorted rows has one label, or two
     labels = np.empty_like(by_label)
     labels[plan.rows] = by_label

@@ -10,9 +10,10 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing import BucketedSequence
-from keras_bucketing.planning.cuts import cut_batches
+from keras_bucketing.planning.buckets import Buckets
+from keras_bucketing.planning.cuts import BatchRules, cut_batches
 from keras_bucketing.tuning import choose as size_choice
-from keras_bucketing.tuning.choose import BatchRules, SizeBounds, best_buckets, choose_sizes, forecast_epoch
+from keras_bucketing.tuning.choose import SizeBounds, best_buckets, choose_sizes, forecast_epoch
 from keras_bucketing.tuning.measure import StepCosts, probe_batches
 from tests.support.planning import make_buckets
 from tests.support.strategies import length_arrays, remainders
@@ -33,11 +34,11 @@ def bounds_for(draw, lengths, multiple=1):
     least = draw(st.integers(1, 4)) * multiple
     most = draw(st.integers(least // multiple, 20)) * multiple
     assume(most <= len(lengths))
-    cells = draw(st.none() | st.integers(multiple * int(lengths[-1]), 20 * multiple * int(lengths[-1])))
+    timesteps = draw(st.none() | st.integers(multiple * int(lengths[-1]), 20 * multiple * int(lengths[-1])))
     updates = draw(st.integers(1, max(len(lengths) // least // 2, 1)))
     seconds = draw(st.none() | st.floats(50, 5000))
-    mates = draw(st.sampled_from([0.0, 0.5, 0.9])) * min(9 * most, len(lengths) - 1)
-    return SizeBounds(updates, least, most, cells, seconds, draw(st.integers(1, 8)), mates)
+    batchmates = draw(st.sampled_from([0.0, 0.5, 0.9])) * min(9 * most, len(lengths) - 1)
+    return SizeBounds(updates, least, most, timesteps, seconds, draw(st.integers(1, 8)), batchmates)
 
 
 @settings(max_examples=60)
@@ -45,28 +46,29 @@ def bounds_for(draw, lengths, multiple=1):
 def test_keeps_to_the_bounds(data, lengths, costs, remainder, multiple, to_boundary):
     bounds = data.draw(bounds_for(lengths, multiple))
     rules = BatchRules(remainder, multiple, to_boundary)
-    choice = choose_sizes(lengths, costs, bounds, rules)
-    assume(choice is not None)
-    options = {"bucket_boundaries": choice.bucket_boundaries, "bucket_batch_sizes": choice.bucket_batch_sizes}
+    found = choose_sizes(lengths, costs, bounds, rules)
+    assume(found is not None)
+    choice, forecast = found
+    options = {"bucket_boundaries": choice.boundaries, "bucket_batch_sizes": choice.batch_sizes}
     buckets, _ = make_buckets(lengths, {**options, "batch_size_multiple": multiple})
     cuts = cut_batches(buckets, remainder, multiple)
     rows = cuts.stops - cuts.starts
     longest = np.searchsorted(lengths, buckets.upper_lengths, side="right") - 1  # the last row of each bucket
     padded_lengths = (buckets.upper_lengths if to_boundary else lengths[longest])[cuts.buckets]
-    forecast = forecast_epoch(lengths, choice.bucket_boundaries, choice.bucket_batch_sizes, costs, rules)
+    assert forecast == forecast_epoch(lengths, buckets, costs, rules)
     assert len(rows) == forecast.num_updates >= bounds.min_updates
-    assert forecast.batch_mates >= bounds.min_batch_mates
-    assert len(choice.bucket_batch_sizes) == len(choice.bucket_boundaries) + 1 <= bounds.max_buckets
-    assert rows.max() <= max(choice.bucket_batch_sizes) <= bounds.max_rows
+    assert forecast.distinct_batchmates >= bounds.min_batchmates
+    assert len(choice.batch_sizes) == len(choice.boundaries) + 1 <= bounds.max_buckets
+    assert rows.max() <= max(choice.batch_sizes) <= bounds.max_rows
     if len(buckets.counts) > 1:  # a bucket of one batch would have the same batch in every epoch
-        assert (buckets.counts > np.array(choice.bucket_batch_sizes)).all()
+        assert (buckets.counts > np.array(choice.batch_sizes)).all()
     assert (rows * padded_lengths).max() == forecast.largest_batch
     if bounds.max_timesteps_per_batch is not None:
         assert forecast.largest_batch <= bounds.max_timesteps_per_batch
     if bounds.max_step_seconds is not None:
         assert costs.seconds(rows, padded_lengths).max() <= bounds.max_step_seconds * (1 + 1e-9)
     if bounds.max_timesteps_per_batch is None and bounds.max_step_seconds is None:
-        assert min(choice.bucket_batch_sizes) >= bounds.min_rows
+        assert min(choice.batch_sizes) >= bounds.min_rows
 
 
 @settings(max_examples=200)
@@ -98,7 +100,7 @@ def test_no_other_sizes_make_as_many_updates_in_less_time(in_bucket, overheads, 
     assert sum(sizes[0] < size < sizes[-1] for size in found) <= 1
 
 
-@example(np.repeat([1, 2], 3), StepCosts(0.0, 0.0, 1.0), 1, 1, 0, 5.0, 1)  # a second bucket is not worth its price
+@example(np.repeat([1, 2], 3), StepCosts(0.0, 0.0, 1.0), 1, 1, 0, 5.0, 1)  # a second bucket is not worth its penalty
 @settings(max_examples=200)
 @given(
     length_arrays(max_size=14, max_length=9).map(np.sort),
@@ -109,26 +111,28 @@ def test_no_other_sizes_make_as_many_updates_in_less_time(in_bucket, overheads, 
     st.sampled_from([0.0, 0.5, 5.0]),
     st.integers(1, 3),
 )
-def test_no_other_boundaries_cost_less(lengths, costs, least, wider, num_short, price, min_batches):
+def test_no_other_boundaries_cost_less(lengths, costs, least, wider, num_short, penalty, min_batches):
     bounds = SizeBounds(1, least, least + wider)
-    stretches = size_choice._stretches(lengths, costs, bounds, multiple=1)
-    size = len(stretches.lengths)
+    candidates = size_choice._candidate_ends(lengths, costs, bounds, multiple=1)
+    size = len(candidates.lengths)
     num_short = min(num_short, size)
-    worth = stretches.step[num_short - 1] if num_short else 0
+    worth = candidates.batch_seconds[num_short - 1] if num_short else 0
 
     def cost(ends):
         total = 0.0
         for first, end in itertools.pairwise([0, *ends]):
-            rows = int(stretches.rows_up_to[end] - stretches.rows_up_to[first])
+            rows = int(candidates.rows_up_to[end] - candidates.rows_up_to[first])
             fewest, most = max(math.ceil(rows / bounds.max_rows), min_batches), rows // bounds.min_rows
             if most < fewest:
                 return np.inf
             batches = most if end <= num_short else fewest
-            total += batches * (stretches.step[end - 1] - worth) + rows * stretches.row[end - 1] + price
+            total += (
+                batches * (candidates.batch_seconds[end - 1] - worth) + rows * candidates.row_seconds[end - 1] + penalty
+            )
         return total
 
     every = [[*cut, size] for number in range(size) for cut in itertools.combinations(range(1, size), number)]
-    found = best_buckets(stretches, num_short, price, min_batches)
+    found = best_buckets(candidates, num_short, penalty, min_batches)
     least_cost = min(map(cost, every))
     if found is None:
         assert least_cost == np.inf
@@ -144,14 +148,13 @@ def test_long_sequences_come_in_large_batches_where_timesteps_cost(costs, sizes_
     lengths = np.repeat(np.arange(1, 101), 20)
     rules = BatchRules()
     bounds = SizeBounds(min_updates=100, min_rows=5, max_rows=80)
-    choice = choose_sizes(lengths, costs, bounds, rules)
-    sizes = choice.bucket_batch_sizes
-    forecast = forecast_epoch(lengths, choice.bucket_boundaries, sizes, costs, rules)
+    choice, forecast = choose_sizes(lengths, costs, bounds, rules)
+    sizes = choice.batch_sizes
     assert forecast.num_updates >= 100
     if sizes_grow:
         assert sizes == sorted(sizes)
         assert (sizes[0], sizes[-1]) == (5, 80)
-        now = forecast_epoch(lengths, [], [20], costs, rules)
+        now = forecast_epoch(lengths, Buckets.from_lengths(lengths, [], [20]), costs, rules)
         assert forecast.seconds < 0.6 * now.seconds
 
 
@@ -178,7 +181,8 @@ def test_the_forecast_is_the_mean_of_many_epochs(lengths, boundaries, sizes, rem
         seed=0,
     )
     costs = StepCosts(3.0, 0.5, 0.25)
-    forecast = forecast_epoch(lengths, boundaries, sizes, costs, BatchRules(remainder, 1, to_boundary))
+    buckets = Buckets.from_lengths(lengths, boundaries, sizes)
+    forecast = forecast_epoch(lengths, buckets, costs, BatchRules(remainder, 1, to_boundary))
     plans = [dataset.epoch_plan(epoch) for epoch in range(60)]
     seconds = [costs.seconds(np.diff(plan.batch_splits), plan.padded_lengths).sum() for plan in plans]
     # The mean of 60 draws is within six of its standard errors, but for the smallest spreads.
@@ -190,11 +194,11 @@ def test_the_forecast_is_the_mean_of_many_epochs(lengths, boundaries, sizes, rem
 def test_probes_are_batches_that_could_be_proposed(data, lengths, multiple):
     bounds = data.draw(bounds_for(lengths, multiple))
     probes = probe_batches(lengths, bounds.min_rows, bounds.max_rows, multiple, bounds.max_timesteps_per_batch)
-    assert [probe.cells for probe in probes] == sorted(probe.cells for probe in probes)
+    assert [probe.padded_timesteps for probe in probes] == sorted(probe.padded_timesteps for probe in probes)
     for probe in probes:
         assert lengths[probe.rows].max() == probe.padded_length
         assert len(set(probe.rows.tolist())) == len(probe.rows) <= bounds.max_rows
         assert len(probe.rows) % multiple == 0
-        assert bounds.max_timesteps_per_batch is None or probe.cells <= bounds.max_timesteps_per_batch
+        assert bounds.max_timesteps_per_batch is None or probe.padded_timesteps <= bounds.max_timesteps_per_batch
     if bounds.max_timesteps_per_batch is None:
-        assert max(probe.cells for probe in probes) == bounds.max_rows * lengths[-1]
+        assert max(probe.padded_timesteps for probe in probes) == bounds.max_rows * lengths[-1]

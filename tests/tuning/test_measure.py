@@ -13,8 +13,8 @@ ROWS, LENGTHS = (grid.ravel() for grid in np.meshgrid([8, 32, 128], [20, 100, 50
 
 def costs(most=(1e-1, 1e-3, 1e-5)):
     """Costs of which some are 0, others within three orders of magnitude."""
-    overhead, per_timestep, per_cell = (st.just(0.0) | st.floats(cost / 1000, cost) for cost in most)
-    return st.builds(StepCosts, overhead, per_timestep, per_cell)
+    overhead, per_timestep, per_padded_timestep = (st.just(0.0) | st.floats(cost / 1000, cost) for cost in most)
+    return st.builds(StepCosts, overhead, per_timestep, per_padded_timestep)
 
 
 def relative_errors(of, seconds):
@@ -30,7 +30,7 @@ def test_finds_the_costs_that_made_the_seconds(of):
     found = fit_step_costs(ROWS, LENGTHS, seconds)
     assert np.abs(relative_errors(found, seconds)).max() < 1e-9
     # A cost is found as exactly as it shows in the seconds.
-    for name, share in (("overhead", 1), ("per_timestep", LENGTHS), ("per_cell", ROWS * LENGTHS)):
+    for name, share in (("overhead", 1), ("per_timestep", LENGTHS), ("per_padded_timestep", ROWS * LENGTHS)):
         assert np.abs((getattr(found, name) - getattr(of, name)) * share / seconds).max() < 1e-6
 
 
@@ -41,7 +41,7 @@ def test_no_other_costs_fit_better(of, seed):
     seconds = (of.seconds(ROWS, LENGTHS) + 1e-4) * random.lognormal(0, 0.3, len(ROWS))
     found = fit_step_costs(ROWS, LENGTHS, seconds)
     least = (relative_errors(found, seconds) ** 2).sum()
-    parts = (found.overhead, found.per_timestep, found.per_cell)
+    parts = (found.overhead, found.per_timestep, found.per_padded_timestep)
     assert min(parts) >= 0
     typical = np.array([np.median(seconds), np.median(seconds / LENGTHS), np.median(seconds / ROWS / LENGTHS)])
     for _ in range(50):
@@ -62,7 +62,7 @@ def test_no_other_costs_fit_better(of, seed):
 def test_costs_by_hand(seconds, costs):
     found = fit_step_costs(np.array([1, 1, 2, 2]), np.array([10, 20, 10, 20]), seconds)
     assert np.allclose(
-        [found.overhead, found.per_timestep, found.per_cell],
-        [costs.overhead, costs.per_timestep, costs.per_cell],
+        [found.overhead, found.per_timestep, found.per_padded_timestep],
+        [costs.overhead, costs.per_timestep, costs.per_padded_timestep],
         atol=1e-9,
     )

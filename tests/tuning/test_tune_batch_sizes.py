@@ -188,8 +188,8 @@ def test_no_memory_for_the_smallest_batch_is_told_as_tensorflow_does():
 def any_costs(monkeypatch):
     """As if the steps had taken any times."""
 
-    def time_steps(model, dataset, batches, cells, repeats):
-        return StepTimes(np.random.default_rng(sum(cells)).lognormal(0, 2, len(batches)), None)
+    def time_steps(model, dataset, batches, padded_timesteps, repeats):
+        return StepTimes(np.random.default_rng(sum(padded_timesteps)).lognormal(0, 2, len(batches)), None)
 
     monkeypatch.setattr(f"{MODULE}.time_steps", time_steps)
 
@@ -204,7 +204,7 @@ def test_the_proposal_is_never_predicted_to_be_slower(any_costs, sizing, seed):
     tuned = tune_batch_sizes(make_model(SUBCLASSED), dataset)
     assert tuned.speedup >= 1
     assert tuned.proposed.num_updates >= dataset.num_batches
-    assert tuned.proposed.batch_mates >= tuned.current.batch_mates
+    assert tuned.proposed.distinct_batchmates >= tuned.current.distinct_batchmates
 
 
 def test_more_updates_than_now(recurrent_costs):
@@ -224,10 +224,11 @@ def recurrent_costs(monkeypatch):
     """As if each step had taken 1 ms a timestep, on any machine; returns the batches that would have been measured."""
     measured = []
 
-    def time_steps(model, dataset, batches, cells, repeats):
+    def time_steps(model, dataset, batches, padded_timesteps, repeats):
         measured.extend(batches)
         longest = np.array([max(dataset.lengths[rows].max(), dataset._batch_rules.min_length) for rows in batches])
-        assert [len(rows) * length for rows, length in zip(batches, longest.tolist(), strict=True)] == list(cells)
+        sizes = np.array([len(rows) for rows in batches])
+        assert (sizes * longest).tolist() == padded_timesteps
         return StepTimes(0.001 * longest, None)
 
     monkeypatch.setattr(f"{MODULE}.time_steps", time_steps)
@@ -255,7 +256,7 @@ def test_the_proposal_makes_the_dataset_that_was_forecast(recurrent_costs, optio
         options = {**options, sizing: None}
     proposed = make_dataset(**options, **tuned.options)
     assert proposed.num_batches == tuned.proposed.num_updates >= dataset.num_batches
-    assert tuned.proposed.batch_mates >= tuned.current.batch_mates
+    assert tuned.proposed.distinct_batchmates >= tuned.current.distinct_batchmates
     assert tuned.speedup >= 1
     plan = proposed.epoch_plan(0)
     rows = np.diff(plan.batch_splits) * options.get("num_shards", 1)
