@@ -349,7 +349,7 @@ def test_the_same_batches_can_be_asked_for_again_until_others_are():
 
 
 def test_a_log_that_nobody_reads_stays_small(monkeypatch):
-    monkeypatch.setattr(batch_log, "MOST_UNREAD_BATCHES", 10)
+    monkeypatch.setattr(batch_log, "MAX_UNREAD_BATCHES", 10)
     monitored = monitor_padding(fixed_batches(4))
     for _ in range(20):
         list(monitored)
@@ -370,7 +370,7 @@ def test_what_was_prefetched_does_not_count():
 
 
 def test_the_pass_before_the_newest_is_kept_even_if_too_much_is_unread(monkeypatch):
-    monkeypatch.setattr(batch_log, "MOST_UNREAD_BATCHES", 3)
+    monkeypatch.setattr(batch_log, "MAX_UNREAD_BATCHES", 3)
     monitored = monitor_padding(fixed_batches(4))
     list(monitored)
     of_first = monitored.newest_pass()
