@@ -23,7 +23,7 @@ TRAIN = """
 import os, signal, sys
 import keras, numpy as np
 from keras_bucketing import BackupAndRestoreSequence, BucketedSequence
-from keras_bucketing.callbacks import backup_and_restore_sequence
+from keras_bucketing.callbacks import backup_and_restore as backup_and_restore_sequence
 from keras_bucketing.callbacks.backup_files import BackupFiles
 
 folder, record, kill_after, kill_in_flush = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
