@@ -17,6 +17,8 @@ from keras_bucketing.callbacks.backup_files import BackupFiles
 from keras_bucketing.callbacks.backup_store import RECORD_FILE, WEIGHTS_FILE, BackupStore
 from tests.support.trees import tree_of
 
+pytestmark = pytest.mark.saves_model
+
 # Trains, appending to a file which batch each step saw and what the weights add up to. Kills itself with SIGKILL, which
 # no Python code can catch, after the step it is told to, or before it flushes a file for the n-th time.
 TRAIN = """
