@@ -39,10 +39,10 @@ class PaddingStatsCallback(keras.callbacks.Callback):
 
     Another callback may evaluate or predict in its hooks, with `callbacks=[this one]` if it reads the same dataset: in
     `on_epoch_begin`, `on_train_batch_begin` and `on_test_begin` it must come before this one in the list. A warning
-    says where another pass over the dataset began that nobody told of, so that the figures may be wrong: something like
-    `.repeat()` is on top, or somebody else reads. (With a `.prefetch()` or `class_weight` on top of the `.repeat()`,
-    the next pass begins at any time, and no hook shows it. TensorFlow adds such a `.prefetch()` by itself at the end of
-    pipelines that it tunes, which is any but that of a `BucketedSequence`.)
+    says where another pass over the dataset began without a hook that announced it, so that the figures may be wrong:
+    something like `.repeat()` is on top, or other code reads the dataset. (With a `.prefetch()` or `class_weight` on
+    top of the `.repeat()`, the next pass begins at any time, and no hook shows it. TensorFlow adds such a `.prefetch()`
+    by itself at the end of pipelines that it tunes, which is any but that of a `BucketedSequence`.)
 
     Asynchronous dispatch of callbacks stays on, and a step costs less than a microsecond or two.
 

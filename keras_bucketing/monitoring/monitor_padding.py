@@ -323,11 +323,11 @@ class MonitoredPyDataset(keras.utils.PyDataset):
             (4, 6, 12)
         """
         with self._lock:
-            of_pass = self._entries.get(position.number, {})
-            for index in [index for index in of_pass if index < start]:
-                del of_pass[index]
-            entries = [of_pass[index] for index in range(start, stop) if index in of_pass]
-            is_cut_short = start > 0 or max(of_pass, default=-1) >= stop
+            delivered = self._entries.get(position.number, {})
+            for index in [index for index in delivered if index < start]:
+                del delivered[index]
+            entries = [delivered[index] for index in range(start, stop) if index in delivered]
+            is_cut_short = start > 0 or max(delivered, default=-1) >= stop
         if is_cut_short and self.workers > 1 and not self._warned:
             self._warned = True
             warnings.warn(
