@@ -133,9 +133,7 @@ class BackupStore:
     def write(self, save_weights: Callable[[str], None], state: State) -> None:
         """Writes a backup, and removes those that are no longer needed once it is safe on the disk.
 
-        Args:
-            save_weights: Function that writes the weights to the path it is given.
-            state: Everything else, as JSON can hold it.
+        `save_weights` writes the weights to the path that it is given, `state` is everything else.
         """
         number = self._next_number()
         backup = self._path(number)

@@ -43,9 +43,7 @@ class TrainingPass:
     def state_inside(self, next_batch: int, next_pass: State) -> State:
         """The state inside of an epoch, of which the batches before `next_batch` are consumed.
 
-        Args:
-            next_batch: Int, counted from the beginning of the epoch.
-            next_pass: State of the dataset, where the pass after this one begins.
+        `next_pass` is the state of the dataset, where the pass after this one begins.
         """
         return {"position": self._dataset.state_dict(self.epoch, next_batch), "next": next_pass}
 
