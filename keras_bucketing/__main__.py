@@ -56,15 +56,14 @@ def _load_labels(path: Path) -> np.ndarray:
     return _load(path, "label", "label", lambda text: np.array(text.splitlines()))
 
 
-def _load(path: Path, what: str, in_a_line: str, of_text: Callable[[str], np.ndarray]) -> np.ndarray:
+def _load(path: Path, kind: str, entry: str, parse: Callable[[str], np.ndarray]) -> np.ndarray:
     with path.open("rb") as file:
         is_numpy = file.read(6) == b"\x93NUMPY"
     try:
-        return np.load(path, allow_pickle=False) if is_numpy else of_text(path.read_text(encoding="utf-8-sig"))
+        return np.load(path, allow_pickle=False) if is_numpy else parse(path.read_text(encoding="utf-8-sig"))
     except (ValueError, EOFError, SyntaxError, tokenize.TokenError):  # NumPy reads a header as Python
         raise ValueError(
-            f"not a file of {what}s. Expected what np.save(path, {what}s) writes, or text with one {in_a_line} in a "
-            "line."
+            f"not a file of {kind}s. Expected what np.save(path, {kind}s) writes, or text with one {entry} in a line."
         ) from None
 
 

@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 INT32_MAX = int(np.iinfo(np.int32).max)
 INT64_MAX = int(np.iinfo(np.int64).max)
 
-
-_MOST_CHARACTERS = 200  # of what a message shows of a value, so that no message is longer than a screen
+_MAX_CHARACTERS = 200  # of what a message shows of a value, so that no message is longer than a screen
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 120
 _repr.maxlevel = 3
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """A value in an error message: its `repr`, shortened where it is long.
 
     Example:
@@ -35,20 +35,20 @@ def show(value: Any) -> str:
         return f"a {type(value).__name__} too long to print"
 
 
-def show_typed(value: Any) -> str:
+def show_typed(value: object) -> str:
     """The same with its type behind it: `1.5 (float)`."""
     return f"{show(value)} ({type(value).__name__})"
 
 
 def shorten(text: str) -> str:
     """Text in an error message, cut in its middle where it is long."""
-    if len(text) <= _MOST_CHARACTERS:
+    if len(text) <= _MAX_CHARACTERS:
         return text
-    half = _MOST_CHARACTERS // 2
+    half = _MAX_CHARACTERS // 2
     return f"{text[:half]} ... {text[-half:]}"
 
 
-def can_hold(dtype: np.dtype, number: float) -> bool:
+def can_hold(dtype: np.dtype[Any], number: float) -> bool:
     """Whether an array of this dtype can hold a number: whole and within the limits, or finite, infinite or NaN.
 
     Example:
@@ -83,7 +83,7 @@ def check_integer(name: str, value: Any, minimum: int = 1, maximum: int = INT32_
     return number
 
 
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
     """Returns `value` if it is one of `choices`."""
     if not isinstance(value, str):
         raise TypeError(f"`{name}` must be a string. Expected one of {list(choices)}, received {show_typed(value)}.")
@@ -92,14 +92,14 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     return value
 
 
-def check_flag(name: str, value: Any) -> bool:
+def check_flag(name: str, value: object) -> bool:
     """Returns `value` as a `bool`, refusing what is merely truthy."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"`{name}` must be a boolean. Expected True or False, received {show_typed(value)}.")
     return bool(value)
 
 
-def check_number(name: str, value: Any) -> bool | int | float:
+def check_number(name: str, value: object) -> bool | int | float:
     """Returns `value` as a Python number; NumPy scalars are taken."""
     if isinstance(value, np.generic):
         value = value.item()
@@ -118,7 +118,7 @@ def check_flat_list(name: str, values: Any) -> list[Any]:
     return list(values)
 
 
-def check_lengths(lengths: Any, name: str = "lengths", minimum: int = 1) -> np.ndarray:
+def check_lengths(lengths: Any, name: str = "lengths", minimum: int = 1) -> NDArray[np.int64]:
     """Returns sequence lengths as an int64 array of shape `(num_sequences,)`.
 
     Floats are taken where every one of them is a whole number, as they come out of text files.

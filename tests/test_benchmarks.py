@@ -27,7 +27,11 @@ def _logger_as_it_was():
         ("padding", ["boundaries", "distinct lengths"], ["efficiency", "seconds_to_find"]),
         ("two_lengths", ["batches", "longest of the two"], ["efficiency"]),
         ("automatic_buckets", ["32 rows: before -> now", "one shape a bucket"], ["results"]),
-        ("training", ["seconds an epoch", "updates an epoch"], ["results", "epochs"]),
+        pytest.param(
+            *("training", ["seconds an epoch", "updates an epoch"], ["results", "epochs"]),
+            marks=pytest.mark.saves_model,
+            id="training",
+        ),
         ("compilation_cache", ["to the end of the first epoch", "second epoch"], ["results"]),
         ("fit_overhead", ["microseconds a step", "x one ready batch"], ["results"]),
         ("user_stages", ["num_parallel_calls", "autotuner on again"], ["results"]),

@@ -28,6 +28,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 # Keras says so of the "before" blocks whose length it does not know; with `error`, the page would stop there.
+@pytest.mark.saves_model
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize("page", BLOCKS)
@@ -37,6 +38,7 @@ def test_a_page_runs_from_top_to_bottom(page: str):
     run(f"docs/{page}", [block for block in BLOCKS[page] if block.library is None])
 
 
+@pytest.mark.saves_model
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "library"), LIBRARIES)

@@ -213,6 +213,7 @@ def test_copying_says_why_not(copy_it):
         copy_it(make_dataset())
 
 
+@pytest.mark.saves_model
 @pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`:UserWarning")
 def test_a_saved_model_from_a_stranger_runs_no_code(tmp_path: Path):
     model, trace = MaskedLSTMClassifier(2, 2), tmp_path / "code was run"

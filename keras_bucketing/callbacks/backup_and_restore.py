@@ -6,22 +6,14 @@ import os
 import re
 import tempfile
 from collections.abc import Callable
-from typing import Any
 
 import keras
+import numpy as np
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.callbacks.backup_files import BackupFiles
-from keras_bucketing.callbacks.backup_store import WEIGHTS_FILE, BackupStore
-from keras_bucketing.callbacks.fit_hooks import (
-    LastHooks,
-    PreemptionSignal,
-    check_model_state,
-    model_state,
-    restore_model,
-    save_weights,
-    set_first_epoch,
-)
+from keras_bucketing.callbacks.backup_store import WEIGHTS_FILE, BackupStore, State
+from keras_bucketing.callbacks.fit_hooks import Logs, PreemptionSignal, RunAfterCallbacks, set_first_epoch
 from keras_bucketing.callbacks.training_pass import TrainingPass
 from keras_bucketing.checks import check_flag, check_integer, show, show_typed
 
@@ -111,59 +103,59 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         self._store.check()
         self._dataset = dataset
         self._pass = TrainingPass(dataset)
-        self._last_hooks: LastHooks
+        self._after_callbacks: RunAfterCallbacks
         self._preemption: PreemptionSignal | None = None
         self._first_epoch: int | None = None
         self._epoch = 0
         self._steps = 0
         self._saved_steps = 0
-        self._next_pass: dict[str, Any] = {}
+        self._next_pass: State = {}
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Restores the newest backup, if there is one."""
         self._check_fit()
         if self._is_chief:
             self._store.prepare()
         self._pass = TrainingPass(self._dataset)
         self._restore()
-        self._hook_behind_all_callbacks()
+        self._run_after_callbacks()
         if self._save_before_preemption:
             self._preemption = PreemptionSignal(self.model)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Begins to count the epoch's batches."""
         if self._first_epoch is not None:
             self._check_first_epoch(epoch)
             self._first_epoch = None
             set_first_epoch(self.model, 0)  # or the next call of fit() would begin with it as well
         self._epoch, self._steps, self._saved_steps = epoch, 0, 0
-        if not self._last_hooks.are_last:  # a list of callbacks without a History behind this one
-            self._pass.expect()
+        if not self._after_callbacks.is_installed:  # a list of callbacks without a History behind this one
+            self._pass.mark_before_read()
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Counts the batch, and ends a pass that a restart has shortened."""
-        self._pass.begin()
+        self._pass.confirm_read()
         self._steps = batch + 1
         # A request to stop is not overwritten, and one that comes later overwrites this.
         if self._pass.first_batch and self._is_whole and not self.model.stop_training:
             self.model.stop_training = _END_OF_SHORTER_EPOCH
-        if not self._last_hooks.are_last:
+        if not self._after_callbacks.is_installed:
             self._save_inside_epoch()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Lets Keras go on after a pass that a restart has shortened."""
-        self._pass.begin()
+        self._pass.confirm_read()
         if self.model.stop_training is _END_OF_SHORTER_EPOCH:  # and not True, which another callback has set since
             self.model.stop_training = False
-        if not self._last_hooks.are_last:
+        if not self._after_callbacks.is_installed:
             self._save_end_of_epoch()
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         """Deletes the backups, unless told otherwise."""
         if self._first_epoch is not None:  # all epochs were trained before the restart
             self._first_epoch = None
             set_first_epoch(self.model, 0)
-        self._last_hooks.remove()
+        self._after_callbacks.remove()
         if self._preemption is not None:
             self._preemption.stop()
         if self._is_chief and self._delete_checkpoint:
@@ -174,29 +166,29 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         backup = self._store.newest()
         self._first_epoch = None if backup is None else backup.state["keras_epoch"]
         if backup is not None:
-            check_model_state(self.model, backup.state["model"])
+            _check_model_state(self.model, backup.state["model"])
             self._pass.restore(backup.state["dataset"])
-            with self._files.local(backup.weights) as path:
-                restore_model(self.model, path, backup.state["model"])
+            with self._files.local_copy(backup.weights) as path:
+                _restore_model(self.model, path, backup.state["model"])
         # Without a backup, too: a fit() that was interrupted before its first epoch may have left its epoch behind.
         set_first_epoch(self.model, self._first_epoch or 0)
 
-    def _hook_behind_all_callbacks(self) -> None:
-        """Follows the reader of the data closely, and saves what all callbacks have made of a batch or an epoch."""
+    def _run_after_callbacks(self) -> None:
+        """Follows the pass of `fit` closely, and saves what all callbacks have made of a batch or an epoch."""
         # keras/src/backend/torch/trainer.py reads a batch before on_train_batch_begin, the other two after it.
         reads_before_first_step = keras.backend.backend() == "torch"
 
-        def begin_training(logs: Any = None) -> None:
-            self._pass.settle()
+        def begin_training(logs: Logs = None) -> None:
+            self._pass.restore_position()
 
-        def begin_epoch(epoch: int, logs: Any = None) -> None:
-            self._pass.settle()
+        def begin_epoch(epoch: int, logs: Logs = None) -> None:
+            self._pass.restore_position()
             if reads_before_first_step:
-                self._pass.expect()
+                self._pass.mark_before_read()
 
-        def begin_step(step: int, logs: Any = None) -> None:
+        def begin_step(step: int, logs: Logs = None) -> None:
             if step == 0 and not reads_before_first_step:
-                self._pass.expect()
+                self._pass.mark_before_read()
 
         hooks: dict[str, Callable[..., None]] = {
             "on_train_begin": begin_training,
@@ -205,7 +197,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
             "on_train_batch_end": lambda step, logs=None: self._save_inside_epoch(),
             "on_epoch_end": lambda epoch, logs=None: self._save_end_of_epoch(),
         }
-        self._last_hooks = LastHooks(self.model, hooks)
+        self._after_callbacks = RunAfterCallbacks(self.model, hooks)
 
     def _save_inside_epoch(self) -> None:
         """Backs up every `save_freq` batches; the end of a pass is backed up as that of its epoch."""
@@ -278,19 +270,19 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         if self._preemption is not None and self._preemption.received:
             self._preemption.leave()
 
-    def _save(self, keras_epoch: int, dataset_state: dict[str, Any]) -> None:
+    def _save(self, keras_epoch: int, dataset_state: State) -> None:
         if self._is_chief:
-            state = {"keras_epoch": keras_epoch, "dataset": dataset_state, "model": model_state(self.model)}
-            self._store.write(lambda path: save_weights(self.model, path), state)
+            state = {"keras_epoch": keras_epoch, "dataset": dataset_state, "model": _model_state(self.model)}
+            self._store.write(lambda path: self.model.save_weights(path, overwrite=True), state)
             return
         # Keras saves with collective operations (with JAX, keras/src/saving/saving_lib.py makes a variable on all
         # hosts), so that a chief who saved alone would wait for ever.
         with tempfile.TemporaryDirectory() as nowhere:
-            model_state(self.model)
-            save_weights(self.model, f"{nowhere}/{WEIGHTS_FILE}")
+            _model_state(self.model)
+            self.model.save_weights(f"{nowhere}/{WEIGHTS_FILE}", overwrite=True)
 
 
-def _check_save_freq(save_freq: Any, saves_before_preemption: bool) -> str | int:
+def _check_save_freq(save_freq: object, saves_before_preemption: bool) -> str | int:
     if isinstance(save_freq, str) and save_freq == "epoch":
         return save_freq
     if save_freq is False and saves_before_preemption:
@@ -299,7 +291,7 @@ def _check_save_freq(save_freq: Any, saves_before_preemption: bool) -> str | int
     return check_integer("save_freq", save_freq, fix=fix)
 
 
-def _check_directory(backup_dir: Any) -> str:
+def _check_directory(backup_dir: str | os.PathLike[str]) -> str:
     fix = "Pass the path of a directory for this training run."
     try:
         directory = os.fspath(backup_dir)
@@ -315,3 +307,55 @@ def _check_directory(backup_dir: Any) -> str:
             'strings, e.g. "gs://bucket/run".'
         )
     return directory.removeprefix("file://").rstrip("/") or "/"
+
+
+# What a backup holds of the model: its weights in a file, and a state that the file has no place for.
+
+
+def _model_state(model: keras.Model) -> State:
+    """What the file of the weights does not hold: the random states of dropout, and what kind of weights they are."""
+    return {
+        "variables": _describe_variables(model),
+        "random_states": [keras.ops.convert_to_numpy(state).tolist() for state in _random_states(model)],
+    }
+
+
+def _check_model_state(model: keras.Model, state: State) -> None:
+    """Refuses the state of another model or optimizer, which Keras would load in part, or skip with a warning.
+
+    Raises:
+        ValueError: If number, shapes or dtypes of the variables differ.
+    """
+    if model.optimizer is not None and not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    expected, received = _describe_variables(model), state["variables"]
+    if len(expected) != len(received):
+        difference = f"Expected {len(expected)} variables, received {len(received)}"
+    elif expected != received:
+        at = next(i for i, pair in enumerate(zip(expected, received, strict=True)) if pair[0] != pair[1])
+        difference = f"Expected {expected[at]} as variable {at}, received {received[at]}"
+    elif len(_random_states(model)) != len(state["random_states"]):
+        difference = f"Expected {len(_random_states(model))} random states, received {len(state['random_states'])}"
+    else:
+        return
+    raise ValueError(
+        f"The backup in `backup_dir` belongs to another model or optimizer. {difference}. Build and compile the model "
+        "as before, or pass another `backup_dir`."
+    )
+
+
+def _restore_model(model: keras.Model, weights_path: str, state: State) -> None:
+    """Loads weights and random states; to be called after `_check_model_state`."""
+    model.load_weights(weights_path)
+    for variable, value in zip(_random_states(model), state["random_states"], strict=True):
+        variable.assign(np.asarray(value, dtype=keras.ops.convert_to_numpy(variable).dtype))
+
+
+def _describe_variables(model: keras.Model) -> list[str]:
+    variables = [*model.weights, *(model.optimizer.variables if model.optimizer is not None else ())]
+    return [f"{variable.dtype} {tuple(variable.shape)}" for variable in variables]
+
+
+def _random_states(model: keras.Model) -> list[keras.Variable]:
+    weights = {id(weight) for weight in model.weights}
+    return [variable for variable in model.variables if id(variable) not in weights]

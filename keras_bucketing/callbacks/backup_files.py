@@ -8,14 +8,14 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
 _CHUNK_BYTES = 1 << 20
 
 
-class Seal(NamedTuple):
+class Digest(NamedTuple):
     """What tells a file from a damaged copy of it."""
 
     size: int
@@ -52,17 +52,17 @@ class BackupFiles:
             content: bytes = file.read()
             return content
 
-    def seal_of(self, path: str) -> Seal:
+    def digest(self, path: str) -> Digest:
         """Size and checksum of a file, however large."""
-        digest, size = hashlib.sha256(), 0
+        sha256, size = hashlib.sha256(), 0
         with _os_errors(path), tf.io.gfile.GFile(path, "rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
+                sha256.update(chunk)
                 size += len(chunk)
-        return Seal(size, digest.hexdigest())
+        return Digest(size, sha256.hexdigest())
 
     @contextlib.contextmanager
-    def local(self, path: str) -> Iterator[str]:
+    def local_copy(self, path: str) -> Iterator[str]:
         """A local path with the content of that file, for libraries that open nothing else."""
         if is_local(path):
             yield path
@@ -139,7 +139,7 @@ def _flush(path: str) -> None:
 
 
 @contextlib.contextmanager
-def _os_errors(path: str) -> Iterator[Any]:
+def _os_errors(path: str) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:

@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from keras_bucketing.callbacks.backup_files import BackupFiles, Seal
+from keras_bucketing.callbacks.backup_files import BackupFiles, Digest
 from keras_bucketing.checks import shorten, show
 
 WEIGHTS_FILE = "sequence_backup.weights.h5"
@@ -34,12 +34,14 @@ _VERSION = 1
 _KEPT = 2
 _DIRECTORY_NAME = re.compile(r"backup-(\d{8})")
 
+State = dict[str, Any]  # what JSON can hold
+
 
 class Backup(NamedTuple):
     """A verified backup: the path of the weights, and the state."""
 
     weights: str
-    state: dict[str, Any]
+    state: State
 
 
 class _DamagedFileError(Exception):
@@ -128,12 +130,10 @@ class BackupStore:
             )
         return None
 
-    def write(self, save_weights: Callable[[str], None], state: dict[str, Any]) -> None:
+    def write(self, save_weights: Callable[[str], None], state: State) -> None:
         """Writes a backup, and removes those that are no longer needed once it is safe on the disk.
 
-        Args:
-            save_weights: Function that writes the weights to the path it is given.
-            state: Everything else, as JSON can hold it.
+        `save_weights` writes the weights to the path that it is given, `state` is everything else.
         """
         number = self._next_number()
         backup = self._path(number)
@@ -144,7 +144,7 @@ class BackupStore:
             self._files.flush_directory(backup)
             save_weights(weights)
             self._files.flush(weights)
-            self._files.write(unfinished, _encode({"weights": self._files.seal_of(weights)._asdict(), "state": state}))
+            self._files.write(unfinished, _encode({"weights": self._files.digest(weights)._asdict(), "state": state}))
             self._files.flush_directory(backup)
             self._files.rename(unfinished, f"{backup}/{RECORD_FILE}")
         except BaseException:
@@ -176,7 +176,7 @@ class BackupStore:
             record = _decode(record_name, self._files.read(f"{backup}/{RECORD_FILE}"))
             if WEIGHTS_FILE not in names:
                 raise _DamagedFileError(f"{weights_name} is missing")
-            expected, received = Seal(**record["weights"]), self._files.seal_of(f"{backup}/{WEIGHTS_FILE}")
+            expected, received = Digest(**record["weights"]), self._files.digest(f"{backup}/{WEIGHTS_FILE}")
             if received.size != expected.size:
                 raise _DamagedFileError(f"{weights_name} has {received.size} bytes, expected {expected.size}")
             if received != expected:
@@ -219,17 +219,17 @@ def _name(number: int) -> str:
     return f"backup-{number:08d}"
 
 
-def _encode(content: dict[str, Any]) -> bytes:
+def _encode(content: State) -> bytes:
     """One line of JSON and one with its checksum."""
     line = json.dumps({"version": _VERSION, **content}, sort_keys=True).encode()
     return line + b"\n" + hashlib.sha256(line).hexdigest().encode() + b"\n"
 
 
-def _decode(name: str, raw: bytes) -> dict[str, Any]:
+def _decode(name: str, raw: bytes) -> State:
     line, _, checksum = raw.partition(b"\n")
     if checksum != hashlib.sha256(line).hexdigest().encode() + b"\n":
         raise _DamagedFileError(f"{name} has other content than was written (its checksum differs)")
-    record: dict[str, Any] = json.loads(line)
+    record: State = json.loads(line)
     if record["version"] != _VERSION:
         raise _DamagedFileError(f"{name} is of version {record['version']}, expected {_VERSION}")
     return record

@@ -6,6 +6,8 @@
 
 What was planned or prefetched does not count. A pass that begins after `begin()` is the one Keras reads: Keras makes
 more iterators than it reads from, but a pass takes its number only when its first batch is read.
+
+`ConsumedBatches` follows one reader of one dataset, `RunningCall` a whole call of `fit`, `evaluate` or `predict`.
 """
 
 from __future__ import annotations
@@ -14,18 +16,19 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from keras_bucketing.monitoring.monitor_padding import CountedDataset
+from keras_bucketing.callbacks.fit_hooks import Logs
+from keras_bucketing.monitoring.counted_dataset import CountedDataset
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.passes import PassPosition
 
 
 class Consumed(NamedTuple):
-    """The batches `start` to `stop - 1` of a pass, counted from where the pass began."""
+    """The batches `start` to `stop - 1` of a pass, counted from where the pass began: arguments of `pass_stats`."""
 
     position: PassPosition
     start: int
@@ -68,26 +71,37 @@ class ConsumedBatches:
 
     def __init__(self, dataset: CountedDataset):
         self.dataset = dataset
-        self._num_batches = _num_batches_of(dataset)
-        # With tf.data, Keras reads between the hooks; only under PyTorch it reads before it tells that a step begins
-        # (`EpochIterator.__next__`, keras/src/trainers/epoch_iterator.py). The threads of a `PyDataset` read at any
-        # time.
-        self._tells_before_reading: bool | None = None
+        try:
+            # Not `num_batches`: to a PyDataset, being asked for it means that a pass begins.
+            self._num_batches: int | None = len(dataset)
+        except TypeError:
+            self._num_batches = None
+        # Whether Keras calls begin_step(0) before it reads the first batch. With tf.data it reads between the hooks;
+        # only under PyTorch it reads before the hook (`EpochIterator.__next__`,
+        # keras/src/trainers/epoch_iterator.py). None: the threads of a `PyDataset` read at any time.
+        self._reads_after_hook: bool | None = None
         if isinstance(dataset, tf.data.Dataset):
-            self._tells_before_reading = keras.config.backend() != "torch"
-        self._lock = threading.Lock()
+            self._reads_after_hook = keras.config.backend() != "torch"
+        # The pass that is read, None until it has been found, and whether it was looked for since `_mark`.
         self._position: PassPosition | None = None
         self._located = True
+        # As of `_mark`: how many passes had begun, and the batch that the next one would begin with.
         self._passes_before = 0
         self._first_batch = 0
+        # How many passes others have begun since then between `pause` and `resume`.
         self._passes_of_others = 0
         self._ended = True
+        # Whether passes have begun that nobody announced: no figure is certain any more.
         self._interleaved = False
-        self._rows_agreed = False
+        # Whether the model's count of rows has ever matched the batches, so that it can be relied upon.
+        self._rows_matched = False
+        # The current epoch consumes the batches from `_start` on, and has consumed `_steps` of them as far as the hooks
+        # tell. `consumed` may find that it were fewer: then the next epoch begins at `_resolved_stop`.
         self._start = 0
+        self._resolved_stop: int | None = None
+        self._lock = threading.Lock()  # of the next two
         self._steps = 0
         self._steps_per_execution = 1
-        self._resolved_stop: int | None = None
 
     def begin(self) -> None:
         """Marks the beginning of an epoch, an evaluation or a prediction, before its first batch is read."""
@@ -103,9 +117,9 @@ class ConsumedBatches:
         """Notes that Keras is about to run the batches from `step` on."""
         if step > 0:  # before the first step, no batch may have been read
             self.locate()
-        elif self._tells_before_reading:
+        elif self._reads_after_hook:
             self._mark()  # what has begun since `begin` is somebody else's
-        elif self._tells_before_reading is False and self.dataset.newest_pass().number > self._passes_before:
+        elif self._reads_after_hook is False and self.dataset.newest_pass().number > self._passes_before:
             self._passes_before = self.dataset.newest_pass().number - 1  # Keras' own is the newest
             self.locate()
 
@@ -118,9 +132,9 @@ class ConsumedBatches:
             self._steps = max(self._steps, step + 1)
 
     def locate(self) -> None:
-        """Finds out which pass is being read, before anybody else begins one on the same dataset.
+        """Finds the pass that is read, before anybody else begins one on the same dataset, as a validation does.
 
-        To be called before a validation begins; calling it again does nothing.
+        Calling it again does nothing.
         """
         if self._located:
             return
@@ -140,36 +154,27 @@ class ConsumedBatches:
             self._start = 0
 
     def pause(self) -> None:
-        """Marks that somebody who tells of it reads the same dataset, in a hook; `resume` marks the end of that."""
+        """Announces another reader of the same dataset, inside a hook; `resume` marks that it has ended."""
         self.locate()
         self._passes_of_others -= self.dataset.newest_pass().number
 
     def resume(self) -> None:
-        """Marks that whoever `pause` was called for has read its last batch."""
+        """Marks that the reader which `pause` announced has read its last batch."""
         self._passes_of_others += self.dataset.newest_pass().number
 
-    def end(self, most_others: int = 0) -> None:
+    def end(self, max_unannounced: int = 0) -> None:
         """Marks that Keras has read its last batch, before anybody else begins a pass; calling it again does nothing.
 
-        Args:
-            most_others: How many passes may have begun that nobody told of.
+        `max_unannounced` is how many passes may have begun without having been announced.
         """
         if self._ended:
             return
         self.locate()
         self._ended = True
         ours = 0 if self._position is None else self._position.number > self._passes_before
-        unexplained = self.dataset.newest_pass().number - self._passes_before - self._passes_of_others - ours
+        unannounced = self.dataset.newest_pass().number - self._passes_before - self._passes_of_others - ours
         # Once that happened, nothing is certain until a new iterator is made.
-        self._interleaved |= unexplained > most_others
-
-    def current(self) -> tuple[PassPosition, int] | None:
-        """The pass and how many of its batches have been consumed; None before the first.
-
-        Exact wherever `on_train_batch_end` is called in order, that is unless Keras dispatches it asynchronously.
-        """
-        self.locate()
-        return None if self._position is None else (self._position, self._stop())
+        self._interleaved |= unannounced > max_unannounced
 
     def consumed(
         self, count_rows: Callable[[], int | None] = lambda: None, expected_steps: int | None = None
@@ -197,7 +202,7 @@ class ConsumedBatches:
     def overran(self) -> bool:
         """Whether Keras reads something made of several passes, as far as the hooks show it.
 
-        It ran more batches than the pass has, or another pass began that nobody told of.
+        It ran more batches than the pass has, or another pass began that nobody announced.
         """
         if self._position is None:
             return False
@@ -227,7 +232,7 @@ class ConsumedBatches:
     def _resolve_short_group(
         self, position: PassPosition, stop: int, rows: int | None, expected_steps: int | None
     ) -> int:
-        """Keras reports the whole last group even if the data ended inside it.
+        """Where the last group of batches really ended: Keras reports all of it even if the data ended inside.
 
         `.take(7)` in groups of 3 runs 7 batches, `steps_per_epoch=7` runs 9, and their hooks are the same.
         """
@@ -235,66 +240,125 @@ class ConsumedBatches:
         if rows is not None:
             for candidate in range(stop, last_group, -1):
                 if self.dataset.pass_stats(position, self._start, candidate).num_sequences == rows:
-                    self._rows_agreed = True
+                    self._rows_matched = True
                     return candidate
             # The model does count rows, so that these come from more than one pass.
-            self._interleaved |= self._rows_agreed
+            self._interleaved |= self._rows_matched
         return stop if expected_steps is None else min(stop, self._start + expected_steps)
 
 
-class EvaluatedBatches:
-    """Follows all datasets that may be evaluated: which of them is shows only when one of them begins a pass.
+class RunningCall:
+    """A call of `fit`, `evaluate` or `predict` under way: what it reads, how far it is, how long it takes.
+
+    Which of several datasets it reads shows only when one of them begins a pass; where several have, the first counts.
 
     Args:
-        datasets: The candidates; where several have begun a pass, the first of them counts.
+        datasets: The datasets that may be read.
+        model: The model whose loss metric counts the rows; None in `predict`, whose outputs are counted.
+        params: What Keras gave to `set_params`; None where it gave nothing.
+        is_validation: Whether it is the validation of an epoch.
+
+    Attributes:
+        counts_loss: Bool, whether the rows are those of the loss metric.
+        is_validation: Bool, as given.
+        overran: Bool, known after `padding_stats`: as in `ConsumedBatches`.
     """
 
-    def __init__(self, datasets: Iterable[CountedDataset]):
+    def __init__(
+        self,
+        datasets: Iterable[CountedDataset],
+        model: keras.Model | None = None,
+        params: dict[str, Any] | None = None,
+        is_validation: bool = False,
+    ):
+        self.counts_loss = model is not None
+        self.is_validation = is_validation
+        self.overran = False
         self._candidates = [ConsumedBatches(dataset) for dataset in datasets]
+        self._model = model
+        self._expected_steps: int | None = (params or {}).get("steps")
+        self._rows_before_reset = 0  # what the loss metric had counted before callbacks' evaluations reset it
+        self._lock = threading.Lock()
+        self._output_rows = 0
+        self._rows: int | None = None
+        self._ended = True
+        self._began = self._seconds = 0.0
+
+    def begin(self) -> None:
+        """Marks the beginning of an epoch, an evaluation or a prediction, where Keras resets the metrics."""
         for candidate in self._candidates:
             candidate.begin()
-        self.overran = False  # known after `padding_stats`, as in `ConsumedBatches`
+        self._rows_before_reset = 0
+        self._ended = False
         self._began = time.perf_counter()
 
     def begin_step(self, step: int) -> None:
-        """Notes that Keras is about to run the batches from `step` on."""
+        """As in `ConsumedBatches`."""
         for candidate in self._candidates:
             candidate.begin_step(step)
 
     def end_step(self, step: int) -> None:
-        """Notes that Keras has run the batches up to `step`; thread-safe."""
+        """As in `ConsumedBatches`; thread-safe."""
         for candidate in self._candidates:
             candidate.end_step(step)
 
-    def pause(self) -> None:
-        """As in `ConsumedBatches`."""
+    def add_outputs(self, logs: Logs) -> None:
+        """Counts the rows of the outputs in the logs of `on_predict_batch_end`; thread-safe."""
+        outputs = keras.tree.flatten(logs or {})
+        # CallbackList turns outputs of a single element into a float.
+        rows = [int(output.shape[0]) if getattr(output, "shape", ()) else 1 for output in outputs[:1]]
+        with self._lock:
+            self._output_rows += sum(rows)
+
+    def pause(self, resets_metrics: bool) -> None:
+        """Announces that a callback evaluates or predicts with the same model; `resume` marks that it has."""
         for candidate in self._candidates:
             candidate.pause()
+        if resets_metrics:
+            self._rows_before_reset += self._rows_of_loss() or 0
 
-    def resume(self) -> None:
-        """As in `ConsumedBatches`."""
+    def resume(self, resets_metrics: bool) -> None:
+        """Marks that it has done so; the metric goes on from what was evaluated."""
         for candidate in self._candidates:
             candidate.resume()
+        if resets_metrics:
+            self._rows_before_reset -= self._rows_of_loss() or 0
 
-    def padding_stats(self, count_rows: Callable[[], int | None], expected_steps: int | None) -> PaddingStats | None:
-        """What was padded, and how long it took; None if none of the datasets was read.
+    def end(self, max_unannounced: int = 0) -> None:
+        """Stops the clock and counts the rows, before a validation resets them; calling it again does nothing.
 
-        Args:
-            count_rows: As in `ConsumedBatches.consumed`.
-            expected_steps: As in `ConsumedBatches.consumed`.
+        `max_unannounced` is as in `ConsumedBatches.end`.
         """
-        seconds = time.perf_counter() - self._began
+        if self._ended:
+            return
+        self._ended = True
+        self._seconds = time.perf_counter() - self._began
         for candidate in self._candidates:
-            consumed = candidate.consumed(count_rows, expected_steps)
+            candidate.end(max_unannounced)
+        rows = self._rows_of_loss() if self.counts_loss else self._output_rows or None
+        self._rows = None if rows is None else rows + self._rows_before_reset
+
+    def padding_stats(self) -> PaddingStats | None:
+        """What was padded, and how long it took; None if none of the datasets was read."""
+        self.end()
+        for candidate in self._candidates:
+            consumed = candidate.consumed(lambda: self._rows, self._expected_steps)
             if consumed is not None:
                 self.overran = candidate.overran
-                return dataclasses.replace(candidate.dataset.pass_stats(*consumed), seconds=seconds)
+                return dataclasses.replace(candidate.dataset.pass_stats(*consumed), seconds=self._seconds)
         return None
 
+    def _rows_of_loss(self) -> int | None:
+        """The rows that the model's loss metric has averaged since it was reset, if they are needed.
 
-def _num_batches_of(dataset: CountedDataset) -> int | None:
-    # Not `num_batches`: to a PyDataset, being asked for it means that a pass begins.
-    try:
-        return len(dataset)
-    except TypeError:
+        Keras weights each batch's loss by its rows (`train_step` in keras/src/backend/*/trainer.py), so that the weight
+        adds up to them. A model with its own `train_step` may not: then the answer fits no batch, or is None.
+        """
+        if self._model is None or getattr(self._model, "steps_per_execution", 1) <= 1:
+            return None  # one step at a time, the hooks leave no doubt
+        for metric in self._model.metrics:
+            if metric.name == "loss" and isinstance(metric, keras.metrics.Mean):
+                # Not `convert_to_numpy`: a Keras variable's `__array__` does not know NumPy 2's `copy`, and is warned
+                # of it.
+                return round(float(keras.ops.sum(metric.count)))
         return None

@@ -1,4 +1,7 @@
-"""Hooks that run after those of all callbacks, and so right before Keras does what comes next."""
+"""What a callback does to the `fit` that calls it, for which Keras has no hook.
+
+It runs code after all other callbacks, keeps SIGTERM until a step has ended, and chooses the epoch to begin with.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import keras
-import numpy as np
+
+Logs = dict[str, Any] | None  # what Keras hands to a hook
 
 
-class LastHooks:
+class RunAfterCallbacks:
     """Calls functions after all callbacks of a `fit` have run one of their hooks.
 
     Keras appends its `History` to the callbacks that it is given (keras/src/callbacks/callback_list.py), and
@@ -25,14 +29,14 @@ class LastHooks:
         hooks: Functions by the name of the hook, with the hook's arguments; among them "on_train_begin".
 
     Attributes:
-        are_last: Bool, from the end of `on_train_begin` on: whether they are called.
+        is_installed: Bool, from the end of `on_train_begin` on: whether the functions are called.
 
     Example:
         >>> hooks = {
         ...     "on_train_begin": lambda logs=None: print("all callbacks have begun"),
         ...     "on_epoch_begin": lambda epoch, logs=None: print("all callbacks have begun epoch", epoch),
         ... }
-        >>> begin = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: LastHooks(model, hooks))
+        >>> begin = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: RunAfterCallbacks(model, hooks))
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         >>> model.compile("sgd", "mse")
         >>> history = model.fit(np.ones((1, 1)), np.ones(1), verbose=0, callbacks=[begin])
@@ -41,12 +45,12 @@ class LastHooks:
     """
 
     def __init__(self, model: keras.Model, hooks: Mapping[str, Callable[..., None]]):
-        self.are_last = False
+        self.is_installed = False
         self._history = getattr(model, "history", None)
         self._names: list[str] = []
         if isinstance(self._history, keras.callbacks.History):
             for name, hook in hooks.items():
-                setattr(self._history, name, self._both(name, getattr(self._history, name), hook))
+                setattr(self._history, name, self._call_both(name, getattr(self._history, name), hook))
                 self._names.append(name)
 
     def remove(self) -> None:
@@ -55,18 +59,15 @@ class LastHooks:
             delattr(self._history, name)
         self._names = []
 
-    def _both(self, name: str, first: Callable[..., None], second: Callable[..., None]) -> Callable[..., None]:
-        def both(*args: Any, **kwargs: Any) -> None:
+    def _call_both(self, name: str, first: Callable[..., None], second: Callable[..., None]) -> Callable[..., None]:
+        def call_both(*args: object, **kwargs: object) -> None:
             first(*args, **kwargs)
             if name == "on_train_begin":  # of a History before this callback it has run already
-                self.are_last = True
-            if self.are_last:
+                self.is_installed = True
+            if self.is_installed:
                 second(*args, **kwargs)
 
-        return both
-
-
-# SIGTERM, as clouds and schedulers send it before they take a machine away, kept until a backup is written.
+        return call_both
 
 
 EXIT_CODE = 128 + signal.SIGTERM  # what shells and Kubernetes show for a process that SIGTERM has ended
@@ -75,6 +76,7 @@ EXIT_CODE = 128 + signal.SIGTERM  # what shells and Kubernetes show for a proces
 class PreemptionSignal:
     """Notes that SIGTERM has come while `fit` runs, and keeps the handler that was there before.
 
+    Clouds and schedulers send it before they take a machine away; a backup can be written before `leave` passes it on.
     A second SIGTERM goes to that handler at once, and so does one that comes when `fit` has ended by an exception,
     which Keras tells no callback.
 
@@ -117,7 +119,7 @@ class PreemptionSignal:
             self._previous(signal.SIGTERM, None)
         raise SystemExit(EXIT_CODE)
 
-    def _handle(self, number: int, frame: FrameType | None) -> Any:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self.received and _is_in_fit(frame, self._model):
             self.received = True
             return
@@ -131,53 +133,6 @@ def _is_in_fit(frame: FrameType | None, model: keras.Model) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-# What a backup holds of a Keras model: weights, optimizer, random states, and the epoch that `fit` begins with.
-
-
-def save_weights(model: keras.Model, path: str) -> None:
-    """Writes the weights of the model and of its optimizer."""
-    model.save_weights(path, overwrite=True)
-
-
-def model_state(model: keras.Model) -> dict[str, Any]:
-    """What the file of the weights does not hold: the random states of dropout, and what kind of weights they are."""
-    return {
-        "variables": _kinds(model),
-        "random_states": [keras.ops.convert_to_numpy(state).tolist() for state in _random_states(model)],
-    }
-
-
-def check_model_state(model: keras.Model, state: dict[str, Any]) -> None:
-    """Refuses the state of another model or optimizer, which Keras would load in part, or skip with a warning.
-
-    Raises:
-        ValueError: If number, shapes or dtypes of the variables differ.
-    """
-    if model.optimizer is not None and not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
-    expected, received = _kinds(model), state["variables"]
-    if len(expected) != len(received):
-        difference = f"Expected {len(expected)} variables, received {len(received)}"
-    elif expected != received:
-        at = next(i for i, kinds in enumerate(zip(expected, received, strict=True)) if kinds[0] != kinds[1])
-        difference = f"Expected {expected[at]} as variable {at}, received {received[at]}"
-    elif len(_random_states(model)) != len(state["random_states"]):
-        difference = f"Expected {len(_random_states(model))} random states, received {len(state['random_states'])}"
-    else:
-        return
-    raise ValueError(
-        f"The backup in `backup_dir` belongs to another model or optimizer. {difference}. Build and compile the model "
-        "as before, or pass another `backup_dir`."
-    )
-
-
-def restore_model(model: keras.Model, weights_path: str, state: dict[str, Any]) -> None:
-    """Loads weights and random states; to be called after `check_model_state`."""
-    model.load_weights(weights_path)
-    for variable, value in zip(_random_states(model), state["random_states"], strict=True):
-        variable.assign(np.asarray(value, dtype=keras.ops.convert_to_numpy(variable).dtype))
 
 
 def set_first_epoch(model: keras.Model, epoch: int) -> None:
@@ -201,13 +156,3 @@ class _ModelWithoutWeights:
 
     def save_weights(self, filepath: str, overwrite: bool = True) -> None:
         """Writes nothing."""
-
-
-def _kinds(model: keras.Model) -> list[str]:
-    variables = [*model.weights, *(model.optimizer.variables if model.optimizer is not None else ())]
-    return [f"{variable.dtype} {tuple(variable.shape)}" for variable in variables]
-
-
-def _random_states(model: keras.Model) -> list[Any]:
-    weights = {id(weight) for weight in model.weights}
-    return [variable for variable in model.variables if id(variable) not in weights]

@@ -2,98 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
-import threading
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from keras_bucketing.callbacks.consumed_batches import ConsumedBatches, EvaluatedBatches
-from keras_bucketing.monitoring.monitor_padding import CountedDataset
+from keras_bucketing.callbacks.consumed_batches import RunningCall
+from keras_bucketing.callbacks.fit_hooks import Logs
+from keras_bucketing.monitoring.counted_dataset import CountedDataset, check_counted
 from keras_bucketing.padding.history import PaddingHistory, describe
 from keras_bucketing.padding.stats import PaddingStats
-
-# How many rows a model has received, as far as Keras itself counts them.
-
-
-def rows_in_loss(model: Any) -> int | None:
-    """The rows that the model's loss metric has averaged since it was reset, at the beginning of an epoch.
-
-    Keras weights each batch's loss by its rows (`train_step` in keras/src/backend/*/trainer.py), so that the weight
-    adds up to them. A model with its own `train_step` may not: then the answer fits no batch, or is None.
-    """
-    for metric in model.metrics:
-        if metric.name == "loss" and isinstance(metric, keras.metrics.Mean):
-            # Not `convert_to_numpy`: a Keras variable's `__array__` does not know NumPy 2's `copy`, and is warned of
-            # it.
-            return round(float(keras.ops.sum(metric.count)))
-    return None
-
-
-class RunningCall:
-    """A call of `fit`, `evaluate` or `predict` under way: what Keras told of it, and the rows of its loss.
-
-    Args:
-        model: The model that is called.
-        params: What Keras gave to `set_params`; None where it gave nothing.
-
-    Attributes:
-        steps: Int, the steps that Keras announced; None where it does not know.
-    """
-
-    def __init__(self, model: Any, params: dict[str, Any] | None):
-        self._model = model
-        self.steps: int | None = (params or {}).get("steps")
-        # One step at a time, the hooks leave no doubt: nobody asks for rows, and the metric is not looked at.
-        self._needs_rows = getattr(model, "steps_per_execution", 1) > 1
-        self._counted_apart = 0
-
-    def rows(self) -> int | None:
-        """The rows that the model has received in this call's epoch, if anybody needs and the model knows them."""
-        rows = rows_in_loss(self._model) if self._needs_rows else None
-        return None if rows is None else rows + self._counted_apart
-
-    def reset(self) -> None:
-        """Notes that Keras has set the metric back, for a new epoch."""
-        self._counted_apart = 0
-
-    def pause(self) -> None:
-        """Notes that a callback evaluates the same model, which sets the metric back."""
-        self._counted_apart += self._rows_now()
-
-    def resume(self) -> None:
-        """Notes that it has done so: the metric goes on from what was evaluated."""
-        self._counted_apart -= self._rows_now()
-
-    def _rows_now(self) -> int:
-        return (rows_in_loss(self._model) or 0) if self._needs_rows else 0
-
-
-class PredictedRows:
-    """Adds up the rows of the outputs in the logs of `on_predict_batch_end`; thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._rows = 0
-
-    def add(self, logs: dict[str, Any] | None) -> None:
-        """Adds one step's outputs."""
-        outputs = keras.tree.flatten(logs or {})
-        # CallbackList turns outputs of a single element into a float.
-        rows = [int(output.shape[0]) if getattr(output, "shape", ()) else 1 for output in outputs[:1]]
-        with self._lock:
-            self._rows += sum(rows)
-
-    @property
-    def total(self) -> int | None:
-        """The rows so far; None if there were no outputs."""
-        with self._lock:
-            return self._rows or None
 
 
 class PaddingStatsCallback(keras.callbacks.Callback):
@@ -118,10 +39,10 @@ class PaddingStatsCallback(keras.callbacks.Callback):
 
     Another callback may evaluate or predict in its hooks, with `callbacks=[this one]` if it reads the same dataset: in
     `on_epoch_begin`, `on_train_batch_begin` and `on_test_begin` it must come before this one in the list. A warning
-    says where another pass over the dataset began that nobody told of, so that the figures may be wrong: something like
-    `.repeat()` is on top, or somebody else reads. (With a `.prefetch()` or `class_weight` on top of the `.repeat()`,
-    the next pass begins at any time, and no hook shows it. TensorFlow adds such a `.prefetch()` by itself at the end of
-    pipelines that it tunes, which is any but that of a `BucketedSequence`.)
+    says where another pass over the dataset began without a hook that announced it, so that the figures may be wrong:
+    something like `.repeat()` is on top, or other code reads the dataset. (With a `.prefetch()` or `class_weight` on
+    top of the `.repeat()`, the next pass begins at any time, and no hook shows it. TensorFlow adds such a `.prefetch()`
+    by itself at the end of pipelines that it tunes, which is any but that of a `BucketedSequence`.)
 
     Asynchronous dispatch of callbacks stays on, and a step costs less than a microsecond or two.
 
@@ -159,25 +80,21 @@ class PaddingStatsCallback(keras.callbacks.Callback):
     # below only note a number, under a lock.
     async_safe = True
 
-    def __init__(self, dataset: Any, validation_data: Any = None, *, verbose: int = 0):
+    def __init__(self, dataset: CountedDataset, validation_data: CountedDataset | None = None, *, verbose: int = 0):
         super().__init__()
         if verbose not in (0, 1):
             raise ValueError(f"`verbose` must be 0 or 1. Received {verbose!r}.")
-        self.dataset = _check_counted("dataset", dataset)
-        self.validation_data = None if validation_data is None else _check_counted("validation_data", validation_data)
+        self.dataset = check_counted("dataset", dataset)
+        self.validation_data = None if validation_data is None else check_counted("validation_data", validation_data)
         self.verbose = verbose
         self._record = PaddingHistory()
-        self._in_epoch = False
+        self._training = RunningCall([self.dataset])
+        # The calls under way: in an epoch the training, an evaluation or prediction, and those in hooks of others.
+        self._calls: list[RunningCall] = []
         self._begins_call = False
-        self._trained = ConsumedBatches(self.dataset)
-        self._training = RunningCall(None, None)
-        self._evaluations: list[_Evaluation] = []
         self._validation: PaddingStats | None = None
-        self._train_rows: int | None = None
-        self._train_seconds: float | None = None
-        self._training_began = 0.0
 
-    def __deepcopy__(self, memo: Any) -> PaddingStatsCallback:
+    def __deepcopy__(self, memo: dict[int, object]) -> PaddingStatsCallback:
         """A callback that starts counting again, on the same datasets: tuners copy callbacks for each trial."""
         return type(self)(self.dataset, self.validation_data, verbose=self.verbose)
 
@@ -208,7 +125,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         """The padding of each `predict`."""
         return self._record.predict
 
-    def report(self, print_fn: Callable[[str], Any] | None = None) -> None:
+    def report(self, print_fn: Callable[[str], object] | None = None) -> None:
         """Prints a table with a line for each epoch, evaluation and prediction, and the last epoch's buckets.
 
         Args:
@@ -248,45 +165,36 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         super().set_params(params)
         self._begins_call = True
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Starts following the training data; a new `fit` always begins a new pass."""
-        self._begins_call = self._in_epoch = False
-        self._evaluations.clear()
-        self._trained = ConsumedBatches(self.dataset)
-        self._training = RunningCall(self.model, self.params)
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Marks where the epoch begins."""
-        self._in_epoch = True
         self._begins_call = False
-        self._evaluations.clear()
+        self._calls = []
+        self._training = RunningCall([self.dataset], self.model, self.params)
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        """Marks where the epoch begins."""
+        self._begins_call = False
+        self._calls = [self._training]
         self._validation = None
-        self._train_rows = None
-        self._train_seconds = None
-        self._training.reset()
-        self._trained.begin()
-        self._training_began = time.perf_counter()
+        self._training.begin()
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         """Lets the pass that is read be found, at the second step."""
-        self._trained.begin_step(batch)
+        self._training.begin_step(batch)
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Counts the batches up to this step; may come late and in another thread."""
-        self._trained.end_step(batch)
+        self._training.end_step(batch)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Counts what the epoch consumed and puts it into the logs."""
-        self._end_training_part()
-        self._in_epoch = False
-        consumed = self._trained.consumed(lambda: self._train_rows, self._training.steps)
-        if consumed is None:
+        self._calls = []
+        stats, validation = self._training.padding_stats(), self._validation
+        if stats is None:
             _warn_unread("dataset", "training")
             return
-        if self._trained.overran:
+        if self._training.overran:
             _warn_overrun("dataset")
-        stats = dataclasses.replace(self.dataset.pass_stats(*consumed), seconds=self._train_seconds or 0.0)
-        validation = self._validation
         self._record.add_epoch(epoch, stats, validation)
         if logs is not None:
             logs["padding_efficiency"] = stats.padding_efficiency
@@ -297,26 +205,31 @@ class PaddingStatsCallback(keras.callbacks.Callback):
 
     # Evaluation, alone, as validation, and in a hook of another callback.
 
-    def on_test_begin(self, logs: Any = None) -> None:
+    def on_test_begin(self, logs: Logs = None) -> None:
         """Marks where an evaluation begins, and where the training part of an epoch has ended."""
-        is_validation = self._in_epoch and not self._begins_call
+        is_validation = self._training in self._calls and not self._begins_call
         if is_validation:
-            self._end_training_part(before_validation=True)
-        self._begin_evaluation(is_validation, resets_metrics=True)
+            # Keras has read a batch for the validation already, under a distribution strategy to build the model, of a
+            # PyDataset to know its shapes (keras/src/trainers/data_adapters/py_dataset_adapter.py).
+            strategy = getattr(self.model, "distribute_strategy", None)
+            is_distributed = getattr(strategy, "num_replicas_in_sync", 1) > 1
+            self._training.end(int(is_distributed or isinstance(self.dataset, keras.utils.PyDataset)))
+        # Inside `fit`, Keras tells the steps of training.
+        self._begin_call(self.model, None if is_validation else self.params, is_validation)
 
-    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_test_batch_begin(self, batch: int, logs: Logs = None) -> None:
         """Lets the pass that is read be found, at the second step."""
-        self._evaluations[-1].batches.begin_step(batch)
+        self._calls[-1].begin_step(batch)
 
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Counts the batches up to this step; may come late and in another thread."""
-        self._evaluations[-1].batches.end_step(batch)
+        self._calls[-1].end_step(batch)
 
-    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+    def on_test_end(self, logs: Logs = None) -> None:
         """Counts what the evaluation consumed."""
-        evaluation = self._evaluations[-1]
-        stats = self._end_evaluation(evaluation.call.rows, resets_metrics=True)
-        if evaluation.is_validation:
+        is_validation = self._calls[-1].is_validation
+        stats = self._end_call()
+        if is_validation:
             self._validation = stats
             if stats is None and self.validation_data is not None:
                 _warn_unread("validation_data", "validation")
@@ -327,91 +240,50 @@ class PaddingStatsCallback(keras.callbacks.Callback):
 
     # Prediction.
 
-    def on_predict_begin(self, logs: Any = None) -> None:
+    def on_predict_begin(self, logs: Logs = None) -> None:
         """Marks where a prediction begins."""
-        self._begin_evaluation(is_validation=False, resets_metrics=False)
+        self._begin_call(None, self.params)
 
-    def on_predict_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_predict_batch_begin(self, batch: int, logs: Logs = None) -> None:
         """Lets the pass that is read be found, at the second step."""
         self.on_test_batch_begin(batch)
 
-    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_predict_batch_end(self, batch: int, logs: Logs = None) -> None:
         """Counts the batches up to this step and the rows in the logs; may come late and in another thread."""
         self.on_test_batch_end(batch)
-        self._evaluations[-1].predicted_rows.add(logs)
+        self._calls[-1].add_outputs(logs)
 
-    def on_predict_end(self, logs: Any = None) -> None:
+    def on_predict_end(self, logs: Logs = None) -> None:
         """Counts what the prediction consumed."""
-        predicted_rows = self._evaluations[-1].predicted_rows
-        stats = self._end_evaluation(lambda: predicted_rows.total, resets_metrics=False)
+        stats = self._end_call()
         if stats is not None:
             self.predict_history.append(stats)
 
-    # Helpers.
+    # Evaluations and predictions, which may lie inside each other.
 
-    def _end_training_part(self, before_validation: bool = False) -> None:
-        """Stops the clock and asks for the rows trained on, before a validation resets them."""
-        if self._train_seconds is not None:
-            return
-        self._train_seconds = time.perf_counter() - self._training_began
-        # Keras has read a batch for the validation already, under a distribution strategy to build the model, of a
-        # PyDataset to know its shapes (keras/src/trainers/data_adapters/py_dataset_adapter.py).
-        strategy = getattr(self.model, "distribute_strategy", None)
-        reads_ahead = getattr(strategy, "num_replicas_in_sync", 1) > 1 or isinstance(
-            self.dataset, keras.utils.PyDataset
-        )
-        self._trained.end(int(before_validation and reads_ahead))
-        self._train_rows = self._training.rows()
-
-    def _begin_evaluation(self, is_validation: bool, resets_metrics: bool) -> None:
+    def _begin_call(
+        self, model: keras.Model | None, params: dict[str, Any] | None, is_validation: bool = False
+    ) -> None:
         self._begins_call = False
-        if not is_validation:
-            self._pause_or_resume("pause", resets_metrics)
         candidates = [self.dataset]
         if self.validation_data is not None and self.validation_data is not self.dataset:
             candidates.insert(0, self.validation_data)
-        # Inside `fit`, Keras tells the steps of training.
-        call = RunningCall(self.model, None if is_validation else self.params)
-        self._evaluations.append(_Evaluation(EvaluatedBatches(candidates), call, is_validation))
+        call = RunningCall(candidates, model, params, is_validation)
+        if not is_validation:
+            for outer in self._calls:
+                outer.pause(resets_metrics=call.counts_loss and outer is self._calls[-1])
+        call.begin()
+        self._calls.append(call)
 
-    def _end_evaluation(self, count_rows: Callable[[], int | None], resets_metrics: bool) -> PaddingStats | None:
-        evaluation = self._evaluations.pop()
-        stats = evaluation.batches.padding_stats(count_rows, evaluation.call.steps)
-        if evaluation.batches.overran:
+    def _end_call(self) -> PaddingStats | None:
+        call = self._calls.pop()
+        stats = call.padding_stats()
+        if call.overran:
             _warn_overrun("validation_data` or `dataset")
-        if not evaluation.is_validation:
-            self._pause_or_resume("resume", resets_metrics)
+        if not call.is_validation:
+            for outer in self._calls:
+                outer.resume(resets_metrics=call.counts_loss and outer is self._calls[-1])
         return stats
-
-    def _pause_or_resume(self, action: str, resets_metrics: bool) -> None:
-        """Tells whatever is under way of an evaluation or prediction in a hook of another callback."""
-        for evaluation in self._evaluations:
-            getattr(evaluation.batches, action)()
-        if self._in_epoch:
-            getattr(self._trained, action)()
-        around = self._evaluations[-1].call if self._evaluations else self._training
-        if resets_metrics and (self._evaluations or self._in_epoch):
-            getattr(around, action)()
-
-
-@dataclasses.dataclass
-class _Evaluation:
-    """An evaluation or prediction under way; a callback may begin another one in its hooks."""
-
-    batches: EvaluatedBatches
-    call: RunningCall
-    is_validation: bool
-    predicted_rows: PredictedRows = dataclasses.field(default_factory=PredictedRows)
-
-
-def _check_counted(name: str, dataset: Any) -> CountedDataset:
-    if isinstance(dataset, CountedDataset):
-        return dataset
-    raise TypeError(
-        f"`{name}` cannot tell its padding. Expected a BucketedSequence or what monitor_padding() returned, received "
-        f"{type(dataset).__name__}. Wrap it, {name} = monitor_padding({name}), and give the result to both `fit` and "
-        "this callback; if it is made of a BucketedSequence, pass that."
-    )
 
 
 def _warn_overrun(name: str) -> None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import ops
 
 from keras_bucketing.checks import check_choice
-from keras_bucketing.layers.sequence_masking import zero_padding
+from keras_bucketing.layers.sequence_masking import Config, Shape, Tensor, zero_padding
 
 POOLINGS = ("mean", "max", "attention")
 LOWEST = -1e30  # below anything a recurrent layer puts out
-
-Tensor = Any  # A tensor of the active Keras backend, or a symbolic keras.KerasTensor.
 
 
 @keras.saving.register_keras_serializable(package="keras_bucketing")
@@ -50,12 +46,12 @@ class MaskedPooling(keras.layers.Layer):
         [[-1.]]
     """
 
-    def __init__(self, pooling: str, **kwargs: Any) -> None:
+    def __init__(self, pooling: str, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.pooling = check_choice("pooling", pooling, POOLINGS)
         self.supports_masking = True
 
-    def build(self, sequences_shape: tuple[int | None, ...]) -> None:
+    def build(self, sequences_shape: Shape) -> None:
         """Makes the attention's weights."""
         features = sequences_shape[-1]
         if self.pooling == "attention":
@@ -91,10 +87,10 @@ class MaskedPooling(keras.layers.Layer):
         """Returns None: no time axis is left to mask."""
         return
 
-    def compute_output_shape(self, sequences_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, sequences_shape: Shape) -> Shape:
         """Returns (batch, features)."""
         return (sequences_shape[0], sequences_shape[-1])
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Returns what `from_config` needs."""
         return {**super().get_config(), "pooling": self.pooling}

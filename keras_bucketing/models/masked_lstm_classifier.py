@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any, Literal
@@ -12,14 +13,18 @@ from keras import ops
 from keras_bucketing.checks import check_choice, check_flag, check_integer, show, show_typed
 from keras_bucketing.layers.masked_pooling import POOLINGS, MaskedPooling
 from keras_bucketing.layers.sequence_masking import (
+    Config,
+    Inputs,
     SequenceMasking,
+    Shape,
+    Tensor,
     check_mask_value,
     split_lengths,
     split_pair,
     zero_padding,
 )
 
-Tensor = Any  # A tensor of the active Keras backend, or a symbolic keras.KerasTensor.
+Activation = Callable[[Tensor], Tensor]
 
 
 @keras.saving.register_keras_serializable(package="keras_bucketing")
@@ -89,20 +94,20 @@ class MaskedLSTMClassifier(keras.Model):
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
         mask_value: float = 0.0,
-        classifier_activation: Any = "softmax",
-        **kwargs: Any,
+        classifier_activation: str | Config | Activation | None = "softmax",
+        **kwargs: object,
     ) -> None:
         # Autocasting to float16 would round timesteps and lengths before SequenceMasking compares them.
         super().__init__(**{"autocast": False, **kwargs})
         self.num_classes = check_integer("num_classes", num_classes)
-        self.units = check_units(units)
+        self.units = _check_units(units)
         self.mask_value = check_mask_value(mask_value)
-        self.vocabulary_size, self.embedding_dim = check_embedding(vocabulary_size, embedding_dim, self.mask_value)
+        self.vocabulary_size, self.embedding_dim = _check_embedding(vocabulary_size, embedding_dim, self.mask_value)
         self.bidirectional = check_flag("bidirectional", bidirectional)
         self.pooling = check_choice("pooling", pooling, ("last", *POOLINGS))
-        self.dropout = check_rate("dropout", dropout)
-        self.recurrent_dropout = check_rate("recurrent_dropout", recurrent_dropout)
-        self.classifier_activation = check_activation(classifier_activation, self.num_classes)
+        self.dropout = _check_rate("dropout", dropout)
+        self.recurrent_dropout = _check_rate("recurrent_dropout", recurrent_dropout)
+        self.classifier_activation = _check_activation(classifier_activation, self.num_classes)
         self.num_features: int | None = None  # of vector sequences; known once built
         self._takes_lengths = False  # in the last call
         self._make_layers()
@@ -144,7 +149,7 @@ class MaskedLSTMClassifier(keras.Model):
             return lstm
         return keras.layers.Bidirectional(lstm, dtype=self.dtype_policy, name=f"bidirectional_{depth}")
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape | dict[str, Shape]) -> None:
         """Makes the weights.
 
         Args:
@@ -152,12 +157,12 @@ class MaskedLSTMClassifier(keras.Model):
                 of "sequences" and "lengths". Batch and time count as unknown, whatever they are.
         """
         shape, lengths_shape = split_pair(input_shape)
-        check_inputs_shape(shape, self.takes_token_ids)
+        _check_inputs_shape(shape, self.takes_token_ids)
         self.num_features = None if self.takes_token_ids else int(shape[2])
         # A symbolic call, so that every layer knows the output shape that `summary` shows.
         self.call(self._symbolic_inputs(takes_lengths=lengths_shape is not None))
 
-    def _symbolic_inputs(self, takes_lengths: bool) -> Any:
+    def _symbolic_inputs(self, takes_lengths: bool) -> Inputs:
         """Returns shape and dtype of the inputs, batch and time left open."""
         shape = (None,) if self.takes_token_ids else (None, self.num_features)
         dtype = "int32" if self.takes_token_ids else keras.config.floatx()
@@ -166,10 +171,10 @@ class MaskedLSTMClassifier(keras.Model):
             return sequences
         return {"sequences": sequences, "lengths": keras.Input((), dtype="int32", name="lengths")}
 
-    def call(self, inputs: Any, training: bool | None = None) -> Tensor:
+    def call(self, inputs: Inputs, training: bool | None = None) -> Tensor:
         """Returns `(batch, num_classes)` for a tensor, or for a dict with lengths."""
         sequences, lengths = split_lengths(inputs)
-        check_inputs_shape(sequences.shape, self.takes_token_ids, self.num_features)
+        _check_inputs_shape(sequences.shape, self.takes_token_ids, self.num_features)
         self._takes_lengths = lengths is not None
         mask = self.masking.compute_mask(inputs)
         lengths = self.masking.sequence_lengths(inputs)
@@ -203,7 +208,7 @@ class MaskedLSTMClassifier(keras.Model):
                     lstm.supports_jit = True
         keras.Model.jit_compile.fset(self, value)
 
-    def summary(self, *args: Any, **kwargs: Any) -> None:
+    def summary(self, *args: object, **kwargs: object) -> None:
         """As `keras.Model.summary`; a model of token ids is built first, its shapes being known."""
         if self.takes_token_ids and not self.built:
             self.build((None, None))
@@ -211,11 +216,11 @@ class MaskedLSTMClassifier(keras.Model):
 
     def export(
         self,
-        filepath: Any,
+        filepath: str | os.PathLike[str],
         format: str = "tf_saved_model",  # noqa: A002 - Keras' name for it
         verbose: bool | None = None,
         input_signature: Any = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         """As `keras.Model.export`, for batches and sequences of any length.
 
@@ -240,11 +245,11 @@ class MaskedLSTMClassifier(keras.Model):
             input_signature = [self._symbolic_inputs(self._takes_lengths)]
         super().export(filepath, format=format, verbose=verbose, input_signature=input_signature, **kwargs)
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
+    def compute_output_shape(self, input_shape: Shape | dict[str, Shape]) -> tuple[int | None, int]:
         """Returns (batch, num_classes)."""
         return (split_pair(input_shape)[0][0], self.num_classes)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         """Returns what `from_config` needs."""
         names = ["num_classes", "vocabulary_size", "embedding_dim", "bidirectional", "pooling", "dropout"]
         names += ["recurrent_dropout", "mask_value"]
@@ -256,10 +261,7 @@ class MaskedLSTMClassifier(keras.Model):
         }
 
 
-# The checks on MaskedLSTMClassifier's arguments and inputs that no other module needs.
-
-
-def check_units(units: int | Sequence[int]) -> tuple[int, ...]:
+def _check_units(units: int | Sequence[int]) -> tuple[int, ...]:
     """Returns one int per LSTM layer."""
     if isinstance(units, str) or not isinstance(units, Sequence):
         return (check_integer("units", units),)
@@ -268,7 +270,7 @@ def check_units(units: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(check_integer(f"units[{depth}]", count) for depth, count in enumerate(units))
 
 
-def check_rate(name: str, rate: float) -> float:
+def _check_rate(name: str, rate: float) -> float:
     """Returns a dropout rate as a float."""
     if isinstance(rate, bool) or not isinstance(rate, Real):
         raise TypeError(f"`{name}` must be a number. Expected 0 <= rate < 1, received {show_typed(rate)}.")
@@ -277,7 +279,7 @@ def check_rate(name: str, rate: float) -> float:
     return float(rate)
 
 
-def check_embedding(
+def _check_embedding(
     vocabulary_size: int | None, embedding_dim: int | None, mask_value: float
 ) -> tuple[int | None, int | None]:
     """Refuses half of an embedding, and a padding value that no token id can have."""
@@ -297,10 +299,10 @@ def check_embedding(
     return check_integer("vocabulary_size", vocabulary_size), check_integer("embedding_dim", embedding_dim)
 
 
-def check_activation(activation: Any, num_classes: int) -> Callable[..., Any]:
+def _check_activation(activation: str | Config | Activation | None, num_classes: int) -> Activation:
     """Returns the activation as a function, refusing unknown ones and a softmax over a single class."""
     try:
-        function: Callable[..., Any] = keras.activations.get(activation)
+        function: Activation = keras.activations.get(activation)
     except (TypeError, ValueError) as error:
         if isinstance(activation, dict):  # out of a saved model: Keras says best what it does not load
             raise
@@ -316,7 +318,7 @@ def check_activation(activation: Any, num_classes: int) -> Callable[..., Any]:
     return function
 
 
-def check_inputs_shape(shape: Sequence[int | None], takes_token_ids: bool, num_features: int | None = None) -> None:
+def _check_inputs_shape(shape: Shape, takes_token_ids: bool, num_features: int | None = None) -> None:
     """Refuses vectors where the model takes token ids, and the reverse; and another number of features."""
     if takes_token_ids and len(shape) != 2:
         raise ValueError(

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import threading
 import warnings
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from keras_bucketing.data.row_splits import row_splits_of
+from keras_bucketing.monitoring.counted_dataset import CountedDataset
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.passes import PassCounter, PassPosition, as_it_is
 from keras_bucketing.planning.boundaries import check_boundaries
 from keras_bucketing.unpadding.graph import check_padding_of, entry_name, leaves_at, row_lengths, sequence_paths
 from keras_bucketing.unpadding.unnoticed import UnnoticedPaddingCheck
 
+MaskValue = bool | int | float | str | bytes
+EntryKeys = str | int | list[str | int] | None  # which entries of x are sequences
+Batch = Any  # x, (x, y) or (x, y, sample_weight), x being a tensor or a dict, tuple or list of tensors
+
 
 def monitor_padding(
-    dataset: Any, mask_value: Any = 0, *, sequences: Any = None, bucket_boundaries: list[int] | None = None
+    dataset: tf.data.Dataset | keras.utils.PyDataset | CountedDataset,
+    mask_value: MaskValue = 0,
+    *,
+    sequences: EntryKeys = None,
+    bucket_boundaries: list[int] | None = None,
 ) -> Any:
     """Lets a `PaddingStatsCallback` read the padding of a dataset that knows nothing of bucketing.
 
@@ -47,7 +57,8 @@ def monitor_padding(
             figures for each bucket. Defaults to None: those of `dataset`, if it has any.
 
     Returns:
-        A `tf.data.Dataset` or a `keras.utils.PyDataset` that yields the same batches. A `BucketedSequence` knows its
+        A `tf.data.Dataset` or a `keras.utils.PyDataset` that yields the same batches. In a training loop of your own,
+        its `newest_pass()` and `pass_stats(position, start, stop)` say what was padded. A `BucketedSequence` knows its
         padding already and comes back as it is. (In a dataset made from one, as by `.repeat()`, rows that spilled into
         a longer bucket and fill a batch there alone count for their own.)
 
@@ -80,37 +91,26 @@ def monitor_padding(
     )
 
 
-# CountedDataset: what a dataset must answer, so that its padding can be counted.
-
-
-@runtime_checkable
-class CountedDataset(Protocol):
-    """What a dataset must answer, so that its consumption can be followed."""
-
-    def __len__(self) -> int:
-        """Batches of a whole pass; raises TypeError where nobody knows."""
-
-    def newest_pass(self) -> PassPosition:
-        """The newest pass that has begun."""
-
-    def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
-        """What was padded in the batches `start` to `stop - 1` of that pass, as far as it has them."""
-
-
-# A `tf.data.Dataset` that writes down what it delivers.
-
-
 class MonitoredDataset(tf.data.Dataset):
     """A `tf.data.Dataset` that writes down what it delivers; made by `monitor_padding`."""
 
-    def __init__(self, dataset: tf.data.Dataset, mask_value: Any, sequences: Any, bucket_boundaries: list[int] | None):
-        self._counter = PassCounter()
-        self._mask_value = mask_value
-        self._paths = sequence_paths(_x_of(dataset.element_spec), sequences)
-        check_padding_of(_x_of(dataset.element_spec), self._paths, mask_value)
-        self._log = BatchLog([entry_name(path) for path in self._paths], bucket_boundaries)
-        self._watch = UnnoticedPaddingCheck(mask_value)
+    def __init__(
+        self,
+        dataset: tf.data.Dataset,
+        mask_value: MaskValue,
+        sequences: EntryKeys,
+        bucket_boundaries: list[int] | None,
+    ):
+        x = _x_of(dataset.element_spec)
         self._element_spec = dataset.element_spec
+        self._mask_value = mask_value
+        self._paths = sequence_paths(x, sequences)
+        check_padding_of(x, self._paths, mask_value)
+        self._names = [entry_name(path) for path in self._paths]
+        self._dtypes = [leaf.dtype for leaf in leaves_at(x, self._paths)]
+        self._counter = PassCounter()
+        self._log = BatchLog(self._names, bucket_boundaries)
+        self._padding_check = UnnoticedPaddingCheck(mask_value)
         no_pass = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
         # `scan` hands its state from batch to batch of one pass, and keeps the cardinality.
         self._inner = dataset.scan(no_pass, as_it_is(self._record)).prefetch(1)
@@ -120,7 +120,7 @@ class MonitoredDataset(tf.data.Dataset):
         return [self._inner]
 
     @property
-    def element_spec(self) -> Any:
+    def element_spec(self) -> Batch:
         """The structure of the batches, as given."""
         return self._element_spec
 
@@ -131,43 +131,67 @@ class MonitoredDataset(tf.data.Dataset):
         return cardinality if cardinality >= 0 else None
 
     def newest_pass(self) -> PassPosition:
-        """The newest pass that has begun."""
+        """The newest pass that has yielded a batch.
+
+        An iterator whose first batch was not read yet is no pass. A prefetch, `.prefetch()` on top or that of Keras,
+        reads it as soon as the iterator is made.
+
+        Returns:
+            A tuple of ints `(number, epoch, first_batch)`: how many passes have begun so far, 0 before the first;
+            `number - 1`; and 0, the batch that the pass began with.
+
+        Example:
+            >>> monitored = monitor_padding(tf.data.Dataset.from_tensor_slices([[7, 0], [5, 6]]).batch(1))
+            >>> monitored.newest_pass().number
+            0
+            >>> batches = list(monitored)
+            >>> monitored.newest_pass()
+            PassPosition(number=1, epoch=0, first_batch=0)
+        """
         return self._counter.newest_pass()
 
     def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
-        """What was padded in some batches of a pass; what was read leaves the log.
+        """What the batches `start` to `stop - 1` of a pass padded.
+
+        They can be asked for again, until batches after them are: what lies before `start` is forgotten. Of passes that
+        nobody asks about, at least the newest two are remembered.
 
         Args:
             position: The pass, from `newest_pass`.
             start: Int, the first batch, counted from where the pass began.
             stop: Int, one after the last batch. Batches that were never delivered do not count.
+
+        Returns:
+            A `PaddingStats` of these batches, of every entry of `x` that holds sequences.
+
+        Example:
+            A training loop counts the batches that it consumes, whatever was prefetched:
+
+            >>> dataset = tf.data.Dataset.from_tensor_slices([[7, 8, 0], [5, 0, 0], [1, 2, 3]]).batch(1)
+            >>> monitored = monitor_padding(dataset)
+            >>> for step, batch in enumerate(monitored.prefetch(3)):
+            ...     if step == 1:
+            ...         break
+            >>> stats = monitored.pass_stats(monitored.newest_pass(), start=0, stop=step + 1)
+            >>> stats.num_batches, stats.real_timesteps, stats.total_timesteps
+            (2, 3, 6)
         """
-        dtypes = [leaf.dtype for leaf in leaves_at(_x_of(self._element_spec), self._paths)]
-        self._watch.warn_once([entry_name(path) for path in self._paths], dtypes)
+        self._padding_check.warn_once(self._names, self._dtypes)
         return self._log.pass_stats(position, start, stop)
 
-    def _record(self, state: tuple[tf.Tensor, tf.Tensor], batch: Any) -> tuple[tuple[tf.Tensor, tf.Tensor], Any]:
+    def _record(self, state: tuple[tf.Tensor, tf.Tensor], batch: Batch) -> tuple[tuple[tf.Tensor, tf.Tensor], Batch]:
+        """Writes a batch into the log; in graph. The state is the pass' number and the batch's index in it."""
         pass_number, index = state
         pass_number = tf.cond(tf.equal(index, 0), self._begin_pass, lambda: pass_number)
         lengths, padded_lengths = row_lengths(_x_of(batch), self._paths, self._mask_value)
-        seen = self._watch.sample(pass_number, index, leaves_at(_x_of(batch), self._paths), lengths)
-        with tf.control_dependencies([seen, self._log.write(pass_number, index, lengths, padded_lengths)]):
+        sampled = self._padding_check.sample(pass_number, index, leaves_at(_x_of(batch), self._paths), lengths)
+        with tf.control_dependencies([sampled, self._log.write(pass_number, index, lengths, padded_lengths)]):
             return (pass_number, tf.identity(index + 1)), batch
 
     def _begin_pass(self) -> tf.Tensor:
         number = self._counter.begin_pass().number
         with tf.control_dependencies([self._log.forget_old_passes(number)]):
             return tf.identity(number)
-
-
-def _x_of(element: Any) -> Any:
-    return element[0] if isinstance(element, tuple) else element
-
-
-# A `keras.utils.PyDataset` that writes down what it delivers.
-
-
-_KEPT_PASSES = 4
 
 
 class MonitoredPyDataset(keras.utils.PyDataset):
@@ -187,8 +211,8 @@ class MonitoredPyDataset(keras.utils.PyDataset):
     def __init__(
         self,
         dataset: keras.utils.PyDataset,
-        mask_value: Any,
-        sequences: Any,
+        mask_value: MaskValue,
+        sequences: EntryKeys,
         bucket_boundaries: list[int] | None,
     ):
         if dataset.use_multiprocessing:
@@ -200,15 +224,15 @@ class MonitoredPyDataset(keras.utils.PyDataset):
         self._dataset = dataset
         self._mask_value = mask_value
         self._sequences = sequences
-        self._names: list[str] = []
+        self._names: list[str] = []  # of the sequences of the newest batch, with their dtypes
         self._dtypes: list[tf.DType] = []
-        self._watch = UnnoticedPaddingCheck(mask_value)
+        self._padding_check = UnnoticedPaddingCheck(mask_value)
         self._bucket_boundaries = bucket_boundaries
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the next four
         self._pass_ended = True
         self._newest = 0
         self._delivered = 0  # batches of the newest pass
-        self._entries: dict[int, dict[int, np.ndarray]] = {}
+        self._entries: dict[int, dict[int, LogEntry]] = {}  # by pass, and by the order of delivery
         self._warned = False
 
     def __len__(self) -> int:
@@ -235,46 +259,83 @@ class MonitoredPyDataset(keras.utils.PyDataset):
             self._pass_ended = True
         self._dataset.on_epoch_end()
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> Batch:
         with self._lock:
             if self._pass_ended:
                 self._begin_pass()
-            number, of_pass, position = self._newest, self._entries[self._newest], self._delivered
+            number, entries, position = self._newest, self._entries[self._newest], self._delivered
             self._delivered += 1
         batch = self._dataset[index]
         entry = self._measure(batch, number, position)
         with self._lock:
-            of_pass[position] = entry
-            of_pass.pop(position - MOST_UNREAD_BATCHES, None)
+            entries[position] = entry
+            entries.pop(position - MAX_UNREAD_BATCHES, None)
         return batch
 
     def newest_pass(self) -> PassPosition:
-        """The newest pass that has begun."""
+        """The newest pass of which a batch was asked for.
+
+        Returns:
+            A tuple of ints `(number, epoch, first_batch)`: how many passes have begun so far, 0 before the first;
+            `number - 1`; and 0, the batch that the pass began with.
+
+        Example:
+            >>> class Batches(keras.utils.PyDataset):
+            ...     def __len__(self):
+            ...         return 2
+            ...
+            ...     def __getitem__(self, index):
+            ...         return np.array([[7, 8, 0], [5, 0, 0]])
+            >>> monitored = monitor_padding(Batches())
+            >>> for index in range(monitored.num_batches):  # asking for `num_batches` begins a pass
+            ...     batch = monitored[index]
+            >>> monitored.newest_pass()
+            PassPosition(number=1, epoch=0, first_batch=0)
+        """
         with self._lock:
             return PassPosition(self._newest, self._newest - 1, 0)
 
     def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
-        """What was padded in some batches of a pass; the batches before them are forgotten.
+        """What the batches `start` to `stop - 1` of a pass padded, in the order in which they were asked for.
+
+        They can be asked for again, until batches after them are: what lies before `start` is forgotten. Of passes that
+        nobody asks about, the newest four are remembered.
 
         Args:
             position: The pass, from `newest_pass`.
             start: Int, the first batch, counted from where the pass began.
             stop: Int, one after the last batch. Batches that were never delivered do not count.
+
+        Returns:
+            A `PaddingStats` of these batches, of every entry of `x` that holds sequences.
+
+        Example:
+            >>> class Batches(keras.utils.PyDataset):
+            ...     def __len__(self):
+            ...         return 2
+            ...
+            ...     def __getitem__(self, index):
+            ...         return np.array([[7, 8, 0], [5, 0, 0]])
+            >>> monitored = monitor_padding(Batches())
+            >>> batches = [monitored[index] for index in range(monitored.num_batches)]
+            >>> stats = monitored.pass_stats(monitored.newest_pass(), start=0, stop=len(batches))
+            >>> stats.num_sequences, stats.real_timesteps, stats.total_timesteps
+            (4, 6, 12)
         """
         with self._lock:
-            of_pass = self._entries.get(position.number, {})
-            for index in [index for index in of_pass if index < start]:
-                del of_pass[index]
-            entries = [of_pass[index] for index in range(start, stop) if index in of_pass]
-            cut_short = start > 0 or any(index >= stop for index in of_pass)
-        if cut_short and self.workers > 1 and not self._warned:
+            delivered = self._entries.get(position.number, {})
+            for index in [index for index in delivered if index < start]:
+                del delivered[index]
+            entries = [delivered[index] for index in range(start, stop) if index in delivered]
+            is_cut_short = start > 0 or max(delivered, default=-1) >= stop
+        if is_cut_short and self.workers > 1 and not self._warned:
             self._warned = True
             warnings.warn(
                 f"With workers={self.workers}, batches are made out of order, and this epoch did not consume all of "
                 "them: the padding statistics may have counted a few others. Use workers=1 for exact figures.",
                 stacklevel=2,
             )
-        self._watch.warn_once(self._names, self._dtypes)
+        self._padding_check.warn_once(self._names, self._dtypes)
         return stats_of_entries(entries, self._names, self._bucket_boundaries)
 
     def _begin_pass(self) -> None:
@@ -284,32 +345,37 @@ class MonitoredPyDataset(keras.utils.PyDataset):
         self._entries[self._newest] = {}
         self._entries.pop(self._newest - _KEPT_PASSES, None)
 
-    def _measure(self, batch: Any, pass_number: int, position: int) -> np.ndarray:
-        x = batch[0] if isinstance(batch, (tuple, list)) else batch
-        x = keras.tree.map_structure(keras.ops.convert_to_numpy, x)
+    def _measure(self, batch: Batch, pass_number: int, position: int) -> LogEntry:
+        x = keras.tree.map_structure(keras.ops.convert_to_numpy, _x_of(batch))
         paths = sequence_paths(x, self._sequences)
         check_padding_of(x, paths, self._mask_value)
         self._names = [entry_name(path) for path in paths]
         leaves = [tf.convert_to_tensor(leaf) for leaf in leaves_at(x, paths)]
         self._dtypes = [leaf.dtype for leaf in leaves]
         lengths, padded_lengths = row_lengths(x, paths, self._mask_value)
-        self._watch.sample(pass_number, position, leaves, lengths)
-        entry: np.ndarray = entry_of_batch(lengths, padded_lengths).numpy()
+        self._padding_check.sample(pass_number, position, leaves, lengths)
+        entry: LogEntry = entry_of_batch(lengths, padded_lengths).numpy()
         return entry
 
 
-# The in-graph record of delivered batches, read by whoever knows which of them were consumed.
+def _x_of(batch: Batch) -> Batch:
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
 
+
+# The log of delivered batches, read by those who know which of them were consumed: an entry for each batch.
+
+LogEntry = NDArray[np.int32]  # (num_leaves, 1 + rows): the padded length of each leaf and the lengths of its rows
 
 # A dataset that is iterated without a callback would fill its log for ever. This many entries are a few megabytes and
 # far more than the batches which can be waiting to be read.
-MOST_UNREAD_BATCHES = 65536
+MAX_UNREAD_BATCHES = 65536
+_KEPT_PASSES = 4  # of a `PyDataset`
 
 _PASS_SHIFT = 32  # an entry's key: pass number << 32 | index in the pass
 
 
 class BatchLog:
-    """Remembers the lengths of each delivered batch until they are read.
+    """Remembers the lengths of each delivered batch until they are read; written in graph.
 
     A running total would count what was prefetched, so every batch has its own entry.
 
@@ -324,7 +390,7 @@ class BatchLog:
         with tf.device("CPU:0"):
             # A table holds values of one shape only, batches have as many lengths as rows: hence serialized.
             self._table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.string, default_value="")
-        self._kept: dict[int, np.ndarray] = {}
+        self._kept: dict[int, LogEntry] = {}
 
     def write(
         self, pass_number: tf.Tensor, index: tf.Tensor, lengths: tf.Tensor, padded_lengths: tf.Tensor
@@ -344,7 +410,7 @@ class BatchLog:
             with tf.control_dependencies([self._table.remove(old)]):
                 return tf.size(old, tf.int64)
 
-        return tf.cond(self._table.size() > MOST_UNREAD_BATCHES, forget, lambda: tf.constant(0, tf.int64))
+        return tf.cond(self._table.size() > MAX_UNREAD_BATCHES, forget, lambda: tf.constant(0, tf.int64))
 
     def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
         """What the batches `start` to `stop - 1` of a pass padded, as far as they were delivered.
@@ -355,7 +421,7 @@ class BatchLog:
         entries = self._read(list(range(first + start, first + stop)))
         return stats_of_entries(entries, self._names, self._bucket_boundaries)
 
-    def _read(self, keys: list[int]) -> list[np.ndarray]:
+    def _read(self, keys: list[int]) -> list[LogEntry]:
         if not keys:
             return []
         end_of_pass = ((keys[0] >> _PASS_SHIFT) + 1) << _PASS_SHIFT
@@ -374,7 +440,7 @@ def entry_of_batch(lengths: tf.Tensor, padded_lengths: tf.Tensor) -> tf.Tensor:
     return tf.concat([padded_lengths[:, tf.newaxis], lengths], axis=1)
 
 
-def stats_of_entries(entries: list[np.ndarray], names: list[str], bucket_boundaries: list[int] | None) -> PaddingStats:
+def stats_of_entries(entries: list[LogEntry], names: list[str], bucket_boundaries: list[int] | None) -> PaddingStats:
     """What was padded in batches, from what `entry_of_batch` made of each of them."""
     if not entries:
         return PaddingStats()

@@ -73,14 +73,8 @@ class UnnoticedPaddingCheck:
     ) -> tf.Tensor:
         """Keeps some rows of a batch, if it is one of the first of the first pass; in graph or eagerly.
 
-        Args:
-            pass_number: Int64 scalar, from 1.
-            index: Int64 scalar, which batch of the pass.
-            leaves: Tensors `(batch, time, ...)`.
-            lengths: Int32 `(num_leaves, batch)`, the rows' lengths by `mask_value`, in timesteps.
-
-        Returns:
-            A scalar to wait for.
+        Passes are numbered from 1, batches from 0, int64 scalars. Leaves are `(batch, time, ...)`, their lengths by
+        `mask_value` int32 `(num_leaves, batch)`. Returns a scalar to wait for.
         """
 
         def keep() -> tf.Tensor:
@@ -97,12 +91,7 @@ class UnnoticedPaddingCheck:
         return tf.cond(tf.logical_and(is_first, tf.size(lengths) > 0), keep, lambda: tf.constant(False))
 
     def warn_once(self, names: list[str], dtypes: list[tf.DType]) -> None:
-        """Warns, at the line of the caller outside of this package, if padding was not noticed.
-
-        Args:
-            names: What to call the leaves.
-            dtypes: Their dtypes.
-        """
+        """Warns, at the line of the caller outside of this package, if padding was not noticed in one of the leaves."""
         with self._lock:
             num_kept = int(self._samples.size())
             if self._warned or num_kept == self._num_checked:
@@ -214,11 +203,7 @@ class ConstantRuns:
 
 
 def find_runs(array: np.ndarray) -> ConstantRuns | None:
-    """The runs in a whole array that look like padding; None if none do.
-
-    Args:
-        array: Array `(num_rows, time, *features)` of numbers.
-    """
+    """The runs in a whole array of numbers `(num_rows, time, *features)` that look like padding, or None."""
     if not array.size:
         return None
     rows = max(1, _MAX_VALUES_OF_PART * len(array) // array.size)
@@ -237,11 +222,7 @@ def runs_like_padding(batches: Sequence[tf.Tensor]) -> ConstantRuns | None:
 
 
 def add_up_runs(parts: Iterable[tuple[np.ndarray, np.ndarray]], at_end: bool) -> ConstantRuns | None:
-    """Adds up what `count_runs` found in several batches; of several values, the one with the most runs.
-
-    Returns:
-        None where no batch has a run.
-    """
+    """Adds up what `count_runs` found in several batches, for the value with the most runs; None if none has a run."""
     num_rows = 0
     counts_by_value: dict[str, tuple[np.ndarray, list[np.ndarray]]] = {}
     for counts, value in parts:
@@ -258,14 +239,9 @@ def add_up_runs(parts: Iterable[tuple[np.ndarray, np.ndarray]], at_end: bool) ->
 
 
 def count_runs(batch: tf.Tensor, at_end: bool) -> tuple[tf.Tensor, tf.Tensor]:
-    """Counts the runs of one timestep in a batch: that of the longest run.
+    """Counts the runs of one timestep, that of the longest run, in a batch `(num_rows, time, *features)`.
 
-    Args:
-        batch: Tensor `(num_rows, time, *features)` with at least one value.
-        at_end: Whether to look at the rows' ends, or at their beginnings.
-
-    Returns:
-        Int64 `(6,)`, the numbers of `ConstantRuns`, and the timestep, flat.
+    Returns int64 `(6,)`, the numbers of `ConstantRuns` in their order, and the timestep, flat.
     """
     shape = tf.shape(batch)
     num_rows, time = shape[0], shape[1]

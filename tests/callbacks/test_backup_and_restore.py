@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from keras_bucketing import BackupAndRestoreSequence, BucketedSequence
-from keras_bucketing.callbacks import backup_and_restore as backup_and_restore_sequence
+from keras_bucketing.callbacks import backup_and_restore
 from keras_bucketing.callbacks.backup_files import BackupFiles
 from keras_bucketing.callbacks.backup_store import RECORD_FILE, WEIGHTS_FILE, BackupStore
-from tests.support.trees import tree_of
+from tests.support.directories import contents_of
+
+pytestmark = pytest.mark.saves_model
 
 # Trains, appending to a file which batch each step saw and what the weights add up to. Kills itself with SIGKILL, which
 # no Python code can catch, after the step it is told to, or before it flushes a file for the n-th time.
@@ -23,7 +25,7 @@ TRAIN = """
 import os, signal, sys
 import keras, numpy as np
 from keras_bucketing import BackupAndRestoreSequence, BucketedSequence
-from keras_bucketing.callbacks import backup_and_restore_sequence
+from keras_bucketing.callbacks import backup_and_restore
 from keras_bucketing.callbacks.backup_files import BackupFiles
 
 folder, record, kill_after, kill_in_flush = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -59,7 +61,7 @@ class KilledFiles(BackupFiles):
             os.kill(os.getpid(), signal.SIGKILL)
         super().flush(path)
 
-backup_and_restore_sequence.BackupFiles = KilledFiles
+backup_and_restore.BackupFiles = KilledFiles
 model = keras.Sequential([keras.Input((None, 1)), keras.layers.LSTM(3), keras.layers.Dense(1)])
 model.compile("adam", "mse", metrics=[Labels()])
 backup = BackupAndRestoreSequence(dataset, folder, save_freq=4)
@@ -73,7 +75,7 @@ def train(folder: Path) -> list[str]:
     record.unlink(missing_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train.py", str(folder), str(record), "0", "0"])
-        patch.setattr(backup_and_restore_sequence, "BackupFiles", BackupFiles)  # as it was, when the script is done
+        patch.setattr(backup_and_restore, "BackupFiles", BackupFiles)  # as it was, when the script is done
         exec(compile(TRAIN, "train.py", "exec"), {})
     return record.read_text().splitlines()
 
@@ -283,11 +285,11 @@ def test_nothing_of_others_is_touched(tmp_path: Path, monkeypatch: pytest.Monkey
     for name in ("a.txt", "work/b.txt", "work/backup/c.txt", "work/backup/backup-00000000/d.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
-    before = tree_of(tmp_path)
+    before = contents_of(tmp_path)
     monkeypatch.chdir(tmp_path / "work")
     for folder in ("backup", ".", tmp_path / "work"):
         fit(small_dataset(), folder, save_freq=1)
-        assert tree_of(tmp_path) == before
+        assert contents_of(tmp_path) == before
 
 
 def test_the_next_fit_trains_what_it_says(tmp_path: Path):
@@ -341,7 +343,7 @@ def test_file_systems_out_of_reach_are_refused(folder, tmp_path: Path, monkeypat
 
 
 def test_a_remote_directory_restores_alike():
-    folder = "ram://test_backup_and_restore_sequence/run"
+    folder = "ram://test_backup_and_restore/run"
     interrupt(small_dataset(), folder, after_steps=7)
     model = small_model()
     assert fit(small_dataset(), folder, model=model, save_freq=1).epoch == [1, 2]

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from keras_bucketing.callbacks.backup_store import RECORD_FILE, WEIGHTS_FILE, BackupStore
+from tests.support.directories import contents_of
 from tests.support.faulty_files import FaultyFiles, Killed
-from tests.support.trees import tree_of
 
 STRANGERS = {
     "notes.txt": b"mine",
@@ -68,7 +68,7 @@ def test_a_fault_at_any_operation_leaves_a_whole_backup_and_nothing_else(tmp_pat
         for name, content in STRANGERS.items():
             (directory / "backups" / name).parent.mkdir(parents=True, exist_ok=True)
             (directory / "backups" / name).write_bytes(content)
-        before = tree_of(directory)
+        before = contents_of(directory)
         saved: list[int] = []
         files = FaultyFiles(fail_at, kind, seed=fail_at)
         try:
@@ -84,7 +84,7 @@ def test_a_fault_at_any_operation_leaves_a_whole_backup_and_nothing_else(tmp_pat
             assert number in {1, 2, None}, "while they are deleted"
         again: list[int] = []
         run(directory / "backups", FaultyFiles(), again)
-        assert {**tree_of(directory), "backups": None} == {**before, "backups": None}, "nothing of ours is left"
+        assert {**contents_of(directory), "backups": None} == {**before, "backups": None}, "nothing of ours is left"
 
 
 def test_two_backups_are_kept(tmp_path: Path):

@@ -56,7 +56,6 @@ def test_nothing_was_read():
     dataset = FakeDataset()
     batches = ConsumedBatches(dataset)
     assert batches.consumed() is None
-    assert batches.current() is None
     run_steps(batches, dataset, range(3))
     assert batches.consumed() is None
 
@@ -164,13 +163,13 @@ def test_rows_are_not_asked_for_without_need():
     assert batches.consumed(lambda: pytest.fail("asked for rows")).stop == 4
 
 
-def test_the_current_position_in_mid_epoch():
+def test_an_epoch_that_goes_on_with_the_pass_begins_where_the_one_before_has_ended():
     dataset = FakeDataset()
     batches = ConsumedBatches(dataset)
     run_steps(batches, dataset, range(3), first_batch=0)
-    assert batches.current() == (PassPosition(1, 0, 0), 3)
+    assert batches.consumed() == Consumed(PassPosition(1, 0, 0), 0, 3)
     run_steps(batches, dataset, range(2))
-    assert batches.current() == (PassPosition(1, 0, 0), 5)
+    assert batches.consumed() == Consumed(PassPosition(1, 0, 0), 3, 5)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +194,7 @@ def test_the_size_of_a_group_is_that_of_the_first_whenever_its_end_comes():
     assert batches.consumed(count_rows=pytest.fail).stop == 4
 
 
-def test_a_pass_that_nobody_told_of_leaves_a_doubt_for_the_rest_of_the_fit():
+def test_a_pass_that_nobody_announced_leaves_a_doubt_for_the_rest_of_the_fit():
     dataset = FakeDataset()
     batches = ConsumedBatches(dataset)
     run_steps(batches, dataset, range(3), first_batch=0)
@@ -209,7 +208,7 @@ def test_a_pass_that_nobody_told_of_leaves_a_doubt_for_the_rest_of_the_fit():
     assert batches.overran
 
 
-def test_passes_of_others_who_tell_of_them_leave_none():
+def test_announced_passes_of_others_leave_none():
     dataset = FakeDataset()
     batches = ConsumedBatches(dataset)
     run_steps(batches, dataset, range(3), first_batch=0)

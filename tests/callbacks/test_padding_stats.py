@@ -107,8 +107,7 @@ def test_later_callbacks_and_the_progress_bar_see_the_efficiency(tmp_path, capsy
     assert f"padding_efficiency: {expected[0]:.4f}" in capsys.readouterr().out
 
 
-# The TensorBoard callback turns variables into arrays as Keras does when it saves: see conftest.py.
-@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+@pytest.mark.saves_model  # the TensorBoard callback turns variables into arrays as Keras does when it saves
 def test_tensorboard_gets_the_efficiency(tmp_path):
     pytest.importorskip("tensorboard", reason="TensorFlow no longer brings tensorboard along")
     train, val = scenarios.bucketed(1), scenarios.bucketed(2)

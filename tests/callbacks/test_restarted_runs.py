@@ -17,6 +17,8 @@ from tests.support.restarted_runs import (
     run_damaged,
 )
 
+pytestmark = pytest.mark.saves_model
+
 WORLD: list[World] = []
 
 

@@ -128,6 +128,27 @@ def test_it_is_built_from_the_start_as_masking_is():
     assert model(X).shape == (2, 2)
 
 
+class ScaledMasking(SequenceMasking):
+    """A subclass with a weight, which it can make only once it knows the shape."""
+
+    def build(self, input_shape):
+        shape = input_shape["sequences"] if isinstance(input_shape, dict) else input_shape
+        self.scale = self.add_weight((shape[-1],), initializer=keras.initializers.Constant(3.0), name="scale")
+
+    def call(self, inputs):
+        return super().call(inputs) * self.scale
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_a_subclass_that_overrides_build_is_built_when_it_is_called(lengths):
+    layer = ScaledMasking()
+    assert not layer.built
+    outputs = layer(X, lengths=lengths)
+    assert layer.built
+    assert [weight.shape for weight in layer.weights] == [(1,)]
+    np.testing.assert_array_equal(outputs, 3 * np.array(SequenceMasking()(X, lengths=lengths)))
+
+
 @pytest.mark.parametrize(("mask_value", "dtype"), [(0.5, "int32"), (np.nan, "int32"), (np.inf, "int32"), (-1, "uint8")])
 def test_a_mask_value_that_the_integers_cannot_hold_is_refused(mask_value, dtype):
     with pytest.raises(ValueError, match=f"Expected one of dtype {dtype}, received {mask_value}"):

@@ -12,6 +12,8 @@ import tensorflow as tf
 from keras_bucketing import MaskedLSTMClassifier, SequenceMasking
 from tests.support.paths import SUPPORT
 
+pytestmark = pytest.mark.saves_model
+
 RNG = np.random.default_rng(0)
 VECTORS = RNG.normal(size=(4, 6, 2)).astype("float32")
 TOKEN_IDS = RNG.integers(0, 10, size=(4, 6)).astype("int32")

@@ -33,6 +33,7 @@ def saved_by_tensorflow(tmp_path_factory):
     return directory
 
 
+@pytest.mark.saves_model
 @pytest.mark.backends
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])

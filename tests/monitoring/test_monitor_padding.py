@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.callbacks.padding_stats import PaddingStatsCallback
-from keras_bucketing.monitoring import monitor_padding as batch_log
 from keras_bucketing.monitoring.monitor_padding import monitor_padding
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.unpadding.graph import row_lengths
@@ -349,7 +348,7 @@ def test_the_same_batches_can_be_asked_for_again_until_others_are():
 
 
 def test_a_log_that_nobody_reads_stays_small(monkeypatch):
-    monkeypatch.setattr(batch_log, "MOST_UNREAD_BATCHES", 10)
+    monkeypatch.setattr("keras_bucketing.monitoring.monitor_padding.MAX_UNREAD_BATCHES", 10)
     monitored = monitor_padding(fixed_batches(4))
     for _ in range(20):
         list(monitored)
@@ -370,7 +369,7 @@ def test_what_was_prefetched_does_not_count():
 
 
 def test_the_pass_before_the_newest_is_kept_even_if_too_much_is_unread(monkeypatch):
-    monkeypatch.setattr(batch_log, "MOST_UNREAD_BATCHES", 3)
+    monkeypatch.setattr("keras_bucketing.monitoring.monitor_padding.MAX_UNREAD_BATCHES", 3)
     monitored = monitor_padding(fixed_batches(4))
     list(monitored)
     of_first = monitored.newest_pass()

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from keras_bucketing import BackupAndRestoreSequence, BucketedSequence
-from keras_bucketing.callbacks import backup_and_restore as backup_and_restore_sequence
+from keras_bucketing.callbacks import backup_and_restore
 from tests.support.faulty_files import FaultyFiles, Killed
 
 HOOKS = ("train_begin", "epoch_begin", "batch_begin", "batch_end", "test_begin", "epoch_end")
@@ -188,12 +188,12 @@ class World:
 
 @contextlib.contextmanager
 def _files(files):
-    original = backup_and_restore_sequence.BackupFiles
-    backup_and_restore_sequence.BackupFiles = lambda: files
+    original = backup_and_restore.BackupFiles
+    backup_and_restore.BackupFiles = lambda: files
     try:
         yield
     finally:
-        backup_and_restore_sequence.BackupFiles = original
+        backup_and_restore.BackupFiles = original
 
 
 def check_against(whole: Outcome, received: Outcome, consumed: int) -> int:

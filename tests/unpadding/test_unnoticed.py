@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from keras_bucketing.callbacks.padding_stats import PaddingStatsCallback
 from keras_bucketing.monitoring.monitor_padding import monitor_padding
-from keras_bucketing.unpadding import unnoticed as constant_runs
+from keras_bucketing.unpadding import unnoticed
 from keras_bucketing.unpadding.unnoticed import ConstantRuns, add_up_runs, count_runs, find_runs
 from tests.support.strategies import DTYPES, seeds
 
@@ -66,7 +66,7 @@ def test_several_batches_add_up():
 def test_large_arrays_are_counted_in_parts(monkeypatch):
     padded = np.where(np.arange(12) < np.arange(40)[:, np.newaxis] % 12, np.arange(480).reshape(40, 12) + 10, -3)
     whole = find_runs(padded)
-    monkeypatch.setattr(constant_runs, "_MAX_VALUES_OF_PART", 100)
+    monkeypatch.setattr(unnoticed, "_MAX_VALUES_OF_PART", 100)
     assert find_runs(padded) == whole
     assert whole.looks_like_padding
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 
-def tree_of(directory: Path) -> dict[str, bytes | None]:
+def contents_of(directory: Path) -> dict[str, bytes | None]:
     """The content of every file by its relative path, None for a directory."""
     return {
         str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
