@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "monitoring": {"checks", "data", "unpadding", "planning", "pipeline", "padding"},
     "bucketed_sequence": {"checks", "data", "unpadding", "streams", "planning", "pipeline", "padding"},
     "callbacks": {"checks", "pipeline", "padding", "monitoring", "bucketed_sequence"},
-    "tuning": {"checks", "planning", "padding", "bucketed_sequence"},
+    "tuning": {"checks", "data", "planning", "padding", "bucketed_sequence"},
     "layers": {"checks"},
     "models": {"checks", "layers"},
 }
