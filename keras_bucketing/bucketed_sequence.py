@@ -512,7 +512,7 @@ class BucketedSequence(tf.data.Dataset):
         """The batches of the next pass, which stays the next one."""
         position = [tf.constant(part, tf.int64) for part in (*self._counter.next_position, self.seed)]
         with tf.device("CPU:0"):
-            rows, cuts = self._planner.batches(*position)
+            rows, cuts = self._planner.tensors.batches(*position)
             for cut in cuts:
                 yield self._gatherer(rows, cut)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import secrets
+import functools
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import tensorflow as tf
+
+_Made = TypeVar("_Made")
 
 
 class PassPosition(NamedTuple):
@@ -72,26 +75,13 @@ class PassCounter:
     """
 
     def __init__(self, seed: int = 0):
-        def make() -> tuple[tf.Variable, tf.CriticalSection]:
-            with tf.device("CPU:0"):
-                state = tf.Variable(_State(0, 0, 0, 0, 0, seed), dtype=tf.int64, trainable=False, name="passes")
-                return state, tf.CriticalSection(name="passes_lock")
-
-        # A variable made under `strategy.scope()` would be mirrored to its devices. Scopes are kept by thread.
-        with ThreadPoolExecutor(max_workers=1) as outside_of_scopes:
-            self._state, self._lock = outside_of_scopes.submit(make).result()
+        self._state = outside_of_scopes(
+            lambda: tf.Variable(_State(0, 0, 0, 0, 0, seed), dtype=tf.int64, trainable=False, name="passes")
+        )
 
     def begin_pass(self) -> PassStart:
         """Begins a pass; in graph."""
-
-        def advance() -> list[tf.Tensor]:
-            state = _State(*tf.unstack(self._state.read_value()))
-            start = PassStart(state.number + 1, state.next_epoch, state.next_first_batch, state.seed)
-            begun = _State(start.epoch + 1, 0, start.number, start.epoch, start.first_batch, start.seed)
-            with tf.control_dependencies([self._state.assign(tf.stack(begun), read_value=False)]):
-                return [tf.identity(start.number), *start[1:]]
-
-        return PassStart(*self._lock.execute(advance))
+        return begin_pass(self._state)
 
     def newest_pass(self) -> PassPosition:
         """The newest pass that has begun."""
@@ -123,10 +113,51 @@ class PassCounter:
             moved = state._replace(next_epoch=epoch, next_first_batch=batch, seed=state.seed if seed is None else seed)
             return self._state.assign(tf.stack(moved), read_value=True)
 
-        self._lock.execute(jump)
+        _lock().execute(jump)
 
     def _read(self) -> _State:
         return _State(*self._state.numpy().tolist())
+
+
+def begin_pass(state: tf.Variable) -> PassStart:
+    """Begins a pass of the counter whose variable that is; in graph."""
+
+    def advance() -> list[tf.Tensor]:
+        before = _State(*tf.unstack(state.read_value()))
+        start = PassStart(before.number + 1, before.next_epoch, before.next_first_batch, before.seed)
+        begun = _State(start.epoch + 1, 0, start.number, start.epoch, start.first_batch, start.seed)
+        with tf.control_dependencies([state.assign(tf.stack(begun), read_value=False)]):
+            return [tf.identity(start.number), *start[1:]]
+
+    return PassStart(*_lock().execute(advance))
+
+
+_making_the_lock = threading.Lock()
+
+
+def _lock() -> tf.CriticalSection:
+    """What guards all counters, each for some microseconds: TensorFlow gives a lock a thread of its own."""
+    with _making_the_lock:
+        return _make_lock()
+
+
+@functools.cache
+def _make_lock() -> tf.CriticalSection:
+    return outside_of_scopes(lambda: tf.CriticalSection(name="passes_lock"))
+
+
+def outside_of_scopes(make: Callable[[], _Made]) -> _Made:
+    """Makes something in host memory. In a thread, because scopes are kept by thread.
+
+    A variable made under `strategy.scope()` would be mirrored to its devices.
+    """
+
+    def on_host() -> _Made:
+        with tf.device("CPU:0"):
+            return make()
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(on_host).result()
 
 
 # Refusal of checkpoints: TensorFlow's checkpoint of an iterator would bring back other rows.
@@ -171,7 +202,9 @@ def stateful(function: Callable[..., Any], state: tf.Variable) -> Callable[..., 
 
 
 def batches_unless_restored(
-    begin: Callable[[], PassStart], batches: Callable[[PassStart, tf.Tensor], tf.data.Dataset]
+    begin: Callable[[], PassStart],
+    batches: Callable[[PassStart, tf.Tensor], tf.data.Dataset],
+    first_number: tf.Tensor,
 ) -> tf.data.Dataset:
     """The batches of the pass that `begin` begins. An iterator of them that TensorFlow restores fails.
 
@@ -182,12 +215,12 @@ def batches_unless_restored(
 
     Args:
         begin: Begins a pass, in graph. Called by each iterator.
-        batches: The batches of a pass, as a function of its start alone; none where the bool scalar is False.
+        batches: The batches of a pass, as a function of its start alone; none where the int64 scalar is 0, not 1.
+        first_number: Int64 scalar, below 2**60: random, so that it is another one in each process.
 
     Raises:
         tf.errors.InvalidArgumentError: From `tf.train.Checkpoint.restore` or the next element.
     """
-    first_number = secrets.randbits(60)
 
     def tickets(_: tf.Tensor) -> tf.data.Dataset:
         start = begin()
@@ -198,7 +231,7 @@ def batches_unless_restored(
     def batches_of(ticket: tf.Tensor, start: PassStart) -> tf.data.Dataset:
         nth = ticket - (first_number + 2 * start.number)
         with tf.control_dependencies([tf.debugging.Assert((nth == 0) | (nth == 1), [NO_CHECKPOINT])]):
-            return batches(start, nth == 1)
+            return batches(start, nth)
 
     return tf.data.Dataset.range(1).flat_map(as_it_is(tickets)).flat_map(as_it_is(batches_of))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -84,6 +85,52 @@ class EpochPlan:
         return replace(self, rows=kept[self.rows], left_out=np.union1d(kept[self.left_out], dropped))
 
 
+class EpochTensors(NamedTuple):
+    """What the epochs of one dataset are ordered and cut by: a structure, so that one graph can serve all datasets.
+
+    Attributes:
+        row_buckets: Int32 `(num_rows,)`, the bucket of each row; None where rows stay sorted by length.
+        sorted_rows: Int32 `(num_rows,)`, the rows, shortest first; None where they are shuffled.
+        num_partitions: Int, at least the number of buckets. A power of two, so that there are few graphs.
+        num_used: Int32 scalar: the rows that batches have room for; None where that is all of them.
+        cuts: Int32 `(num_batches, 2 + num_leaves, 1)`: where each batch starts in the ordered rows, how many it has,
+            and the length that each leaf is padded to at least.
+    """
+
+    row_buckets: tf.Tensor | None
+    sorted_rows: tf.Tensor | None
+    num_partitions: int
+    num_used: tf.Tensor | None
+    cuts: tf.Tensor
+
+    def order(self, epoch: tf.Tensor, seed: tf.Tensor, share: tf.Tensor | int = 1) -> tuple[tf.Tensor, tf.Tensor]:
+        """The order of an epoch: int32 rows `(num_rows,)`, and batches `(num_batches,)` that are cut from them.
+
+        The rows are ordered by bucket, except for the spare ones behind all others. Nothing of all this is computed
+        where the int32 scalar `share` is 0: there are no batches then.
+        """
+        batches = tf.range(tf.shape(self.cuts)[0] * share)
+        if self.row_buckets is None:
+            return self.sorted_rows, batches
+        # One shuffle of all rows, then a stable split by bucket: every operation is part of the graph that each new
+        # iterator prepares, at a tenth of a millisecond each, and a loop over the buckets took three times as long.
+        key = tf.reshape(tf.cast(seed, tf.uint64), [1])
+        of_rows = tf.cast(2 * epoch, tf.uint64)
+        used = rows = _shuffle(tf.range(tf.size(self.row_buckets) * share), key, of_rows)
+        spare = []
+        if self.num_used is not None:
+            used, spare = rows[: self.num_used], [rows[self.num_used :]]
+        by_bucket = tf.dynamic_partition(used, tf.gather(self.row_buckets, used), self.num_partitions)
+        return tf.concat([*by_bucket, *spare], 0), _shuffle(batches, key, of_rows + tf.constant(1, tf.uint64))
+
+    def batches(
+        self, epoch: tf.Tensor, first_batch: tf.Tensor, seed: tf.Tensor, share: tf.Tensor | int = 1
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The ordered rows of an epoch, and the cuts of its batches from `first_batch` on."""
+        rows, batch_order = self.order(epoch, seed, share)
+        return rows, tf.gather(self.cuts, batch_order[first_batch:])
+
+
 class EpochPlanner:
     """Plans the epochs of one dataset.
 
@@ -109,68 +156,25 @@ class EpochPlanner:
         self._buckets = cuts.buckets
         least = least_padded_lengths(lengths, buckets, cuts, pad_to_bucket_boundary, minlen)
         self._cuts = np.column_stack([cuts.starts, cuts.stops - cuts.starts, least]).astype(np.int32)
-        self._num_rows = len(buckets.row_buckets)
-        self._num_used = self._num_rows - cuts.num_spare
-        self._shuffle = shuffle
-        self._num_buckets = len(buckets.upper_lengths)
         with tf.device("CPU:0"):
-            if shuffle:
-                self._row_buckets = tf.constant(buckets.row_buckets, tf.int32)
-            else:
-                self._sorted_rows = tf.constant(np.argsort(lengths.longest, kind="stable"), tf.int32)
-            self._cuts_tensor = tf.constant(self._cuts[:, :, np.newaxis])
-        # One graph for the pipeline and for the plans: tracing it takes longer than all the rest.
-        self._order_in_graph = tf.function(
-            self.order, input_signature=[tf.TensorSpec([], tf.int64)] * 2, autograph=False
-        )
+            self.tensors = EpochTensors(
+                row_buckets=tf.constant(buckets.row_buckets, tf.int32) if shuffle else None,
+                sorted_rows=None if shuffle else tf.constant(np.argsort(lengths.longest, kind="stable"), tf.int32),
+                num_partitions=max(32, 1 << (len(buckets.upper_lengths) - 1).bit_length()),
+                num_used=tf.constant(len(buckets.row_buckets) - cuts.num_spare) if cuts.num_spare else None,
+                cuts=tf.constant(self._cuts[:, :, np.newaxis]),
+            )
 
     @property
     def num_batches(self) -> int:
         """The batches of every epoch."""
         return len(self._buckets)
 
-    def order(self, epoch: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The order of an epoch; in graph.
-
-        Args:
-            epoch: Int64 scalar.
-            seed: Int64 scalar.
-
-        Returns:
-            Int32 tensors: the rows, ordered by bucket except for the spare ones behind all others, and the order of the
-            batches that are cut from them.
-        """
-        batches = tf.range(self.num_batches)
-        if not self._shuffle:
-            return self._sorted_rows, batches
-        # One shuffle of all rows, then a stable split by bucket: every operation is part of the graph that each new
-        # iterator prepares, at a tenth of a millisecond each, and a loop over the buckets took three times as long.
-        of_rows = tf.cast(2 * epoch, tf.uint64)
-        rows = _shuffle(tf.range(self._num_rows), seed, of_rows)
-        used, spare = rows[: self._num_used], rows[self._num_used :]
-        by_bucket = tf.dynamic_partition(used, tf.gather(self._row_buckets, used), self._num_buckets)
-        return tf.concat([*by_bucket, spare], 0), _shuffle(batches, seed, of_rows + tf.constant(1, tf.uint64))
-
-    def batches(self, epoch: tf.Tensor, first_batch: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """An epoch's batches from `first_batch` on; in graph.
-
-        Returns:
-            Int32 tensors: all rows in their order `(num_rows,)`, and the cuts `(num_batches - first_batch, 2 +
-            num_leaves, 1)`: where each batch starts in the rows, how many it has, and the length that each leaf is
-            padded to at least.
-        """
-        rows, batch_order = self._order_in_graph(epoch, seed)
-        return rows, tf.gather(self._cuts_tensor, batch_order[first_batch:])
-
-    def no_batches(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """What `batches` returns, but empty."""
-        return tf.zeros([0], tf.int32), self._cuts_tensor[:0]
-
     def plan(self, epoch: int, seed: int) -> EpochPlan:
         """The batches of an epoch, as arrays: exactly what the pipeline yields, on all shards together."""
-        rows, order = (
-            tensor.numpy() for tensor in self._order_in_graph(tf.constant(epoch, tf.int64), tf.constant(seed, tf.int64))
-        )
+        with tf.device("CPU:0"):
+            tensors = self.tensors.order(tf.constant(epoch, tf.int64), tf.constant(seed, tf.int64))
+        rows, order = (tensor.numpy() for tensor in tensors)
         starts, sizes, *least = self._cuts[order].astype(np.int64).T
         splits = row_splits_of(sizes)
         within = np.arange(splits[-1]) - np.repeat(splits[:-1], sizes)
@@ -193,8 +197,8 @@ class EpochPlanner:
         )
 
 
-def _shuffle(values: tf.Tensor, seed: tf.Tensor, stream: tf.Tensor) -> tf.Tensor:
-    """Shuffles with the stream `stream` of the random numbers of `seed`.
+def _shuffle(values: tf.Tensor, key: tf.Tensor, stream: tf.Tensor) -> tf.Tensor:
+    """Shuffles with the stream `stream` of the random numbers of `key`.
 
     What `tf.random.experimental.stateless_shuffle` does with another way to key the generator, which takes a sixth of
     the operations. Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) is made for that: any
@@ -203,9 +207,8 @@ def _shuffle(values: tf.Tensor, seed: tf.Tensor, stream: tf.Tensor) -> tf.Tensor
 
     Args:
         values: Tensor `(n,)`.
-        seed: Int64 scalar.
+        key: Uint64 `(1,)`.
         stream: Uint64 scalar.
     """
-    key = tf.reshape(tf.cast(seed, tf.uint64), [1])
     counter = tf.stack([tf.constant(0, tf.uint64), stream])
     return tf.raw_ops.StatelessShuffle(value=values, key=key, counter=counter, alg=_PHILOX)
