@@ -20,7 +20,7 @@ from keras_bucketing.pipeline.passes import (
     outside_of_scopes,
     stateful,
 )
-from keras_bucketing.planning.epoch_plan import EpochPlanner, EpochTensors
+from keras_bucketing.planning.epoch_plan import Cut, EpochPlanner, EpochTensors
 
 # Gathering one batch is a few hundred microseconds of work; two at once keep up with a training step on any machine,
 # and a fixed number spares the autotuner's start.
@@ -53,7 +53,7 @@ def _cuts_of_passes(state: tf.Variable, first_number: tf.Tensor, tensors: EpochT
     one_pass = batches_unless_restored(lambda: begin_pass(state), batches, first_number)
     always_the_first = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
     endless = tf.data.Dataset.choose_from_datasets([one_pass, _never_chosen(one_pass)], always_the_first)
-    return endless.take(tf.shape(tensors.cuts, tf.int64)[0])
+    return endless.take(tf.size(tensors.cuts.start, tf.int64))
 
 
 @functools.cache
@@ -85,16 +85,11 @@ def _spec_of(tensors: EpochTensors) -> EpochTensors:
     return EpochTensors(*(tf.nest.map_structure(spec, value) for value in tensors))
 
 
-def chosen_batches(gatherer: BatchGatherer, rows: np.ndarray, cuts: np.ndarray) -> tf.data.Dataset:
-    """Batches of given rows, gathered as those of a pass are, but no pass: what comes next stays the same.
-
-    Args:
-        gatherer: Holds the data.
-        rows: Int array `(num_rows,)`, row indices, batch after batch.
-        cuts: Int array `(num_batches, 2 + num_leaves)`; see `BatchGatherer`.
-    """
+def chosen_batches(gatherer: BatchGatherer, rows: np.ndarray, cuts: Cut) -> tf.data.Dataset:
+    """Batches of the rows `(num_rows,)`, gathered as those of a pass are, but they begin no pass."""
     with tf.device("CPU:0"):
-        cut_by_cut = _one_by_one(tf.constant(rows, tf.int32), tf.constant(cuts[:, :, np.newaxis], tf.int32))
+        in_memory = Cut(*(tf.constant(part, tf.int32) for part in cuts))
+        cut_by_cut = _one_by_one(tf.constant(rows, tf.int32), in_memory)
     gather = as_it_is(lambda of_rows, cut: gatherer(of_rows, cut))
     batches = cut_by_cut.map(gather, num_parallel_calls=_PARALLEL_GATHERS, deterministic=True)
     return batches.prefetch(_PREFETCHED_BATCHES).with_options(_without_rewriting())
@@ -112,7 +107,7 @@ def _without_rewriting() -> tf.data.Options:
     return options
 
 
-def _one_by_one(rows: tf.Tensor, cuts: tf.Tensor) -> tf.data.Dataset:
+def _one_by_one(rows: tf.Tensor, cuts: Cut) -> tf.data.Dataset:
     """The cuts of an epoch, each with the rows it is a cut of (the same tensor every time, not a copy)."""
     return tf.data.Dataset.zip((tf.data.Dataset.from_tensors(rows).repeat(), tf.data.Dataset.from_tensor_slices(cuts)))
 

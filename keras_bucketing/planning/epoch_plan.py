@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -85,6 +85,20 @@ class EpochPlan:
         return replace(self, rows=kept[self.rows], left_out=np.union1d(kept[self.left_out], dropped))
 
 
+class Cut(NamedTuple):
+    """Where a batch lies in the ordered rows, and how far it is padded; of one batch or of all, in NumPy or in graph.
+
+    Attributes:
+        start: Int32 `(1,)`, as `tf.slice` takes it: the position of the first row. Of all batches, `(num_batches, 1)`.
+        size: Int32 `(1,)`: how many rows the batch has.
+        min_lengths: Int32 `(num_leaves,)`: the length that each leaf is padded to at least, in timesteps.
+    """
+
+    start: Any
+    size: Any
+    min_lengths: Any
+
+
 class EpochTensors(NamedTuple):
     """What the epochs of one dataset are ordered and cut by: a structure, so that one graph can serve all datasets.
 
@@ -93,15 +107,14 @@ class EpochTensors(NamedTuple):
         sorted_rows: Int32 `(num_rows,)`, the rows, shortest first; None where they are shuffled.
         num_partitions: Int, at least the number of buckets. A power of two, so that there are few graphs.
         num_used: Int32 scalar: the rows that batches have room for; None where that is all of them.
-        cuts: Int32 `(num_batches, 2 + num_leaves, 1)`: where each batch starts in the ordered rows, how many it has,
-            and the length that each leaf is padded to at least.
+        cuts: Those of all batches, in the order of their buckets.
     """
 
     row_buckets: tf.Tensor | None
     sorted_rows: tf.Tensor | None
     num_partitions: int
     num_used: tf.Tensor | None
-    cuts: tf.Tensor
+    cuts: Cut
 
     def order(self, epoch: tf.Tensor, seed: tf.Tensor, share: tf.Tensor | int = 1) -> tuple[tf.Tensor, tf.Tensor]:
         """The order of an epoch: int32 rows `(num_rows,)`, and batches `(num_batches,)` that are cut from them.
@@ -109,7 +122,7 @@ class EpochTensors(NamedTuple):
         The rows are ordered by bucket, except for the spare ones behind all others. Nothing of all this is computed
         where the int32 scalar `share` is 0: there are no batches then.
         """
-        batches = tf.range(tf.shape(self.cuts)[0] * share)
+        batches = tf.range(tf.size(self.cuts.start) * share)
         if self.row_buckets is None:
             return self.sorted_rows, batches
         # One shuffle of all rows, then a stable split by bucket: every operation is part of the graph that each new
@@ -125,10 +138,11 @@ class EpochTensors(NamedTuple):
 
     def batches(
         self, epoch: tf.Tensor, first_batch: tf.Tensor, seed: tf.Tensor, share: tf.Tensor | int = 1
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, Cut]:
         """The ordered rows of an epoch, and the cuts of its batches from `first_batch` on."""
         rows, batch_order = self.order(epoch, seed, share)
-        return rows, tf.gather(self.cuts, batch_order[first_batch:])
+        rest = batch_order[first_batch:]
+        return rows, Cut(*(tf.gather(part, rest) for part in self.cuts))
 
 
 class EpochPlanner:
@@ -155,14 +169,15 @@ class EpochPlanner:
         self._leaves = lengths.leaves
         self._buckets = cuts.buckets
         least = least_padded_lengths(lengths, buckets, cuts, pad_to_bucket_boundary, minlen)
-        self._cuts = np.column_stack([cuts.starts, cuts.stops - cuts.starts, least]).astype(np.int32)
+        starts, sizes = (part[:, np.newaxis] for part in (cuts.starts, cuts.stops - cuts.starts))
+        self._cuts = Cut(starts, sizes, least)
         with tf.device("CPU:0"):
             self.tensors = EpochTensors(
                 row_buckets=tf.constant(buckets.row_buckets, tf.int32) if shuffle else None,
                 sorted_rows=None if shuffle else tf.constant(np.argsort(lengths.longest, kind="stable"), tf.int32),
                 num_partitions=max(32, 1 << (len(buckets.upper_lengths) - 1).bit_length()),
                 num_used=tf.constant(len(buckets.row_buckets) - cuts.num_spare) if cuts.num_spare else None,
-                cuts=tf.constant(self._cuts[:, :, np.newaxis]),
+                cuts=Cut(*(tf.constant(part, tf.int32) for part in self._cuts)),
             )
 
     @property
@@ -175,13 +190,13 @@ class EpochPlanner:
         with tf.device("CPU:0"):
             tensors = self.tensors.order(tf.constant(epoch, tf.int64), tf.constant(seed, tf.int64))
         rows, order = (tensor.numpy() for tensor in tensors)
-        starts, sizes, *least = self._cuts[order].astype(np.int64).T
+        starts, sizes, least = self._cuts.start[order, 0], self._cuts.size[order, 0], self._cuts.min_lengths[order]
         splits = row_splits_of(sizes)
         within = np.arange(splits[-1]) - np.repeat(splits[:-1], sizes)
         batch_rows = rows[within + np.repeat(starts, sizes)].astype(np.int64)
         padded = [
             np.maximum(np.maximum.reduceat(leaf.lengths[batch_rows], splits[:-1]), min_lengths)
-            for leaf, min_lengths in zip(self._leaves, least, strict=True)
+            for leaf, min_lengths in zip(self._leaves, least.T, strict=True)
         ]
         of_x = [of_leaf for leaf, of_leaf in zip(self._leaves, padded, strict=True) if not leaf.is_label]
         left_out = np.ones(len(rows), bool)
