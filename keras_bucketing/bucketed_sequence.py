@@ -21,7 +21,7 @@ from keras_bucketing.padding.report import summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats, padding_of_plan
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
 from keras_bucketing.pipeline.gather import BatchGatherer
-from keras_bucketing.pipeline.passes import NO_CHECKPOINT, PassCounter, PassPosition, is_building_read
+from keras_bucketing.pipeline.passes import NO_CHECKPOINT, PassCounter, PassPosition, is_symbolic_build
 from keras_bucketing.pipeline.restore_order import restore_order
 from keras_bucketing.pipeline.stream import batch_stream, chosen_batches
 from keras_bucketing.planning.bucket_choice import choose_buckets
@@ -486,7 +486,7 @@ class BucketedSequence(tf.data.Dataset):
 
     def __iter__(self) -> Iterator[Any]:
         """A pass; what Keras reads to build a model is none."""
-        if is_building_read():
+        if is_symbolic_build():
             return self._preview()
         iterator: Iterator[Any] = super().__iter__()
         return iterator

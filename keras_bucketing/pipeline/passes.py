@@ -1,4 +1,7 @@
-"""The in-graph record of passes over a dataset: which epoch comes next, which one was begun last."""
+"""Passes over a dataset, in graph: which epoch the next one reads, and what begins none.
+
+An iterator that TensorFlow restores from a checkpoint is refused, and what Keras reads to build a model does not count.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import tensorflow as tf
 
-_Made = TypeVar("_Made")
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
 
 
 class PassPosition(NamedTuple):
@@ -53,14 +57,14 @@ class NextPosition(NamedTuple):
 
 
 class _State(NamedTuple):
-    """The entries of the variable, in their order."""
+    """The entries of the variable, in their order: int64 scalars, or ints where they are read."""
 
-    next_epoch: Any
-    next_first_batch: Any
-    number: Any
-    epoch: Any
-    first_batch: Any
-    seed: Any
+    next_epoch: tf.Tensor
+    next_first_batch: tf.Tensor
+    number: tf.Tensor
+    epoch: tf.Tensor
+    first_batch: tf.Tensor
+    seed: tf.Tensor
 
 
 class PassCounter:
@@ -132,32 +136,18 @@ def begin_pass(state: tf.Variable) -> PassStart:
     return PassStart(*_lock().execute(advance))
 
 
-_making_the_lock = threading.Lock()
-
-
 def _lock() -> tf.CriticalSection:
-    """What guards all counters, each for some microseconds: TensorFlow gives a lock a thread of its own."""
-    with _making_the_lock:
+    """Guards the variables of all counters, each for microseconds: a graph that serves all of them holds one lock."""
+    with _MAKING_LOCK:  # functools.cache lets two threads make two
         return _make_lock()
+
+
+_MAKING_LOCK = threading.Lock()
 
 
 @functools.cache
 def _make_lock() -> tf.CriticalSection:
     return outside_of_scopes(lambda: tf.CriticalSection(name="passes_lock"))
-
-
-def outside_of_scopes(make: Callable[[], _Made]) -> _Made:
-    """Makes something in host memory. In a thread, because scopes are kept by thread.
-
-    A variable made under `strategy.scope()` would be mirrored to its devices.
-    """
-
-    def on_host() -> _Made:
-        with tf.device("CPU:0"):
-            return make()
-
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(on_host).result()
 
 
 # Refusal of checkpoints: TensorFlow's checkpoint of an iterator would bring back other rows.
@@ -167,12 +157,12 @@ def outside_of_scopes(make: Callable[[], _Made]) -> _Made:
 # position belongs in `BucketedSequence.state_dict()`. There are three ways to checkpoint an iterator:
 #
 # - As it is, TensorFlow asks the functions of the pipeline for stateful operations before it saves, as long as the
-#   stage that calls them lives. `stateful` makes one of the last stage so: "ReadVariableOp is stateful." TensorFlow
+#   stage that calls them lives. `depend_on` makes one of the last stage so: "ReadVariableOp is stateful." TensorFlow
 #   makes this message of the names of operations alone (tensorflow/core/framework/dataset.h), so that no pipeline can
 #   put a sentence of its own there: the documentation explains it.
 # - With `experimental_symbolic_checkpoint` it does not ask. It saves how far the sources have got, calls the functions
-#   again when it restores, and the pass would begin anew as the next epoch. `batches_unless_restored` notices that and
-#   fails with a sentence. `BucketedSequence.with_options` refuses the option before anything is saved.
+#   again when it restores, and the pass would begin anew as the next epoch. `refuse_restored_iterators` notices that
+#   and fails with a sentence. `BucketedSequence.with_options` refuses the option before anything is saved.
 # - With `experimental_external_state_policy` the user says that state in functions is to be ignored. Then the elements
 #   that the functions got are saved too, and the pass goes on with its own rows; in another process it is refused.
 #
@@ -191,17 +181,17 @@ NO_CHECKPOINT = (
 )
 
 
-def stateful(function: Callable[..., Any], state: tf.Variable) -> Callable[..., Any]:
+def depend_on(variable: tf.Variable, function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
     """The same function, formally dependent on a variable."""
 
-    def reading(*arguments: Any) -> Any:
-        with tf.control_dependencies([state.read_value()]):
-            return function(*arguments)
+    def dependent(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        with tf.control_dependencies([variable.read_value()]):
+            return function(*args, **kwargs)
 
-    return reading
+    return dependent
 
 
-def batches_unless_restored(
+def refuse_restored_iterators(
     begin: Callable[[], PassStart],
     batches: Callable[[PassStart, tf.Tensor], tf.data.Dataset],
     first_number: tf.Tensor,
@@ -215,7 +205,8 @@ def batches_unless_restored(
 
     Args:
         begin: Begins a pass, in graph. Called by each iterator.
-        batches: The batches of a pass, as a function of its start alone; none where the int64 scalar is 0, not 1.
+        batches: The batches of a pass, as a function of its start alone: none of them where the int64 scalar behind
+            it, which is 0 or 1, is 0.
         first_number: Int64 scalar, below 2**60: random, so that it is another one in each process.
 
     Raises:
@@ -233,7 +224,7 @@ def batches_unless_restored(
         with tf.control_dependencies([tf.debugging.Assert((nth == 0) | (nth == 1), [NO_CHECKPOINT])]):
             return batches(start, nth)
 
-    return tf.data.Dataset.range(1).flat_map(as_it_is(tickets)).flat_map(as_it_is(batches_of))
+    return tf.data.Dataset.range(1).flat_map(without_autograph(tickets)).flat_map(without_autograph(batches_of))
 
 
 # Whether Keras reads a batch only to build a model on its shapes.
@@ -241,10 +232,10 @@ def batches_unless_restored(
 
 # keras/src/trainers/trainer.py: under JAX and PyTorch, `fit` and `evaluate` read one batch here unless model, loss and
 # metrics are all built, drop the iterator, and begin with another one.
-_BUILDING_FUNCTION = "_symbolic_build"
+_FUNCTION_NAME = "_symbolic_build"
 
 
-def is_building_read() -> bool:
+def is_symbolic_build() -> bool:
     """Whether the caller iterates in order to build a Keras model.
 
     Nothing but the call stack tells: Keras has no hook before that read, and an iterator that is dropped after one
@@ -257,16 +248,30 @@ def is_building_read() -> bool:
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name == _BUILDING_FUNCTION and frame.f_globals.get("__name__", "").startswith("keras."):
+        if frame.f_code.co_name == _FUNCTION_NAME and frame.f_globals.get("__name__", "").startswith("keras."):
             return True
         frame = frame.f_back
     return False
 
 
-# Functions of a pipeline as they are written, without AutoGraph.
+# How functions and resources of a pipeline are made.
 
 
-def as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+def without_autograph(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
     """Spares AutoGraph the conversion of a function that has no Python control flow for tensors."""
-    converted: Callable[..., Any] = tf.autograph.experimental.do_not_convert(function)
+    converted: Callable[_Parameters, _Result] = tf.autograph.experimental.do_not_convert(function)
     return converted
+
+
+def outside_of_scopes(make: Callable[[], _Result]) -> _Result:
+    """Makes something in host memory, in a thread of its own: scopes are kept by thread.
+
+    A variable made under `strategy.scope()` would be mirrored to its devices, and a graph traced there belongs to it.
+    """
+
+    def on_host() -> _Result:
+        with tf.device("CPU:0"):
+            return make()
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(on_host).result()

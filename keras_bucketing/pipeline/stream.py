@@ -14,11 +14,11 @@ from keras_bucketing.pipeline.gather import BatchGatherer
 from keras_bucketing.pipeline.passes import (
     PassCounter,
     PassStart,
-    as_it_is,
-    batches_unless_restored,
     begin_pass,
+    depend_on,
     outside_of_scopes,
-    stateful,
+    refuse_restored_iterators,
+    without_autograph,
 )
 from keras_bucketing.planning.epoch_plan import Cut, EpochPlanner, EpochTensors
 
@@ -32,10 +32,8 @@ def batch_stream(counter: PassCounter, planner: EpochPlanner, gatherer: BatchGat
     """One pass over one epoch: known length, and the epoch is the next one each time."""
     with tf.device("CPU:0"):
         first_number = tf.constant(secrets.randbits(60), tf.int64)
-        one_pass = traced_passes(_spec_of(planner.tensors))(counter.variable, first_number, planner.tensors)
-    gather = stateful(lambda rows, cut: gatherer(rows, cut), counter.variable)
-    batches = one_pass.map(as_it_is(gather), num_parallel_calls=_PARALLEL_GATHERS, deterministic=True)
-    return batches.prefetch(_PREFETCHED_BATCHES).with_options(_without_rewriting())
+        cuts = traced_passes(_spec_of(planner.tensors))(counter.variable, first_number, planner.tensors)
+    return _gather_ahead(cuts, depend_on(counter.variable, gatherer.__call__))
 
 
 def _cuts_of_passes(state: tf.Variable, first_number: tf.Tensor, tensors: EpochTensors) -> tf.data.Dataset:
@@ -47,12 +45,14 @@ def _cuts_of_passes(state: tf.Variable, first_number: tf.Tensor, tensors: EpochT
     ends with the input it draws from; `take` then declares the length.
     """
 
-    def batches(start: PassStart, share: tf.Tensor) -> tf.data.Dataset:
-        return _one_by_one(*tensors.batches(start.epoch, start.first_batch, start.seed, share=tf.cast(share, tf.int32)))
+    def batches(start: PassStart, has_batches: tf.Tensor) -> tf.data.Dataset:
+        return _cuts_with_rows(
+            *tensors.batches(start.epoch, start.first_batch, start.seed, tf.cast(has_batches, tf.int32))
+        )
 
-    one_pass = batches_unless_restored(lambda: begin_pass(state), batches, first_number)
+    one_pass = refuse_restored_iterators(lambda: begin_pass(state), batches, first_number)
     always_the_first = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
-    endless = tf.data.Dataset.choose_from_datasets([one_pass, _never_chosen(one_pass)], always_the_first)
+    endless = tf.data.Dataset.choose_from_datasets([one_pass, _unused_branch(one_pass)], always_the_first)
     return endless.take(tf.size(tensors.cuts.start, tf.int64))
 
 
@@ -89,13 +89,17 @@ def chosen_batches(gatherer: BatchGatherer, rows: np.ndarray, cuts: Cut) -> tf.d
     """Batches of the rows `(num_rows,)`, gathered as those of a pass are, but they begin no pass."""
     with tf.device("CPU:0"):
         in_memory = Cut(*(tf.constant(part, tf.int32) for part in cuts))
-        cut_by_cut = _one_by_one(tf.constant(rows, tf.int32), in_memory)
-    gather = as_it_is(lambda of_rows, cut: gatherer(of_rows, cut))
-    batches = cut_by_cut.map(gather, num_parallel_calls=_PARALLEL_GATHERS, deterministic=True)
-    return batches.prefetch(_PREFETCHED_BATCHES).with_options(_without_rewriting())
+        cuts_with_rows = _cuts_with_rows(tf.constant(rows, tf.int32), in_memory)
+    return _gather_ahead(cuts_with_rows, gatherer.__call__)
 
 
-def _without_rewriting() -> tf.data.Options:
+def _gather_ahead(cuts: tf.data.Dataset, gather: Callable[[tf.Tensor, Cut], Any]) -> tf.data.Dataset:
+    """Gathers batches before they are asked for."""
+    batches = cuts.map(without_autograph(gather), num_parallel_calls=_PARALLEL_GATHERS, deterministic=True)
+    return batches.prefetch(_PREFETCHED_BATCHES).with_options(_no_graph_optimizations())
+
+
+def _no_graph_optimizations() -> tf.data.Options:
     """Spares the rewriting of the graph, which finds nothing to improve here.
 
     It copies all the data into the rewritten graph, where they stay as long as the dataset does, and every new iterator
@@ -107,12 +111,12 @@ def _without_rewriting() -> tf.data.Options:
     return options
 
 
-def _one_by_one(rows: tf.Tensor, cuts: Cut) -> tf.data.Dataset:
+def _cuts_with_rows(rows: tf.Tensor, cuts: Cut) -> tf.data.Dataset:
     """The cuts of an epoch, each with the rows it is a cut of (the same tensor every time, not a copy)."""
     return tf.data.Dataset.zip((tf.data.Dataset.from_tensors(rows).repeat(), tf.data.Dataset.from_tensor_slices(cuts)))
 
 
-def _never_chosen(like: tf.data.Dataset) -> tf.data.Dataset:
+def _unused_branch(like: tf.data.Dataset) -> tf.data.Dataset:
     """An endless dataset with elements of that kind, as small as can be: it is part of every iterator's graph."""
 
     def empty(spec: tf.TensorSpec) -> tf.Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -94,9 +94,9 @@ class Cut(NamedTuple):
         min_lengths: Int32 `(num_leaves,)`: the length that each leaf is padded to at least, in timesteps.
     """
 
-    start: Any
-    size: Any
-    min_lengths: Any
+    start: tf.Tensor | np.ndarray
+    size: tf.Tensor | np.ndarray
+    min_lengths: tf.Tensor | np.ndarray
 
 
 class EpochTensors(NamedTuple):
@@ -116,20 +116,21 @@ class EpochTensors(NamedTuple):
     num_used: tf.Tensor | None
     cuts: Cut
 
-    def order(self, epoch: tf.Tensor, seed: tf.Tensor, share: tf.Tensor | int = 1) -> tuple[tf.Tensor, tf.Tensor]:
+    def order(self, epoch: tf.Tensor, seed: tf.Tensor, has_batches: tf.Tensor | int = 1) -> tuple[tf.Tensor, tf.Tensor]:
         """The order of an epoch: int32 rows `(num_rows,)`, and batches `(num_batches,)` that are cut from them.
 
-        The rows are ordered by bucket, except for the spare ones behind all others. Nothing of all this is computed
-        where the int32 scalar `share` is 0: there are no batches then.
+        The rows are ordered by bucket, except for the spare ones behind all others. Where the int32 scalar
+        `has_batches` is 0, not 1, the epoch has no batches, and next to nothing is computed: `tf.cond` would make two
+        more graphs.
         """
-        batches = tf.range(tf.size(self.cuts.start) * share)
+        batches = tf.range(tf.size(self.cuts.start) * has_batches)
         if self.row_buckets is None:
             return self.sorted_rows, batches
         # One shuffle of all rows, then a stable split by bucket: every operation is part of the graph that each new
         # iterator prepares, at a tenth of a millisecond each, and a loop over the buckets took three times as long.
         key = tf.reshape(tf.cast(seed, tf.uint64), [1])
         of_rows = tf.cast(2 * epoch, tf.uint64)
-        used = rows = _shuffle(tf.range(tf.size(self.row_buckets) * share), key, of_rows)
+        used = rows = _shuffle(tf.range(tf.size(self.row_buckets) * has_batches), key, of_rows)
         spare = []
         if self.num_used is not None:
             used, spare = rows[: self.num_used], [rows[self.num_used :]]
@@ -137,10 +138,10 @@ class EpochTensors(NamedTuple):
         return tf.concat([*by_bucket, *spare], 0), _shuffle(batches, key, of_rows + tf.constant(1, tf.uint64))
 
     def batches(
-        self, epoch: tf.Tensor, first_batch: tf.Tensor, seed: tf.Tensor, share: tf.Tensor | int = 1
+        self, epoch: tf.Tensor, first_batch: tf.Tensor, seed: tf.Tensor, has_batches: tf.Tensor | int = 1
     ) -> tuple[tf.Tensor, Cut]:
         """The ordered rows of an epoch, and the cuts of its batches from `first_batch` on."""
-        rows, batch_order = self.order(epoch, seed, share)
+        rows, batch_order = self.order(epoch, seed, has_batches)
         rest = batch_order[first_batch:]
         return rows, Cut(*(tf.gather(part, rest) for part in self.cuts))
 
