@@ -21,13 +21,13 @@ from keras_bucketing.padding.report import summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats, padding_of_plan
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
 from keras_bucketing.pipeline.gather import BatchGatherer
-from keras_bucketing.pipeline.passes import NO_CHECKPOINT, PassCounter, PassPosition, is_building_read
+from keras_bucketing.pipeline.passes import NO_CHECKPOINT, PassCounter, PassPosition, is_symbolic_build
 from keras_bucketing.pipeline.restore_order import restore_order
 from keras_bucketing.pipeline.stream import batch_stream, chosen_batches
 from keras_bucketing.planning.bucket_choice import choose_buckets
 from keras_bucketing.planning.buckets import check_shard, check_sizing
 from keras_bucketing.planning.cuts import BatchRules, cut_batches
-from keras_bucketing.planning.epoch_plan import EpochPlan, EpochPlanner
+from keras_bucketing.planning.epoch_plan import Cut, EpochPlan, EpochPlanner
 from keras_bucketing.streams.saved_sequences import check_batch_options, read_dataset
 from keras_bucketing.unpadding.arrays import check_masks_padding, sequences_from_padded
 from keras_bucketing.unpadding.labels import labels_from_padded
@@ -486,7 +486,7 @@ class BucketedSequence(tf.data.Dataset):
 
     def __iter__(self) -> Iterator[Any]:
         """A pass; what Keras reads to build a model is none."""
-        if is_building_read():
+        if is_symbolic_build():
             return self._preview()
         iterator: Iterator[Any] = super().__iter__()
         return iterator
@@ -512,9 +512,9 @@ class BucketedSequence(tf.data.Dataset):
         """The batches of the next pass, which stays the next one."""
         position = [tf.constant(part, tf.int64) for part in (*self._counter.next_position, self.seed)]
         with tf.device("CPU:0"):
-            rows, cuts = self._planner.batches(*position)
-            for cut in cuts:
-                yield self._gatherer(rows, cut)
+            rows, cuts = self._planner.tensors.batches(*position)
+            for cut in zip(*cuts, strict=True):
+                yield self._gatherer(rows, Cut(*cut))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -772,11 +772,11 @@ class BucketedSequence(tf.data.Dataset):
             batches: For each batch the row indices into the input, none of them dropped as empty.
         """
         rows = np.concatenate(batches)
-        sizes = np.array(list(map(len, batches)))
+        sizes = np.array([[len(rows)] for rows in batches])
         if self._kept is not None:
             rows = np.searchsorted(self._kept, rows)
         min_lengths = np.tile(self._min_lengths, (len(sizes), 1))
-        return chosen_batches(self._gatherer, rows, np.column_stack([np.cumsum(sizes) - sizes, sizes, min_lengths]))
+        return chosen_batches(self._gatherer, rows, Cut(np.cumsum(sizes, axis=0) - sizes, sizes, min_lengths))
 
     def _data_fingerprint(self) -> str:
         if self._fingerprint is None:

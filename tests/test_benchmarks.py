@@ -39,6 +39,7 @@ def _logger_as_it_was():
         ("few_buckets", ["accuracy in cross-validation"], ["cross_validated", "test"]),
         ("tuned_sizes", ["seconds an epoch", "after the last"], ["epochs", "accuracies"]),
         ("callback_cost", ["microseconds a step", "x the step without"], ["results"]),
+        ("construction", ["milliseconds of processor time", "the same boundaries"], ["results"]),
         ("scale", ["construction, s", "steady state", "of it in use"], ["results", "measurements"]),
         ("larger_than_memory", ["construction, s", "sequences/s, warm", "cold"], ["results"]),
     ],

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from keras_bucketing.data.row_splits import row_splits_of
 from keras_bucketing.monitoring.counted_dataset import CountedDataset
 from keras_bucketing.padding.stats import PaddingStats
-from keras_bucketing.pipeline.passes import PassCounter, PassPosition, as_it_is
+from keras_bucketing.pipeline.passes import PassCounter, PassPosition, without_autograph
 from keras_bucketing.planning.boundaries import check_boundaries
 from keras_bucketing.unpadding.graph import check_padding_of, entry_name, leaves_at, row_lengths, sequence_paths
 from keras_bucketing.unpadding.unnoticed import UnnoticedPaddingCheck
@@ -113,7 +113,7 @@ class MonitoredDataset(tf.data.Dataset):
         self._padding_check = UnnoticedPaddingCheck(mask_value)
         no_pass = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
         # `scan` hands its state from batch to batch of one pass, and keeps the cardinality.
-        self._inner = dataset.scan(no_pass, as_it_is(self._record)).prefetch(1)
+        self._inner = dataset.scan(no_pass, without_autograph(self._record)).prefetch(1)
         super().__init__(tf.data.experimental.to_variant(self._inner))
 
     def _inputs(self) -> list[tf.data.Dataset]:

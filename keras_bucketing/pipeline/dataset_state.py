@@ -4,40 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from keras_bucketing.checks import INT64_MAX, check_integer, show
 
 STATE_VERSION = 2
 # Of larger data a sample must do: they may lie in a file, which would have to be read.
-_MOST_BYTES = 1 << 22
+_MAX_BYTES = 1 << 22
 _SAMPLED_ROWS = 256
 _SAMPLED_BYTES_PER_ROW = 1 << 12
 
 
-def fingerprint(parts: Iterable[bytes], options: Mapping[str, Any]) -> str:
-    """A hash of data and options: equal for equal datasets, in every process.
-
-    Args:
-        parts: What tells the data from others.
-        options: What else the batches depend on.
-    """
+def fingerprint(parts: Iterable[bytes], options: Mapping[str, object]) -> str:
+    """A hash of what tells the data from others, and of options: equal for equal datasets, in every process."""
     digest = hashlib.blake2b(repr(sorted(options.items())).encode(), digest_size=16)
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
 
 
-def sampled_rows(row_bytes: np.ndarray) -> np.ndarray:
-    """The rows whose values count: all of them where the values are few, else some from the first to the last.
-
-    Args:
-        row_bytes: Int64 array `(num_rows,)`, how large each row is.
-
-    Returns:
-        Int64 array, increasing.
+def sampled_rows(row_bytes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows whose values count, increasing: all of them where the values are few, else some from first to last.
 
     Example:
         >>> sampled_rows(np.array([10, 20, 30])).tolist()
@@ -46,7 +35,7 @@ def sampled_rows(row_bytes: np.ndarray) -> np.ndarray:
         [0, 2, 510]
     """
     num_rows = len(row_bytes)
-    if row_bytes.sum() <= _MOST_BYTES or num_rows <= _SAMPLED_ROWS:
+    if row_bytes.sum() <= _MAX_BYTES or num_rows <= _SAMPLED_ROWS:
         return np.arange(num_rows)
     return np.linspace(0, num_rows - 1, _SAMPLED_ROWS).astype(np.int64)
 
@@ -56,7 +45,7 @@ def sampled_timesteps(timestep_bytes: int) -> int:
     return max(_SAMPLED_BYTES_PER_ROW // max(timestep_bytes, 1), 1)
 
 
-def make_state(epoch: int, batch: int, seed: int, data_fingerprint: str) -> dict[str, Any]:
+def make_state(epoch: int, batch: int, seed: int, data_fingerprint: str) -> dict[str, int | str]:
     """The state: plain numbers and strings, so that JSON can hold it."""
     return {
         "version": STATE_VERSION,
@@ -67,7 +56,7 @@ def make_state(epoch: int, batch: int, seed: int, data_fingerprint: str) -> dict
     }
 
 
-def check_state(state: Any, data_fingerprint: str, seed: int, seed_was_given: bool) -> tuple[int, int, int]:
+def check_state(state: object, data_fingerprint: str, seed: int, seed_was_given: bool) -> tuple[int, int, int]:
     """Checks a state against the dataset it is loaded into; returns its epoch, batch and seed."""
     keys = {"version", "epoch", "batch", "seed", "fingerprint"}
     if not isinstance(state, Mapping) or set(state) != keys:

@@ -19,6 +19,7 @@ from keras_bucketing.pipeline.dataset_state import sampled_rows, sampled_timeste
 from keras_bucketing.pipeline.host_values import HostValues
 from keras_bucketing.pipeline.loading import LoadedLengthsTable, LoadedTable, RowLoader
 from keras_bucketing.planning.buckets import Shard
+from keras_bucketing.planning.epoch_plan import Cut
 
 
 class BatchGatherer:
@@ -56,19 +57,12 @@ class BatchGatherer:
             for name, leaf in length_entries(inputs.x, inputs.y, inputs.align_labels).items():
                 self._lengths[name] = tables.lengths_of(leaf)
 
-    def __call__(self, rows: tf.Tensor, cut: tf.Tensor) -> Any:
-        """Gathers one batch.
+    def __call__(self, rows: tf.Tensor, cut: Cut) -> Any:
+        """Gathers the batch that is cut from the rows `(num_rows,)`.
 
-        Args:
-            rows: Int32 `(num_rows,)`, row indices.
-            cut: Int32 `(2 + num_leaves, 1)`: where the batch starts in `rows`, how many rows it has, and the minimum
-                padded length of each leaf.
-
-        Returns:
-            `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, as Keras unpacks them.
+        Returns `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, as Keras unpacks them.
         """
-        start, size, *padded_to = tf.unstack(cut)
-        batch = _Batch(tf.slice(rows, start, size), padded_to, self._shard)
+        batch = _Batch(tf.slice(rows, cut.start, cut.size), cut.min_lengths, self._shard)
         x = _gather(self._x, batch)
         if self._lengths:
             lengths = {name: table.gather(batch) for name, table in self._lengths.items()}
@@ -112,17 +106,17 @@ def _gather(tables: Structure, batch: _Batch) -> Structure:
 class _Batch:
     """The rows of one batch; all shards' rows, where there are several, set the padded length."""
 
-    def __init__(self, all_rows: tf.Tensor, padded_to: list[tf.Tensor], shard: Shard):
+    def __init__(self, all_rows: tf.Tensor, min_lengths: tf.Tensor, shard: Shard):
         self.all_rows = all_rows
         self.rows = all_rows[shard.index :: shard.num_shards] if shard.num_shards > 1 else all_rows
-        self._padded_to = padded_to
+        self._min_lengths = min_lengths
         self._scalars: dict[int, tf.Tensor] = {}
         self.loaded: dict[RowLoader, list[tf.Tensor]] = {}
 
     def padded_to(self, column: int) -> tf.Tensor:
         """The minimum padded length of a leaf, a scalar; made once, and only where somebody asks."""
         if column not in self._scalars:
-            self._scalars[column] = self._padded_to[column][0]
+            self._scalars[column] = self._min_lengths[column]
         return self._scalars[column]
 
 

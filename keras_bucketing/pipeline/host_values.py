@@ -48,14 +48,7 @@ class HostValues:
         self.tensor = _shared_tensor(address - below, shape, np.dtype(np.uint8), array)
 
     def take(self, rows: tf.Tensor) -> tf.Tensor:
-        """Gathers rows.
-
-        Args:
-            rows: Int tensor `(n,)`, counted from `begin`.
-
-        Returns:
-            Tensor `(n, *feature_shape)`.
-        """
+        """Gathers the rows `(n,)`, counted from `begin`, to a tensor `(n, *feature_shape)`."""
         if self._pieces is None:
             return self._convert(tf.gather(self.tensor, rows))
         pieces = tf.cast(rows, tf.int64)[:, tf.newaxis] * self._pieces + self._first_piece
@@ -90,9 +83,9 @@ def _known_to_dlpack(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.uint8) if dtype == np.bool_ else dtype.newbyteorder("=")
 
 
-def _rows_below(address: int, row_bytes: int, of_same_memory: int) -> int:
+def _rows_below(address: int, row_bytes: int, memory_below: int) -> int:
     """How many rows below an address are aligned, and reachable without leaving its page or its buffer; -1 if none."""
-    reachable = max(address % mmap.PAGESIZE, of_same_memory)
+    reachable = max(address % mmap.PAGESIZE, memory_below)
     for rows in range(min(ALIGNMENT, reachable // row_bytes + 1)):
         if (address - rows * row_bytes) % ALIGNMENT == 0:
             return rows
@@ -109,17 +102,12 @@ def _begin_of_memory(array: np.ndarray) -> int:
 # Conversions of dtype in graph, to the very bits that NumPy gives.
 
 
-_LEAST_NORMAL_FLOAT32 = 2.0**-126
+_MIN_NORMAL_FLOAT32 = 2.0**-126
 _SUBNORMAL_STEPS = 2.0**149  # of float32 in 1
 
 
 def convert(values: tf.Tensor, dtype: np.dtype) -> tf.Tensor:
-    """What `ndarray.astype` does; only NaN may come with other bits where float16 is made.
-
-    Args:
-        values: Tensor.
-        dtype: The dtype of the result.
-    """
+    """What `ndarray.astype` does; only NaN may come with other bits where float16 is made."""
     if values.dtype == dtype:
         return values
     if values.dtype == tf.float64 and dtype == np.float32:
@@ -132,7 +120,7 @@ def convert(values: tf.Tensor, dtype: np.dtype) -> tf.Tensor:
 def _with_subnormals(values: tf.Tensor) -> tf.Tensor:
     """Float64 to float32. TensorFlow's threads flush numbers below 2**-126 to zero (ScopedFlushDenormal)."""
     nearest = tf.cast(values, tf.float32)
-    is_subnormal = (tf.abs(values) < _LEAST_NORMAL_FLOAT32) & (values != 0)
+    is_subnormal = (tf.abs(values) < _MIN_NORMAL_FLOAT32) & (values != 0)
 
     def repaired() -> tf.Tensor:
         steps = tf.cast(tf.round(tf.where(is_subnormal, values, 0) * _SUBNORMAL_STEPS), tf.int32)

@@ -1,15 +1,22 @@
-"""The in-graph record of passes over a dataset: which epoch comes next, which one was begun last."""
+"""Passes over a dataset, in graph: which epoch the next one reads, and what begins none.
+
+An iterator that TensorFlow restores from a checkpoint is refused, and what Keras reads to build a model does not count.
+"""
 
 from __future__ import annotations
 
-import secrets
+import functools
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import tensorflow as tf
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
 
 
 class PassPosition(NamedTuple):
@@ -50,14 +57,14 @@ class NextPosition(NamedTuple):
 
 
 class _State(NamedTuple):
-    """The entries of the variable, in their order."""
+    """The entries of the variable, in their order: int64 scalars, or ints where they are read."""
 
-    next_epoch: Any
-    next_first_batch: Any
-    number: Any
-    epoch: Any
-    first_batch: Any
-    seed: Any
+    next_epoch: tf.Tensor
+    next_first_batch: tf.Tensor
+    number: tf.Tensor
+    epoch: tf.Tensor
+    first_batch: tf.Tensor
+    seed: tf.Tensor
 
 
 class PassCounter:
@@ -72,26 +79,13 @@ class PassCounter:
     """
 
     def __init__(self, seed: int = 0):
-        def make() -> tuple[tf.Variable, tf.CriticalSection]:
-            with tf.device("CPU:0"):
-                state = tf.Variable(_State(0, 0, 0, 0, 0, seed), dtype=tf.int64, trainable=False, name="passes")
-                return state, tf.CriticalSection(name="passes_lock")
-
-        # A variable made under `strategy.scope()` would be mirrored to its devices. Scopes are kept by thread.
-        with ThreadPoolExecutor(max_workers=1) as outside_of_scopes:
-            self._state, self._lock = outside_of_scopes.submit(make).result()
+        self._state = outside_of_scopes(
+            lambda: tf.Variable(_State(0, 0, 0, 0, 0, seed), dtype=tf.int64, trainable=False, name="passes")
+        )
 
     def begin_pass(self) -> PassStart:
         """Begins a pass; in graph."""
-
-        def advance() -> list[tf.Tensor]:
-            state = _State(*tf.unstack(self._state.read_value()))
-            start = PassStart(state.number + 1, state.next_epoch, state.next_first_batch, state.seed)
-            begun = _State(start.epoch + 1, 0, start.number, start.epoch, start.first_batch, start.seed)
-            with tf.control_dependencies([self._state.assign(tf.stack(begun), read_value=False)]):
-                return [tf.identity(start.number), *start[1:]]
-
-        return PassStart(*self._lock.execute(advance))
+        return begin_pass(self._state)
 
     def newest_pass(self) -> PassPosition:
         """The newest pass that has begun."""
@@ -123,10 +117,37 @@ class PassCounter:
             moved = state._replace(next_epoch=epoch, next_first_batch=batch, seed=state.seed if seed is None else seed)
             return self._state.assign(tf.stack(moved), read_value=True)
 
-        self._lock.execute(jump)
+        _lock().execute(jump)
 
     def _read(self) -> _State:
         return _State(*self._state.numpy().tolist())
+
+
+def begin_pass(state: tf.Variable) -> PassStart:
+    """Begins a pass of the counter whose variable that is; in graph."""
+
+    def advance() -> list[tf.Tensor]:
+        before = _State(*tf.unstack(state.read_value()))
+        start = PassStart(before.number + 1, before.next_epoch, before.next_first_batch, before.seed)
+        begun = _State(start.epoch + 1, 0, start.number, start.epoch, start.first_batch, start.seed)
+        with tf.control_dependencies([state.assign(tf.stack(begun), read_value=False)]):
+            return [tf.identity(start.number), *start[1:]]
+
+    return PassStart(*_lock().execute(advance))
+
+
+def _lock() -> tf.CriticalSection:
+    """Guards the variables of all counters, each for microseconds: a graph that serves all of them holds one lock."""
+    with _MAKING_LOCK:  # functools.cache lets two threads make two
+        return _make_lock()
+
+
+_MAKING_LOCK = threading.Lock()
+
+
+@functools.cache
+def _make_lock() -> tf.CriticalSection:
+    return outside_of_scopes(lambda: tf.CriticalSection(name="passes_lock"))
 
 
 # Refusal of checkpoints: TensorFlow's checkpoint of an iterator would bring back other rows.
@@ -136,12 +157,12 @@ class PassCounter:
 # position belongs in `BucketedSequence.state_dict()`. There are three ways to checkpoint an iterator:
 #
 # - As it is, TensorFlow asks the functions of the pipeline for stateful operations before it saves, as long as the
-#   stage that calls them lives. `stateful` makes one of the last stage so: "ReadVariableOp is stateful." TensorFlow
+#   stage that calls them lives. `depend_on` makes one of the last stage so: "ReadVariableOp is stateful." TensorFlow
 #   makes this message of the names of operations alone (tensorflow/core/framework/dataset.h), so that no pipeline can
 #   put a sentence of its own there: the documentation explains it.
 # - With `experimental_symbolic_checkpoint` it does not ask. It saves how far the sources have got, calls the functions
-#   again when it restores, and the pass would begin anew as the next epoch. `batches_unless_restored` notices that and
-#   fails with a sentence. `BucketedSequence.with_options` refuses the option before anything is saved.
+#   again when it restores, and the pass would begin anew as the next epoch. `refuse_restored_iterators` notices that
+#   and fails with a sentence. `BucketedSequence.with_options` refuses the option before anything is saved.
 # - With `experimental_external_state_policy` the user says that state in functions is to be ignored. Then the elements
 #   that the functions got are saved too, and the pass goes on with its own rows; in another process it is refused.
 #
@@ -160,18 +181,20 @@ NO_CHECKPOINT = (
 )
 
 
-def stateful(function: Callable[..., Any], state: tf.Variable) -> Callable[..., Any]:
+def depend_on(variable: tf.Variable, function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
     """The same function, formally dependent on a variable."""
 
-    def reading(*arguments: Any) -> Any:
-        with tf.control_dependencies([state.read_value()]):
-            return function(*arguments)
+    def dependent(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        with tf.control_dependencies([variable.read_value()]):
+            return function(*args, **kwargs)
 
-    return reading
+    return dependent
 
 
-def batches_unless_restored(
-    begin: Callable[[], PassStart], batches: Callable[[PassStart, tf.Tensor], tf.data.Dataset]
+def refuse_restored_iterators(
+    begin: Callable[[], PassStart],
+    batches: Callable[[PassStart, tf.Tensor], tf.data.Dataset],
+    first_number: tf.Tensor,
 ) -> tf.data.Dataset:
     """The batches of the pass that `begin` begins. An iterator of them that TensorFlow restores fails.
 
@@ -182,12 +205,13 @@ def batches_unless_restored(
 
     Args:
         begin: Begins a pass, in graph. Called by each iterator.
-        batches: The batches of a pass, as a function of its start alone; none where the bool scalar is False.
+        batches: The batches of a pass, as a function of its start alone: none of them where the int64 scalar behind
+            it, which is 0 or 1, is 0.
+        first_number: Int64 scalar, below 2**60: random, so that it is another one in each process.
 
     Raises:
         tf.errors.InvalidArgumentError: From `tf.train.Checkpoint.restore` or the next element.
     """
-    first_number = secrets.randbits(60)
 
     def tickets(_: tf.Tensor) -> tf.data.Dataset:
         start = begin()
@@ -198,9 +222,9 @@ def batches_unless_restored(
     def batches_of(ticket: tf.Tensor, start: PassStart) -> tf.data.Dataset:
         nth = ticket - (first_number + 2 * start.number)
         with tf.control_dependencies([tf.debugging.Assert((nth == 0) | (nth == 1), [NO_CHECKPOINT])]):
-            return batches(start, nth == 1)
+            return batches(start, nth)
 
-    return tf.data.Dataset.range(1).flat_map(as_it_is(tickets)).flat_map(as_it_is(batches_of))
+    return tf.data.Dataset.range(1).flat_map(without_autograph(tickets)).flat_map(without_autograph(batches_of))
 
 
 # Whether Keras reads a batch only to build a model on its shapes.
@@ -208,10 +232,10 @@ def batches_unless_restored(
 
 # keras/src/trainers/trainer.py: under JAX and PyTorch, `fit` and `evaluate` read one batch here unless model, loss and
 # metrics are all built, drop the iterator, and begin with another one.
-_BUILDING_FUNCTION = "_symbolic_build"
+_FUNCTION_NAME = "_symbolic_build"
 
 
-def is_building_read() -> bool:
+def is_symbolic_build() -> bool:
     """Whether the caller iterates in order to build a Keras model.
 
     Nothing but the call stack tells: Keras has no hook before that read, and an iterator that is dropped after one
@@ -224,16 +248,30 @@ def is_building_read() -> bool:
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name == _BUILDING_FUNCTION and frame.f_globals.get("__name__", "").startswith("keras."):
+        if frame.f_code.co_name == _FUNCTION_NAME and frame.f_globals.get("__name__", "").startswith("keras."):
             return True
         frame = frame.f_back
     return False
 
 
-# Functions of a pipeline as they are written, without AutoGraph.
+# How functions and resources of a pipeline are made.
 
 
-def as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+def without_autograph(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
     """Spares AutoGraph the conversion of a function that has no Python control flow for tensors."""
-    converted: Callable[..., Any] = tf.autograph.experimental.do_not_convert(function)
+    converted: Callable[_Parameters, _Result] = tf.autograph.experimental.do_not_convert(function)
     return converted
+
+
+def outside_of_scopes(make: Callable[[], _Result]) -> _Result:
+    """Makes something in host memory, in a thread of its own: scopes are kept by thread.
+
+    A variable made under `strategy.scope()` would be mirrored to its devices, and a graph traced there belongs to it.
+    """
+
+    def on_host() -> _Result:
+        with tf.device("CPU:0"):
+            return make()
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(on_host).result()

@@ -46,13 +46,13 @@ def restore_order(outputs: Any, plan: EpochPlan, lengths: np.ndarray) -> Any:
                 "model.predict(dataset) returned for one whole pass."
             )
         if isinstance(output, tf.RaggedTensor):
-            return _cut(tf.gather(output, position), lengths)
+            return _cut_to_lengths(tf.gather(output, position), lengths)
         return np.asarray(output)[position]
 
     return tf.nest.map_structure(restore, outputs)
 
 
-def _cut(ragged: tf.RaggedTensor, lengths: np.ndarray) -> tf.RaggedTensor:
+def _cut_to_lengths(ragged: tf.RaggedTensor, lengths: np.ndarray) -> tf.RaggedTensor:
     """Per-timestep outputs, cut to the timesteps that are real."""
     within = tf.ragged.range(ragged.row_lengths())
     return tf.ragged.boolean_mask(ragged, within < tf.cast(lengths, within.dtype)[:, tf.newaxis])

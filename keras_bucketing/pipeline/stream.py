@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import secrets
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.pipeline.gather import BatchGatherer
-from keras_bucketing.pipeline.passes import PassCounter, PassStart, as_it_is, batches_unless_restored, stateful
-from keras_bucketing.planning.epoch_plan import EpochPlanner
+from keras_bucketing.pipeline.passes import (
+    PassCounter,
+    PassStart,
+    begin_pass,
+    depend_on,
+    outside_of_scopes,
+    refuse_restored_iterators,
+    without_autograph,
+)
+from keras_bucketing.planning.epoch_plan import Cut, EpochPlanner, EpochTensors
 
 # Gathering one batch is a few hundred microseconds of work; two at once keep up with a training step on any machine,
 # and a fixed number spares the autotuner's start.
@@ -16,47 +29,77 @@ _PREFETCHED_BATCHES = 8
 
 
 def batch_stream(counter: PassCounter, planner: EpochPlanner, gatherer: BatchGatherer) -> tf.data.Dataset:
-    """One pass over one epoch: known length, and the epoch is the next one each time.
+    """One pass over one epoch: known length, and the epoch is the next one each time."""
+    with tf.device("CPU:0"):
+        first_number = tf.constant(secrets.randbits(60), tf.int64)
+        cuts = traced_passes(_spec_of(planner.tensors))(counter.variable, first_number, planner.tensors)
+    return _gather_ahead(cuts, depend_on(counter.variable, gatherer.__call__))
+
+
+def _cuts_of_passes(state: tf.Variable, first_number: tf.Tensor, tensors: EpochTensors) -> tf.data.Dataset:
+    """The cuts of one pass over one epoch, each with the rows it is a cut of.
 
     After `seek(epoch, batch)` fewer batches are left, and the pass must end early although its length was declared:
     `tf.data.experimental.assert_cardinality` would fail the run, every other way to end early makes the length unknown.
     But `choose_from_datasets` counts as endless as soon as one of its inputs is, even one that is never chosen, and
     ends with the input it draws from; `take` then declares the length.
     """
-    one_pass = batches_unless_restored(
-        counter.begin_pass, lambda start, has_batches: _one_by_one(*_batches_of_pass(planner, start, has_batches))
-    )
+
+    def batches(start: PassStart, has_batches: tf.Tensor) -> tf.data.Dataset:
+        return _cuts_with_rows(
+            *tensors.batches(start.epoch, start.first_batch, start.seed, tf.cast(has_batches, tf.int32))
+        )
+
+    one_pass = refuse_restored_iterators(lambda: begin_pass(state), batches, first_number)
     always_the_first = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
-    endless = tf.data.Dataset.choose_from_datasets([one_pass, _never_chosen(one_pass)], always_the_first)
-    cuts = endless.take(planner.num_batches)
-    gather = stateful(lambda rows, cut: gatherer(rows, cut), counter.variable)
-    batches = cuts.map(as_it_is(gather), num_parallel_calls=_PARALLEL_GATHERS, deterministic=True)
-    return batches.prefetch(_PREFETCHED_BATCHES).with_options(_without_rewriting())
+    endless = tf.data.Dataset.choose_from_datasets([one_pass, _unused_branch(one_pass)], always_the_first)
+    return endless.take(tf.size(tensors.cuts.start, tf.int64))
 
 
-def chosen_batches(gatherer: BatchGatherer, rows: np.ndarray, cuts: np.ndarray) -> tf.data.Dataset:
-    """Batches of given rows, gathered as those of a pass are, but no pass: what comes next stays the same.
+@functools.cache
+def traced_passes(spec: EpochTensors) -> Callable[[tf.Variable, tf.Tensor, EpochTensors], tf.data.Dataset]:
+    """`_cuts_of_passes` as one graph for all datasets whose tensors are of that kind.
 
-    Args:
-        gatherer: Holds the data.
-        rows: Int array `(num_rows,)`, row indices, batch after batch.
-        cuts: Int array `(num_batches, 2 + num_leaves)`; see `BatchGatherer`.
+    Tracing its functions takes longer than everything else that happens when a dataset is made.
     """
+
+    def trace() -> tf.types.experimental.ConcreteFunction:
+        function = tf.function(_cuts_of_passes, autograph=False)
+        return function.get_concrete_function(PassCounter().variable, tf.TensorSpec([], tf.int64), spec)
+
+    traced = outside_of_scopes(trace)
+    functions = traced.graph.as_graph_def().library.function
+    # In tf.data's debug mode Python calls the functions of a pipeline, and these know nothing but tensors of the graph.
+    is_debugged = any(node.op == "EagerPyFunc" for function in functions for node in function.node_def)
+    return _cuts_of_passes if is_debugged else traced
+
+
+def _spec_of(tensors: EpochTensors) -> EpochTensors:
+    """The structure with specs instead of tensors, for any number of rows and batches."""
+
+    def spec(value: Any) -> Any:
+        if not tf.is_tensor(value):
+            return value
+        return tf.TensorSpec([None, *value.shape[1:]] if value.shape.rank else [], value.dtype)
+
+    return EpochTensors(*(tf.nest.map_structure(spec, value) for value in tensors))
+
+
+def chosen_batches(gatherer: BatchGatherer, rows: np.ndarray, cuts: Cut) -> tf.data.Dataset:
+    """Batches of the rows `(num_rows,)`, gathered as those of a pass are, but they begin no pass."""
     with tf.device("CPU:0"):
-        cut_by_cut = _one_by_one(tf.constant(rows, tf.int32), tf.constant(cuts[:, :, np.newaxis], tf.int32))
-    gather = as_it_is(lambda of_rows, cut: gatherer(of_rows, cut))
-    batches = cut_by_cut.map(gather, num_parallel_calls=_PARALLEL_GATHERS, deterministic=True)
-    return batches.prefetch(_PREFETCHED_BATCHES).with_options(_without_rewriting())
+        in_memory = Cut(*(tf.constant(part, tf.int32) for part in cuts))
+        cuts_with_rows = _cuts_with_rows(tf.constant(rows, tf.int32), in_memory)
+    return _gather_ahead(cuts_with_rows, gatherer.__call__)
 
 
-def _batches_of_pass(planner: EpochPlanner, start: PassStart, has_batches: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    rows, cuts = tf.cond(
-        has_batches, lambda: planner.batches(start.epoch, start.first_batch, start.seed), planner.no_batches
-    )
-    return rows, cuts
+def _gather_ahead(cuts: tf.data.Dataset, gather: Callable[[tf.Tensor, Cut], Any]) -> tf.data.Dataset:
+    """Gathers batches before they are asked for."""
+    batches = cuts.map(without_autograph(gather), num_parallel_calls=_PARALLEL_GATHERS, deterministic=True)
+    return batches.prefetch(_PREFETCHED_BATCHES).with_options(_no_graph_optimizations())
 
 
-def _without_rewriting() -> tf.data.Options:
+def _no_graph_optimizations() -> tf.data.Options:
     """Spares the rewriting of the graph, which finds nothing to improve here.
 
     It copies all the data into the rewritten graph, where they stay as long as the dataset does, and every new iterator
@@ -68,12 +111,12 @@ def _without_rewriting() -> tf.data.Options:
     return options
 
 
-def _one_by_one(rows: tf.Tensor, cuts: tf.Tensor) -> tf.data.Dataset:
+def _cuts_with_rows(rows: tf.Tensor, cuts: Cut) -> tf.data.Dataset:
     """The cuts of an epoch, each with the rows it is a cut of (the same tensor every time, not a copy)."""
     return tf.data.Dataset.zip((tf.data.Dataset.from_tensors(rows).repeat(), tf.data.Dataset.from_tensor_slices(cuts)))
 
 
-def _never_chosen(like: tf.data.Dataset) -> tf.data.Dataset:
+def _unused_branch(like: tf.data.Dataset) -> tf.data.Dataset:
     """An endless dataset with elements of that kind, as small as can be: it is part of every iterator's graph."""
 
     def empty(spec: tf.TensorSpec) -> tf.Tensor:

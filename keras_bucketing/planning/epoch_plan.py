@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -85,6 +86,67 @@ class EpochPlan:
         return replace(self, rows=kept[self.rows], left_out=np.union1d(kept[self.left_out], dropped))
 
 
+class Cut(NamedTuple):
+    """Where a batch lies in the ordered rows, and how far it is padded; of one batch or of all, in NumPy or in graph.
+
+    Attributes:
+        start: Int32 `(1,)`, as `tf.slice` takes it: the position of the first row. Of all batches, `(num_batches, 1)`.
+        size: Int32 `(1,)`: how many rows the batch has.
+        min_lengths: Int32 `(num_leaves,)`: the length that each leaf is padded to at least, in timesteps.
+    """
+
+    start: tf.Tensor | np.ndarray
+    size: tf.Tensor | np.ndarray
+    min_lengths: tf.Tensor | np.ndarray
+
+
+class EpochTensors(NamedTuple):
+    """What the epochs of one dataset are ordered and cut by: a structure, so that one graph can serve all datasets.
+
+    Attributes:
+        row_buckets: Int32 `(num_rows,)`, the bucket of each row; None where rows stay sorted by length.
+        sorted_rows: Int32 `(num_rows,)`, the rows, shortest first; None where they are shuffled.
+        num_partitions: Int, at least the number of buckets. A power of two, so that there are few graphs.
+        num_used: Int32 scalar: the rows that batches have room for; None where that is all of them.
+        cuts: Those of all batches, in the order of their buckets.
+    """
+
+    row_buckets: tf.Tensor | None
+    sorted_rows: tf.Tensor | None
+    num_partitions: int
+    num_used: tf.Tensor | None
+    cuts: Cut
+
+    def order(self, epoch: tf.Tensor, seed: tf.Tensor, has_batches: tf.Tensor | int = 1) -> tuple[tf.Tensor, tf.Tensor]:
+        """The order of an epoch: int32 rows `(num_rows,)`, and batches `(num_batches,)` that are cut from them.
+
+        The rows are ordered by bucket, except for the spare ones behind all others. Where the int32 scalar
+        `has_batches` is 0, not 1, the epoch has no batches, and next to nothing is computed: `tf.cond` would make two
+        more graphs.
+        """
+        batches = tf.range(tf.size(self.cuts.start) * has_batches)
+        if self.row_buckets is None:
+            return self.sorted_rows, batches
+        # One shuffle of all rows, then a stable split by bucket: every operation is part of the graph that each new
+        # iterator prepares, at a tenth of a millisecond each, and a loop over the buckets took three times as long.
+        key = tf.reshape(tf.cast(seed, tf.uint64), [1])
+        of_rows = tf.cast(2 * epoch, tf.uint64)
+        used = rows = _shuffle(tf.range(tf.size(self.row_buckets) * has_batches), key, of_rows)
+        spare = []
+        if self.num_used is not None:
+            used, spare = rows[: self.num_used], [rows[self.num_used :]]
+        by_bucket = tf.dynamic_partition(used, tf.gather(self.row_buckets, used), self.num_partitions)
+        return tf.concat([*by_bucket, *spare], 0), _shuffle(batches, key, of_rows + tf.constant(1, tf.uint64))
+
+    def batches(
+        self, epoch: tf.Tensor, first_batch: tf.Tensor, seed: tf.Tensor, has_batches: tf.Tensor | int = 1
+    ) -> tuple[tf.Tensor, Cut]:
+        """The ordered rows of an epoch, and the cuts of its batches from `first_batch` on."""
+        rows, batch_order = self.order(epoch, seed, has_batches)
+        rest = batch_order[first_batch:]
+        return rows, Cut(*(tf.gather(part, rest) for part in self.cuts))
+
+
 class EpochPlanner:
     """Plans the epochs of one dataset.
 
@@ -108,77 +170,35 @@ class EpochPlanner:
     ):
         self._leaves = lengths.leaves
         self._buckets = cuts.buckets
-        least = min_padded_lengths(lengths, buckets, cuts, pad_to_bucket_boundary, minlen)
-        self._cuts = np.column_stack([cuts.starts, cuts.stops - cuts.starts, least]).astype(np.int32)
-        self._num_rows = len(buckets.row_buckets)
-        self._num_used = self._num_rows - cuts.num_spare
-        self._shuffle = shuffle
-        self._num_buckets = len(buckets.upper_lengths)
+        min_lengths = min_padded_lengths(lengths, buckets, cuts, pad_to_bucket_boundary, minlen)
+        starts, sizes = (part[:, np.newaxis] for part in (cuts.starts, cuts.stops - cuts.starts))
+        self._cuts = Cut(starts, sizes, min_lengths)
         with tf.device("CPU:0"):
-            if shuffle:
-                self._row_buckets = tf.constant(buckets.row_buckets, tf.int32)
-            else:
-                self._sorted_rows = tf.constant(np.argsort(lengths.longest, kind="stable"), tf.int32)
-            self._cuts_tensor = tf.constant(self._cuts[:, :, np.newaxis])
-        # One graph for the pipeline and for the plans: tracing it takes longer than all the rest.
-        self._order_in_graph = tf.function(
-            self.order, input_signature=[tf.TensorSpec([], tf.int64)] * 2, autograph=False
-        )
+            self.tensors = EpochTensors(
+                row_buckets=tf.constant(buckets.row_buckets, tf.int32) if shuffle else None,
+                sorted_rows=None if shuffle else tf.constant(np.argsort(lengths.longest, kind="stable"), tf.int32),
+                num_partitions=max(32, 1 << (len(buckets.upper_lengths) - 1).bit_length()),
+                num_used=tf.constant(len(buckets.row_buckets) - cuts.num_spare) if cuts.num_spare else None,
+                cuts=Cut(*(tf.constant(part, tf.int32) for part in self._cuts)),
+            )
 
     @property
     def num_batches(self) -> int:
         """The batches of every epoch."""
         return len(self._buckets)
 
-    def order(self, epoch: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The order of an epoch; in graph.
-
-        Args:
-            epoch: Int64 scalar.
-            seed: Int64 scalar.
-
-        Returns:
-            Int32 tensors: the rows, ordered by bucket except for the spare ones behind all others, and the order of the
-            batches that are cut from them.
-        """
-        batches = tf.range(self.num_batches)
-        if not self._shuffle:
-            return self._sorted_rows, batches
-        # One shuffle of all rows, then a stable split by bucket: every operation is part of the graph that each new
-        # iterator prepares, at a tenth of a millisecond each, and a loop over the buckets took three times as long.
-        of_rows = tf.cast(2 * epoch, tf.uint64)
-        rows = _shuffle(tf.range(self._num_rows), seed, of_rows)
-        used, spare = rows[: self._num_used], rows[self._num_used :]
-        by_bucket = tf.dynamic_partition(used, tf.gather(self._row_buckets, used), self._num_buckets)
-        return tf.concat([*by_bucket, spare], 0), _shuffle(batches, seed, of_rows + tf.constant(1, tf.uint64))
-
-    def batches(self, epoch: tf.Tensor, first_batch: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """An epoch's batches from `first_batch` on; in graph.
-
-        Returns:
-            Int32 tensors: all rows in their order `(num_rows,)`, and the cuts `(num_batches - first_batch, 2 +
-            num_leaves, 1)`: where each batch starts in the rows, how many it has, and the length that each leaf is
-            padded to at least.
-        """
-        rows, batch_order = self._order_in_graph(epoch, seed)
-        return rows, tf.gather(self._cuts_tensor, batch_order[first_batch:])
-
-    def no_batches(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """What `batches` returns, but empty."""
-        return tf.zeros([0], tf.int32), self._cuts_tensor[:0]
-
     def plan(self, epoch: int, seed: int) -> EpochPlan:
         """The batches of an epoch, as arrays: exactly what the pipeline yields, on all shards together."""
-        rows, order = (
-            tensor.numpy() for tensor in self._order_in_graph(tf.constant(epoch, tf.int64), tf.constant(seed, tf.int64))
-        )
-        starts, sizes, *least = self._cuts[order].astype(np.int64).T
+        with tf.device("CPU:0"):
+            tensors = self.tensors.order(tf.constant(epoch, tf.int64), tf.constant(seed, tf.int64))
+        rows, order = (tensor.numpy() for tensor in tensors)
+        starts, sizes, least = self._cuts.start[order, 0], self._cuts.size[order, 0], self._cuts.min_lengths[order]
         splits = row_splits_of(sizes)
         within = np.arange(splits[-1]) - np.repeat(splits[:-1], sizes)
         batch_rows = rows[within + np.repeat(starts, sizes)].astype(np.int64)
         padded = [
             np.maximum(np.maximum.reduceat(leaf.lengths[batch_rows], splits[:-1]), min_lengths)
-            for leaf, min_lengths in zip(self._leaves, least, strict=True)
+            for leaf, min_lengths in zip(self._leaves, least.T, strict=True)
         ]
         of_x = [of_leaf for leaf, of_leaf in zip(self._leaves, padded, strict=True) if not leaf.is_label]
         left_out = np.ones(len(rows), bool)
@@ -194,8 +214,8 @@ class EpochPlanner:
         )
 
 
-def _shuffle(values: tf.Tensor, seed: tf.Tensor, stream: tf.Tensor) -> tf.Tensor:
-    """Shuffles with the stream `stream` of the random numbers of `seed`.
+def _shuffle(values: tf.Tensor, key: tf.Tensor, stream: tf.Tensor) -> tf.Tensor:
+    """Shuffles with the stream `stream` of the random numbers of `key`.
 
     What `tf.random.experimental.stateless_shuffle` does with another way to key the generator, which takes a sixth of
     the operations. Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) is made for that: any
@@ -204,9 +224,8 @@ def _shuffle(values: tf.Tensor, seed: tf.Tensor, stream: tf.Tensor) -> tf.Tensor
 
     Args:
         values: Tensor `(n,)`.
-        seed: Int64 scalar.
+        key: Uint64 `(1,)`.
         stream: Uint64 scalar.
     """
-    key = tf.reshape(tf.cast(seed, tf.uint64), [1])
     counter = tf.stack([tf.constant(0, tf.uint64), stream])
     return tf.raw_ops.StatelessShuffle(value=values, key=key, counter=counter, alg=_PHILOX)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from keras_bucketing.data.collect import collect_inputs
 from keras_bucketing.pipeline.gather import BatchGatherer
 from keras_bucketing.planning.buckets import Shard
+from keras_bucketing.planning.epoch_plan import Cut
 from tests.support.strategies import lengths_lists, random_sequences, seeds, sequence_lists
 
 
@@ -26,7 +27,7 @@ def gather(x, y=None, weights=None, rows=None, padded_to=None, align_labels=True
     gatherer, num_leaves = gatherer_of(inputs, pads_further=padded_to is not None, **options)
     rows = tf.constant(range(2) if rows is None else rows, tf.int32)
     least = padded_to if isinstance(padded_to, list) else [padded_to or 1] * num_leaves
-    batch = gatherer(rows, tf.constant([0, len(rows), *least])[:, tf.newaxis])
+    batch = gatherer(rows, Cut(*map(tf.constant, ([0], [len(rows)], least))))
     return tf.nest.map_structure(lambda tensor: tensor.numpy(), batch)
 
 
@@ -131,7 +132,7 @@ def test_outputs_of_both_kinds_get_weights_of_both_kinds():
 
 def test_shapes_are_known_but_for_rows_and_time():
     gatherer, _ = gatherer_of(collect_inputs([np.zeros((3, 12)), np.zeros((2, 12))], None, None))
-    dataset = tf.data.Dataset.from_tensors((tf.constant([0, 1]), tf.constant([[0], [2], [1]]))).map(gatherer)
+    dataset = tf.data.Dataset.from_tensors((tf.constant([0, 1]), Cut([0], [2], [1]))).map(gatherer)
     assert dataset.element_spec.shape.as_list() == [None, None, 12]
 
 

@@ -1,6 +1,9 @@
 """Passes over epochs: whoever iterates, however far, and after seek()."""
 
+import gc
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -8,8 +11,10 @@ from threading import Barrier
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import func_graph
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
+from keras_bucketing.pipeline.stream import traced_passes
 
 NUM_ROWS = 23
 X = [[row] * (1 + row % 7) for row in range(NUM_ROWS)]
@@ -125,6 +130,96 @@ def test_iterating_does_not_copy_the_data():
     for _ in range(3):
         next(iter(dataset))
     assert resident() - before < values.nbytes / 2
+
+
+# The graphs that a construction traces, which take most of its time.
+
+
+KINDS = {
+    "tokens": lambda rows: make(),
+    "other sizes": lambda rows: BucketedSequence(X[:rows], batch_size=2 + rows % 5),
+    "vectors": lambda rows: BucketedSequence([np.ones((1 + row % 3, 4), np.float32) for row in range(rows)]),
+    "labels of each timestep": lambda rows: BucketedSequence(X, X, num_buckets=1, label_padding_value=-1),
+    "several leaves": lambda rows: BucketedSequence({"a": X, "b": X[::-1]}, include_lengths=True),
+    "labels of their own length": lambda rows: BucketedSequence(X, X[::-1], align_labels=False),
+    "sorted": lambda rows: make(shuffle=False),
+    "one shape a bucket": lambda rows: make(pad_to_bucket_boundary=True, minlen=3),
+    "a shard, spare rows": lambda rows: make(num_shards=2, batch_size=4),
+    "many buckets": lambda rows: make(bucket_boundaries=range(1, 40), num_buckets=None),
+    "loaded": lambda rows: BucketedSequence.from_loader(
+        lambda row: X[row], list(map(len, X)), output_signature=tf.TensorSpec((None,), tf.int32)
+    ),
+}
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The names of the graphs that are traced."""
+    names = []
+    init = func_graph.FuncGraph.__init__
+
+    def noting_init(self, name, *args, **kwargs):
+        names.append(name)
+        init(self, name, *args, **kwargs)
+
+    monkeypatch.setattr(func_graph.FuncGraph, "__init__", noting_init)
+    return names
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_construction_traces_four_graphs_and_all_others_like_it_one(kind, traced):
+    traced_passes.cache_clear()
+    KINDS[kind](20)
+    assert len(traced) == 4, traced
+    for rows in (17, 23):
+        del traced[:]
+        KINDS[kind](rows)
+        assert len(traced) == 1, traced
+
+
+def test_plans_and_previews_trace_nothing(traced):
+    dataset = make()
+    del traced[:]
+    dataset.epoch_plan(3)
+    dataset.padding_stats()
+    next(dataset._preview())
+    assert traced == []
+
+
+def test_datasets_that_share_a_graph_share_nothing_else():
+    first, other = make(), make(seed=2, batch_size=4)
+    first.seek(4, 2)
+    passes = iter(first), iter(other)
+    for epoch, first_batch in ((4, 2), (5, 0)):
+        assert rows_of(first) == planned(first, epoch, first_batch)
+    assert (other.epoch, other.newest_pass().number) == (0, 0)
+    assert rows_of(passes[1]) == planned(other, 0)
+    assert rows_of(passes[0]) == planned(first, 6)
+
+
+def test_a_pass_outlives_the_dataset():
+    dataset = make()
+    expected, batches = planned(dataset, 0), dataset.map(lambda x, y: (x, y))
+    variant, spec = tf.data.experimental.to_variant(batches), batches.element_spec
+    del dataset, batches
+    gc.collect()
+    make()
+    assert rows_of(tf.data.experimental.from_variant(variant, spec)) == expected
+
+
+DEBUGGED = """
+import numpy as np, tensorflow as tf
+from keras_bucketing import BucketedSequence
+tf.data.experimental.enable_debug_mode()
+dataset = BucketedSequence([[1, 2], [3], [4, 5, 6]], np.arange(3), batch_size=2, seed=1)
+planned = [rows.tolist() for epoch in (0, 1) for rows in dataset.epoch_plan(epoch)]
+assert [labels.numpy().tolist() for _ in range(2) for _, labels in dataset] == planned
+"""
+
+
+def test_the_debug_mode_of_tf_data_can_be_used():
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    subprocess.run([sys.executable, "-c", DEBUGGED], env=environment, check=True, timeout=300)
 
 
 def test_the_options_are_turned_on_again_without_a_warning_by_way_of_a_variant(caplog):

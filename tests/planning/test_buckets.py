@@ -12,6 +12,7 @@ from keras_bucketing.pipeline.gather import BatchGatherer
 from keras_bucketing.planning.bucket_choice import choose_buckets
 from keras_bucketing.planning.buckets import Buckets, Shard, check_shard, check_sizing, rows_within_budget
 from keras_bucketing.planning.cuts import cut_batches
+from keras_bucketing.planning.epoch_plan import Cut
 from tests.support.planning import make_buckets, make_planner, plan
 from tests.support.strategies import (
     boundary_lists,
@@ -127,7 +128,7 @@ def test_all_shards_pad_to_the_longest_row_of_the_whole_batch(lengths, num_shard
     y = [sequence[:, np.newaxis] for sequence in x]
     inputs = collect_inputs({"a": x, "b": [sequence[::2] for sequence in x]}, y, None)
     rows = tf.constant(np.random.default_rng(seed).permutation(8), tf.int32)
-    cut = tf.constant([[0], [8 // num_shards * num_shards], [padded_to], [padded_to]])
+    cut = Cut(*map(tf.constant, ([0], [8 // num_shards * num_shards], [padded_to, padded_to])))
 
     def gather(shard):
         return BatchGatherer(inputs, 0, 0, False, True, padded_to > 0, shard)(rows, cut)

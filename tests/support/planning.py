@@ -1,6 +1,5 @@
 """Buckets, cuts and plans from the options of `BucketedSequence`, without its data."""
 
-import tensorflow as tf
 from hypothesis import assume
 from hypothesis import strategies as st
 
@@ -29,12 +28,7 @@ def make_planner(lengths, options, remainder="spill", shuffle=True, num_shards=1
 
 
 def plan(planner, epoch=0, seed=0, shard=Shard(1, 0)):  # noqa: B008 (frozen)
-    """The plan, without building a graph for it: with many short-lived planners that takes most of the time."""
-    tf.config.run_functions_eagerly(True)
-    try:
-        return planner.plan(epoch, seed).of_shard(shard)
-    finally:
-        tf.config.run_functions_eagerly(False)
+    return planner.plan(epoch, seed).of_shard(shard)
 
 
 @st.composite
