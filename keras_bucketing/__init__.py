@@ -3,24 +3,48 @@
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.callbacks.backup_and_restore import BackupAndRestoreSequence
 from keras_bucketing.callbacks.padding_stats import PaddingStatsCallback
+from keras_bucketing.data.rows import StoredSequences
 from keras_bucketing.layers.sequence_masking import SequenceMasking
 from keras_bucketing.models.masked_lstm_classifier import MaskedLSTMClassifier
 from keras_bucketing.monitoring.monitor_padding import monitor_padding
-from keras_bucketing.padding.report import padding_report
-from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.padding.report import (
+    PaddingRecommendation,
+    PaddingReport,
+    PaddingStrategy,
+    RecommendedCall,
+    padding_report,
+)
+from keras_bucketing.padding.stats import BucketPaddingStats, LeafPaddingStats, PaddingStats
+from keras_bucketing.pipeline.passes import PassPosition
 from keras_bucketing.planning.boundaries import optimal_bucket_boundaries
+from keras_bucketing.planning.epoch_plan import EpochPlan
 from keras_bucketing.streams.saved_sequences import load_sequences, save_sequences
-from keras_bucketing.tuning.tune_batch_sizes import tune_batch_sizes
+from keras_bucketing.tuning.choose import EpochForecast
+from keras_bucketing.tuning.measure import StepCosts
+from keras_bucketing.tuning.tune_batch_sizes import MeasuredStep, TunedBatchSizes, tune_batch_sizes
 
 __version__ = "0.2.0"
 
 __all__ = [
     "BackupAndRestoreSequence",
+    "BucketPaddingStats",
     "BucketedSequence",
+    "EpochForecast",
+    "EpochPlan",
+    "LeafPaddingStats",
     "MaskedLSTMClassifier",
+    "MeasuredStep",
+    "PaddingRecommendation",
+    "PaddingReport",
     "PaddingStats",
     "PaddingStatsCallback",
+    "PaddingStrategy",
+    "PassPosition",
+    "RecommendedCall",
     "SequenceMasking",
+    "StepCosts",
+    "StoredSequences",
+    "TunedBatchSizes",
     "load_sequences",
     "monitor_padding",
     "optimal_bucket_boundaries",

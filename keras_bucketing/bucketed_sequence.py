@@ -601,9 +601,9 @@ class BucketedSequence(tf.data.Dataset):
         Prefetching, as in `dataset.prefetch(...)`, may begin a pass before the one before it has been consumed.
 
         Returns:
-            A named tuple of ints: `number`, which counts the passes from 1 on (0: there has been none), `epoch`, and
-            `first_batch`, the batch of that epoch that the pass began with (0 unless `seek` or `load_state_dict` said
-            otherwise).
+            A `PassPosition`, a named tuple. Its `number` counts the passes from 1 on (0 before the first); `epoch` is the
+            epoch that the pass reads, and `first_batch` the batch of that epoch that the pass began with (0 unless
+            `seek` or `load_state_dict` said otherwise).
 
         Example:
             >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=1, shuffle=False)

@@ -350,6 +350,11 @@ class StoredSequences:
         row_splits: As above.
         lengths: Int64 array `(num_sequences,)`, in timesteps.
         rows: The same as `Rows`.
+
+    Example:
+        >>> stored = StoredSequences(np.arange(6), np.array([0, 3, 4, 6]))
+        >>> len(stored), stored[0].tolist(), stored.lengths.tolist()
+        (3, [0, 1, 2], [3, 1, 2])
     """
 
     def __init__(self, values: np.ndarray, row_splits: np.ndarray, name: str = "x"):

@@ -38,6 +38,11 @@ class PaddingStrategy(PaddedTimesteps):
         real_timesteps: Int, sum of the lengths.
         total_timesteps: Float, sum over the batches of rows x padded length; for random batches an expectation.
         largest_batch: Int, the most timesteps that a batch may have: what has to fit into memory.
+
+    Example:
+        >>> strategy = padding_report([1, 1, 2, 9], batch_size=2).strategies[0]
+        >>> strategy.name, strategy.total_timesteps, strategy.largest_batch
+        ('everything to the longest', 36, 18)
     """
 
     name: str
@@ -60,6 +65,11 @@ class PaddingReport:
         batch_size: Int, rows.
         strategies: Tuple of `PaddingStrategy`, the first of which pads everything to the longest.
         recommendation: `PaddingRecommendation`, the call to make and what comes of it.
+
+    Example:
+        >>> report = padding_report([1, 1, 2, 9], batch_size=2)
+        >>> report.num_sequences, report.shortest, report.longest, len(report.strategies) > 2
+        (4, 1, 9, True)
     """
 
     num_sequences: int
@@ -253,6 +263,11 @@ class RecommendedCall(PaddedTimesteps):
             once.
         label_imbalance: Float, how far the labels of the batches are from those of all sequences, in squared distance,
             as a multiple of what random batches have; None without labels.
+
+    Example:
+        >>> call = padding_report([3, 4, 5, 90, 95, 100] * 10, batch_size=10).recommendation.call
+        >>> call.options, call.num_buckets, call.num_batches
+        ({'batch_size': 10}, 3, 6)
     """
 
     options: dict[str, int]
@@ -293,6 +308,10 @@ class PaddingRecommendation:
         longest_timesteps: Int, those of an epoch padded to the longest sequence.
         random_distinct_batchmates: Float, what `distinct_batchmates` is in random batches.
         reasons: Tuple of strings: what comes of the call, or why bucketing is not worth it.
+
+    Example:
+        >>> padding_report([7] * 10, batch_size=2).recommendation.reasons
+        ('All sequences have 7 timesteps, so nothing is padded.',)
     """
 
     worth_it: bool

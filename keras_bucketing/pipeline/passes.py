@@ -26,6 +26,13 @@ class PassPosition(NamedTuple):
         number: How many passes have begun so far; 0 before the first.
         epoch: The epoch that this pass reads.
         first_batch: The batch of that epoch it began with: 0 unless `seek` said otherwise.
+
+    Example:
+        >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=1)
+        >>> for epoch in range(2):
+        ...     batches = list(dataset)
+        >>> dataset.newest_pass()
+        PassPosition(number=2, epoch=1, first_batch=0)
     """
 
     number: int

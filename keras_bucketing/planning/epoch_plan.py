@@ -39,6 +39,12 @@ class EpochPlan:
         left_out: Int64 array: the row indices that this epoch does not yield, on no shard; increasing.
         leaf_padded_lengths: Dict from the name of each leaf that is padded on its own, e.g. `x['audio']`, to its padded
             lengths, Int64 array `(num_batches,)`.
+
+    Example:
+        >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=2, shuffle=False)
+        >>> plan = dataset.epoch_plan(0)
+        >>> len(plan), plan[0].tolist(), plan.padded_lengths.tolist()
+        (2, [1, 2], [2, 3])
     """
 
     epoch: int
@@ -130,13 +136,13 @@ class EpochTensors(NamedTuple):
         # One shuffle of all rows, then a stable split by bucket: every operation is part of the graph that each new
         # iterator prepares, at a tenth of a millisecond each, and a loop over the buckets took three times as long.
         key = tf.reshape(tf.cast(seed, tf.uint64), [1])
-        of_rows = tf.cast(2 * epoch, tf.uint64)
-        used = rows = _shuffle(tf.range(tf.size(self.row_buckets) * has_batches), key, of_rows)
+        stream = tf.cast(2 * epoch, tf.uint64)
+        used = rows = _shuffle(tf.range(tf.size(self.row_buckets) * has_batches), key, stream)
         spare = []
         if self.num_used is not None:
             used, spare = rows[: self.num_used], [rows[self.num_used :]]
         by_bucket = tf.dynamic_partition(used, tf.gather(self.row_buckets, used), self.num_partitions)
-        return tf.concat([*by_bucket, *spare], 0), _shuffle(batches, key, of_rows + tf.constant(1, tf.uint64))
+        return tf.concat([*by_bucket, *spare], 0), _shuffle(batches, key, stream + tf.constant(1, tf.uint64))
 
     def batches(
         self, epoch: tf.Tensor, first_batch: tf.Tensor, seed: tf.Tensor, has_batches: tf.Tensor | int = 1
@@ -192,25 +198,25 @@ class EpochPlanner:
         with tf.device("CPU:0"):
             tensors = self.tensors.order(tf.constant(epoch, tf.int64), tf.constant(seed, tf.int64))
         rows, order = (tensor.numpy() for tensor in tensors)
-        starts, sizes, least = self._cuts.start[order, 0], self._cuts.size[order, 0], self._cuts.min_lengths[order]
+        starts, sizes = self._cuts.start[order, 0], self._cuts.size[order, 0]
         splits = row_splits_of(sizes)
         within = np.arange(splits[-1]) - np.repeat(splits[:-1], sizes)
         batch_rows = rows[within + np.repeat(starts, sizes)].astype(np.int64)
         padded = [
             np.maximum(np.maximum.reduceat(leaf.lengths[batch_rows], splits[:-1]), min_lengths)
-            for leaf, min_lengths in zip(self._leaves, least.T, strict=True)
+            for leaf, min_lengths in zip(self._leaves, self._cuts.min_lengths[order].T, strict=True)
         ]
-        of_x = [of_leaf for leaf, of_leaf in zip(self._leaves, padded, strict=True) if not leaf.is_label]
+        sequences = [lengths for leaf, lengths in zip(self._leaves, padded, strict=True) if not leaf.is_label]
         left_out = np.ones(len(rows), bool)
         left_out[batch_rows] = False
         return EpochPlan(
             epoch=epoch,
             rows=batch_rows,
             batch_splits=splits,
-            padded_lengths=of_x[0] if len(of_x) == 1 else np.maximum.reduce(of_x),
+            padded_lengths=sequences[0] if len(sequences) == 1 else np.maximum.reduce(sequences),
             buckets=self._buckets[order],
             left_out=np.flatnonzero(left_out),
-            leaf_padded_lengths={leaf.name: of_leaf for leaf, of_leaf in zip(self._leaves, padded, strict=True)},
+            leaf_padded_lengths={leaf.name: lengths for leaf, lengths in zip(self._leaves, padded, strict=True)},
         )
 
 

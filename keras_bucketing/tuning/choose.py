@@ -96,6 +96,11 @@ class EpochForecast:
         largest_batch: Int, the most timesteps that a batch may have, padding included.
         distinct_batchmates: Float, how many other sequences a sequence shares a batch with in ten epochs, each counted
             once, as in `padding_report`.
+
+    Example:
+        >>> forecast = EpochForecast(seconds=2.0, num_updates=100, largest_batch=3200, distinct_batchmates=250.0)
+        >>> forecast.seconds / forecast.num_updates
+        0.02
     """
 
     seconds: float

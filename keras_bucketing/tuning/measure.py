@@ -229,6 +229,11 @@ class StepCosts:
         per_timestep: Float, seconds a timestep of the padded length, whatever the rows: what a recurrent layer pays for
             doing one timestep after the other.
         per_padded_timestep: Float, seconds a row and timestep: of rows x padded length.
+
+    Example:
+        >>> costs = StepCosts(overhead=0.5, per_timestep=0.25, per_padded_timestep=0.125)
+        >>> costs.seconds(rows=2, padded_lengths=4)
+        2.5
     """
 
     overhead: float
@@ -241,10 +246,6 @@ class StepCosts:
         Args:
             rows: Int or array, the rows of each batch.
             padded_lengths: Int, float or array, in timesteps; a mean gives the mean of the seconds.
-
-        Example:
-            >>> StepCosts(overhead=0.5, per_timestep=0.25, per_padded_timestep=0.125).seconds(rows=2, padded_lengths=4)
-            2.5
         """
         return self.overhead + (self.per_timestep + self.per_padded_timestep * rows) * padded_lengths
 

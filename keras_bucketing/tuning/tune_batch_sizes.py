@@ -121,6 +121,11 @@ class MeasuredStep:
         padded_length: Int, in timesteps.
         seconds: Float, the median of the measurements.
         predicted_seconds: Float, what the fitted costs say.
+
+    Example:
+        >>> step = MeasuredStep(rows=32, padded_length=10, seconds=0.004, predicted_seconds=0.005)
+        >>> round(step.predicted_seconds / step.seconds, 2)
+        1.25
     """
 
     rows: int
@@ -141,6 +146,12 @@ class TunedBatchSizes:
         current: `EpochForecast` of the dataset as it is: `seconds`, `num_updates`, `largest_batch`.
         proposed: `EpochForecast` with these boundaries and sizes.
         too_large: Int, the timesteps of the smallest measured batch that did not fit into memory; None if all did.
+
+    Example:
+        >>> now, then = EpochForecast(3.0, 94, 9000, 80.0), EpochForecast(2.0, 94, 12000, 85.0)
+        >>> tuned = TunedBatchSizes([5], [64, 16], (), StepCosts(0.005, 7e-5, 2e-6), now, then)
+        >>> tuned.speedup, tuned.options
+        (1.5, {'bucket_boundaries': [5], 'bucket_batch_sizes': [64, 16]})
     """
 
     bucket_boundaries: list[int]
