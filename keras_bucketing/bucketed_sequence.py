@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number, show_typed
-from keras_bucketing.data.collect import check_padding_value, collect_inputs, length_entries
+from keras_bucketing.data.collect import check_include_lengths, check_padding_value, collect_inputs, length_entries
 from keras_bucketing.data.loader import loaded_sequences
 from keras_bucketing.data.row_splits import Lengths, RowIndices
 from keras_bucketing.data.rows import rows_from_row_splits
@@ -86,8 +86,8 @@ class BucketedSequence(tf.data.Dataset):
         include_lengths: Bool, whether `x` becomes `{"sequences": x, "lengths": lengths}` with int32 lengths `(batch,)`;
             a dict gains the key "lengths", and with several ragged leaves `"<name>_lengths"` for each. In a tuple or a
             nested dict with several, there are only the lengths of each row's longest. Labels of their own length add
-            "label_lengths", or `"<name>_lengths"` for each of several (`label_0` is the first of a tuple). Defaults to
-            False.
+            "label_lengths", or `"<name>_lengths"` for each of several (`label_0` is the first of a tuple). Or a list
+            with some of these names, for a model that declares only these inputs: `["lengths"]`. Defaults to False.
         align_labels: Bool, whether ragged labels hold one label a timestep. If False they have lengths of their own, as
             the transcripts of CTC and translations do: each leaf is padded to its own longest, without weights. They
             choose no bucket, and may be empty. Weights `(num_sequences,)` come as they are, for losses of one value a
@@ -168,7 +168,7 @@ class BucketedSequence(tf.data.Dataset):
         truncating: Literal["post", "pre"] = "post",
         minlen: int | None = None,
         on_empty: Literal["raise", "drop", "keep"] = "raise",
-        include_lengths: bool = False,
+        include_lengths: bool | Sequence[str] = False,
         align_labels: bool = True,
         timestep_weights: bool = True,
         copy: bool = True,
@@ -180,7 +180,7 @@ class BucketedSequence(tf.data.Dataset):
     ):
         check_choice("remainder", remainder, ("spill", "keep", "drop"))
         check_choice("truncating", truncating, ("post", "pre"))
-        include_lengths = check_flag("include_lengths", include_lengths)
+        wanted_lengths = check_include_lengths(include_lengths)
         align_labels = check_flag("align_labels", align_labels)
         timestep_weights = check_flag("timestep_weights", timestep_weights)
         min_length = _check_minlen(minlen, maxlen)
@@ -198,8 +198,7 @@ class BucketedSequence(tf.data.Dataset):
         check_padding_value("padding_value", padding_value, inputs.x)
         check_padding_value("label_padding_value", label_padding_value, inputs.y)
         inputs = inputs.without_empty(on_empty)
-        if include_lengths:
-            length_entries(inputs.x, inputs.y, align_labels)  # refuses names that are taken
+        added_lengths = length_entries(inputs, wanted_lengths)
 
         self._batch_rules = BatchRules(remainder, sizing.multiple, pad_to_bucket_boundary, min_length)
         self._leaf_lengths = {leaf.name: inputs.in_given_rows(leaf.lengths) for leaf in inputs.lengths.leaves}
@@ -220,7 +219,7 @@ class BucketedSequence(tf.data.Dataset):
             inputs,
             padding_value,
             label_padding_value,
-            include_lengths,
+            added_lengths,
             timestep_weights,
             pads_further=pad_to_bucket_boundary or min_length > 1,
             shard=self._shard,
@@ -232,7 +231,7 @@ class BucketedSequence(tf.data.Dataset):
             "multiple": sizing.multiple,
             "pad_to_bucket_boundary": pad_to_bucket_boundary,
             "padding_values": (float(padding_value), float(label_padding_value)),
-            "include_lengths": include_lengths,
+            "include_lengths": wanted_lengths if isinstance(wanted_lengths, bool) else sorted(added_lengths),
             "align_labels": align_labels,
             "timestep_weights": timestep_weights,
             "minlen": min_length,
@@ -601,8 +600,8 @@ class BucketedSequence(tf.data.Dataset):
         Prefetching, as in `dataset.prefetch(...)`, may begin a pass before the one before it has been consumed.
 
         Returns:
-            A `PassPosition`, a named tuple. Its `number` counts the passes from 1 on (0 before the first); `epoch` is the
-            epoch that the pass reads, and `first_batch` the batch of that epoch that the pass began with (0 unless
+            A `PassPosition`, a named tuple. Its `number` counts the passes from 1 on (0 before the first); `epoch` is
+            the epoch that the pass reads, and `first_batch` the batch of that epoch that the pass began with (0 unless
             `seek` or `load_state_dict` said otherwise).
 
         Example:

@@ -166,7 +166,7 @@ def test_wrong_sequences(x, error, texts):
             ValueError,
             "`on_empty` is unknown. Expected one of ['raise', 'drop', 'keep'], received 'skip'.",
         ),
-        ({"include_lengths": "yes"}, TypeError, "`include_lengths` must be a boolean."),
+        ({"include_lengths": "yes"}, TypeError, "`include_lengths` must be a boolean or a list of names."),
         (
             {"remainder": "pad"},
             ValueError,

@@ -10,7 +10,7 @@ from functools import cached_property, partial, reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_bucketing.checks import INT32_MAX, can_hold, check_choice, check_number, shorten, show
+from keras_bucketing.checks import INT32_MAX, can_hold, check_choice, check_number, shorten, show, show_typed
 from keras_bucketing.data import lists, tree
 from keras_bucketing.data.arrays import aligned_empty
 from keras_bucketing.data.convert import Leaf, as_leaf, as_rows, as_weights
@@ -314,30 +314,58 @@ def _check_timestep_weights(name: str, weight: Rows, y_name: str, label: Leaf) -
         )
 
 
-def length_entries(x: Structure, y: Structure, align_labels: bool) -> dict[str, Rows]:
-    """Names the entries that `include_lengths=True` adds next to "lengths", and says whose lengths they hold.
+def check_include_lengths(include_lengths: object) -> bool | list[str]:
+    """Returns a `bool` or a list of names; which names there are depends on the data, see `length_entries`."""
+    if isinstance(include_lengths, (list, tuple)) and all(isinstance(name, str) for name in include_lengths):
+        return list(include_lengths) or False
+    if isinstance(include_lengths, (bool, np.bool_)):
+        return bool(include_lengths)
+    fix = f" Pass [{show(include_lengths)}]." if isinstance(include_lengths, str) else ""
+    raise TypeError(
+        "`include_lengths` must be a boolean or a list of names. Expected True, False or e.g. ['lengths'], received "
+        f"{show_typed(include_lengths)}.{fix}"
+    )
 
-    `"<name>_lengths"` for each ragged leaf of a dict that has several; "label_lengths" for labels of their own length,
-    or `"<name>_lengths"` where there are several, with the name "label_0" for the first entry of a tuple.
+
+def length_entries(inputs: Inputs, include_lengths: bool | list[str]) -> dict[str, Rows | None]:
+    """The entries that `include_lengths` adds to `x`, and whose lengths each holds: None for each row's longest.
+
+    These are "lengths"; `"<name>_lengths"` for each ragged leaf of a dict that has several; "label_lengths" for labels
+    of their own length, or `"<name>_lengths"` where there are several, with the name "label_0" for the first entry of a
+    tuple. Of a list, only those that it names.
 
     Raises:
-        ValueError: If `x` has such an entry already, or two of them would have one name.
+        ValueError: If the list names another, if `x` has such an entry already, or two of them would have one name.
     """
+    if not include_lengths:
+        return {}
+    x = inputs.x
     sequences = [(key, leaf) for key, leaf in x.items() if isinstance(leaf, Rows)] if isinstance(x, dict) else []
-    entries: dict[str, Rows] = {}
-    for name, leaf in [*(sequences if len(sequences) > 1 else []), *([] if align_labels else _named_labels(y))]:
-        entry = f"{name}_lengths"
-        if entry in entries or entry == "lengths":
+    labels = [] if inputs.align_labels else _named_labels(inputs.y)
+    possible: list[tuple[str, Rows | None]] = [("lengths", None)]
+    possible += [(f"{name}_lengths", leaf) for name, leaf in [*(sequences if len(sequences) > 1 else []), *labels]]
+    wanted = [name for name, _ in possible] if include_lengths is True else include_lengths
+    unknown = [name for name in wanted if name not in dict(possible)]
+    if unknown:
+        expected = show([name for name, _ in possible])
+        raise ValueError(
+            f"`include_lengths` names no entry that it can add. Expected some of {expected}, received "
+            f"{show(unknown[0])}."
+        )
+    entries: dict[str, Rows | None] = {}
+    for entry, leaf in possible:
+        if entry not in wanted:
+            continue
+        if entry in entries:
             raise ValueError(
                 f"`y` leads to the entry {show(entry)} of `x`, which include_lengths=True adds already. Rename a key "
                 "of `x` or of `y`."
             )
+        if isinstance(x, dict) and entry in x:
+            raise ValueError(
+                f"`x` already has the key {show(entry)}, which include_lengths=True adds. Rename one of the two."
+            )
         entries[entry] = leaf
-    taken = [entry for entry in ["lengths", *entries] if isinstance(x, dict) and entry in x]
-    if taken:
-        raise ValueError(
-            f"`x` already has the key {show(taken[0])}, which include_lengths=True adds. Rename one of the two."
-        )
     return entries
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_bucketing.data import tree
 from keras_bucketing.data.arrays import advise_random_access, host_tensor, standard_dtype, stored_floatx
-from keras_bucketing.data.collect import Inputs, length_entries
+from keras_bucketing.data.collect import Inputs
 from keras_bucketing.data.convert import Leaf
 from keras_bucketing.data.loader import Loaded, Loader
 from keras_bucketing.data.rows import Rows, RowTensors
@@ -29,7 +29,7 @@ class BatchGatherer:
         inputs: The checked data.
         padding_value: Number that fills up the sequences of `x`.
         label_padding_value: Number that fills up ragged labels.
-        include_lengths: Whether `x` gains the lengths.
+        length_entries: The entries of lengths that `x` gains, and whose they are; None for each row's longest.
         timestep_weights: Whether per-timestep labels bring weights that are 0 where they are padding.
         pads_further: Whether batches may be padded beyond their own longest sequence.
         shard: Which rows of each batch to gather.
@@ -40,7 +40,7 @@ class BatchGatherer:
         inputs: Inputs,
         padding_value: Any,
         label_padding_value: Any,
-        include_lengths: bool,
+        length_entries: dict[str, Rows | None],
         timestep_weights: bool,
         pads_further: bool,
         shard: Shard,
@@ -51,11 +51,10 @@ class BatchGatherer:
         self._y = tables.of(inputs.y, label_padding_value, inputs, "y")
         self._weights = tables.of(inputs.sample_weight, 0, inputs, "y")  # padded like the labels of their path
         self._weighs_timesteps = timestep_weights and bool(inputs.label_owners)
-        self._lengths: dict[str, _AnyLengthsTable] = {}
-        if include_lengths:
-            self._lengths = {"lengths": tables.longest_lengths(inputs)}
-            for name, leaf in length_entries(inputs.x, inputs.y, inputs.align_labels).items():
-                self._lengths[name] = tables.lengths_of(leaf)
+        self._lengths = {
+            name: tables.longest_lengths(inputs) if leaf is None else tables.lengths_of(leaf)
+            for name, leaf in length_entries.items()
+        }
 
     def __call__(self, rows: tf.Tensor, cut: Cut) -> Any:
         """Gathers the batch that is cut from the rows `(num_rows,)`.

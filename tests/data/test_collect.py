@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.data import tree
-from keras_bucketing.data.collect import check_padding_value, collect_inputs, length_entries
+from keras_bucketing.data.collect import check_include_lengths, check_padding_value, collect_inputs, length_entries
 from keras_bucketing.data.rows import Rows
 from tests.support.rows import flat, rows_of
 from tests.support.strategies import lengths_lists, numbered, random_sequences, structures
@@ -376,10 +376,12 @@ SHORT = [[], [9]]
 
 
 def entries(x, y=None, align_labels=False):
+    """Those next to "lengths", which is each row's longest and comes first."""
     inputs = collect_inputs(x, y, None, align_labels)
-    return {
-        name: leaf.lengths.tolist() for name, leaf in length_entries(inputs.x, inputs.y, inputs.align_labels).items()
-    }
+    (first, longest), *others = length_entries(inputs, True).items()
+    assert first == "lengths"
+    assert longest is None
+    return {name: leaf.lengths.tolist() for name, leaf in others}
 
 
 @pytest.mark.parametrize(
@@ -445,3 +447,37 @@ def test_names_that_are_taken_are_refused(x, y, text):
     with pytest.raises(ValueError, match="Rename") as raised:
         entries(x, y)
     assert text in str(raised.value)
+
+
+PAIR = {"a": LENGTHS_X, "b": OTHER}
+
+
+@given(st.sets(st.sampled_from(["lengths", "a_lengths", "b_lengths", "label_lengths"])))
+def test_a_list_of_names_adds_these_and_no_others(names):
+    inputs = collect_inputs(PAIR, SHORT, None, align_labels=False)
+    everything = length_entries(inputs, True)
+    assert length_entries(inputs, sorted(names)) == {name: everything[name] for name in everything if name in names}
+
+
+def test_a_name_that_is_not_added_is_nobodys_concern():
+    taken = collect_inputs({**PAIR, "a_lengths": [1, 2]}, None, None)
+    assert set(length_entries(taken, ["lengths", "b_lengths"])) == {"lengths", "b_lengths"}
+    with pytest.raises(ValueError, match="`x` already has the key 'a_lengths'"):
+        length_entries(taken, ["a_lengths"])
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "text"),
+    [
+        (
+            "lengths",
+            TypeError,
+            r"must be a boolean or a list of names.* received 'lengths' \(str\). Pass \['lengths'\]",
+        ),
+        (["lengths", 1], TypeError, "must be a boolean or a list of names"),
+        (["length"], ValueError, r"Expected some of \['lengths', 'a_lengths', 'b_lengths'\], received 'length'"),
+    ],
+)
+def test_names_that_cannot_be_added_are_refused(names, error, text):
+    with pytest.raises(error, match=text):
+        length_entries(collect_inputs(PAIR, None, None), check_include_lengths(names))

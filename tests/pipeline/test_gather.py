@@ -7,7 +7,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_bucketing.data.collect import collect_inputs
+from keras_bucketing.data.collect import collect_inputs, length_entries
 from keras_bucketing.pipeline.gather import BatchGatherer
 from keras_bucketing.planning.buckets import Shard
 from keras_bucketing.planning.epoch_plan import Cut
@@ -16,7 +16,13 @@ from tests.support.strategies import lengths_lists, random_sequences, seeds, seq
 
 def gatherer_of(inputs, padding=0, label_padding=0, include_lengths=False, timestep_weights=True, pads_further=False):
     gatherer = BatchGatherer(
-        inputs, padding, label_padding, include_lengths, timestep_weights, pads_further, Shard(1, 0)
+        inputs,
+        padding,
+        label_padding,
+        length_entries(inputs, include_lengths),
+        timestep_weights,
+        pads_further,
+        Shard(1, 0),
     )
     return gatherer, len(inputs.lengths.leaves)
 
