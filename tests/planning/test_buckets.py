@@ -131,7 +131,7 @@ def test_all_shards_pad_to_the_longest_row_of_the_whole_batch(lengths, num_shard
     cut = Cut(*map(tf.constant, ([0], [8 // num_shards * num_shards], [padded_to, padded_to])))
 
     def gather(shard):
-        return BatchGatherer(inputs, 0, 0, False, True, padded_to > 0, shard)(rows, cut)
+        return BatchGatherer(inputs, 0, 0, {}, True, padded_to > 0, shard)(rows, cut)
 
     whole = tf.nest.flatten(gather(Shard(1, 0)))
     for index in range(num_shards):
