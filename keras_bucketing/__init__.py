@@ -4,6 +4,7 @@ from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.callbacks.backup_and_restore import BackupAndRestoreSequence
 from keras_bucketing.callbacks.padding_stats import PaddingStatsCallback
 from keras_bucketing.data.rows import StoredSequences
+from keras_bucketing.layers.keep_mask import KeepMask
 from keras_bucketing.layers.sequence_masking import SequenceMasking
 from keras_bucketing.models.masked_lstm_classifier import MaskedLSTMClassifier
 from keras_bucketing.monitoring.monitor_padding import monitor_padding
@@ -32,6 +33,7 @@ __all__ = [
     "EpochForecast",
     "EpochPlan",
     "LeafPaddingStats",
+    "KeepMask",
     "MaskedLSTMClassifier",
     "MeasuredStep",
     "PaddingRecommendation",
