@@ -85,7 +85,10 @@ class KeepMask(keras.layers.Wrapper):
 
     def build(self, inputs_shape: Shape, initial_state_shape: Any = None) -> None:
         """Builds the layer, and refuses it where it changes the time axis."""
-        super().build(inputs_shape)
+        if type(self.layer).build is not keras.layers.Layer.build:
+            super().build(inputs_shape)
+        elif not self.layer.built:  # a layer that makes its weights, or those of its parts, when it is called
+            self.layer(keras.KerasTensor(inputs_shape, dtype=self.compute_dtype))
         if not self._ends_the_time_axis:
             self._check_time_axis(inputs_shape)
 
