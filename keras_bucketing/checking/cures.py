@@ -17,6 +17,12 @@ _GATHERS_TIME = (
     "GlobalAveragePooling1D takes the mean of the real timesteps. For another summary write a layer whose `call` has an "
     "argument `mask` and leaves masked timesteps out, for a maximum ops.max(ops.where(mask[..., None], x, -1e9), axis=1)."
 )
+_RESIDUAL = (
+    "keras.layers.Add()([x, attention(n, n)]) with n = keras.layers.LayerNormalization()(x). MultiHeadAttention takes the "
+    "mask off the tensors that it is called with, so these must not be x itself, and Add hands no mask on if one of its "
+    "inputs has none."
+)
+_MOVES_TIMESTEPS = ("Flip", "Roll", "Sort", "Cumsum", "Cumprod")
 _NORMALIZES = (
     "keras.layers.LayerNormalization() over the features alone, which takes its statistics from each timestep for itself."
 )
@@ -61,21 +67,22 @@ def explain(leak: Leak, keys: list[str]) -> tuple[str | None, str, str]:
         return None, "Not found: no layer was called before it.", _in_own_code()
     name = str(loser.operation.name)
     if leak.kind == "between":
-        return name, f"Behind {describe(loser.operation)}, in code that is no layer. {reads}", _in_own_code()
+        cure = _RESIDUAL if "Attention" in type(loser.operation).__name__ else _in_own_code()
+        return name, f"Behind {describe(loser.operation)}, in code that is no layer. {reads}", cure
     if leak.kind == "wrong":
         return name, f"The mask of {describe(loser.operation)} takes padding for data. {reads}", _right_mask(leak)
-    cures = [cure_of_loss(loser)]
+    cures = [cure_of_loss(loser, _calls_attention(leak.calls))]
     if reader is not None and reader is not loser and _ignores_masks(reader):
         cures.append(cure_of_reader(reader))
     return name, f"The mask is lost in {describe(loser.operation)}. {reads}", " Then ".join(cures)
 
 
-def cure_of_loss(call: Call) -> str:
+def cure_of_loss(call: Call, has_attention: bool = False) -> str:
     """What keeps the mask where this call loses it."""
     operation, kind = call.operation, type(call.operation).__name__
     if not isinstance(operation, keras.layers.Layer):
         if kind in _MERGES and len(call.inputs) > 1:
-            return f"keras.layers.{kind}()([a, b]), which hands masks on."
+            return _RESIDUAL if has_attention else f"keras.layers.{kind}()([a, b]), which hands masks on."
         if not _keeps_time(call):
             return (
                 "a layer of your own whose `compute_mask` does to the mask what the operation does to the time axis, "
@@ -86,6 +93,8 @@ def cure_of_loss(call: Call) -> str:
         return _plain(operation)
     if not _keeps_time(call):
         return cure_of_reader(call)
+    if kind in _MERGES:
+        return _RESIDUAL if has_attention else f"a mask on each of the inputs of {kind}: it hands none on if one has none."
     if _is_keras(operation):
         return f"KeepMask(keras.layers.{kind}(...)), which hands the mask on."
     return (
@@ -103,6 +112,16 @@ def cure_of_reader(call: Call) -> str:
         return (
             f"KeepMask(keras.layers.{kind}(..., go_backwards=True)), which turns its outputs around (they come with the "
             f"padding first); or keras.layers.Bidirectional."
+        )
+    if hasattr(operation, "return_sequences") and len(call.inputs) > 1:
+        return (
+            f"KeepMask(keras.layers.{kind}(...))(x, initial_state=...): beside an initial state Keras does not hand the mask "
+            "of its input to a recurrent layer. Or `mask=` by hand."
+        )
+    if kind in _MOVES_TIMESTEPS:
+        return (
+            f"a layer that moves real timesteps alone: ops.{_snake(kind)} mixes padding in among them. For the other "
+            "direction, KeepMask(keras.layers.GRU(..., go_backwards=True)) or keras.layers.Bidirectional."
         )
     if "Conv" in kind and hasattr(operation, "padding"):
         strides = tuple(np.ravel(getattr(operation, "strides", 1)))
@@ -160,8 +179,12 @@ def _start_with_a_mask(calls: list[Call], keys: list[str]) -> str:
 def _right_mask(leak: Leak) -> str:
     loser = leak.loser
     assert loser is not None
-    before = [call for call in leak.calls if loser in leak.calls[leak.calls.index(call) + 1 :]]
-    changed = [call.operation for call in before if not _is_input(call.operation)]
+    given = {id(tensor) for tensor in loser.inputs}
+    changed = [
+        call.operation
+        for call in leak.calls
+        if call is not loser and not _is_input(call.operation) and any(id(tensor) in given for tensor in call.outputs)
+    ]
     kind = type(loser.operation).__name__
     if changed:
         return (
@@ -183,6 +206,10 @@ def _in_own_code() -> str:
         "Lambda(...)) for other operations on single timesteps, all made in __init__; or the mask handed on by hand, "
         "layer(x, mask=mask). A mean over time is GlobalAveragePooling1D()(x, mask=mask)."
     )
+
+
+def _calls_attention(calls: list[Call]) -> bool:
+    return any("Attention" in type(call.operation).__name__ for call in calls)
 
 
 def _plain(operation: Any) -> str:

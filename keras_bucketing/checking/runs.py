@@ -162,7 +162,8 @@ def restored(model: keras.Model) -> Iterator[None]:
 
 
 def _value_of(variable: Any) -> Array:
-    return np.array(keras.ops.convert_to_numpy(variable.value))
+    # By way of a copy: `convert_to_numpy` hands TensorFlow's variables to NumPy 2, whose `copy` they do not know.
+    return np.array(keras.ops.convert_to_numpy(keras.ops.copy(variable.value)))
 
 
 def _variables(model: keras.Model) -> list[Any]:
@@ -170,6 +171,18 @@ def _variables(model: keras.Model) -> list[Any]:
     if getattr(model, "optimizer", None) is not None:
         variables += model.optimizer.variables
     return list({id(variable): variable for variable in variables}.values())
+
+
+def fill_zero_weights(model: keras.Model) -> None:
+    """Gives random values to trainable weights that are all zero, as biases are before training.
+
+    With zero biases many layers make zeros of zeros, so that padding does not show before the first step of training.
+    """
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        value = _value_of(variable)
+        if not np.any(value != 0):
+            variable.assign(rng.normal(scale=0.1, size=value.shape).astype(np.float32))
 
 
 def half_precision(model: keras.Model) -> str | None:

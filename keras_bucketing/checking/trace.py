@@ -44,6 +44,7 @@ class Call:
         input_values: Values of the inputs, as far as they have any.
         output_values: Values of the outputs.
         enclosing: The layers that were being called around it, outermost first.
+        timed: For each input, whether it has an axis of time. Known once two runs are compared.
     """
 
     operation: Any
@@ -54,6 +55,7 @@ class Call:
     output_masks: list[Array | None] = field(default_factory=list)
     input_values: list[Array | None] = field(default_factory=list)
     output_values: list[Array | None] = field(default_factory=list)
+    timed: list[bool] = field(default_factory=list)
 
 
 @contextmanager
@@ -181,6 +183,8 @@ def find_leak(
                 return True
         return False
 
+    for call, other in zip(calls, others, strict=True):
+        call.timed = [_has_time(*pair) for pair in zip(call.input_values, other.input_values, strict=False)]
     origins: dict[int, int] = {}
     depends: dict[int, bool] = {}  # of tensors, by identity
     for index, (call, other) in enumerate(zip(calls, others, strict=True)):
@@ -212,11 +216,10 @@ def _last_inside(calls: list[Call], index: int) -> Call | None:
 
 def _explain(calls: list[Call], index: int, origins: dict[int, int], batch: Batch) -> Leak:
     reader = calls[index]
-    sized = set(batch.padded_lengths)
-    timed = [place for place, value in enumerate(reader.input_values) if value is not None and _has_time(value, sized)]
+    timed = [place for place, is_timed in enumerate(reader.timed) if is_timed]
     unmasked = [place for place in timed if reader.input_masks[place] is None]
     if unmasked:
-        loser, kind = _trace(calls, reader.inputs[unmasked[0]], origins, sized, index)
+        loser, kind = _trace(calls, reader.inputs[unmasked[0]], origins, index)
         return Leak(reader, loser, kind, calls)
     if timed:
         for call in calls[: index + 1]:
@@ -225,13 +228,14 @@ def _explain(calls: list[Call], index: int, origins: dict[int, int], batch: Batc
     return Leak(reader, None, "ignored", calls)
 
 
-def _has_time(value: Array, padded_lengths: set[int]) -> bool:
-    return value.ndim >= 2 and value.shape[1] in padded_lengths and (value.dtype.kind == "f" or value.ndim == 2)
+def _has_time(one: Array | None, two: Array | None) -> bool:
+    """Whether the second axis grows with the padding; masks have it as well, and do not count."""
+    if one is None or two is None or one.dtype == bool or not 2 <= one.ndim == two.ndim:
+        return False
+    return bool(one.shape[1] != two.shape[1])
 
 
-def _trace(
-    calls: list[Call], tensor: Tensor, origins: dict[int, int], sized: set[int], until: int
-) -> tuple[Call | None, str]:
+def _trace(calls: list[Call], tensor: Tensor, origins: dict[int, int], until: int) -> tuple[Call | None, str]:
     """Goes back from a tensor without a mask to the call that got one and returned none."""
     index = origins.get(id(tensor))
     if index is None:
@@ -241,9 +245,9 @@ def _trace(
     call = calls[index]
     if any(mask is not None for mask in call.input_masks):
         return call, "lost"
-    for given, value in zip(call.inputs, call.input_values, strict=True):
-        if value is not None and _has_time(value, sized):
-            found, kind = _trace(calls, given, origins, sized, index)
+    for given, is_timed in zip(call.inputs, call.timed, strict=False):
+        if is_timed:
+            found, kind = _trace(calls, given, origins, index)
             if found is not None:
                 return found, kind
     return None, "none"
