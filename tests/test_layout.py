@@ -22,7 +22,14 @@ MAY_IMPORT = {
     "tuning": {"checks", "data", "planning", "padding", "bucketed_sequence"},
     "layers": {"checks"},
     "checking": {
-        "checks", "data", "planning", "pipeline", "padding", "monitoring", "bucketed_sequence", "layers",
+        "checks",
+        "data",
+        "planning",
+        "pipeline",
+        "padding",
+        "monitoring",
+        "bucketed_sequence",
+        "layers",
     },
     "models": {"checks", "layers"},
 }

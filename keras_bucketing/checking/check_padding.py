@@ -62,9 +62,9 @@ def check_padding(
 ) -> PaddingCheck:
     """Finds out whether padding can reach what a model puts out.
 
-    Keras loses masks in many places without a word, and where it does, a sequence gets another answer in one batch than in
-    another. So the model is run on a few rows of the dataset, the shortest and the longest among them: in a batch, in
-    the same batch padded further, and each alone without padding. Outputs for each timestep are compared on real
+    Keras loses masks in many places without a word, and where it does, a sequence gets another answer in one batch than
+    in another. So the model is run on a few rows of the dataset, the shortest and the longest among them: in a batch,
+    in the same batch padded further, and each alone without padding. Outputs for each timestep are compared on real
     timesteps. Where the model is compiled and the dataset has labels, the loss is compared too.
 
     - *The same batch padded further* must give the same.
@@ -72,17 +72,17 @@ def check_padding(
       as well: then the output depends on the batch by design, which is said, and does not fail.
 
     The model runs in inference mode, and is left as it was: weights, optimizer, metrics, seeds, and the states of
-    stateful layers, which are reset before each run. One without weights is built. Trainable weights that are all zero, as
-    biases before training, have random values in the meantime, since zeros hide what is in the padding. Under TensorFlow it runs in a graph,
-    as in `predict`, unless `run_eagerly` says otherwise.
+    stateful layers, which are reset before each run. One without weights is built. Trainable weights that are all zero,
+    as biases before training, have random values in the meantime, since zeros hide what is in the padding. Under
+    TensorFlow it runs in a graph, as in `predict`, unless `run_eagerly` says otherwise.
 
     Args:
         model: A Keras model of any kind.
-        dataset: The `BucketedSequence` to train on; or padded batches, as a `tf.data.Dataset`, a `keras.utils.PyDataset`,
-            what `monitor_padding` returned, or arrays: `x`, `(x, y)` or `(x, y, sample_weight)`. What is padding in
-            batches is told by entries of lengths, by masks, or by the value at the end of a row (0, or the `mask_value`
-            of the model's first masking layer), as `BucketedSequence.from_dataset` reads them. Of batches the first 512
-            rows are read.
+        dataset: The `BucketedSequence` to train on; or padded batches, as a `tf.data.Dataset`, a
+            `keras.utils.PyDataset`, what `monitor_padding` returned, or arrays: `x`, `(x, y)` or `(x, y,
+            sample_weight)`. What is padding in batches is told by entries of lengths, by masks, or by the value at the end of a
+            row (0, or the `mask_value` of the model's first masking layer), as `BucketedSequence.from_dataset` reads
+            them. Of batches the first 512 rows are read.
         num_rows: Int, how many rows to try. As many as the model's batch size, where that is fixed. Defaults to 16.
         extra_timesteps: Int, how much further to pad; fewer where the model refuses so many. Defaults to 8.
         tolerance: Float, the largest difference in units of `1 + |output|`. With layers that compute in float16 or
@@ -212,8 +212,9 @@ class _Check:
             lines += _position_lines(by_position)
         if outcome.by_design is not None:
             self.notes.append(
-                f"A row's output depends on the other rows of its batch by design (by {outcome.by_design:.2g} among rows of "
-                "one length), so rows alone do not count."
+                f"A row's output depends on the other rows of its batch by design (by {outcome.by_design:.2g} "
+                "among rows "
+                "of one length), so rows alone do not count."
             )
         if nan_rows:
             self.notes.append(f"The data hold NaN, in {len(nan_rows)} of {self.sample.num_rows} rows that were tried.")
@@ -324,8 +325,9 @@ class _Check:
         rows = masked_rows(calls)
         if rows:
             self._note(
-                f"{len(rows)} of {self.size} rows are masked as a whole, which cuDNN refuses on a GPU and a mean makes NaN of. "
-                "SequenceMasking keeps the first timestep; on_empty=\"drop\" leaves empty rows out."
+                f"{len(rows)} of {self.size} rows are masked as a whole, which cuDNN refuses on a GPU and of "
+                "which a mean "
+                'makes NaN. SequenceMasking keeps the first timestep; on_empty="drop" leaves empty rows out.'
             )
 
     # What is said.
@@ -346,14 +348,16 @@ class _Check:
         if outcome.further.exceeds > outcome.tolerance:
             row = self.rows[outcome.further.row]
             lines.append(
-                f"Padding reaches the outputs: the same batch with {outcome.extra} more timesteps of padding differs by up to "
+                f"Padding reaches the outputs: the same batch with {outcome.extra} more timesteps of padding "
+                "differs by up to "
                 f"{outcome.further.absolute:.2g} (tolerance {outcome.tolerance:.2g}), most at a row of {lengths[row]} "
                 "timesteps."
             )
         if outcome.by_design is None and outcome.alone.exceeds > outcome.tolerance:
             row = outcome.failed_alone or 0
             lines.append(
-                f"{'A' if lines else 'Padding reaches the outputs: a'} row alone and the same row in its batch differ by up "
+                f"{'A' if lines else 'Padding reaches the outputs: a'} row alone and the same row in its batch "
+                "differ by up "
                 f"to {outcome.alone.absolute:.2g} (tolerance {outcome.tolerance:.2g}), most at a row of {lengths[row]} "
                 "timesteps."
             )
@@ -387,11 +391,7 @@ class _Check:
         if leak is None:
             distributed = self._time_distributed()
             if distributed is not None:
-                return str(distributed.name), [
-                    f"Where: {describe(distributed)} keeps, in a graph, the number of timesteps of its first batch.",
-                    "Instead: its layer without TimeDistributed, as Dense treats each timestep alone anyway. KeepMask does "
-                    "not cure that.",
-                ]
+                return str(distributed.name), _distributed_lines(distributed)
             return None, ["Where: not found."]
         layer, where, cure = explain(leak, self.sample.keys())
         return layer, [f"Where: {where}", f"Instead: {cure}"]
@@ -404,11 +404,7 @@ class _Check:
         distributed = self._time_distributed()
         if distributed is not None:
             layer = layer or str(distributed.name)
-            lines += [
-                f"Where: {describe(distributed)} keeps, in a graph, the number of timesteps of its first batch.",
-                "Instead: its layer without TimeDistributed, as Dense treats each timestep alone anyway. KeepMask does not "
-                "cure that.",
-            ]
+            lines += _distributed_lines(distributed)
         return layer, lines
 
     # The loss.
@@ -428,15 +424,19 @@ class _Check:
         apart = abs(one - two)
         if not outputs_agree or apart <= self.tolerance * rounding_factor(half) * (1 + min(abs(one), abs(two))):
             return apart, []
-        lines = [f"Padding reaches the loss: {one:.5g} for the batch, {two:.5g} with {extra} more timesteps of padding."]
+        lines = [
+            f"Padding reaches the loss: {one:.5g} for the batch, {two:.5g} with {extra} more timesteps of padding."
+        ]
         if abs(penalty - other) > apart / 2:
             lines.append(
-                "Where: in what layers add to the loss (activity_regularizer, add_loss), which counts padded timesteps. "
+                "Where: in what layers add to the loss (activity_regularizer, add_loss), which counts padded "
+                "timesteps. "
                 "Instead: a penalty on weights, or one that leaves masked timesteps out."
             )
         elif base.sample_weight is None:
             lines.append(
-                "Where: labels of padded timesteps count. Instead: sample weights that are 0 there, as BucketedSequence "
+                "Where: labels of padded timesteps count. Instead: sample weights that are 0 there, as "
+                "BucketedSequence "
                 'gives them for ragged labels, and reduction="mean_with_sample_weight" in the loss.'
             )
         else:
@@ -459,11 +459,24 @@ class _Check:
         return float(keras.ops.convert_to_numpy(loss)), penalty
 
 
+def _distributed_lines(layer: Any) -> list[str]:
+    cure = (
+        f"keras.layers.{type(layer.layer).__name__} without TimeDistributed, if it treats each timestep alone, as "
+        "Dense does. KeepMask does not cure that."
+    )
+    where = f"{describe(layer)} keeps, in a graph, the number of timesteps of its first batch."
+    return [f"Where: {where}", f"Instead: {cure}"]
+
+
 def _position_lines(by_position: dict[str, str]) -> list[str]:
     name, key = next(iter(by_position.items()))
-    return [
-        f"The model declares fewer inputs than the dataset has entries, and Keras {keras.version()} then feeds them by "
-        f"position: its input {name!r} gets the entry {key!r}.",
-        f"Instead: only the entries that it declares, for example include_lengths={sorted(by_position)!r} in place of "
-        "include_lengths=True, or dataset.map with the entries that are wanted.",
-    ]
+    lengths = sorted(name for name in by_position if name.endswith("lengths"))
+    what = (
+        "The model declares fewer inputs than the dataset has entries, and before Keras 3.16 it is then fed by "
+        f"position: its input {name!r} gets the entry {key!r}."
+    )
+    cure = (
+        f"only the entries that it declares: include_lengths={lengths or False} in place of include_lengths=True, or "
+        "dataset.map with the entries that are wanted."
+    )
+    return [what, f"Instead: {cure}"]

@@ -13,18 +13,23 @@ from keras_bucketing.checking.trace import Call, Leak
 _MERGES = ("Add", "Subtract", "Multiply", "Maximum", "Minimum", "Average", "Concatenate")
 _SIGNS = {"Add": "`+`", "Subtract": "`-`", "Multiply": "`*`"}
 _REDUCTIONS = ("Mean", "Sum", "Max", "Min", "Amax", "Amin", "Prod", "Std", "Var", "Argmax", "Argmin", "Any", "All")
+_TAKES_ALL_TIMESTEPS = (*_REDUCTIONS, "GlobalMaxPooling1D", "GlobalAveragePooling1D", "Flatten")
+_TAKES_ALL_TIMESTEPS += ("Reshape", "Permute", "RepeatVector")
 _GATHERS_TIME = (
-    "GlobalAveragePooling1D takes the mean of the real timesteps. For another summary write a layer whose `call` has an "
-    "argument `mask` and leaves masked timesteps out, for a maximum ops.max(ops.where(mask[..., None], x, -1e9), axis=1)."
+    "GlobalAveragePooling1D takes the mean of the real timesteps. For another summary write a layer whose `call` has "
+    "an argument `mask` and leaves masked timesteps out, for a maximum "
+    "ops.max(ops.where(mask[..., None], x, -1e9), axis=1)."
 )
 _RESIDUAL = (
-    "keras.layers.Add()([x, attention(n, n)]) with n = keras.layers.LayerNormalization()(x). MultiHeadAttention takes the "
-    "mask off the tensors that it is called with, so these must not be x itself, and Add hands no mask on if one of its "
-    "inputs has none."
+    "keras.layers.Add()([x, attention(n, n)]) with n = keras.layers.LayerNormalization()(x). MultiHeadAttention takes "
+    "the mask off the tensors that it is called with, so these must not be x itself, and Add hands no mask on if "
+    "one of "
+    "its inputs has none."
 )
 _MOVES_TIMESTEPS = ("Flip", "Roll", "Sort", "Cumsum", "Cumprod")
 _NORMALIZES = (
-    "keras.layers.LayerNormalization() over the features alone, which takes its statistics from each timestep for itself."
+    "keras.layers.LayerNormalization() over the features alone, which takes its statistics from each timestep for "
+    "itself."
 )
 
 
@@ -94,7 +99,9 @@ def cure_of_loss(call: Call, has_attention: bool = False) -> str:
     if not _keeps_time(call):
         return cure_of_reader(call)
     if kind in _MERGES:
-        return _RESIDUAL if has_attention else f"a mask on each of the inputs of {kind}: it hands none on if one has none."
+        return (
+            _RESIDUAL if has_attention else f"a mask on each of the inputs of {kind}: it hands none on if one has none."
+        )
     if _is_keras(operation):
         return f"KeepMask(keras.layers.{kind}(...)), which hands the mask on."
     return (
@@ -108,56 +115,58 @@ def cure_of_reader(call: Call) -> str:
     operation, kind = call.operation, type(call.operation).__name__
     if kind == "TimeDistributed":
         return _plain(operation)
-    if getattr(operation, "go_backwards", False) and getattr(operation, "return_sequences", False):
-        return (
-            f"KeepMask(keras.layers.{kind}(..., go_backwards=True)), which turns its outputs around (they come with the "
-            f"padding first); or keras.layers.Bidirectional."
-        )
-    if hasattr(operation, "return_sequences") and len(call.inputs) > 1:
-        return (
-            f"KeepMask(keras.layers.{kind}(...))(x, initial_state=...): beside an initial state Keras does not hand the mask "
-            "of its input to a recurrent layer. Or `mask=` by hand."
-        )
+    if hasattr(operation, "return_sequences"):
+        return _masked_recurrent(call)
+    if "Conv" in kind and hasattr(operation, "padding"):
+        return _masked_convolution(operation)
     if kind in _MOVES_TIMESTEPS:
         return (
             f"a layer that moves real timesteps alone: ops.{_snake(kind)} mixes padding in among them. For the other "
             "direction, KeepMask(keras.layers.GRU(..., go_backwards=True)) or keras.layers.Bidirectional."
         )
-    if "Conv" in kind and hasattr(operation, "padding"):
-        strides = tuple(np.ravel(getattr(operation, "strides", 1)))
-        if operation.padding in ("same", "causal") and set(strides) == {1} and "Transpose" not in kind:
-            return f"KeepMask(keras.layers.{kind}(...)), which sets padded timesteps to zero before it."
-        return (
-            f'KeepMask(keras.layers.{kind}(..., strides=1, padding="same")): with strides or padding="{operation.padding}"'
-            " the last outputs of a row mix real timesteps with padding, and their number is not that of the mask."
-        )
-    if kind in ("GlobalMaxPooling1D", "Flatten") or (kind == "GlobalAveragePooling1D"):
+    if kind in _TAKES_ALL_TIMESTEPS:
         return _GATHERS_TIME
     if "Pooling" in kind:
         return (
-            f"no {kind}: where a window reaches beyond the end of a row it reads padding. KeepMask with a convolution of "
-            'strides=1 and padding="same" looks at as many timesteps.'
+            f"no {kind}: where a window reaches beyond the end of a row it reads padding. KeepMask with a convolution "
+            'of strides=1 and padding="same" looks at as many timesteps.'
         )
-    if kind in ("GroupNormalization", "UnitNormalization", "LayerNormalization", "SpectralNormalization"):
+    if kind.endswith("Normalization"):
         return _NORMALIZES
-    if kind in _REDUCTIONS or kind in ("Reshape", "Permute", "RepeatVector"):
-        return _GATHERS_TIME
     if "softmax" in kind.lower():
         return "keras.layers.Softmax(axis=1)(scores, mask=mask), which gives no weight to padding."
-    if isinstance(operation, keras.layers.Layer) and not _is_keras(operation):
-        return (
-            f"in {kind}, an argument `mask` of `call`, and masked timesteps left out of whatever mixes timesteps. If it "
-            f'only reads its neighbors, as a convolution with padding="same" does, KeepMask({kind}(...)) sets padding to '
-            "zero before it."
-        )
-    if kind == "Lambda":
-        return (
-            "a layer of your own whose `call` has an argument `mask` and leaves masked timesteps out, or, for a mean, "
-            "GlobalAveragePooling1D."
-        )
     return (
-        f"a layer that uses the mask. If {kind} only reads neighboring timesteps, KeepMask({kind}(...)) sets padding to "
-        "zero before it; if it takes all of them together, leave masked ones out in a layer whose `call` has `mask`."
+        f"in {kind}, an argument `mask` of `call`, and masked timesteps left out of whatever mixes timesteps. If "
+        "it only "
+        f'reads its neighbors, as a convolution with padding="same" does, KeepMask({kind}(...)) sets padding to zero '
+        "before it. For a mean over time there is GlobalAveragePooling1D."
+    )
+
+
+def _masked_recurrent(call: Call) -> str:
+    operation, kind = call.operation, type(call.operation).__name__
+    if len(call.inputs) > 1:
+        return (
+            f"KeepMask(keras.layers.{kind}(...))(x, initial_state=...): beside an initial state Keras does not "
+            "hand the "
+            "mask of its input to a recurrent layer. Or `mask=` by hand."
+        )
+    if getattr(operation, "go_backwards", False):
+        return (
+            f"KeepMask(keras.layers.{kind}(..., go_backwards=True)), which turns its outputs around (they come "
+            "with the "
+            "padding first); or keras.layers.Bidirectional."
+        )
+    return f"KeepMask(keras.layers.{kind}(...)), which gives it the mask and hands it on."
+
+
+def _masked_convolution(operation: Any) -> str:
+    kind, strides = type(operation).__name__, set(np.ravel(getattr(operation, "strides", 1)).tolist())
+    if operation.padding in ("same", "causal") and strides == {1} and "Transpose" not in kind:
+        return f"KeepMask(keras.layers.{kind}(...)), which sets padded timesteps to zero before it."
+    return (
+        f'KeepMask(keras.layers.{kind}(..., strides=1, padding="same")): with strides or padding="{operation.padding}" '
+        "the last outputs of a row mix real timesteps with padding, and their number is not that of the mask."
     )
 
 
@@ -168,11 +177,13 @@ def _start_with_a_mask(calls: list[Call], keys: list[str]) -> str:
     lengths = [key for key in keys if key.endswith("lengths")]
     if lengths:
         return (
-            f'SequenceMasking()(x, lengths=inputs["{lengths[0]}"]) before it, so that the layers behind it know what is '
-            "padding."
+            f'SequenceMasking()(x, lengths=inputs["{lengths[0]}"]) before it, so that the layers behind it know what '
+            "is padding."
         )
     if any(type(call.operation).__name__ == "Embedding" for call in calls):
-        return "keras.layers.Embedding(..., mask_zero=True), if 0 is no token but padding; or SequenceMasking behind it."
+        return (
+            "keras.layers.Embedding(..., mask_zero=True), if 0 is no token but padding; or SequenceMasking behind it."
+        )
     return "SequenceMasking() as the first layer, so that the layers behind it know what is padding."
 
 
@@ -241,7 +252,13 @@ def _is_keras(operation: Any) -> bool:
 
 def _as_lambda(operation: Any) -> str:
     kind = type(operation).__name__
-    sign = {"Add": "x + ...", "Subtract": "x - ...", "Multiply": "x * ...", "Divide": "x / ...", "TrueDivide": "x / ..."}
+    sign = {
+        "Add": "x + ...",
+        "Subtract": "x - ...",
+        "Multiply": "x * ...",
+        "Divide": "x / ...",
+        "TrueDivide": "x / ...",
+    }
     if kind == "GetItem":
         return "lambda x: x[..., ...]"
     return f"lambda x: {sign[kind]}" if kind in sign else f"lambda x: keras.ops.{_snake(kind)}(x, ...)"

@@ -229,6 +229,8 @@ def full_products() -> Iterator[None]:
         elif keras.config.backend() == "torch":
             import torch
 
+            owner: Any
+
             for owner in (torch.backends.cudnn, torch.backends.cuda.matmul):
                 stack.callback(setattr, owner, "allow_tf32", owner.allow_tf32)
                 owner.allow_tf32 = False
@@ -256,7 +258,9 @@ class Difference:
     output: int = 0
 
 
-def real_sizes(shape: Any, other: Any, padded: tuple[int, ...], others: tuple[int, ...], lengths: list[int]) -> list[int] | None:
+def real_sizes(
+    shape: Any, other: Any, padded: tuple[int, ...], others: tuple[int, ...], lengths: list[int]
+) -> list[int] | None:
     """How much of each axis of a row's output depends on real timesteps alone.
 
     An axis that grows with the padding is one of time. What a row without padding would have there follows from how it
@@ -341,9 +345,7 @@ def compare(
             pairs = [(row, row) for row in range(num_rows)] if rows is None else rows
             lengths_of = [[int(of_axis[row]) for of_axis in first.lengths] for row in range(num_rows)]
         for row, row_of_two in pairs:
-            sizes = real_sizes(
-                a.shape[1:], b.shape[1:], first.padded_lengths, second.padded_lengths, lengths_of[row]
-            )
+            sizes = real_sizes(a.shape[1:], b.shape[1:], first.padded_lengths, second.padded_lengths, lengths_of[row])
             if sizes is None:
                 continue
             absolute, exceeds = row_difference(a[row], b[row_of_two], sizes, pads_left)

@@ -163,7 +163,9 @@ def _make_sample(
     flat_spec = keras.tree.flatten(spec[:used])
     counter = iter(range(len(flat_spec)))
     structure = keras.tree.map_structure(lambda _: next(counter), spec[:used])
-    columns = [[leaf[0] for leaf in column] for column in zip(*(keras.tree.flatten(e[:used]) for e in elements), strict=True)]
+    columns = [
+        [leaf[0] for leaf in column] for column in zip(*(keras.tree.flatten(e[:used]) for e in elements), strict=True)
+    ]
     part_of = [part for part in range(used) for _ in keras.tree.flatten(spec[part])]
     paths = [path for path, _ in keras.tree.flatten_with_path(spec[:used])]
     lengths: list[Lengths] = []
@@ -172,7 +174,11 @@ def _make_sample(
         if len(leaf.shape) < 2 or leaf.shape[1] is not None:
             axes.append(None)
             continue
-        own = np.minimum([len(row) for row in rows], longest) if part_of[len(axes)] == 0 else np.array([len(r) for r in rows])
+        own = (
+            np.minimum([len(row) for row in rows], longest)
+            if part_of[len(axes)] == 0
+            else np.array([len(r) for r in rows])
+        )
         known = next((index for index, other in enumerate(lengths) if np.array_equal(other, own)), None)
         if known is None:
             known = len(lengths)
@@ -223,8 +229,9 @@ def _padded_batches(dataset: Any) -> Iterator[tuple[Any, ...]]:
         batches = iter([keras.tree.map_structure(lambda leaf: leaf[::every], dataset)])
     else:
         raise TypeError(
-            "`dataset` cannot be read. Expected a BucketedSequence, a tf.data.Dataset or keras.utils.PyDataset of padded "
-            f"batches, or padded arrays as in fit: x, (x, y) or (x, y, sample_weight); received {type(dataset).__name__}."
+            "`dataset` cannot be read. Expected a BucketedSequence, a tf.data.Dataset or keras.utils.PyDataset of "
+            "padded batches, or padded arrays as in fit: x, (x, y) or (x, y, sample_weight); received "
+            f"{type(dataset).__name__}."
         )
     rows = 0
     for batch in batches:
@@ -278,21 +285,20 @@ def _unpad(batches: list[tuple[Any, ...]], mask_value: float) -> BucketedSequenc
 
 def _rows_of(batches: list[tuple[Any, ...]], row: int) -> tuple[Any, ...]:
     """One row as a batch, as it was given."""
-    for batch in batches:
-        size = len(keras.tree.flatten(batch[0])[0])
-        if row < size:
-            return tuple(
-                None if part is None else keras.tree.map_structure(lambda leaf: leaf[row : row + 1], part)
-                for part in batch
-            )
-        row -= size
-    raise IndexError(row)
+    sizes = [len(keras.tree.flatten(batch[0])[0]) for batch in batches]
+    ends = np.cumsum(sizes)
+    found = int(np.searchsorted(ends, row, side="right"))
+    place = row - int(ends[found]) + sizes[found]
+    return tuple(
+        None if part is None else keras.tree.map_structure(lambda leaf: leaf[place : place + 1], part)
+        for part in batches[found]
+    )
 
 
 def _as_given(x: Any, given: Any) -> Any:
     """The unpadded x with the keys, and as a list, as it was given."""
     if isinstance(given, dict):
-        return {key: x[key] if key in x else value for key, value in given.items()}
+        return {key: x.get(key, value) for key, value in given.items()}
     if isinstance(given, list):
         return list(x)
     return x
@@ -301,7 +307,9 @@ def _as_given(x: Any, given: Any) -> Any:
 def _pads_left(elements: list[tuple[Any, ...]], given: list[tuple[Any, ...]], spec: list[Any]) -> bool:
     """Whether a row stands at the end of the array that it was given in."""
     for element, old in zip(elements, given, strict=True):
-        leaves = zip(keras.tree.flatten(element[0]), keras.tree.flatten(old[0]), keras.tree.flatten(spec[0]), strict=True)
+        leaves = zip(
+            keras.tree.flatten(element[0]), keras.tree.flatten(old[0]), keras.tree.flatten(spec[0]), strict=True
+        )
         for new, padded, leaf in leaves:
             if len(leaf.shape) >= 2 and leaf.shape[1] is None and new.shape[1] < padded.shape[1]:
                 at_begin = np.array_equal(padded[:, : new.shape[1]].astype(new.dtype), new)

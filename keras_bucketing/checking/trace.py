@@ -170,48 +170,53 @@ def find_leak(
     if [id(call.operation) for call in calls] != [id(call.operation) for call in others]:
         return None
 
-    def differ(one: Array | None, two: Array | None) -> bool:
-        if one is None or two is None or one.ndim == 0 or one.ndim != two.ndim:
-            return False
-        size = len(first.lengths[0]) if first.lengths else len(one)
-        if len(one) != size or len(two) != size:
-            return False
-        for row, other in rows:
-            lengths = [int(of_axis[row]) for of_axis in first.lengths]
-            sizes = real_sizes(one.shape[1:], two.shape[1:], first.padded_lengths, second.padded_lengths, lengths)
-            if sizes is not None and row_difference(one[row], two[other], sizes, pads_left)[1] > tolerance:
-                return True
-        return False
-
     for call, other in zip(calls, others, strict=True):
         call.timed = [_has_time(*pair) for pair in zip(call.input_values, other.input_values, strict=False)]
-    origins: dict[int, int] = {}
-    depends: dict[int, bool] = {}  # of tensors, by identity
+    comparison = _Comparison(first, second, rows, tolerance, pads_left)
+    origins: dict[int, int] = {}  # of tensors, by identity: the call that put it out first
+    depends: dict[int, bool] = {}
     for index, (call, other) in enumerate(zip(calls, others, strict=True)):
-        reads = []
-        for tensor, one, two in zip(call.inputs, call.input_values, other.input_values, strict=False):
-            reads.append(depends[id(tensor)] if id(tensor) in depends else differ(one, two))
-        outputs = [differ(one, two) for one, two in zip(call.output_values, other.output_values, strict=False)]
+        values = zip(call.inputs, call.input_values, other.input_values, strict=False)
+        reads = any(depends.get(id(tensor), False) for tensor in call.inputs) or any(
+            id(tensor) not in depends and comparison.differs(one, two) for tensor, one, two in values
+        )
+        pairs = zip(call.output_values, other.output_values, strict=False)
+        outputs = [comparison.differs(one, two) for one, two in pairs]
         for tensor, is_changed in zip(call.outputs, outputs, strict=True):
             origins.setdefault(id(tensor), index)
             depends.setdefault(id(tensor), is_changed)
-        if any(reads) and not any(call.operation in inner.enclosing for inner in calls[:index]):
-            # What it got differs already, though no layer before it put that out.
-            return Leak(None, _last_before(calls, index), "between", calls)
+        inside = [inner for inner in calls[:index] if call.operation in inner.enclosing]
+        if reads and not inside:  # what it got differs already, though no layer before it put that out
+            return Leak(None, calls[index - 1] if index else None, "between", calls)
+        if any(outputs) and inside:  # and none of the layers inside of it did
+            return Leak(None, inside[-1], "between", calls)
         if any(outputs):
-            if any(call.operation is outer for inner in calls[:index] for outer in inner.enclosing[-1:]):
-                return Leak(None, _last_inside(calls, index), "between", calls)
             return _explain(calls, index, origins, first)
     return None
 
 
-def _last_before(calls: list[Call], index: int) -> Call | None:
-    return calls[index - 1] if index else None
+class _Comparison(NamedTuple):
+    """Compares what two runs have at one place, on real timesteps."""
 
+    first: Batch
+    second: Batch
+    rows: list[tuple[int, int]]
+    tolerance: float
+    pads_left: bool
 
-def _last_inside(calls: list[Call], index: int) -> Call | None:
-    inside = [call for call in calls[:index] if calls[index].operation in call.enclosing]
-    return inside[-1] if inside else None
+    def differs(self, one: Array | None, two: Array | None) -> bool:
+        if one is None or two is None or one.ndim == 0 or one.ndim != two.ndim:
+            return False
+        size = len(self.first.lengths[0])
+        if len(one) != size or len(two) != size:
+            return False
+        padded, others = self.first.padded_lengths, self.second.padded_lengths
+        for row, other in self.rows:
+            lengths = [int(of_axis[row]) for of_axis in self.first.lengths]
+            sizes = real_sizes(one.shape[1:], two.shape[1:], padded, others, lengths)
+            if sizes and row_difference(one[row], two[other], sizes, self.pads_left)[1] > self.tolerance:
+                return True
+        return False
 
 
 def _explain(calls: list[Call], index: int, origins: dict[int, int], batch: Batch) -> Leak:

@@ -28,10 +28,10 @@ class KeepMask(keras.layers.Wrapper):
     - The layer gets the mask if its `call` has an argument `mask`.
     - The output carries the mask of the input.
     - Masked timesteps of the input are set to zero before the layer sees them, NaN included. A convolution with
-      `padding="same"` reads beyond the end of a sequence; it then finds there what it finds beyond the end of the array.
+      `padding="same"` reads beyond the end of a sequence and then finds there what it finds beyond the end of the array.
       (Without that two in a row leak: the first writes into the padding, the second reads it.)
-    - A recurrent layer with `go_backwards=True` and `return_sequences=True` puts out its timesteps in reverse order, the
-      padding first; they are turned around, so that each stands where its input stood.
+    - A recurrent layer with `go_backwards=True` and `return_sequences=True` puts out its timesteps in reverse order,
+      the padding first; they are turned around, so that each stands where its input stood.
     - A recurrent layer with `return_sequences=False` gets the mask, which ends there.
     - With `initial_state`, Keras does not hand the mask of the input to a recurrent layer; `KeepMask` does.
 
@@ -113,7 +113,9 @@ class KeepMask(keras.layers.Wrapper):
         if self._ends_the_time_axis:
             return outputs
         first = keras.tree.flatten(outputs)[0]
-        if len(first.shape) < 2 or (None not in (first.shape[1], inputs.shape[1]) and first.shape[1] != inputs.shape[1]):
+        if len(first.shape) < 2 or (
+            None not in (first.shape[1], inputs.shape[1]) and first.shape[1] != inputs.shape[1]
+        ):
             raise ValueError(self._changed_time_axis(inputs.shape, first.shape))
         if not self._reverses_time:
             return outputs
@@ -164,7 +166,7 @@ class KeepMask(keras.layers.Wrapper):
             "shortens the time axis needs a `compute_mask` that shortens the mask in the same way."
         )
 
-    # What `Bidirectional` and others ask of a recurrent layer. Where the layer has none of it, KeepMask has none either.
+    # What `Bidirectional` and others ask of a recurrent layer. Where the layer has none of it, KeepMask has none.
 
     @property
     def go_backwards(self) -> bool:

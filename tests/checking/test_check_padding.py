@@ -201,7 +201,8 @@ def test_batches_with_lengths_are_padded_behind_them():
 
 
 def test_batches_with_a_mask():
-    ids, mask = keras.Input((None,), dtype="int32"), keras.Input((None,), dtype="bool")
+    ids = keras.Input((None,), dtype="int32", name="token_ids")
+    mask = keras.Input((None,), dtype="bool", name="padding_mask")
     h = layers.Embedding(20, 4)(ids)
     inputs = {"token_ids": ids, "padding_mask": mask}
     x = {"token_ids": padded(TOKENS), "padding_mask": padded([np.ones(n, bool) for n in LENGTHS])}
@@ -243,7 +244,7 @@ def test_shards_are_taken_for_what_they_hold():
 
 def state_of(model):
     variables = [*model.variables, *model.optimizer.variables, *(v for m in model.metrics for v in m.variables)]
-    return [np.array(ops.convert_to_numpy(variable.value)) for variable in variables]
+    return [np.array(ops.convert_to_numpy(ops.copy(variable.value))) for variable in variables]
 
 
 def test_weights_optimizer_metrics_seeds_and_states_stay():
@@ -258,10 +259,12 @@ def test_weights_optimizer_metrics_seeds_and_states_stay():
         ]
     )
     model.compile("adam", cross_entropy(), metrics=["accuracy"])
-    model.fit(BucketedSequence(VECTORS, CLASSES, batch_size=4, remainder="drop", num_buckets=1), verbose=0, shuffle=False)
+    model.fit(
+        BucketedSequence(VECTORS, CLASSES, batch_size=4, remainder="drop", num_buckets=1), verbose=0, shuffle=False
+    )
     before, layer = state_of(model), model.layers[-2]
     random_state = np.random.get_state()[1].copy()  # noqa: NPY002
-    assert any(np.any(ops.convert_to_numpy(state.value)) for state in layer.states)
+    assert any(np.any(ops.convert_to_numpy(ops.copy(state.value))) for state in layer.states)
     check = check_padding(model, dataset("vectors"))
     assert check.passed, check.text
     assert check.loss_difference == pytest.approx(0, abs=1e-6)
@@ -313,13 +316,11 @@ def test_a_model_that_is_random_at_inference_is_refused_by_name():
         ({"num_rows": 0}, ValueError, "`num_rows` is too small"),
         ({"extra_timesteps": 1.5}, TypeError, "`extra_timesteps` must be an integer"),
         ({"tolerance": 0}, ValueError, "`tolerance` must be positive"),
-        ({"dataset": np.zeros((3, 2))}, ValueError, "What is padding|no timesteps|has a time axis"),
+        ({"dataset": np.zeros(3)}, TypeError, "must be a list of sequences"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, error, text):
     arguments = {"model": right(), "dataset": dataset("vectors"), **arguments}
-    if isinstance(arguments["dataset"], np.ndarray):
-        arguments["dataset"] = arguments["dataset"][:, 0]
     with pytest.raises(error, match=text):
         check_padding(arguments.pop("model"), arguments.pop("dataset"), **arguments)
 
@@ -376,7 +377,10 @@ def test_a_loss_that_counts_padding_is_found_and_one_with_weights_is_not():
 
 @pytest.mark.skipif(tuple(map(int, keras.version().split(".")[:2])) >= (3, 16), reason="Keras selects by name")
 def test_inputs_that_are_fed_by_position_are_seen():
-    inputs = {"source": keras.Input((None, 3), name="source"), "target": keras.Input((None,), dtype="int32", name="target")}
+    inputs = {
+        "source": keras.Input((None, 3), name="source"),
+        "target": keras.Input((None,), dtype="int32", name="target"),
+    }
     lengths = keras.Input((), dtype="int32", name="source_lengths")
     h = SequenceMasking()(inputs["source"], lengths=lengths)
     outputs = layers.Add()([mean(h), layers.Dense(3)(mean(layers.Embedding(20, 4, mask_zero=True)(inputs["target"])))])
