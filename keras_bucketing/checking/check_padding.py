@@ -80,10 +80,10 @@ def check_padding(
         model: A Keras model of any kind.
         dataset: The `BucketedSequence` to train on; or padded batches, as a `tf.data.Dataset`, a
             `keras.utils.PyDataset`, what `monitor_padding` returned, or arrays: `x`, `(x, y)` or `(x, y,
-            sample_weight)`. What is padding in batches is told by entries of lengths, by masks, or by the value at the end of a
-            row (0, or the `mask_value` of the model's first masking layer), as `BucketedSequence.from_dataset` reads
-            them. Of batches the first 512 rows are read.
-        num_rows: Int, how many rows to try. As many as the model's batch size, where that is fixed. Defaults to 16.
+            sample_weight)`. What is padding in batches is told by entries of lengths, by masks, or by the value at the
+            end of a row (0, or the `mask_value` of the model's first masking layer), as
+            `BucketedSequence.from_dataset` reads them. Of batches the first 512 rows are read.
+        num_rows: Int, how many rows to try, or one batch where the model fixes its size. Defaults to 16.
         extra_timesteps: Int, how much further to pad; fewer where the model refuses so many. Defaults to 8.
         tolerance: Float, the largest difference in units of `1 + |output|`. With layers that compute in float16 or
             bfloat16 it is multiplied by 2**13 or 2**16, the ratio of their precision to that of float32, and those of
@@ -118,14 +118,14 @@ def check_padding(
     tolerance = check_number("tolerance", tolerance)
     if not tolerance > 0:
         raise ValueError(f"`tolerance` must be positive. Received {tolerance}.")
-    sample = sample_rows(dataset, _batch_size(model) or num_rows, _mask_value(model))
+    sample = sample_rows(dataset, num_rows, _mask_value(model))
     if not sample.lengths:
         raise ValueError("No entry of the dataset's x has a time axis. Expected at least one padded entry.")
     return _Check(model, sample, extra_timesteps, tolerance).result()
 
 
-def _batch_size(model: keras.Model) -> int | None:
-    """The batch size that the model's inputs fix, if any."""
+def _declared_batch_size(model: keras.Model) -> int | None:
+    """The batch size of the model's inputs, if they have one."""
     try:
         shapes = [tensor.shape for tensor in keras.tree.flatten(model.inputs)]
     except (AttributeError, ValueError):
@@ -164,19 +164,39 @@ class _Check:
 
     def __init__(self, model: keras.Model, sample: Sample, extra: int, tolerance: float):
         self.model, self.sample, self.extra, self.tolerance = model, sample, extra, tolerance
-        self.size = _batch_size(model) or sample.num_rows
-        self.rows = [row % sample.num_rows for row in range(self.size)]
         self.notes: list[str] = []
+        is_stateful = any(getattr(layer, "stateful", False) for layer in layers_inside(model))
+        self._fill_batches_of(_declared_batch_size(model) if is_stateful else None)
+
+    def _fill_batches_of(self, size: int | None) -> None:
+        """Takes each row once, or as often as it takes to fill a batch of that size."""
+        self.has_fixed_size, self.size = size is not None, size or self.sample.num_rows
+        self.rows = [row % self.sample.num_rows for row in range(self.size)]
 
     def result(self) -> PaddingCheck:
         with full_products(), warnings.catch_warnings():
             # What Keras warns of here is what is looked for; a test that makes errors of warnings wants the result.
             warnings.filterwarnings("ignore", "Layer .* was passed an input with a mask", UserWarning)
-            base = self.sample.batch(self.rows)
-            Runner(self.model).eagerly(base)  # builds the model
             with restored(self.model):
-                fill_zero_weights(self.model)
-                return self._checked(base)
+                base = self._built()
+                with restored(self.model):  # now with what was built
+                    fill_zero_weights(self.model)
+                    return self._checked(base)
+
+    def _built(self) -> Batch:
+        """Runs the model once, so that all its weights are there; returns the batch."""
+        base, declared = self.sample.batch(self.rows), _declared_batch_size(self.model)
+        try:
+            Runner(self.model).eagerly(base)
+        except Exception:
+            # A size that a model declares may come from its first batch, and is kept to only where it must be.
+            if declared is None or declared == self.size:
+                raise
+            self._fill_batches_of(declared)
+            base = self.sample.batch(self.rows)
+            Runner(self.model).eagerly(base)
+        Runner(self.model).reset_states()
+        return base
 
     def _checked(self, base: Batch) -> PaddingCheck:
         model, half = self.model, half_precision(self.model)
@@ -371,7 +391,7 @@ class _Check:
         if outcome.further.exceeds > outcome.tolerance:
             worst = self.rows[outcome.further.row]
             rows = self.rows
-            if _batch_size(self.model) is None:
+            if not self.has_fixed_size:
                 rows = [worst, int(np.argmax(lengths))]
             try:
                 one, two = self.sample.batch(rows), self.sample.batch(rows, extra=outcome.extra)
@@ -380,7 +400,7 @@ class _Check:
                 leak = None
         if leak is None and outcome.failed_alone is not None:
             rows = list(self.rows)
-            if _batch_size(self.model) is None:
+            if not self.has_fixed_size:
                 rows = [outcome.failed_alone, int(np.argmax(lengths))]
             try:
                 one, two = self.sample.batch(rows), self.sample.batch([outcome.failed_alone] * len(rows))

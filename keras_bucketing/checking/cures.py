@@ -13,8 +13,8 @@ from keras_bucketing.checking.trace import Call, Leak
 _MERGES = ("Add", "Subtract", "Multiply", "Maximum", "Minimum", "Average", "Concatenate")
 _SIGNS = {"Add": "`+`", "Subtract": "`-`", "Multiply": "`*`"}
 _REDUCTIONS = ("Mean", "Sum", "Max", "Min", "Amax", "Amin", "Prod", "Std", "Var", "Argmax", "Argmin", "Any", "All")
-_TAKES_ALL_TIMESTEPS = (*_REDUCTIONS, "GlobalMaxPooling1D", "GlobalAveragePooling1D", "Flatten")
-_TAKES_ALL_TIMESTEPS += ("Reshape", "Permute", "RepeatVector")
+_SUMMARIES = ("GlobalMaxPooling1D", "GlobalAveragePooling1D", "Flatten", "Reshape", "Permute", "RepeatVector")
+_TAKES_ALL_TIMESTEPS = (*_REDUCTIONS, *_SUMMARIES)
 _GATHERS_TIME = (
     "GlobalAveragePooling1D takes the mean of the real timesteps. For another summary write a layer whose `call` has "
     "an argument `mask` and leaves masked timesteps out, for a maximum "

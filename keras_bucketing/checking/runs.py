@@ -64,13 +64,13 @@ class Runner:
 
     def __call__(self, batch: Batch) -> list[Array]:
         """The outputs for a batch, as arrays."""
-        self._reset_states()
+        self.reset_states()
         tensors = self.tensors_of(batch)
         if self._in_graph is not None:
             try:
                 return _arrays(self._in_graph(tensors))
             except Exception as error:
-                self._reset_states()
+                self.reset_states()
                 outputs = _arrays(self._call(tensors))  # what raises here as well is no matter of graphs
                 self.graph_error, self._in_graph = f"{type(error).__name__}: {error}".strip(), None
                 return outputs
@@ -78,7 +78,7 @@ class Runner:
 
     def eagerly(self, batch: Batch) -> Any:
         """The outputs for a batch, as the model returns them."""
-        self._reset_states()
+        self.reset_states()
         return self._call(self.tensors_of(batch))
 
     def tensors_of(self, batch: Batch) -> Any:
@@ -91,7 +91,8 @@ class Runner:
     def _call(self, x: Any) -> Any:
         return self.model(x, **self._options)
 
-    def _reset_states(self) -> None:
+    def reset_states(self) -> None:
+        """Sets the states of stateful layers to zero."""
         for layer in self._stateful:
             if getattr(layer, "states", True) is not None and hasattr(layer, "reset_state"):
                 layer.reset_state()

@@ -28,7 +28,7 @@ class KeepMask(keras.layers.Wrapper):
     - The layer gets the mask if its `call` has an argument `mask`.
     - The output carries the mask of the input.
     - Masked timesteps of the input are set to zero before the layer sees them, NaN included. A convolution with
-      `padding="same"` reads beyond the end of a sequence and then finds there what it finds beyond the end of the array.
+      `padding="same"` reads beyond the end of a sequence, and then finds the zeros that are beyond the end of an array.
       (Without that two in a row leak: the first writes into the padding, the second reads it.)
     - A recurrent layer with `go_backwards=True` and `return_sequences=True` puts out its timesteps in reverse order,
       the padding first; they are turned around, so that each stands where its input stood.

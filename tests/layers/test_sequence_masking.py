@@ -146,7 +146,7 @@ class Subclassed(keras.Model):
     def __init__(self):
         super().__init__()
         self.masking = SequenceMasking()
-        self.lstm = keras.layers.LSTM(3)
+        self.lstm = KeepMask(keras.layers.LSTM(3))
 
     def call(self, inputs):
         return self.lstm(self.masking(inputs))
@@ -154,13 +154,13 @@ class Subclassed(keras.Model):
 
 def functional():
     sequences, lengths = keras.Input((None, 1), name="sequences"), keras.Input((), dtype="int32", name="lengths")
-    outputs = keras.layers.LSTM(3)(SequenceMasking()(sequences, lengths=lengths))
+    outputs = KeepMask(keras.layers.LSTM(3))(SequenceMasking()(sequences, lengths=lengths))
     return keras.Model({"sequences": sequences, "lengths": lengths}, outputs)
 
 
 @pytest.mark.parametrize(
     "make_model",
-    [Subclassed, functional, lambda: keras.Sequential([SequenceMasking(), keras.layers.LSTM(3)])],
+    [Subclassed, functional, lambda: keras.Sequential([SequenceMasking(), KeepMask(keras.layers.LSTM(3))])],
     ids=["subclassed", "functional", "sequential"],
 )
 def test_the_lengths_reach_the_next_layer(make_model):
@@ -175,7 +175,7 @@ def test_the_lengths_reach_the_next_layer(make_model):
     np.testing.assert_allclose(predictions, lstm(X, mask=mask), atol=1e-6)
 
 
-@pytest.mark.parametrize("next_layer", [keras.layers.GRU(2), keras.layers.GlobalAveragePooling1D()])
+@pytest.mark.parametrize("next_layer", [KeepMask(keras.layers.GRU(2)), keras.layers.GlobalAveragePooling1D()])
 def test_in_a_sequential_model_without_lengths_the_trailing_zeros_are_masked(next_layer):
     model = keras.Sequential([keras.Input((None, 1)), SequenceMasking(), next_layer])
     np.testing.assert_allclose(model(X)[:1], model(X[:1, :3]), atol=1e-6)
