@@ -261,7 +261,7 @@ class _Check:
         alone, failed = self._alone(runner, base, outputs)
         outcome = _Outcome(apart, alone, extra, tolerance, failed)
         if alone.exceeds > tolerance:
-            in_company = self._company(runner)
+            in_company = self._company(runner, failed)
             if in_company.exceeds > tolerance:
                 outcome.by_design = in_company.absolute
         self._note_nan(outputs)
@@ -315,21 +315,23 @@ class _Check:
                 continue
             return batch, outputs
 
-    def _company(self, runner: Runner) -> Difference:
-        """By how much a row differs in company where there is no padding: two long rows, cut to one length."""
-        lengths = np.max(self.sample.lengths, axis=0)
-        order = np.argsort(lengths, kind="stable")[::-1]
-        if len(order) < 2:
-            return Difference()
-        first, second = int(order[0]), int(order[1])
-        cut = int(min(of_axis[row] for of_axis in self.sample.lengths for row in (first, second)))
-        mixed = [first if place % 2 == 0 else second for place in range(max(self.size, 1))]
-        try:
-            batch = self.sample.batch(mixed, cut=cut)
-            copies = self.sample.batch([first] * len(mixed), cut=cut)
-            return compare(runner(batch), runner(copies), batch, copies, self.sample.pads_left, [(0, 0)])
-        except Exception:
-            return Difference()
+    def _company(self, runner: Runner, failed: int | None) -> Difference:
+        """By how much a row differs in company where nothing is padded: with longer rows, all cut to its length."""
+        shortest = np.min(self.sample.lengths, axis=0)
+        order = np.argsort(shortest, kind="stable")[::-1].tolist()
+        worst = Difference()
+        for row in {failed, order[0]} - {None}:
+            others = [other for other in order if other != row]
+            longer = [other for other in others if shortest[other] >= shortest[row]] or others[:1]
+            cut = int(shortest[[row, *longer]].min())
+            mixed = [row, *(longer[place % len(longer)] for place in range(self.size - 1) if longer)]
+            try:
+                batch, copies = self.sample.batch(mixed, cut=cut), self.sample.batch([row] * len(mixed), cut=cut)
+                apart = compare(runner(batch), runner(copies), batch, copies, self.sample.pads_left, [(0, 0)])
+            except Exception:  # too short for the model
+                continue
+            worst = max(worst, apart, key=lambda difference: difference.exceeds)
+        return worst
 
     def _note(self, note: str) -> None:
         if note not in self.notes:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from keras_bucketing import BucketedSequence, SequenceMasking
+from keras_bucketing import BucketedSequence, KeepMask, SequenceMasking
 
 quick = settings(max_examples=60, deadline=None)
 
@@ -98,7 +98,7 @@ def test_padding_comes_out_as_zeros_and_the_rest_as_it_was(batch, padding):
 
 def test_nan_in_the_padding_reaches_neither_outputs_nor_gradients():
     x = np.array([[[1.0, 2.0], [3.0, 4.0], [np.nan, np.inf]]], "float32")
-    lstm = keras.layers.LSTM(3)
+    lstm = KeepMask(keras.layers.LSTM(3))
 
     def output_and_gradients(x, lengths):
         with tf.GradientTape() as tape:
@@ -133,7 +133,7 @@ def test_keras_own_numbers_for_a_masked_lstm(lengths):
         bias_initializer=constant(0.03),
     )
     expected = [[0.11755939] * 2, [0.28556206] * 2]
-    np.testing.assert_allclose(lstm(SequenceMasking()(x, lengths=lengths)), expected, rtol=1e-5)
+    np.testing.assert_allclose(KeepMask(lstm)(SequenceMasking()(x, lengths=lengths)), expected, rtol=1e-5)
 
 
 # In the three kinds of models.
@@ -192,7 +192,7 @@ def test_a_functional_model_is_rebuilt_from_its_config_with_one_row_for_the_mask
 
 def test_the_docstrings_replacement_for_embedding_keeps_a_genuine_id_0():
     token_ids = keras.Input((None,), dtype="int32")
-    masking, embedding, lstm = SequenceMasking(0), keras.layers.Embedding(9, 4), keras.layers.LSTM(3)
+    masking, embedding, lstm = SequenceMasking(0), keras.layers.Embedding(9, 4), KeepMask(keras.layers.LSTM(3))
     vectors = masking(embedding(token_ids), lengths=masking.sequence_lengths(token_ids))
     model = keras.Model(token_ids, lstm(vectors))
     np.testing.assert_allclose(model(np.array([[5, 0, 7, 0, 0]])), lstm(embedding(np.array([[5, 0, 7]]))), atol=1e-6)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_bucketing import MaskedLSTMClassifier, SequenceMasking
+from keras_bucketing import KeepMask, MaskedLSTMClassifier, SequenceMasking
 from tests.support.paths import SUPPORT
 
 pytestmark = pytest.mark.saves_model
