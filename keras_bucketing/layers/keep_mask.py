@@ -60,7 +60,7 @@ class KeepMask(keras.layers.Wrapper):
     Example:
         >>> import numpy as np
         >>> model = keras.Sequential([
-        ...     SequenceMasking(),
+        ...     keras_bucketing.SequenceMasking(),
         ...     KeepMask(keras.layers.Conv1D(4, 3, padding="same")),
         ...     KeepMask(keras.layers.Conv1D(4, 3, padding="same")),
         ...     KeepMask(keras.layers.LSTM(8, return_sequences=True)),
