@@ -404,7 +404,7 @@ class _Check:
             if not self.has_fixed_size:
                 rows = [worst, int(np.argmax(lengths))]
             try:
-                one, two = self.sample.batch(rows), self.sample.batch(rows, extra=outcome.extra)
+                one, two = self.sample.batch(rows, extra=outcome.extra), self.sample.batch(rows)
                 leak = find_leak(runner, one, two, [(row, row) for row in range(len(rows))], self.tolerance, left)
             except Exception:
                 leak = None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_bucketing.checking.trace import Call, Leak
+from keras_bucketing.layers.keep_mask import KeepMask
 
 _MERGES = ("Add", "Subtract", "Multiply", "Maximum", "Minimum", "Average", "Concatenate")
 _SIGNS = {"Add": "`+`", "Subtract": "`-`", "Multiply": "`*`"}
@@ -22,8 +24,7 @@ _GATHERS_TIME = (
 )
 _RESIDUAL = (
     "keras.layers.Add()([x, attention(n, n)]) with n = keras.layers.LayerNormalization()(x). MultiHeadAttention takes "
-    "the mask off the tensors that it is called with, so these must not be x itself, and Add hands no mask on if "
-    "one of "
+    "the mask off the tensors that it is called with, so these must not be x itself, and Add hands none on if one of "
     "its inputs has none."
 )
 _MOVES_TIMESTEPS = ("Flip", "Roll", "Sort", "Cumsum", "Cumprod")
@@ -112,6 +113,8 @@ def cure_of_loss(call: Call, has_attention: bool = False) -> str:
 
 def cure_of_reader(call: Call) -> str:
     """What leaves padding out where this call reads it."""
+    if isinstance(call.operation, KeepMask):  # which does not make a layer use the mask
+        call = replace(call, operation=call.operation.layer)
     operation, kind = call.operation, type(call.operation).__name__
     if kind == "TimeDistributed":
         return _plain(operation)

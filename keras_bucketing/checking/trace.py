@@ -157,8 +157,8 @@ def find_leak(
 
     Args:
         runner: The model.
-        first: The batch to explain.
-        second: The same rows with other padding, or one of them alone.
+        first: The batch to explain, in which every row is padded.
+        second: The same rows with less padding, or one of them alone.
         rows: Pairs of positions to compare.
         tolerance: As for the outputs.
         pads_left: Whether padding is at the beginning.

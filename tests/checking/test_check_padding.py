@@ -28,6 +28,7 @@ from tests.support.padding_models import (
     on_vectors,
     stack,
 )
+from tests.support.paths import EXAMPLES
 
 # Keras warns of masks that are lost when a model is made, not only when it runs.
 pytestmark = pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask:UserWarning")
@@ -398,6 +399,29 @@ def test_fully_masked_rows_and_nan_are_said():
     check = check_padding(right(), BucketedSequence(rows, batch_size=4))
     assert "The data hold NaN, in 1 of 9 rows" in check.text
     assert "Outputs are NaN" in check.text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(tuple(map(int, keras.version().split(".")[:2])) >= (3, 16), reason="recurrent layers end masks")
+def test_no_false_alarm_on_the_examples(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import ctc_keypad
+    import encoder_decoder
+    import tagger
+
+    x, y = encoder_decoder.make_data(40, seed=0)
+    check = check_padding(encoder_decoder.make_model(8), BucketedSequence(x, y, batch_size=8, seed=0))
+    assert check.passed, check.text
+    assert check.loss_difference < 1e-5
+    recognizer = ctc_keypad.Recognizer(4)
+    recognizer.compile("adam")
+    data = BucketedSequence(*ctc_keypad.make_data(20, seed=0), align_labels=False, include_lengths=True, batch_size=8)
+    check = check_padding(recognizer, data)
+    assert check.passed, check.text
+    assert check.loss_difference < 1e-3
+    labels = [row % 2 for row in TOKENS]
+    check = check_padding(tagger.make_model(20), BucketedSequence(TOKENS, labels, batch_size=4, seed=0))
+    assert check.passed, check.text
 
 
 # Mixed precision.
