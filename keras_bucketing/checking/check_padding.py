@@ -25,7 +25,7 @@ from keras_bucketing.checking.runs import (
     rounding_factor,
 )
 from keras_bucketing.checking.sample import Array, Batch, Sample, sample_rows
-from keras_bucketing.checking.trace import find_leak, find_random_layer, masked_rows, recorded_calls
+from keras_bucketing.checking.trace import Leak, find_leak, find_random_layer, masked_rows, recorded_calls
 from keras_bucketing.checks import check_integer, check_number, shorten, show_typed
 
 
@@ -395,29 +395,11 @@ class _Check:
 
     def _where(self, outcome: _Outcome) -> tuple[str | None, list[str]]:
         """The layer, and the lines on it."""
-        runner, left = Runner(self.model), self.sample.pads_left
-        lengths = np.max(self.sample.lengths, axis=0)
         leak = None
         if outcome.further.exceeds > outcome.tolerance:
-            worst = self.rows[outcome.further.row]
-            rows = self.rows
-            if not self.has_fixed_size:
-                rows = [worst, int(np.argmax(lengths))]
-            try:
-                one, two = self.sample.batch(rows, extra=outcome.extra), self.sample.batch(rows)
-                leak = find_leak(runner, one, two, [(row, row) for row in range(len(rows))], self.tolerance, left)
-            except Exception:
-                leak = None
+            leak = self._leak(self.rows[outcome.further.row], outcome.extra, alone=False)
         if leak is None and outcome.failed_alone is not None:
-            rows = list(self.rows)
-            if not self.has_fixed_size:
-                rows = [outcome.failed_alone, int(np.argmax(lengths))]
-            try:
-                one, two = self.sample.batch(rows), self.sample.batch([outcome.failed_alone] * len(rows))
-                place = rows.index(outcome.failed_alone)
-                leak = find_leak(runner, one, two, [(place, 0)], self.tolerance, left)
-            except Exception:
-                leak = None
+            leak = self._leak(outcome.failed_alone, outcome.extra, alone=True)
         if leak is None:
             distributed = self._time_distributed()
             if distributed is not None:
@@ -425,6 +407,18 @@ class _Check:
             return None, ["Where: not found."]
         layer, where, cure = explain(leak, self.sample.keys())
         return layer, [f"Where: {where}", f"Instead: {cure}"]
+
+    def _leak(self, row: int, extra: int, alone: bool) -> Leak | None:
+        """Looks for the layer with a batch of that row and the longest one, padded further, against less padding."""
+        longest = int(np.argmax(np.max(self.sample.lengths, axis=0)))
+        rows = self.rows if self.has_fixed_size else [row, longest]
+        first = self.sample.batch(rows, extra=extra)
+        second = self.sample.batch([row] * len(rows) if alone else rows)
+        pairs = [(rows.index(row), 0)] if alone else [(place, place) for place in range(len(rows))]
+        try:
+            return find_leak(Runner(self.model), first, second, pairs, self.tolerance, self.sample.pads_left)
+        except Exception:  # a model that takes no batch of two
+            return None
 
     def _time_distributed(self) -> Any:
         return next((layer for layer in layers_inside(self.model) if type(layer).__name__ == "TimeDistributed"), None)
