@@ -136,12 +136,12 @@ def sample_rows(dataset: Any, num_rows: int, mask_value: float) -> Sample:
 
 def _of_bucketed(dataset: BucketedSequence, num_rows: int) -> Sample:
     rows = _spread(dataset.lengths, num_rows)
-    options = dataset.plan_options
+    options: dict[str, Any] = dataset._plan_options
     copies = int(options["num_shards"])  # of which this shard gets one
     padding, label_padding = options["padding_values"]
     elements = [
         tuple(keras.utils.unpack_x_y_sample_weight(keras.tree.map_structure(np.array, element)))
-        for element in dataset.batches_of_rows([np.full(copies, row) for row in rows])
+        for element in dataset._batches_of_rows([np.full(copies, row) for row in rows])
     ]
     spec = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)
     longest = np.maximum(dataset.lengths[rows], 1)
@@ -257,11 +257,11 @@ def _of_padded(batches: list[tuple[Any, ...]], num_rows: int, mask_value: float)
                 f"What is padding in the batches of `dataset` is not clear. {error_of_x} Pass a BucketedSequence to "
                 "check_padding, made by from_dataset or from_padded with the arguments that say it."
             ) from error_of_x
-    options = unpadded.plan_options
+    options: dict[str, Any] = unpadded._plan_options
     rows = _spread(np.maximum(unpadded.lengths, 1), num_rows)
     elements = [
         tuple(keras.utils.unpack_x_y_sample_weight(keras.tree.map_structure(np.array, element)))
-        for element in unpadded.batches_of_rows([np.array([row]) for row in rows])
+        for element in unpadded._batches_of_rows([np.array([row]) for row in rows])
     ]
     spec = list(keras.utils.unpack_x_y_sample_weight(unpadded.element_spec))
     given = [_rows_of(batches, row) for row in rows]  # with what was stripped: entries of lengths

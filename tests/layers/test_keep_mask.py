@@ -11,9 +11,6 @@ from keras import layers, ops
 
 from keras_bucketing import KeepMask, SequenceMasking
 
-# Keras saves a model by way of `convert_to_numpy`, which hands variables to NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 RNG = np.random.default_rng(0)
 ROWS = [RNG.normal(size=(length, 3)).astype("float32") for length in (7, 4, 1, 9)]
 
@@ -94,6 +91,7 @@ def test_rows_alone_give_what_they_give_in_a_batch(names, end):
 
 
 @pytest.mark.slow
+@pytest.mark.saves_model
 @pytest.mark.parametrize("name", LAYERS)
 def test_each_layer_twice_is_saved_loaded_and_exported(name, tmp_path):
     model = keras.Sequential(
