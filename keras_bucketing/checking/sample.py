@@ -116,7 +116,7 @@ class Sample:
         return sorted(map(str, x)) if isinstance(x, dict) else []
 
 
-def sample_rows(dataset: Any, num_rows: int, mask_value: float) -> Sample:
+def sample_rows(dataset: Any, num_rows: int, mask_value: Any) -> Sample:
     """Takes rows from the shortest to the longest.
 
     Args:
@@ -242,7 +242,7 @@ def _padded_batches(dataset: Any) -> Iterator[tuple[Any, ...]]:
             return
 
 
-def _of_padded(batches: list[tuple[Any, ...]], num_rows: int, mask_value: float) -> Sample:
+def _of_padded(batches: list[tuple[Any, ...]], num_rows: int, mask_value: Any) -> Sample:
     if not batches:
         raise ValueError("`dataset` is empty. Expected at least one batch.")
     without_labels = None
@@ -273,7 +273,7 @@ def _of_padded(batches: list[tuple[Any, ...]], num_rows: int, mask_value: float)
     return _make_sample(elements, tuple(spec), longest, paddings, (1, 1, 1), left, without_labels)
 
 
-def _unpad(batches: list[tuple[Any, ...]], mask_value: float) -> BucketedSequence:
+def _unpad(batches: list[tuple[Any, ...]], mask_value: Any) -> BucketedSequence:
     def as_tuple(structure: Any) -> Any:
         return tuple(structure) if isinstance(structure, list) else structure
 
