@@ -3,8 +3,8 @@
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.callbacks.backup_and_restore import BackupAndRestoreSequence
 from keras_bucketing.callbacks.padding_stats import PaddingStatsCallback
-from keras_bucketing.data.rows import StoredSequences
 from keras_bucketing.checking.check_padding import PaddingCheck, check_padding
+from keras_bucketing.data.rows import StoredSequences
 from keras_bucketing.layers.keep_mask import KeepMask
 from keras_bucketing.layers.sequence_masking import SequenceMasking
 from keras_bucketing.models.masked_lstm_classifier import MaskedLSTMClassifier
@@ -33,13 +33,13 @@ __all__ = [
     "BucketedSequence",
     "EpochForecast",
     "EpochPlan",
-    "LeafPaddingStats",
     "KeepMask",
+    "LeafPaddingStats",
     "MaskedLSTMClassifier",
     "MeasuredStep",
+    "PaddingCheck",
     "PaddingRecommendation",
     "PaddingReport",
-    "PaddingCheck",
     "PaddingStats",
     "PaddingStatsCallback",
     "PaddingStrategy",
