@@ -3,7 +3,9 @@
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.callbacks.backup_and_restore import BackupAndRestoreSequence
 from keras_bucketing.callbacks.padding_stats import PaddingStatsCallback
+from keras_bucketing.checking.check_padding import PaddingCheck, check_padding
 from keras_bucketing.data.rows import StoredSequences
+from keras_bucketing.layers.keep_mask import KeepMask
 from keras_bucketing.layers.sequence_masking import SequenceMasking
 from keras_bucketing.models.masked_lstm_classifier import MaskedLSTMClassifier
 from keras_bucketing.monitoring.monitor_padding import monitor_padding
@@ -31,9 +33,11 @@ __all__ = [
     "BucketedSequence",
     "EpochForecast",
     "EpochPlan",
+    "KeepMask",
     "LeafPaddingStats",
     "MaskedLSTMClassifier",
     "MeasuredStep",
+    "PaddingCheck",
     "PaddingRecommendation",
     "PaddingReport",
     "PaddingStats",
@@ -45,6 +49,7 @@ __all__ = [
     "StepCosts",
     "StoredSequences",
     "TunedBatchSizes",
+    "check_padding",
     "load_sequences",
     "monitor_padding",
     "optimal_bucket_boundaries",

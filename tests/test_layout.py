@@ -21,6 +21,16 @@ MAY_IMPORT = {
     "callbacks": {"checks", "pipeline", "padding", "monitoring", "bucketed_sequence"},
     "tuning": {"checks", "data", "planning", "padding", "bucketed_sequence"},
     "layers": {"checks"},
+    "checking": {
+        "checks",
+        "data",
+        "planning",
+        "pipeline",
+        "padding",
+        "monitoring",
+        "bucketed_sequence",
+        "layers",
+    },
     "models": {"checks", "layers"},
 }
 ENTRANCES = {"__init__", "__main__"}  # these may import everything

@@ -69,7 +69,8 @@ class SequenceMasking(keras.layers.Layer):
 
         In place of `Masking`:
 
-        >>> model = keras.Sequential([SequenceMasking(), keras.layers.LSTM(8), keras.layers.Dense(3)])
+        >>> recurrent = keras_bucketing.KeepMask(keras.layers.LSTM(8))
+        >>> model = keras.Sequential([SequenceMasking(), recurrent, keras.layers.Dense(3)])
         >>> model({"sequences": x, "lengths": np.array([4])}).shape
         TensorShape([1, 3])
 
@@ -80,7 +81,7 @@ class SequenceMasking(keras.layers.Layer):
         >>> vectors = keras.layers.Embedding(100, 8)(token_ids)
         >>> masking = SequenceMasking(mask_value=0)
         >>> vectors = masking(vectors, lengths=masking.sequence_lengths(token_ids))
-        >>> model = keras.Model(token_ids, keras.layers.LSTM(8)(vectors))
+        >>> model = keras.Model(token_ids, keras_bucketing.KeepMask(keras.layers.LSTM(8))(vectors))
     """
 
     def __init__(self, mask_value: float = 0.0, **kwargs: object) -> None:

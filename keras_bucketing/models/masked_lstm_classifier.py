@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_bucketing.checks import check_choice, check_flag, check_integer, show, show_typed
+from keras_bucketing.layers.keep_mask import support_masking
 from keras_bucketing.layers.masked_pooling import POOLINGS, MaskedPooling
 from keras_bucketing.layers.sequence_masking import (
     Config,
@@ -145,9 +146,11 @@ class MaskedLSTMClassifier(keras.Model):
             dtype=self.dtype_policy,
             name=f"lstm_{depth}",
         )
-        if not self.bidirectional:
-            return lstm
-        return keras.layers.Bidirectional(lstm, dtype=self.dtype_policy, name=f"bidirectional_{depth}")
+        layer = lstm
+        if self.bidirectional:
+            layer = keras.layers.Bidirectional(lstm, dtype=self.dtype_policy, name=f"bidirectional_{depth}")
+        support_masking(layer)  # not KeepMask, which would change the paths of weights in saved models
+        return layer
 
     def build(self, input_shape: Shape | dict[str, Shape]) -> None:
         """Makes the weights.

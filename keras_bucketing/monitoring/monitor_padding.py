@@ -102,8 +102,9 @@ class MonitoredDataset(tf.data.Dataset):
         bucket_boundaries: list[int] | None,
     ):
         x = _x_of(dataset.element_spec)
+        self.unmonitored = dataset
         self._element_spec = dataset.element_spec
-        self._mask_value = mask_value
+        self.mask_value = mask_value
         self._paths = sequence_paths(x, sequences)
         check_padding_of(x, self._paths, mask_value)
         self._names = [entry_name(path) for path in self._paths]
@@ -183,7 +184,7 @@ class MonitoredDataset(tf.data.Dataset):
         """Writes a batch into the log; in graph. The state is the pass' number and the batch's index in it."""
         pass_number, index = state
         pass_number = tf.cond(tf.equal(index, 0), self._begin_pass, lambda: pass_number)
-        lengths, padded_lengths = row_lengths(_x_of(batch), self._paths, self._mask_value)
+        lengths, padded_lengths = row_lengths(_x_of(batch), self._paths, self.mask_value)
         sampled = self._padding_check.sample(pass_number, index, leaves_at(_x_of(batch), self._paths), lengths)
         with tf.control_dependencies([sampled, self._log.write(pass_number, index, lengths, padded_lengths)]):
             return (pass_number, tf.identity(index + 1)), batch
@@ -221,8 +222,8 @@ class MonitoredPyDataset(keras.utils.PyDataset):
                 "processes. Set `dataset.use_multiprocessing = False`; `workers` may stay as it is."
             )
         super().__init__(workers=dataset.workers, max_queue_size=dataset.max_queue_size)
-        self._dataset = dataset
-        self._mask_value = mask_value
+        self.unmonitored = dataset
+        self.mask_value = mask_value
         self._sequences = sequences
         self._names: list[str] = []  # of the sequences of the newest batch, with their dtypes
         self._dtypes: list[tf.DType] = []
@@ -236,7 +237,7 @@ class MonitoredPyDataset(keras.utils.PyDataset):
         self._warned = False
 
     def __len__(self) -> int:
-        count = self._dataset.num_batches
+        count = self.unmonitored.num_batches
         if count is None:
             raise TypeError("An endless PyDataset has no length.")
         return int(count)
@@ -246,18 +247,18 @@ class MonitoredPyDataset(keras.utils.PyDataset):
         """Batches of a pass; None for an endless one."""
         if self.workers <= 1:
             self._pass_ended = True
-        count: int | None = self._dataset.num_batches
+        count: int | None = self.unmonitored.num_batches
         return count
 
     def on_epoch_begin(self) -> None:
         """Passes the call on."""
-        self._dataset.on_epoch_begin()
+        self.unmonitored.on_epoch_begin()
 
     def on_epoch_end(self) -> None:
         """Passes the call on."""
         if self.workers > 1:
             self._pass_ended = True
-        self._dataset.on_epoch_end()
+        self.unmonitored.on_epoch_end()
 
     def __getitem__(self, index: int) -> Batch:
         with self._lock:
@@ -265,7 +266,7 @@ class MonitoredPyDataset(keras.utils.PyDataset):
                 self._begin_pass()
             number, entries, position = self._newest, self._entries[self._newest], self._delivered
             self._delivered += 1
-        batch = self._dataset[index]
+        batch = self.unmonitored[index]
         entry = self._measure(batch, number, position)
         with self._lock:
             entries[position] = entry
@@ -348,11 +349,11 @@ class MonitoredPyDataset(keras.utils.PyDataset):
     def _measure(self, batch: Batch, pass_number: int, position: int) -> LogEntry:
         x = keras.tree.map_structure(keras.ops.convert_to_numpy, _x_of(batch))
         paths = sequence_paths(x, self._sequences)
-        check_padding_of(x, paths, self._mask_value)
+        check_padding_of(x, paths, self.mask_value)
         self._names = [entry_name(path) for path in paths]
         leaves = [tf.convert_to_tensor(leaf) for leaf in leaves_at(x, paths)]
         self._dtypes = [leaf.dtype for leaf in leaves]
-        lengths, padded_lengths = row_lengths(x, paths, self._mask_value)
+        lengths, padded_lengths = row_lengths(x, paths, self.mask_value)
         self._padding_check.sample(pass_number, position, leaves, lengths)
         entry: LogEntry = entry_of_batch(lengths, padded_lengths).numpy()
         return entry

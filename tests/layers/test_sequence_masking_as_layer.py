@@ -11,7 +11,7 @@ import tensorflow as tf
 # name; a layer that passes them behaves as Keras' own do. Nothing else is taken from keras.src.
 from keras.src.testing import TestCase as KerasTestCase
 
-from keras_bucketing import SequenceMasking
+from keras_bucketing import KeepMask, SequenceMasking
 
 X = np.array([[[1.0], [0.0], [2.0], [0.0]], [[1.0], [2.0], [3.0], [4.0]]], "float32")
 LENGTHS = np.array([3, 2], "int32")
@@ -123,7 +123,7 @@ def test_lengths_in_a_dict_that_are_a_list_say_to_pass_an_array():
 
 def test_it_is_built_from_the_start_as_masking_is():
     assert SequenceMasking().built == keras.layers.Masking().built is True
-    model = keras.Sequential([SequenceMasking(), keras.layers.GRU(2)])
+    model = keras.Sequential([SequenceMasking(), KeepMask(keras.layers.GRU(2))])
     assert not model.built  # the other layers are not
     assert model(X).shape == (2, 2)
 

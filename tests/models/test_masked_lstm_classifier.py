@@ -120,7 +120,10 @@ def test_no_new_trace_whatever_the_shapes(with_lengths):
     after_one_shape = model.traces
     model.fit(dataset, epochs=2, shuffle=False, verbose=0)
     assert after_one_shape > 0
-    assert model.traces == after_one_shape
+    # From Keras 3.16 on (keras/src/backend/tensorflow/trainer.py) batches are taken outside of the graph, so that the
+    # first trace knows the shape of its batch, and the second shape brings one for all others.
+    takes_batches_outside = tuple(map(int, keras.version().split(".")[:2])) >= (3, 16)
+    assert model.traces == after_one_shape + takes_batches_outside
 
 
 # Errors.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_bucketing import MaskedLSTMClassifier, SequenceMasking
+from keras_bucketing import KeepMask, MaskedLSTMClassifier, SequenceMasking
 from tests.support.paths import SUPPORT
 
 pytestmark = pytest.mark.saves_model
@@ -216,7 +216,7 @@ def test_it_is_a_layer_of_a_functional_model_too():
 
 def test_a_functional_model_with_the_layer_is_saved_and_loaded(tmp_path):
     sequences, lengths = keras.Input((None, 2), name="sequences"), keras.Input((), dtype="int32", name="lengths")
-    hidden = keras.layers.GRU(3)(SequenceMasking()(sequences, lengths=lengths))
+    hidden = KeepMask(keras.layers.GRU(3))(SequenceMasking()(sequences, lengths=lengths))
     model = keras.Model({"sequences": sequences, "lengths": lengths}, hidden)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")

@@ -1,0 +1,1 @@
+"""Whether padding can reach what a model puts out."""
