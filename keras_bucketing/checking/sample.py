@@ -169,30 +169,44 @@ def _make_sample(
     part_of = [part for part in range(used) for _ in keras.tree.flatten(spec[part])]
     paths = [path for path, _ in keras.tree.flatten_with_path(spec[:used])]
     lengths: list[Lengths] = []
-    axes: list[int | None] = []
-    for rows, leaf in zip(columns, flat_spec, strict=True):
-        if len(leaf.shape) < 2 or leaf.shape[1] is not None:
-            axes.append(None)
-            continue
-        own = (
-            np.minimum([len(row) for row in rows], longest)
-            if part_of[len(axes)] == 0
-            else np.array([len(r) for r in rows])
+    axes = [
+        _time_axis(rows, lengths, longest if part == 0 else None) if _has_time_axis(leaf) else None
+        for rows, leaf, part in zip(columns, flat_spec, part_of, strict=True)
+    ]
+    leaves = [
+        SampledLeaf(
+            rows, axis, _padding_of(rows, paddings[part]), min_lengths[part], _counted(path, rows, axis, lengths)
         )
-        known = next((index for index, other in enumerate(lengths) if np.array_equal(other, own)), None)
-        if known is None:
-            known = len(lengths)
-            lengths.append(own.astype(np.int64))
-        axes.append(known)
-    leaves = []
-    for index, rows in enumerate(columns):
-        part = part_of[index]
-        counts = None
-        if axes[index] is None and str(paths[index][-1]).endswith("lengths") and rows[0].ndim == 0:
-            counts = next((a for a, own in enumerate(lengths) if np.array_equal(own, rows)), 0)
-        padding = rows[0].dtype.type(paddings[part]) if rows[0].dtype.kind in "biuf" else paddings[part]
-        leaves.append(SampledLeaf(rows, axes[index], padding, min_lengths[part], counts))
+        for path, rows, axis, part in zip(paths, columns, axes, part_of, strict=True)
+    ]
     return Sample(structure, leaves, lengths, pads_left, without_labels)
+
+
+def _has_time_axis(spec: Any) -> bool:
+    return len(spec.shape) >= 2 and spec.shape[1] is None
+
+
+def _time_axis(rows: list[Array], lengths: list[Lengths], longest: Lengths | None) -> int:
+    """The time axis of these lengths, a new one if none has them; `longest` leaves out what `minlen` padded."""
+    own = np.array([len(row) for row in rows], np.int64)
+    if longest is not None:
+        own = np.minimum(own, longest)
+    known = next((axis for axis, other in enumerate(lengths) if np.array_equal(other, own)), None)
+    if known is None:
+        lengths.append(own)
+        known = len(lengths) - 1
+    return known
+
+
+def _padding_of(rows: list[Array], value: Any) -> Any:
+    return rows[0].dtype.type(value) if rows[0].dtype.kind in "biuf" else value
+
+
+def _counted(path: tuple[Any, ...], rows: list[Array], axis: int | None, lengths: list[Lengths]) -> int | None:
+    """The time axis that an entry of lengths counts, the first one if none is equal."""
+    if axis is not None or rows[0].ndim or not str(path[-1]).endswith("lengths"):
+        return None
+    return next((counted for counted, own in enumerate(lengths) if np.array_equal(own, rows)), 0)
 
 
 def _spread(lengths: Lengths, num_rows: int) -> Lengths:

@@ -176,10 +176,7 @@ def find_leak(
     origins: dict[int, int] = {}  # of tensors, by identity: the call that put it out first
     depends: dict[int, bool] = {}
     for index, (call, other) in enumerate(zip(calls, others, strict=True)):
-        values = zip(call.inputs, call.input_values, other.input_values, strict=False)
-        reads = any(depends.get(id(tensor), False) for tensor in call.inputs) or any(
-            id(tensor) not in depends and comparison.differs(one, two) for tensor, one, two in values
-        )
+        reads = comparison.reads_differ(call, other, depends)
         pairs = zip(call.output_values, other.output_values, strict=False)
         outputs = [comparison.differs(one, two) for one, two in pairs]
         for tensor, is_changed in zip(call.outputs, outputs, strict=True):
@@ -203,6 +200,13 @@ class _Comparison(NamedTuple):
     rows: list[tuple[int, int]]
     tolerance: float
     pads_left: bool
+
+    def reads_differ(self, call: Call, other: Call, depends: dict[int, bool]) -> bool:
+        """Whether a call got something else in the other run; of tensors that are outputs it is known already."""
+        values = zip(call.inputs, call.input_values, other.input_values, strict=False)
+        return any(
+            depends[id(tensor)] if id(tensor) in depends else self.differs(one, two) for tensor, one, two in values
+        )
 
     def differs(self, one: Array | None, two: Array | None) -> bool:
         if one is None or two is None or one.ndim == 0 or one.ndim != two.ndim:

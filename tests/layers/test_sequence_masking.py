@@ -183,7 +183,8 @@ def test_in_a_sequential_model_without_lengths_the_trailing_zeros_are_masked(nex
 
 def test_a_functional_model_is_rebuilt_from_its_config_with_one_row_for_the_mask():
     model = functional()
-    assert sum("mask" in layer.name for layer in model.operations if not isinstance(layer, KeepMask)) == 2
+    # The layer and its mask; from Keras 3.16 on a mask that travels with its tensor is no part of the graph.
+    assert sum("mask" in layer.name for layer in model.operations if not isinstance(layer, KeepMask)) in (1, 2)
     copy = keras.Model.from_config(json.loads(json.dumps(model.get_config())))
     copy.set_weights(model.get_weights())
     inputs = {"sequences": X, "lengths": LENGTHS}
