@@ -135,6 +135,7 @@ print(make().state_dict()["fingerprint"])
 """
 
 
+@pytest.mark.fit
 def test_another_process_yields_the_same_batches():
     environment = {
         **os.environ,

@@ -201,7 +201,7 @@ print(num_bytes, anonymous() - before)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to measure memory")
 @pytest.mark.parametrize(("dtype", "on_empty"), [("float32", "drop"), (">f8", "keep")])
 def test_fitting_a_mapped_file_takes_no_memory_for_it(tmp_path, dtype, on_empty):
@@ -233,7 +233,7 @@ for batch in dataset:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 def test_a_shard_reads_only_its_own_rows(tmp_path):
     # Whoever reads behind the end of a file that shrank is ended by the operating system.
     lines = run(READ_A_SHARD_OF_A_CUT_FILE, tmp_path / "values", 0).stdout.splitlines()

@@ -141,6 +141,7 @@ def test_padding_in_front_and_another_mask_value():
     assert sequences.numpy()[0].tolist() == [X[1][0], *[-1] * 6]  # padded with mask_value, on the right
 
 
+@pytest.mark.fit
 def test_fit_learns_the_same_from_the_pipeline_and_from_the_lists():
     losses = []
     for dataset in (
@@ -548,7 +549,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 @pytest.mark.parametrize("cached", [False, True])
 def test_memory_is_bounded_by_the_result(tmp_path, cached):
     pytest.importorskip("resource")

@@ -278,6 +278,7 @@ def test_no_error_of_the_loader_passes_for_the_end_of_the_data(error):
     assert f"LoadError: `load` failed at row 7 with {type(error).__name__}" in str(raised.value)
 
 
+@pytest.mark.fit
 def test_fit_says_what_failed_with_the_traceback_of_the_loader():
     model = keras.Sequential([keras.layers.GRU(2), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
@@ -298,6 +299,7 @@ def test_fit_says_what_failed_with_the_traceback_of_the_loader():
     assert "in decode_recording" in text
 
 
+@pytest.mark.fit
 def test_fit_evaluate_and_predict_take_it():
     x = [sequence.astype(np.float32) / 2**31 for sequence in X]
     model = keras.Sequential([keras.layers.GRU(2), keras.layers.Dense(1)])

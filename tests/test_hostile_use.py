@@ -176,6 +176,7 @@ def test_two_iterators_at_once_read_an_epoch_each():
     assert rows_of(batch for _, batch in interleaved) == planned(dataset, 1)
 
 
+@pytest.mark.fit
 def test_predicting_in_the_middle_of_an_iteration_disturbs_neither():
     dataset = make_dataset(shuffle=False)
     model = keras.Sequential([keras.layers.Lambda(lambda x: x[:, :1])])
@@ -234,7 +235,7 @@ def test_a_saved_model_from_a_stranger_runs_no_code(tmp_path: Path):
     assert not trace.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 def test_many_epochs_do_not_grow():
     statm = Path("/proc/self/statm")
     if not statm.exists():

@@ -174,6 +174,7 @@ def test_minlen_is_where_the_shapes_begin():
     assert {batch.shape[1] for batch in arrays_of(fixed)} == {5}
 
 
+@pytest.mark.fit
 def test_a_valid_convolution_takes_every_batch():
     dataset = BucketedSequence([row[:, np.newaxis] for row in SOURCE], np.zeros(12), minlen=4, batch_size=1, seed=1)
     model = keras.Sequential([keras.layers.Conv1D(2, 4), keras.layers.GlobalMaxPooling1D(), keras.layers.Dense(1)])
@@ -209,6 +210,7 @@ def test_labels_that_are_padded_to_another_length_stay_arrays():
     assert labels.tolist() == transcripts[dataset.epoch_plan(0)[0]].tolist()
 
 
+@pytest.mark.fit
 def test_ctc_trains_on_audio_and_transcripts():
     audio = [row[:, np.newaxis] * np.ones(3, np.float32) * 0 + 1 for row in random_sequences(range(8, 20))]
     transcripts = [np.arange(1, 1 + index % 4) for index in range(12)]  # some are empty
@@ -236,6 +238,7 @@ def two_inputs():
     return model
 
 
+@pytest.mark.fit
 def test_the_callback_counts_every_leaf_and_monitor_padding_what_a_map_has_left():
     x = {"source": [row % 8 + 1 for row in SOURCE], "target": [row % 8 + 1 for row in TARGET]}
     dataset = BucketedSequence(x, np.zeros(12), batch_size=4, seed=1)

@@ -91,7 +91,7 @@ def train_until_killed(folder: Path, kill_after: int = 0, kill_in_flush: int = 0
     return record.read_text().splitlines() if record.exists() else []
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 def test_a_killed_run_goes_on_with_the_very_batches_and_weights_of_the_uninterrupted_one(tmp_path: Path):
     whole = train(tmp_path / "whole")
     assert len(whole) == 3 * 15
@@ -140,6 +140,7 @@ def interrupt(dataset: BucketedSequence, folder: Path, after_steps: int, **fit_o
         )
 
 
+@pytest.mark.fit
 def test_the_shortened_epoch_ends_without_a_warning_and_the_next_ones_are_whole(tmp_path: Path):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=4)
     dataset = small_dataset()
@@ -158,6 +159,7 @@ def test_the_shortened_epoch_ends_without_a_warning_and_the_next_ones_are_whole(
     assert history.epoch == [0, 1, 2]
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("save_freq", [1, 2, 3, 4])
 def test_a_run_killed_in_validation_goes_on_like_the_uninterrupted_one(tmp_path: Path, save_freq: int):
     class Interrupt(keras.callbacks.Callback):
@@ -184,6 +186,7 @@ def test_a_run_killed_in_validation_goes_on_like_the_uninterrupted_one(tmp_path:
         np.testing.assert_allclose(weights, expected, rtol=1e-6)
 
 
+@pytest.mark.fit
 def test_another_callback_can_still_stop_training_in_the_shortened_epoch(tmp_path: Path):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=3)
     dataset = small_dataset()
@@ -193,6 +196,7 @@ def test_another_callback_can_still_stop_training_in_the_shortened_epoch(tmp_pat
     assert history.epoch == [0]
 
 
+@pytest.mark.fit
 def test_a_seed_that_was_drawn_is_taken_over(tmp_path: Path):
     first = small_dataset(seed=None)
     interrupt(first, tmp_path / "backup", after_steps=2)
@@ -202,6 +206,7 @@ def test_a_seed_that_was_drawn_is_taken_over(tmp_path: Path):
     assert second.seed == first.seed
 
 
+@pytest.mark.fit
 def test_the_backup_of_other_data_is_refused(tmp_path: Path):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
     other = small_dataset(remainder="keep", num_buckets=2)
@@ -211,6 +216,7 @@ def test_the_backup_of_other_data_is_refused(tmp_path: Path):
         )
 
 
+@pytest.mark.fit
 def test_a_process_killed_while_writing_leaves_the_backup_before(tmp_path: Path):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
     (tmp_path / "backup" / "backup-00000099").mkdir()  # began, never published
@@ -235,6 +241,7 @@ def test_bad_arguments_are_refused(tmp_path: Path):
         BackupAndRestoreSequence(dataset, tmp_path, save_freq=0)
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize(
     ("change", "options", "text"),
     [
@@ -252,6 +259,7 @@ def test_epochs_that_could_not_be_resumed_are_refused(tmp_path: Path, change, op
         small_model().fit(change(dataset), epochs=2, verbose=0, shuffle=False, callbacks=[backup], **options)
 
 
+@pytest.mark.fit
 def test_a_model_without_weights_is_refused(tmp_path: Path):
     dataset = small_dataset()
     model = keras.Sequential([keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(1)])
@@ -281,6 +289,7 @@ def test_what_is_no_name_is_refused(missing):
         BackupAndRestoreSequence(small_dataset(), missing)
 
 
+@pytest.mark.fit
 def test_nothing_of_others_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("a.txt", "work/b.txt", "work/backup/c.txt", "work/backup/backup-00000000/d.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -292,6 +301,7 @@ def test_nothing_of_others_is_touched(tmp_path: Path, monkeypatch: pytest.Monkey
         assert contents_of(tmp_path) == before
 
 
+@pytest.mark.fit
 def test_the_next_fit_trains_what_it_says(tmp_path: Path):
     dataset, model = small_dataset(), small_model()
     interrupt(small_dataset(), tmp_path / "backup", after_steps=7)
@@ -300,6 +310,7 @@ def test_the_next_fit_trains_what_it_says(tmp_path: Path):
     assert model.fit(dataset, epochs=5, initial_epoch=3, verbose=0, shuffle=False).epoch == [3, 4]
 
 
+@pytest.mark.fit
 def test_a_fit_that_has_nothing_left_to_train_leaves_the_next_one_alone(tmp_path: Path):
     model = small_model()
     fit(small_dataset(), tmp_path / "backup", delete_checkpoint=False)
@@ -307,6 +318,7 @@ def test_a_fit_that_has_nothing_left_to_train_leaves_the_next_one_alone(tmp_path
     assert model.fit(small_dataset(), epochs=1, verbose=0, shuffle=False).epoch == [0]
 
 
+@pytest.mark.fit
 def test_an_error_before_the_first_epoch_leaves_the_next_fit_alone(tmp_path: Path):
     class Fail(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs=None) -> None:
@@ -319,6 +331,7 @@ def test_an_error_before_the_first_epoch_leaves_the_next_fit_alone(tmp_path: Pat
     assert fit(small_dataset(), tmp_path / "another", model=model).epoch == [0, 1, 2]
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("name", [WEIGHTS_FILE, RECORD_FILE])
 def test_half_a_backup_is_not_restored(tmp_path: Path, name: str):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=6)
@@ -342,6 +355,7 @@ def test_file_systems_out_of_reach_are_refused(folder, tmp_path: Path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.fit
 def test_a_remote_directory_restores_alike():
     folder = "ram://test_backup_and_restore/run"
     interrupt(small_dataset(), folder, after_steps=7)
@@ -351,6 +365,7 @@ def test_a_remote_directory_restores_alike():
     assert BackupStore(folder).newest() is None
 
 
+@pytest.mark.fit
 def test_a_file_in_place_of_the_directory_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"`backup_dir` must be a directory.*which is a file"):
@@ -376,6 +391,7 @@ class StopAt(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("backup_is_first", [True, False])
 def test_a_request_to_stop_at_the_end_of_a_shortened_epoch_is_heard(tmp_path: Path, backup_is_first: bool):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=4)  # one batch is left
@@ -387,6 +403,7 @@ def test_a_request_to_stop_at_the_end_of_a_shortened_epoch_is_heard(tmp_path: Pa
     assert history.epoch == [0]
 
 
+@pytest.mark.fit
 def test_an_epoch_that_was_stopped_inside_goes_on_as_the_same_epoch(tmp_path: Path):
     dataset = small_dataset()
     assert fit(dataset, tmp_path / "backup", StopAt(6), delete_checkpoint=False).epoch == [0, 1]
@@ -397,6 +414,7 @@ def test_an_epoch_that_was_stopped_inside_goes_on_as_the_same_epoch(tmp_path: Pa
     assert steps == [0, 1, 0, 1, 2, 3]
 
 
+@pytest.mark.fit
 def test_another_initial_epoch_is_refused(tmp_path: Path):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
     dataset = small_dataset()
@@ -405,6 +423,7 @@ def test_another_initial_epoch_is_refused(tmp_path: Path):
         small_model().fit(dataset, epochs=3, initial_epoch=2, verbose=0, shuffle=False, callbacks=[backup])
 
 
+@pytest.mark.fit
 def test_the_backup_of_another_model_is_refused(tmp_path: Path):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
     model = small_model()
@@ -416,6 +435,7 @@ def test_the_backup_of_another_model_is_refused(tmp_path: Path):
         np.testing.assert_array_equal(weights, expected)
 
 
+@pytest.mark.fit
 def test_a_history_of_the_callers_before_it_changes_nothing(tmp_path: Path):
     whole = small_model()
     initial = whole.get_weights()
@@ -431,6 +451,7 @@ def test_a_history_of_the_callers_before_it_changes_nothing(tmp_path: Path):
         np.testing.assert_array_equal(weights, expected)
 
 
+@pytest.mark.fit
 def test_data_that_end_early_are_refused(tmp_path: Path):
     dataset = small_dataset()
     backup = BackupAndRestoreSequence(dataset, tmp_path / "backup")
@@ -462,6 +483,7 @@ def received_signals():
     signal.signal(signal.SIGTERM, previous)
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize(("step", "position"), [(6, (1, 2)), (8, (2, 0))])
 def test_sigterm_saves_at_the_next_batch_and_leaves(tmp_path: Path, received_signals, step: int, position):
     options = {"save_freq": False, "save_before_preemption": True}
@@ -475,6 +497,7 @@ def test_sigterm_saves_at_the_next_batch_and_leaves(tmp_path: Path, received_sig
     assert received_signals == [signal.SIGTERM]
 
 
+@pytest.mark.fit
 def test_sigterm_after_a_fit_that_failed_goes_to_the_handler_before(tmp_path: Path, received_signals):
     with pytest.raises(KeyboardInterrupt):
         fit(small_dataset(), tmp_path / "backup", StopTraining(2), save_before_preemption=True)
@@ -482,6 +505,7 @@ def test_sigterm_after_a_fit_that_failed_goes_to_the_handler_before(tmp_path: Pa
     assert received_signals == [signal.SIGTERM]
 
 
+@pytest.mark.fit
 def test_a_second_sigterm_is_passed_on_at_once(tmp_path: Path, received_signals):
     counts = []
 
@@ -496,6 +520,7 @@ def test_a_second_sigterm_is_passed_on_at_once(tmp_path: Path, received_signals)
     assert counts == [0, 1]
 
 
+@pytest.mark.fit
 def test_sigterm_needs_the_main_thread_and_the_chief(tmp_path: Path):
     errors: list[ValueError] = []
 

@@ -357,6 +357,7 @@ def test_a_log_that_nobody_reads_stays_small(monkeypatch):
     assert stats_of_pass(monitored).num_batches == 4
 
 
+@pytest.mark.fit
 def test_what_was_prefetched_does_not_count():
     monitored = monitor_padding(fixed_batches(40))
     model = keras.Sequential([keras.layers.Dense(1)])
@@ -413,6 +414,7 @@ def test_py_dataset_as_it_is():
     assert monitored.workers == 1
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_py_dataset_in_whole_epochs(workers):
     # 1 + 2 + ... + 6 in the first rows, and one for each row that is all padding
@@ -436,6 +438,7 @@ def test_py_dataset_with_several_entries():
     assert stats.shapes == ((2, 1, 2), (2, 2, 4), (2, 3, 6))
 
 
+@pytest.mark.fit
 def test_endless_py_dataset():
     with pytest.raises(TypeError, match="endless"):
         len(monitor_padding(Batches(None)))
@@ -443,6 +446,7 @@ def test_endless_py_dataset():
     assert history == [(3, 1 + 2 + 3 + 3), (3, 4 + 5 + 6 + 3)]
 
 
+@pytest.mark.fit
 def test_py_dataset_with_threads_says_when_figures_are_not_exact():
     with pytest.warns(UserWarning, match="Use workers=1 for exact figures"):
         fit_py_dataset(Batches(12, workers=3), epochs=1, steps_per_epoch=4)
@@ -467,6 +471,7 @@ class Reshuffled(Batches):
         self.ended += 1
 
 
+@pytest.mark.fit
 def test_py_dataset_is_told_of_its_epochs():
     calls = []
     for wrap in (lambda dataset: dataset, monitor_padding):
@@ -480,6 +485,7 @@ def test_py_dataset_is_told_of_its_epochs():
     assert min(calls[0]) >= 2
 
 
+@pytest.mark.fit
 def test_py_dataset_that_trains_and_validates():
     monitored = monitor_padding(Batches(6))
     model = keras.Sequential([keras.layers.Dense(1)])
@@ -490,6 +496,7 @@ def test_py_dataset_that_trains_and_validates():
     assert figures == [(6, 21 + 6)] * 4
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize(("count", "steps", "steps_per_execution"), [(9, 3, 1), (11, 7, 3)])
 def test_a_validation_on_the_same_py_dataset_between_two_parts_of_a_pass_is_warned_of(
     count, steps, steps_per_execution
@@ -507,6 +514,7 @@ def test_a_validation_on_the_same_py_dataset_between_two_parts_of_a_pass_is_warn
     assert any("figures may be wrong" in str(warning.message) for warning in caught)
 
 
+@pytest.mark.fit
 def test_a_validation_on_another_py_dataset_leaves_the_figures_exact():
     model = keras.Sequential([keras.layers.Dense(1)])
     model.compile("sgd", "mse")

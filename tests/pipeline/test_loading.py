@@ -129,6 +129,7 @@ def test_several_passes_at_once_get_their_own_rows():
     assert passes == [list(range(NUM_ROWS))] * 4
 
 
+@pytest.mark.fit
 def test_a_loader_may_compute_with_tensorflow_while_a_model_trains():
     @tf.function
     def compute(row):
@@ -161,6 +162,7 @@ def through_fit(dataset):
     model.fit(dataset, verbose=0, class_weight=dict.fromkeys(range(NUM_ROWS), 1.0))
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize(
     "use",
     [
@@ -208,6 +210,7 @@ print("leaving", flush=True)
 """
 
 
+@pytest.mark.fit
 def test_a_program_that_ends_in_the_middle_of_a_pass_ends_quietly():
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     result = subprocess.run(
