@@ -1,7 +1,6 @@
 """Use that nobody planned for: any arguments, several iterators, threads, garbage collection, copies, many epochs."""
 
 import copy
-import gc
 import json
 import pickle
 import re
@@ -198,13 +197,13 @@ def test_several_threads_read_an_epoch_each():
     assert sorted(passes) == sorted(planned(dataset, epoch) for epoch in range(6))
 
 
-def test_an_iterator_outlives_its_dataset():
+def test_an_iterator_outlives_its_dataset(collect_garbage):
     dataset = make_dataset()
     expected = planned(dataset, 0)
     iterator = iter(dataset)
     first = next(iterator)
     del dataset
-    gc.collect()
+    collect_garbage()
     assert rows_of([first, *iterator]) == expected
 
 
@@ -214,7 +213,6 @@ def test_copying_says_why_not(copy_it):
         copy_it(make_dataset())
 
 
-@pytest.mark.saves_model
 @pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`:UserWarning")
 def test_a_saved_model_from_a_stranger_runs_no_code(tmp_path: Path):
     model, trace = MaskedLSTMClassifier(2, 2), tmp_path / "code was run"
@@ -236,7 +234,7 @@ def test_a_saved_model_from_a_stranger_runs_no_code(tmp_path: Path):
 
 
 @pytest.mark.fit
-def test_many_epochs_do_not_grow():
+def test_many_epochs_do_not_grow(collect_garbage):
     statm = Path("/proc/self/statm")
     if not statm.exists():
         pytest.skip("needs /proc to measure memory")
@@ -246,7 +244,7 @@ def test_many_epochs_do_not_grow():
         for _ in range(epochs):
             for _batch in dataset:
                 pass
-        gc.collect()
+        collect_garbage()
         return int(statm.read_text().split()[1]) * 4096
 
     before = resident_after(50)

@@ -12,8 +12,6 @@ import tensorflow as tf
 from keras_bucketing import KeepMask, MaskedLSTMClassifier, SequenceMasking
 from tests.support.paths import SUPPORT
 
-pytestmark = pytest.mark.saves_model
-
 RNG = np.random.default_rng(0)
 VECTORS = RNG.normal(size=(4, 6, 2)).astype("float32")
 TOKEN_IDS = RNG.integers(0, 10, size=(4, 6)).astype("int32")
@@ -34,9 +32,9 @@ def data(name, extra=0):
 
 @pytest.fixture(scope="module", params=MODELS)
 def trained(request):
-    """A compiled model after one step, and its name."""
+    """A compiled model after one step, and its name. It runs eagerly: to trace it takes longer."""
     model = MaskedLSTMClassifier(3, **MODELS[request.param])
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"], run_eagerly=True)
     model.fit(data(request.param), LABELS, verbose=0)
     return model, request.param
 
@@ -152,7 +150,7 @@ def test_activations_survive_the_config(activation):
 @pytest.mark.fit
 def test_a_binary_model_and_logits():
     binary = MaskedLSTMClassifier(1, 2, classifier_activation="sigmoid")
-    binary.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    binary.compile("adam", "binary_crossentropy", metrics=["accuracy"], run_eagerly=True)
     binary.fit(VECTORS, LABELS > 0, verbose=0)
     assert ((binary.predict(VECTORS, verbose=0) > 0) & (binary.predict(VECTORS, verbose=0) < 1)).all()
     logits = MaskedLSTMClassifier(1, 2, classifier_activation=None)
@@ -165,7 +163,7 @@ def test_a_binary_model_and_logits():
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_trains_predicts_in_float32_and_is_saved_with_its_policy(policy, tmp_path):
     model = MaskedLSTMClassifier(3, 4, pooling="mean", dtype=policy)
-    model.compile("adam", "sparse_categorical_crossentropy")
+    model.compile("adam", "sparse_categorical_crossentropy", run_eagerly=True)
     history = model.fit(data("vectors"), LABELS, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
     assert model.recurrent_layers[0].compute_dtype == policy.removeprefix("mixed_")

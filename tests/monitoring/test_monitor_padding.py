@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from dataclasses import replace
@@ -104,13 +105,22 @@ def several_entries(draw):
     return {key: draw(lengths) for key in draw(st.sampled_from(["ab", "abc"]))}, draw(st.integers(1, 5))
 
 
+@functools.cache
+def monitored_batches(keys):
+    """A monitored dataset and the list that it reads from: traced once, whatever the batches."""
+    batches = []
+    spec = {key: tf.TensorSpec([None, None], tf.int64) for key in keys}
+    return monitor_padding(tf.data.Dataset.from_generator(lambda: batches, output_signature=spec)), batches
+
+
 @settings(max_examples=15)
 @given(several_entries(), st.booleans())
 def test_figures_of_several_entries_are_those_of_plain_loops(drawn, padded_left):
     lengths, size = drawn
     rows = len(lengths["a"])
     expected = dict.fromkeys((f"x['{key}']" for key in lengths), (0, 0))
-    batches = []
+    monitored, batches = monitored_batches("".join(lengths))
+    batches.clear()
     for start in range(0, rows, size):
         batch = {}
         for key, of_entry in lengths.items():
@@ -120,8 +130,6 @@ def test_figures_of_several_entries_are_those_of_plain_loops(drawn, padded_left)
             is_real = np.arange(max(part)) < np.array(part)[:, np.newaxis]
             batch[key] = is_real[:, ::-1].astype(int) if padded_left else is_real.astype(int)
         batches.append(batch)
-    spec = {key: tf.TensorSpec([None, None], tf.int64) for key in lengths}
-    monitored = monitor_padding(tf.data.Dataset.from_generator(lambda: batches, output_signature=spec))
     list(monitored)
     stats = stats_of_pass(monitored)
     assert {leaf.name: (leaf.real_timesteps, leaf.total_timesteps) for leaf in stats.leaves} == expected

@@ -1,6 +1,5 @@
 """The interpreter waits for calls out of TensorFlow's threads."""
 
-import gc
 import os
 import subprocess
 import sys
@@ -174,7 +173,7 @@ def through_fit(dataset):
     ],
     ids=["nothing", "a pass", "a part of a pass", "a derived dataset", "fit"],
 )
-def test_the_loader_goes_with_the_dataset(use):
+def test_the_loader_goes_with_the_dataset(use, collect_garbage):
     load = Load()
     known_weakly = weakref.ref(load)
     dataset = make(load)
@@ -182,14 +181,14 @@ def test_the_loader_goes_with_the_dataset(use):
     use(dataset)
     assert known_weakly() is not None
     del dataset
-    gc.collect()
+    collect_garbage()
     assert known_weakly() is None
 
 
 @pytest.mark.parametrize("derive", [iter, lambda dataset: iter(dataset.take(9).prefetch(1))])
-def test_an_iterator_holds_what_it_needs(derive):
+def test_an_iterator_holds_what_it_needs(derive, collect_garbage):
     iterator = derive(make(Load()))
-    gc.collect()
+    collect_garbage()
     assert rows_of(iterator) == list(range(NUM_ROWS))
 
 
