@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing import BucketedSequence, MaskedLSTMClassifier
+from tests.support.default_layer import examples
 
 LENGTHS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]
 SEQUENCES = [np.arange(length, dtype=np.float32) + 1 for length in LENGTHS]
@@ -46,7 +47,7 @@ OPTIONS = {
 }
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.too_slow])
 @given(
     options=st.fixed_dictionaries({}, optional=OPTIONS),
     empty=st.booleans(),
@@ -71,7 +72,7 @@ RAGGED = [tf.ragged.constant(ROWS), tf.ragged.constant([["a"], ["b"]]), [np.zero
 DATA = st.sampled_from([*LISTS, *LABELS, *STRUCTURES, *SCALARS, *ARRAYS, *RAGGED])
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300), suppress_health_check=[HealthCheck.too_slow])
 @given(x=DATA, y=st.none() | DATA, sample_weight=st.none() | DATA)
 def test_any_data_give_a_sound_dataset_or_an_error_of_ours(x: object, y: object, sample_weight: object):
     try:
@@ -107,7 +108,7 @@ LOADER = {
 }
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.too_slow])
 @given(load=st.sampled_from([SEQUENCES.__getitem__, SEQUENCES.__getitem__, None, "load"]), **LOADER)
 def test_any_arguments_of_a_loader_give_a_sound_dataset_or_an_error_of_ours(load: object, **arguments: object):
     try:
