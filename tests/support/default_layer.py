@@ -15,7 +15,7 @@ import pytest
 is_run = False  # conftest.py sets it before it collects
 MODEL_CALLS = ("fit", "evaluate", "predict", "train_on_batch", "test_on_batch", "predict_on_batch")
 # The examples of docstrings cannot be marked by hand: they are by what they call.
-_TRAINS = re.compile(rf"\.(?:{'|'.join(MODEL_CALLS)})\(|\btune_batch_sizes\(")
+TRAINS = re.compile(rf"\.(?:{'|'.join(MODEL_CALLS)})\(|\btune_batch_sizes\(")
 
 
 def examples(number: int) -> int:
@@ -26,7 +26,7 @@ def examples(number: int) -> int:
 def mark_docstrings(items: list[pytest.Item]) -> None:
     """Marks the docstrings whose examples train."""
     for item in items:
-        if isinstance(item, pytest.DoctestItem) and any(_TRAINS.search(each.source) for each in item.dtest.examples):
+        if isinstance(item, pytest.DoctestItem) and any(TRAINS.search(each.source) for each in item.dtest.examples):
             item.add_marker(pytest.mark.fit)
 
 
