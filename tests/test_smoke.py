@@ -12,10 +12,26 @@ import keras_bucketing
 from keras_bucketing import (
     BackupAndRestoreSequence,
     BucketedSequence,
+    BucketPaddingStats,
+    EpochForecast,
+    EpochPlan,
+    KeepMask,
+    LeafPaddingStats,
     MaskedLSTMClassifier,
+    MeasuredStep,
+    PaddingCheck,
+    PaddingRecommendation,
+    PaddingReport,
     PaddingStats,
     PaddingStatsCallback,
+    PaddingStrategy,
+    PassPosition,
+    RecommendedCall,
     SequenceMasking,
+    StepCosts,
+    StoredSequences,
+    TunedBatchSizes,
+    check_padding,
     load_sequences,
     monitor_padding,
     optimal_bucket_boundaries,
@@ -73,11 +89,13 @@ def test_backup_and_restore_sequence(tmp_path):
         np.testing.assert_array_equal(weights, expected)
 
 
-@pytest.mark.smoke("BucketedSequence", fits=1)
+@pytest.mark.smoke("BucketedSequence", "EpochPlan", "PassPosition", fits=1)
 def test_bucketed_sequence():
     dataset, model = make_dataset(), small_model()
     assert np.isfinite(model.fit(dataset, epochs=2, verbose=0).history["loss"]).all()
+    assert isinstance(dataset.newest_pass(), PassPosition)
     assert dataset.newest_pass().number == 2
+    assert isinstance(dataset.epoch_plan(0), EpochPlan)
     predictions = dataset.restore_order(model.predict(dataset, verbose=0))
     np.testing.assert_allclose(predictions, [model(row[np.newaxis])[0] for row in X], rtol=1e-5)
 
@@ -91,10 +109,13 @@ def test_masked_lstm_classifier():
     np.testing.assert_allclose(model(with_lengths), model(X[1][np.newaxis]), atol=1e-6)
 
 
-@pytest.mark.smoke("PaddingStats", fits=0)
+@pytest.mark.smoke("PaddingStats", "BucketPaddingStats", "LeafPaddingStats", fits=0)
 def test_padding_stats():
     stats = make_dataset().padding_stats()
     assert isinstance(stats, PaddingStats)
+    assert {type(bucket) for bucket in stats.buckets} == {BucketPaddingStats}
+    several = BucketedSequence({"a": X, "b": X}, batch_size=2, seed=1).padding_stats()
+    assert [type(leaf) for leaf in several.leaves] == [LeafPaddingStats] * 2
     assert stats.real_timesteps == sum(LENGTHS) <= stats.total_timesteps < 8 * max(LENGTHS)
 
 
@@ -121,10 +142,11 @@ def test_sequence_masking():
     np.testing.assert_allclose(predictions, alone, rtol=1e-5)
 
 
-@pytest.mark.smoke("save_sequences", "load_sequences", fits=0)
+@pytest.mark.smoke("save_sequences", "load_sequences", "StoredSequences", fits=0)
 def test_save_sequences_and_load_sequences(tmp_path):
     save_sequences(tmp_path / "saved", zip(X, Y, strict=True))
     x, y = load_sequences(tmp_path / "saved")
+    assert isinstance(x, StoredSequences)
     dataset = BucketedSequence(x, y, batch_size=2, seed=1)
     for batch, expected in zip(dataset, make_dataset(), strict=True):
         tf.nest.map_structure(np.testing.assert_array_equal, batch, expected)
@@ -147,18 +169,40 @@ def test_optimal_bucket_boundaries():
     assert optimal_bucket_boundaries([1, 1, 2, 9, 9], num_buckets=2) == [3]
 
 
-@pytest.mark.smoke("padding_report", fits=0)
+@pytest.mark.smoke(
+    *("padding_report", "PaddingReport", "PaddingStrategy", "PaddingRecommendation", "RecommendedCall"), fits=0
+)
 def test_padding_report():
-    longest, random, *_ = padding_report(LENGTHS, batch_size=2).strategies
+    report = padding_report(LENGTHS, batch_size=2)
+    assert isinstance(report, PaddingReport)
+    assert {type(strategy) for strategy in report.strategies} == {PaddingStrategy}
+    longest, random, *_ = report.strategies
     assert longest.total_timesteps == 8 * max(LENGTHS) > random.total_timesteps > sum(LENGTHS)
+    assert isinstance(report.recommendation, PaddingRecommendation)
+    assert isinstance(report.recommendation.call, RecommendedCall)
 
 
-@pytest.mark.smoke("tune_batch_sizes", fits=1)
+@pytest.mark.smoke("tune_batch_sizes", "TunedBatchSizes", "MeasuredStep", "StepCosts", "EpochForecast", fits=1)
 def test_tune_batch_sizes():
     dataset = make_dataset()
     tuned = tune_batch_sizes(small_model(), dataset, repeats=1)
+    assert isinstance(tuned, TunedBatchSizes)
+    assert {type(step) for step in tuned.steps} == {MeasuredStep}
+    assert isinstance(tuned.costs, StepCosts)
+    assert isinstance(tuned.proposed, EpochForecast)
     assert tuned.proposed.num_updates >= dataset.num_batches
     assert make_dataset(batch_size=None, **tuned.options).num_batches == tuned.proposed.num_updates
+
+
+@pytest.mark.smoke("check_padding", "PaddingCheck", "KeepMask", fits=0)
+def test_check_padding_and_keep_mask():
+    inputs = keras.Input((None, 2))
+    masked, convolution = SequenceMasking()(inputs), keras.layers.Conv1D(2, 2, padding="same")
+    kept = compiled(keras.Model(inputs, keras.layers.GlobalAveragePooling1D()(KeepMask(convolution)(masked))))
+    lost = compiled(keras.Model(inputs, keras.layers.GlobalAveragePooling1D()(convolution(inputs))))
+    checks = [check_padding(model, make_dataset()) for model in (kept, lost)]
+    assert {type(check) for check in checks} == {PaddingCheck}
+    assert [bool(check) for check in checks] == [True, False]
 
 
 def test_every_public_name_is_shown_and_so_many_fits_are_called():
