@@ -6,31 +6,42 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported
 
-import keras
-import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import settings
 
-import keras_bucketing
+from tests.support import default_layer
 
 # Building a graph takes longer than hypothesis' deadline of 200 ms, and how long depends on the machine.
 settings.register_profile("no_deadline", deadline=None, print_blob=True)
 settings.load_profile("no_deadline")
 # For an hour on one of the state machines, test_restarted_runs.py and test_padding_stats_machine.py in tests/callbacks:
-# pytest tests/callbacks/test_restarted_runs.py --hypothesis-profile=soak
+# pytest tests/callbacks/test_restarted_runs.py -m "" --hypothesis-profile=soak
 settings.register_profile("soak", settings.get_profile("no_deadline"), max_examples=2000, stateful_step_count=15)
 
 
 @pytest.fixture(autouse=True)
 def _names_in_docstrings(doctest_namespace):
+    # Not at the top: with `-n auto`, the process that hands out the tests needs none of it, and starts so much sooner.
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    import keras_bucketing
+
     doctest_namespace.update(keras_bucketing=keras_bucketing, keras=keras, np=np, tf=tf, tempfile=tempfile)
 
 
-# Keras saves a model by way of `convert_to_numpy` (keras/src/backend/tensorflow/core.py), which hands variables to
-# NumPy 2, whose `copy` they do not know. Only tests that save may do that, and they say so with the marker
-# `saves_model`: elsewhere it would hide the same fault in the package. No docstring can have a marker.
-_DOCTESTS_THAT_SAVE = {"keras_bucketing.callbacks.backup_and_restore.BackupAndRestoreSequence"}
+@pytest.fixture(autouse=True)
+def _nothing_waits_for_the_disk(monkeypatch):
+    """Power is lost in play only: tests/support/faulty_files.py."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def collect_garbage():
+    """`gc.collect`, for what the test itself has made: it need not look at the graphs of all tests before."""
+    gc.freeze()
+    return gc.collect
 
 
 def pytest_collection_finish():
@@ -40,9 +51,35 @@ def pytest_collection_finish():
     gc.set_threshold(100_000, 20, 20)
 
 
+def pytest_configure(config):
+    """Lets a test that is named run, in whatever layer it is."""
+    if config.option.markexpr == "not fit" and any("::" in argument for argument in config.invocation_params.args):
+        config.option.markexpr = ""
+    default_layer.is_run = config.option.markexpr == "not fit"
+
+
+def pytest_report_header(config):
+    """Says what is left out."""
+    if default_layer.is_run:
+        return 'the default layer: without what trains a model or starts a process; -m "" runs that too'
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Lets the tests that save models ignore a warning of Keras'."""
-    ignore = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-    for item in items:
-        if item.get_closest_marker("saves_model") or item.name in _DOCTESTS_THAT_SAVE:
-            item.add_marker(ignore)
+    """Marks the docstrings that train, before the markers decide what runs."""
+    default_layer.mark_docstrings(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Tests and their fixtures keep the law of the default layer."""
+    with default_layer.enforced(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Smoke tests call `fit` as often as they say."""
+    with default_layer.fits_counted(item):
+        return (yield)

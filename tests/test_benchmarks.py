@@ -15,7 +15,7 @@ def _logger_as_it_was():
     tf.get_logger().setLevel(level)
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 @pytest.mark.parametrize(
     ("script", "table_heads", "figures"),
     [
@@ -27,11 +27,7 @@ def _logger_as_it_was():
         ("padding", ["boundaries", "distinct lengths"], ["efficiency", "seconds_to_find"]),
         ("two_lengths", ["batches", "longest of the two"], ["efficiency"]),
         ("automatic_buckets", ["32 rows: before -> now", "one shape a bucket"], ["results"]),
-        pytest.param(
-            *("training", ["seconds an epoch", "updates an epoch"], ["results", "epochs"]),
-            marks=pytest.mark.saves_model,
-            id="training",
-        ),
+        ("training", ["seconds an epoch", "updates an epoch"], ["results", "epochs"]),
         ("compilation_cache", ["to the end of the first epoch", "second epoch"], ["results"]),
         ("fit_overhead", ["microseconds a step", "x one ready batch"], ["results"]),
         ("user_stages", ["num_parallel_calls", "autotuner on again"], ["results"]),

@@ -113,6 +113,7 @@ def identity_model():
     return keras.Model(inputs, keras.layers.Lambda(lambda x: x[:, 0])(inputs))
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_predictions_come_back_in_the_order_of_the_input(shuffle):
     dataset, model = make(shuffle=shuffle, seed=1), identity_model()
@@ -120,6 +121,7 @@ def test_predictions_come_back_in_the_order_of_the_input(shuffle):
         assert dataset.restore_order(model.predict(dataset, verbose=0)).tolist() == Y.tolist()
 
 
+@pytest.mark.fit
 def test_predictions_of_each_timestep_are_cut_to_their_sequence():
     dataset = BucketedSequence(X, batch_size=4, seed=1)
     inputs = keras.Input((None,), dtype="int64")
@@ -128,6 +130,7 @@ def test_predictions_of_each_timestep_are_cut_to_their_sequence():
     assert dataset.restore_order(predictions).to_list() == [[value + 1 for value in row] for row in X]
 
 
+@pytest.mark.fit
 def test_part_of_a_pass_cannot_be_restored():
     dataset, model = make(seed=1), identity_model()
     with pytest.raises(ValueError, match=r"Expected 17, received \d\."):

@@ -1,6 +1,5 @@
 """Mapped files and shared memory: the batches of a copy, without one."""
 
-import gc
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.data.convert import as_rows
 from keras_bucketing.unpadding.arrays import sequences_from_padded
+from tests.support.default_layer import examples
 from tests.support.rows import rows_of
 from tests.support.strategies import DTYPES, bucket_options, lengths_lists, random_sequences, seeds
 
@@ -70,7 +70,7 @@ def data_options(draw):
     }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     st.sampled_from(sorted(CONTAINERS)),
     lengths_lists(min_size=2, min_length=0).filter(any),
@@ -156,7 +156,7 @@ def test_rows_may_lie_anywhere_in_the_values():
     assert next(iter(dataset)).numpy().tolist() == expected
 
 
-def test_memory_is_held_by_datasets_and_iterators_only(tmp_path):
+def test_memory_is_held_by_datasets_and_iterators_only(tmp_path, collect_garbage):
     mapped = mapped_file(np.arange(40_000), tmp_path)
     released = weakref.ref(mapped)
     dataset = BucketedSequence.from_row_splits(mapped, np.arange(0, 40_001, 100), batch_size=8, shuffle=False)
@@ -164,11 +164,11 @@ def test_memory_is_held_by_datasets_and_iterators_only(tmp_path):
     iterator = iter(dataset)
     next(iterator)
     del dataset
-    gc.collect()
+    collect_garbage()
     assert sum(int(tf.reduce_sum(batch)) for batch in iterator) == 40_000 * 39_999 // 2 - 800 * 799 // 2
     assert released() is not None
     del iterator
-    gc.collect()
+    collect_garbage()
     assert released() is None
 
 
@@ -185,7 +185,7 @@ model = keras.Sequential([keras.layers.GlobalMaxPooling1D(), keras.layers.Dense(
 model.compile("sgd", "mse")
 lengths = 50 + np.arange(int(sys.argv[2])) % 100
 lengths[7] = 0
-options = {"on_empty": sys.argv[4], "maxlen": 120, "truncating": "pre", "seed": 1}
+options = {"on_empty": sys.argv[4], "maxlen": 120, "truncating": "pre", "seed": 1, "batch_size": 64}
 small = BucketedSequence([np.zeros((length, 40), sys.argv[3]) for length in lengths[:200]], np.zeros(200), **options)
 model.fit(small, verbose=0)
 file = np.lib.format.open_memmap(sys.argv[1], "w+", sys.argv[3], (int(lengths.sum()), 40))
@@ -201,7 +201,7 @@ print(num_bytes, anonymous() - before)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to measure memory")
 @pytest.mark.parametrize(("dtype", "on_empty"), [("float32", "drop"), (">f8", "keep")])
 def test_fitting_a_mapped_file_takes_no_memory_for_it(tmp_path, dtype, on_empty):
@@ -213,7 +213,7 @@ def test_fitting_a_mapped_file_takes_no_memory_for_it(tmp_path, dtype, on_empty)
     assert taken < 1e8 + 40 * num_sequences
 
 
-READ_A_SHARD_OF_A_CUT_FILE = """
+READ_SHARDS_OF_A_CUT_FILE = """
 import sys, os, numpy as np
 from keras_bucketing import BucketedSequence
 
@@ -223,23 +223,26 @@ values = np.memmap(sys.argv[1], np.float32, "w+", shape=(64 * 2048,))
 values[:] = np.repeat(np.argsort(starts), 2048)
 values.flush()
 values = np.memmap(sys.argv[1], np.float32, "r")
-dataset = BucketedSequence.from_row_splits(
-    values, np.stack([starts, starts + 2048], axis=1),
-    batch_size=4, shuffle=False, num_shards=2, shard_index=int(sys.argv[2]),
-)
+shards = [
+    BucketedSequence.from_row_splits(
+        values, np.stack([starts, starts + 2048], axis=1),
+        batch_size=4, shuffle=False, num_shards=2, shard_index=shard,
+    )
+    for shard in range(2)
+]
 os.truncate(sys.argv[1], values.nbytes // 2)
-for batch in dataset:
-    print(*batch[:, 0].numpy().astype(int))
+for dataset in shards:
+    for batch in dataset:
+        print(*batch[:, 0].numpy().astype(int), flush=True)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 def test_a_shard_reads_only_its_own_rows(tmp_path):
-    # Whoever reads behind the end of a file that shrank is ended by the operating system.
-    lines = run(READ_A_SHARD_OF_A_CUT_FILE, tmp_path / "values", 0).stdout.splitlines()
-    assert lines == [f"{row} {row + 2}" for row in range(0, 64, 4)]
-    other = run(READ_A_SHARD_OF_A_CUT_FILE, tmp_path / "values", 1, check=False)
-    assert other.returncode == -signal.SIGBUS
+    # Whoever reads behind the end of a file that shrank is ended by the operating system: the other shard is.
+    finished = run(READ_SHARDS_OF_A_CUT_FILE, tmp_path / "values", check=False)
+    assert finished.stdout.splitlines() == [f"{row} {row + 2}" for row in range(0, 64, 4)]
+    assert finished.returncode == -signal.SIGBUS
 
 
 def run(program, *arguments, check=True):

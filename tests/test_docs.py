@@ -28,9 +28,8 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 # Keras says so of the "before" blocks whose length it does not know; with `error`, the page would stop there.
-@pytest.mark.saves_model
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
-@pytest.mark.slow
+@pytest.mark.fit
 @pytest.mark.parametrize("page", BLOCKS)
 def test_a_page_runs_from_top_to_bottom(page: str):
     if any(".plot(" in block.code for block in BLOCKS[page]):
@@ -38,9 +37,8 @@ def test_a_page_runs_from_top_to_bottom(page: str):
     run(f"docs/{page}", [block for block in BLOCKS[page] if block.library is None])
 
 
-@pytest.mark.saves_model
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
-@pytest.mark.slow
+@pytest.mark.fit
 @pytest.mark.parametrize(("page", "library"), LIBRARIES)
 def test_what_needs_a_library_runs_after_the_first_block(page: str, library: str):
     if importlib.util.find_spec(library) is None:

@@ -106,7 +106,7 @@ print("began with", keras.backend.backend())
 """
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 @pytest.mark.backends
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_model_begins_with_epoch_0_trains_and_predicts_on_another_backend(backend):

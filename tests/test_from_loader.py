@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing import BucketedSequence
+from tests.support.default_layer import examples
 from tests.support.strategies import bucket_options, lengths_lists, random_sequences, remainders, seeds
 
 X = random_sequences([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3], "int32", (2,), seed=1)
@@ -60,7 +61,7 @@ def any_options(draw):
     }
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(
     lengths_lists(min_length=0),
     st.sampled_from(["bool", "uint8", "int64", "float16", "float32"]),
@@ -99,7 +100,7 @@ def test_what_is_loaded_yields_the_batches_of_the_same_in_memory(
 
 
 @given(lengths_lists(max_size=12), lengths_lists(min_size=12, max_size=12), st.booleans(), seeds())
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_several_sequences_a_row_are_those_in_memory(lengths, others, as_tuple, seed):
     a = random_sequences(lengths, "int16", (2,), seed)
     b = random_sequences(others[: len(a)], "float32", (), seed)
@@ -176,7 +177,7 @@ def test_predictions_come_back_in_the_order_of_the_rows():
     st.sampled_from(["post", "pre"]),
     st.booleans(),
 )
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 def test_within_the_tolerance_shapes_follow_the_plan_and_lengths_the_loaded(rows, maxlen, truncating, to_boundary):
     announced = [length for length, _ in rows]
     x = random_sequences([max(length + error, 1) for length, error in rows], "int32")
@@ -243,7 +244,7 @@ def failing(broken):
 
 
 @given(st.sets(st.integers(0, len(X) - 1), min_size=1, max_size=4), st.integers(1, 5), st.integers(1, 4), seeds())
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_a_pass_ends_at_the_first_broken_batch_and_goes_on_when_it_is_mended(broken, size, num_threads, seed):
     broken = set(broken)  # hypothesis keeps its own
     dataset = from_loader(load=failing(broken), batch_size=size, seed=seed, num_parallel_loads=num_threads)
@@ -278,6 +279,7 @@ def test_no_error_of_the_loader_passes_for_the_end_of_the_data(error):
     assert f"LoadError: `load` failed at row 7 with {type(error).__name__}" in str(raised.value)
 
 
+@pytest.mark.fit
 def test_fit_says_what_failed_with_the_traceback_of_the_loader():
     model = keras.Sequential([keras.layers.GRU(2), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
@@ -298,6 +300,7 @@ def test_fit_says_what_failed_with_the_traceback_of_the_loader():
     assert "in decode_recording" in text
 
 
+@pytest.mark.fit
 def test_fit_evaluate_and_predict_take_it():
     x = [sequence.astype(np.float32) / 2**31 for sequence in X]
     model = keras.Sequential([keras.layers.GRU(2), keras.layers.Dense(1)])

@@ -1,7 +1,6 @@
 """Use that nobody planned for: any arguments, several iterators, threads, garbage collection, copies, many epochs."""
 
 import copy
-import gc
 import json
 import pickle
 import re
@@ -18,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing import BucketedSequence, MaskedLSTMClassifier
+from tests.support.default_layer import examples
 
 LENGTHS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]
 SEQUENCES = [np.arange(length, dtype=np.float32) + 1 for length in LENGTHS]
@@ -47,7 +47,7 @@ OPTIONS = {
 }
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.too_slow])
 @given(
     options=st.fixed_dictionaries({}, optional=OPTIONS),
     empty=st.booleans(),
@@ -72,7 +72,7 @@ RAGGED = [tf.ragged.constant(ROWS), tf.ragged.constant([["a"], ["b"]]), [np.zero
 DATA = st.sampled_from([*LISTS, *LABELS, *STRUCTURES, *SCALARS, *ARRAYS, *RAGGED])
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300), suppress_health_check=[HealthCheck.too_slow])
 @given(x=DATA, y=st.none() | DATA, sample_weight=st.none() | DATA)
 def test_any_data_give_a_sound_dataset_or_an_error_of_ours(x: object, y: object, sample_weight: object):
     try:
@@ -108,7 +108,7 @@ LOADER = {
 }
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.too_slow])
 @given(load=st.sampled_from([SEQUENCES.__getitem__, SEQUENCES.__getitem__, None, "load"]), **LOADER)
 def test_any_arguments_of_a_loader_give_a_sound_dataset_or_an_error_of_ours(load: object, **arguments: object):
     try:
@@ -176,6 +176,7 @@ def test_two_iterators_at_once_read_an_epoch_each():
     assert rows_of(batch for _, batch in interleaved) == planned(dataset, 1)
 
 
+@pytest.mark.fit
 def test_predicting_in_the_middle_of_an_iteration_disturbs_neither():
     dataset = make_dataset(shuffle=False)
     model = keras.Sequential([keras.layers.Lambda(lambda x: x[:, :1])])
@@ -197,13 +198,13 @@ def test_several_threads_read_an_epoch_each():
     assert sorted(passes) == sorted(planned(dataset, epoch) for epoch in range(6))
 
 
-def test_an_iterator_outlives_its_dataset():
+def test_an_iterator_outlives_its_dataset(collect_garbage):
     dataset = make_dataset()
     expected = planned(dataset, 0)
     iterator = iter(dataset)
     first = next(iterator)
     del dataset
-    gc.collect()
+    collect_garbage()
     assert rows_of([first, *iterator]) == expected
 
 
@@ -213,7 +214,6 @@ def test_copying_says_why_not(copy_it):
         copy_it(make_dataset())
 
 
-@pytest.mark.saves_model
 @pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`:UserWarning")
 def test_a_saved_model_from_a_stranger_runs_no_code(tmp_path: Path):
     model, trace = MaskedLSTMClassifier(2, 2), tmp_path / "code was run"
@@ -234,8 +234,8 @@ def test_a_saved_model_from_a_stranger_runs_no_code(tmp_path: Path):
     assert not trace.exists()
 
 
-@pytest.mark.slow
-def test_many_epochs_do_not_grow():
+@pytest.mark.fit
+def test_many_epochs_do_not_grow(collect_garbage):
     statm = Path("/proc/self/statm")
     if not statm.exists():
         pytest.skip("needs /proc to measure memory")
@@ -245,7 +245,7 @@ def test_many_epochs_do_not_grow():
         for _ in range(epochs):
             for _batch in dataset:
                 pass
-        gc.collect()
+        collect_garbage()
         return int(statm.read_text().split()[1]) * 4096
 
     before = resident_after(50)

@@ -19,7 +19,7 @@ def test_it_is_short():
     assert len(README.splitlines()) <= 150
 
 
-@pytest.mark.slow
+@pytest.mark.smoke(fits=1)
 def test_its_blocks_run_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     names = run("README.md", BLOCKS)

@@ -65,6 +65,7 @@ def links_in(description: str) -> list[str]:
 
 # The wheel comes out of the unpacked sdist, as `python -m build` and an installation from the sdist make it, and
 # without the variable: the address is in the sdist.
+@pytest.mark.fit
 def test_the_description_has_absolute_links_and_the_package_its_addresses(unpacked: Path, tmp_path: Path):
     metadata = metadata_of(build("wheel", unpacked, tmp_path, repository=None))
     assert dict(entry.split(", ") for entry in metadata.get_all("Project-URL", [])) == {
@@ -89,12 +90,14 @@ def test_the_description_has_absolute_links_and_the_package_its_addresses(unpack
     assert len(targets) == len(links_in((ROOT / "README.md").read_text(encoding="utf-8")))
 
 
+@pytest.mark.fit
 def test_without_an_address_the_readme_stays_as_it_is_and_there_are_no_urls(tmp_path: Path):
     metadata = metadata_of(build("wheel", ROOT, tmp_path, repository=None))
     assert metadata.get_all("Project-URL") is None
     assert str(metadata.get_payload()).strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
 
 
+@pytest.mark.fit
 def test_the_sdist_holds_what_its_tests_need(unpacked: Path):
     if not (ROOT / ".git").exists():
         pytest.skip("needs a git checkout")
@@ -155,6 +158,7 @@ def test_badges_and_the_notebook_in_colab_need_github(hook):
     assert (ROOT / hook.NOTEBOOK).is_file()
 
 
+@pytest.mark.fit
 def test_an_address_without_https_is_refused(tmp_path: Path):
     with pytest.raises(subprocess.CalledProcessError) as error:
         build("wheel", ROOT, tmp_path, repository="example.org/keras-bucketing")
@@ -176,7 +180,8 @@ def test_every_push_and_pull_request_runs_everything():
     workflow = load_workflow("ci.yml")
     assert {"push", "pull_request", "workflow_call"} == set(workflow["on"])
     (job,) = workflow["jobs"].values()
-    assert steps_of(job)[-1] == ".ci/run"
+    assert steps_of(job)[-3:] == [".ci/run lint", ".ci/run default", ".ci/run rest"]
+    assert "|| lights=(lint default rest)\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     (versions,) = [step["with"]["python-version"] for step in job["steps"] if "setup-python" in step.get("uses", "")]
     classifiers = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -17,8 +17,6 @@ from keras_bucketing.callbacks.backup_files import BackupFiles
 from keras_bucketing.callbacks.backup_store import RECORD_FILE, WEIGHTS_FILE, BackupStore
 from tests.support.directories import contents_of
 
-pytestmark = pytest.mark.saves_model
-
 # Trains, appending to a file which batch each step saw and what the weights add up to. Kills itself with SIGKILL, which
 # no Python code can catch, after the step it is told to, or before it flushes a file for the n-th time.
 TRAIN = """
@@ -91,7 +89,7 @@ def train_until_killed(folder: Path, kill_after: int = 0, kill_in_flush: int = 0
     return record.read_text().splitlines() if record.exists() else []
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 def test_a_killed_run_goes_on_with_the_very_batches_and_weights_of_the_uninterrupted_one(tmp_path: Path):
     whole = train(tmp_path / "whole")
     assert len(whole) == 3 * 15
@@ -116,8 +114,9 @@ def small_dataset(**options) -> BucketedSequence:
 
 
 def small_model() -> keras.Model:
+    """Runs eagerly: to trace it takes longer than the few steps that it trains."""
     model = keras.Sequential([keras.Input((None, 1)), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", run_eagerly=True)
     return model
 
 
@@ -140,6 +139,7 @@ def interrupt(dataset: BucketedSequence, folder: Path, after_steps: int, **fit_o
         )
 
 
+@pytest.mark.fit
 def test_the_shortened_epoch_ends_without_a_warning_and_the_next_ones_are_whole(tmp_path: Path):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=4)
     dataset = small_dataset()
@@ -158,6 +158,7 @@ def test_the_shortened_epoch_ends_without_a_warning_and_the_next_ones_are_whole(
     assert history.epoch == [0, 1, 2]
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("save_freq", [1, 2, 3, 4])
 def test_a_run_killed_in_validation_goes_on_like_the_uninterrupted_one(tmp_path: Path, save_freq: int):
     class Interrupt(keras.callbacks.Callback):
@@ -184,6 +185,7 @@ def test_a_run_killed_in_validation_goes_on_like_the_uninterrupted_one(tmp_path:
         np.testing.assert_allclose(weights, expected, rtol=1e-6)
 
 
+@pytest.mark.fit
 def test_another_callback_can_still_stop_training_in_the_shortened_epoch(tmp_path: Path):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=3)
     dataset = small_dataset()
@@ -193,6 +195,7 @@ def test_another_callback_can_still_stop_training_in_the_shortened_epoch(tmp_pat
     assert history.epoch == [0]
 
 
+@pytest.mark.fit
 def test_a_seed_that_was_drawn_is_taken_over(tmp_path: Path):
     first = small_dataset(seed=None)
     interrupt(first, tmp_path / "backup", after_steps=2)
@@ -202,6 +205,7 @@ def test_a_seed_that_was_drawn_is_taken_over(tmp_path: Path):
     assert second.seed == first.seed
 
 
+@pytest.mark.fit
 def test_the_backup_of_other_data_is_refused(tmp_path: Path):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
     other = small_dataset(remainder="keep", num_buckets=2)
@@ -211,6 +215,7 @@ def test_the_backup_of_other_data_is_refused(tmp_path: Path):
         )
 
 
+@pytest.mark.fit
 def test_a_process_killed_while_writing_leaves_the_backup_before(tmp_path: Path):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
     (tmp_path / "backup" / "backup-00000099").mkdir()  # began, never published
@@ -235,6 +240,7 @@ def test_bad_arguments_are_refused(tmp_path: Path):
         BackupAndRestoreSequence(dataset, tmp_path, save_freq=0)
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize(
     ("change", "options", "text"),
     [
@@ -252,6 +258,7 @@ def test_epochs_that_could_not_be_resumed_are_refused(tmp_path: Path, change, op
         small_model().fit(change(dataset), epochs=2, verbose=0, shuffle=False, callbacks=[backup], **options)
 
 
+@pytest.mark.fit
 def test_a_model_without_weights_is_refused(tmp_path: Path):
     dataset = small_dataset()
     model = keras.Sequential([keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(1)])
@@ -281,6 +288,7 @@ def test_what_is_no_name_is_refused(missing):
         BackupAndRestoreSequence(small_dataset(), missing)
 
 
+@pytest.mark.fit
 def test_nothing_of_others_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("a.txt", "work/b.txt", "work/backup/c.txt", "work/backup/backup-00000000/d.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -292,6 +300,7 @@ def test_nothing_of_others_is_touched(tmp_path: Path, monkeypatch: pytest.Monkey
         assert contents_of(tmp_path) == before
 
 
+@pytest.mark.fit
 def test_the_next_fit_trains_what_it_says(tmp_path: Path):
     dataset, model = small_dataset(), small_model()
     interrupt(small_dataset(), tmp_path / "backup", after_steps=7)
@@ -300,6 +309,7 @@ def test_the_next_fit_trains_what_it_says(tmp_path: Path):
     assert model.fit(dataset, epochs=5, initial_epoch=3, verbose=0, shuffle=False).epoch == [3, 4]
 
 
+@pytest.mark.fit
 def test_a_fit_that_has_nothing_left_to_train_leaves_the_next_one_alone(tmp_path: Path):
     model = small_model()
     fit(small_dataset(), tmp_path / "backup", delete_checkpoint=False)
@@ -307,6 +317,7 @@ def test_a_fit_that_has_nothing_left_to_train_leaves_the_next_one_alone(tmp_path
     assert model.fit(small_dataset(), epochs=1, verbose=0, shuffle=False).epoch == [0]
 
 
+@pytest.mark.fit
 def test_an_error_before_the_first_epoch_leaves_the_next_fit_alone(tmp_path: Path):
     class Fail(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs=None) -> None:
@@ -319,6 +330,9 @@ def test_an_error_before_the_first_epoch_leaves_the_next_fit_alone(tmp_path: Pat
     assert fit(small_dataset(), tmp_path / "another", model=model).epoch == [0, 1, 2]
 
 
+# What pytest.warns did not wait for it passes on as a warning of its own, and not of Keras' (see pyproject.toml).
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+@pytest.mark.fit
 @pytest.mark.parametrize("name", [WEIGHTS_FILE, RECORD_FILE])
 def test_half_a_backup_is_not_restored(tmp_path: Path, name: str):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=6)
@@ -342,6 +356,7 @@ def test_file_systems_out_of_reach_are_refused(folder, tmp_path: Path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.fit
 def test_a_remote_directory_restores_alike():
     folder = "ram://test_backup_and_restore/run"
     interrupt(small_dataset(), folder, after_steps=7)
@@ -351,6 +366,7 @@ def test_a_remote_directory_restores_alike():
     assert BackupStore(folder).newest() is None
 
 
+@pytest.mark.fit
 def test_a_file_in_place_of_the_directory_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"`backup_dir` must be a directory.*which is a file"):
@@ -376,6 +392,7 @@ class StopAt(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("backup_is_first", [True, False])
 def test_a_request_to_stop_at_the_end_of_a_shortened_epoch_is_heard(tmp_path: Path, backup_is_first: bool):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=4)  # one batch is left
@@ -387,6 +404,7 @@ def test_a_request_to_stop_at_the_end_of_a_shortened_epoch_is_heard(tmp_path: Pa
     assert history.epoch == [0]
 
 
+@pytest.mark.fit
 def test_an_epoch_that_was_stopped_inside_goes_on_as_the_same_epoch(tmp_path: Path):
     dataset = small_dataset()
     assert fit(dataset, tmp_path / "backup", StopAt(6), delete_checkpoint=False).epoch == [0, 1]
@@ -397,6 +415,7 @@ def test_an_epoch_that_was_stopped_inside_goes_on_as_the_same_epoch(tmp_path: Pa
     assert steps == [0, 1, 0, 1, 2, 3]
 
 
+@pytest.mark.fit
 def test_another_initial_epoch_is_refused(tmp_path: Path):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
     dataset = small_dataset()
@@ -405,10 +424,11 @@ def test_another_initial_epoch_is_refused(tmp_path: Path):
         small_model().fit(dataset, epochs=3, initial_epoch=2, verbose=0, shuffle=False, callbacks=[backup])
 
 
+@pytest.mark.fit
 def test_the_backup_of_another_model_is_refused(tmp_path: Path):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
     model = small_model()
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", run_eagerly=True)
     before = model.get_weights()
     with pytest.raises(ValueError, match=r"belongs to another model or optimizer. Expected 8 variables, received 4"):
         fit(small_dataset(), tmp_path / "backup", model=model)
@@ -416,6 +436,7 @@ def test_the_backup_of_another_model_is_refused(tmp_path: Path):
         np.testing.assert_array_equal(weights, expected)
 
 
+@pytest.mark.fit
 def test_a_history_of_the_callers_before_it_changes_nothing(tmp_path: Path):
     whole = small_model()
     initial = whole.get_weights()
@@ -431,6 +452,7 @@ def test_a_history_of_the_callers_before_it_changes_nothing(tmp_path: Path):
         np.testing.assert_array_equal(weights, expected)
 
 
+@pytest.mark.fit
 def test_data_that_end_early_are_refused(tmp_path: Path):
     dataset = small_dataset()
     backup = BackupAndRestoreSequence(dataset, tmp_path / "backup")
@@ -462,6 +484,7 @@ def received_signals():
     signal.signal(signal.SIGTERM, previous)
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize(("step", "position"), [(6, (1, 2)), (8, (2, 0))])
 def test_sigterm_saves_at_the_next_batch_and_leaves(tmp_path: Path, received_signals, step: int, position):
     options = {"save_freq": False, "save_before_preemption": True}
@@ -475,6 +498,7 @@ def test_sigterm_saves_at_the_next_batch_and_leaves(tmp_path: Path, received_sig
     assert received_signals == [signal.SIGTERM]
 
 
+@pytest.mark.fit
 def test_sigterm_after_a_fit_that_failed_goes_to_the_handler_before(tmp_path: Path, received_signals):
     with pytest.raises(KeyboardInterrupt):
         fit(small_dataset(), tmp_path / "backup", StopTraining(2), save_before_preemption=True)
@@ -482,6 +506,7 @@ def test_sigterm_after_a_fit_that_failed_goes_to_the_handler_before(tmp_path: Pa
     assert received_signals == [signal.SIGTERM]
 
 
+@pytest.mark.fit
 def test_a_second_sigterm_is_passed_on_at_once(tmp_path: Path, received_signals):
     counts = []
 
@@ -496,6 +521,7 @@ def test_a_second_sigterm_is_passed_on_at_once(tmp_path: Path, received_signals)
     assert counts == [0, 1]
 
 
+@pytest.mark.fit
 def test_sigterm_needs_the_main_thread_and_the_chief(tmp_path: Path):
     errors: list[ValueError] = []
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_bucketing.callbacks.backup_store import RECORD_FILE, WEIGHTS_FILE, BackupStore
 from tests.support.directories import contents_of
-from tests.support.faulty_files import FaultyFiles, Killed
+from tests.support.faulty_files import REAL_FSYNC, FaultyFiles, Killed
 
 STRANGERS = {
     "notes.txt": b"mine",
@@ -186,7 +186,7 @@ def test_a_store_that_was_killed_between_copy_and_removal_of_an_object_is_whole(
 def test_every_file_is_flushed_whole_and_every_directory_that_got_a_name(tmp_path, monkeypatch):
     flushed = {}  # the size at the last flush, by inode
 
-    def fsync(descriptor, original=os.fsync):
+    def fsync(descriptor, original=REAL_FSYNC):
         original(descriptor)
         flushed[os.fstat(descriptor).st_ino] = os.fstat(descriptor).st_size
 

@@ -23,6 +23,7 @@ from tests.support.paths import SUPPORT
 SCRIPT = SUPPORT / "consumption_scenarios.py"
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize(
     ("kind", "scenario", "steps_per_execution"),
     [pytest.param(*case, id=f"{case[0]}-{case[1].__name__}-{case[2]}") for case in scenarios.all_cases()],
@@ -38,7 +39,7 @@ def run_script(*arguments: str, backend: str = "tensorflow") -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 @pytest.mark.backends
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_callback_agrees_on_another_backend(backend):
@@ -47,7 +48,7 @@ def test_callback_agrees_on_another_backend(backend):
     run_script("default", "bucketed", "monitored_right", "monitored_repeat", "py_dataset", backend=backend)
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 def test_callback_agrees_under_a_mirrored_strategy_of_two_devices():
     run_script("mirrored")
 
@@ -60,6 +61,7 @@ def fit(dataset, *callbacks, **arguments):
     return callback, history
 
 
+@pytest.mark.fit
 def test_a_whole_epoch_has_the_figures_of_the_dataset_and_of_the_report():
     dataset = scenarios.bucketed(1, pad_to_bucket_boundary=True)
     callback, history = fit(dataset)
@@ -73,6 +75,7 @@ def test_a_whole_epoch_has_the_figures_of_the_dataset_and_of_the_report():
     assert callback.history[0].real_timesteps_per_second > 0
 
 
+@pytest.mark.fit
 def test_rows_left_out_are_counted():
     dataset = scenarios.bucketed(1, remainder="drop")
     callback, _ = fit(dataset, epochs=1)
@@ -89,6 +92,7 @@ class Spy(keras.callbacks.Callback):
         self.seen.append(dict(logs))
 
 
+@pytest.mark.fit
 def test_later_callbacks_and_the_progress_bar_see_the_efficiency(tmp_path, capsys):
     train, val = scenarios.bucketed(1), scenarios.bucketed(2)
     spy = Spy()
@@ -107,7 +111,7 @@ def test_later_callbacks_and_the_progress_bar_see_the_efficiency(tmp_path, capsy
     assert f"padding_efficiency: {expected[0]:.4f}" in capsys.readouterr().out
 
 
-@pytest.mark.saves_model  # the TensorBoard callback turns variables into arrays as Keras does when it saves
+@pytest.mark.fit
 def test_tensorboard_gets_the_efficiency(tmp_path):
     pytest.importorskip("tensorboard", reason="TensorFlow no longer brings tensorboard along")
     train, val = scenarios.bucketed(1), scenarios.bucketed(2)
@@ -122,6 +126,7 @@ def test_tensorboard_gets_the_efficiency(tmp_path):
         assert tags["epoch_padding_efficiency"] == pytest.approx(stats.padding_efficiency)
 
 
+@pytest.mark.fit
 def test_callbacks_earlier_in_the_list_do_not_see_it():
     # Keras hands one dict from callback to callback: if this ever changes, the documentation is wrong.
     train = scenarios.bucketed(1)
@@ -130,6 +135,7 @@ def test_callbacks_earlier_in_the_list_do_not_see_it():
     assert "padding_efficiency" not in spy.seen[0]
 
 
+@pytest.mark.fit
 def test_an_evaluation_alone_shows_the_efficiency(capsys):
     dataset = scenarios.bucketed(1)
     callback = PaddingStatsCallback(dataset)
@@ -139,12 +145,14 @@ def test_an_evaluation_alone_shows_the_efficiency(capsys):
     assert f"padding_efficiency: {efficiency:.4f}" in capsys.readouterr().out
 
 
+@pytest.mark.fit
 def test_asynchronous_dispatch_is_as_without_the_callback():
     # Keras 3.15 dispatches asynchronously on JAX and torch only: the script of the other backends checks it there.
     dataset = scenarios.bucketed(1)
     assert scenarios.threads_of_hooks(dataset, PaddingStatsCallback(dataset)) == scenarios.threads_of_hooks(dataset)
 
 
+@pytest.mark.fit
 def test_an_interrupted_fit_does_not_disturb_what_comes_after():
     class Interrupts(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
@@ -161,6 +169,7 @@ def test_an_interrupted_fit_does_not_disturb_what_comes_after():
     assert callback.history == [dataset.padding_stats(2)]
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("what", ["evaluate", "predict"])
 @pytest.mark.parametrize("hook", ["on_epoch_begin", "on_train_batch_begin"])
 @pytest.mark.parametrize("steps", [None, 3])
@@ -185,6 +194,7 @@ def test_another_callback_reads_the_same_dataset_before_the_first_step(what, hoo
         assert callback.history == [dataset.pass_stats(ours, 0, 3), dataset.pass_stats(ours, 3, 6)]
 
 
+@pytest.mark.fit
 def test_a_model_that_does_not_count_rows_is_taken_at_its_steps():
     class Custom(keras.Model):
         def __init__(self):
@@ -208,6 +218,7 @@ def test_a_model_that_does_not_count_rows_is_taken_at_its_steps():
     assert callback.history[0].num_batches == 7
 
 
+@pytest.mark.fit
 def test_report_and_json():
     train, val = scenarios.bucketed(1), scenarios.bucketed(2)
     callback, _ = fit(train, validation_data=val)
@@ -225,6 +236,7 @@ def test_report_and_json():
     assert figures["predict"][0]["num_sequences"] == scenarios.NUM_SEQUENCES
 
 
+@pytest.mark.fit
 def test_verbose_prints_a_line_for_each_epoch(capsys):
     dataset = scenarios.bucketed(1)
     callback = PaddingStatsCallback(dataset, verbose=1)
@@ -234,6 +246,7 @@ def test_verbose_prints_a_line_for_each_epoch(capsys):
     assert lines[1].startswith(f"Epoch 2: padding efficiency {callback.history[1].padding_efficiency:.4f}")
 
 
+@pytest.mark.fit
 def test_plot_draws_the_history():
     matplotlib = pytest.importorskip("matplotlib", reason="needs matplotlib: pip install keras-bucketing[plot]")
     matplotlib.use("Agg")
@@ -256,6 +269,7 @@ def test_verbose_is_checked():
         PaddingStatsCallback(scenarios.bucketed(1), verbose=3)
 
 
+@pytest.mark.fit
 def test_a_dataset_that_was_not_read_is_pointed_out():
     read, unread = scenarios.bucketed(1), scenarios.bucketed(2)
     model = scenarios.model_for(1)
@@ -268,6 +282,7 @@ def test_a_dataset_that_was_not_read_is_pointed_out():
         model.fit(read, validation_data=scenarios.bucketed(3), callbacks=[callback], verbose=0, shuffle=False)
 
 
+@pytest.mark.fit
 def test_repeat_without_a_monitor_is_pointed_out():
     dataset = scenarios.bucketed(1)
     callback = PaddingStatsCallback(dataset)
@@ -276,6 +291,7 @@ def test_repeat_without_a_monitor_is_pointed_out():
         model.fit(dataset.repeat(), steps_per_epoch=len(dataset) + 2, callbacks=[callback], verbose=0, shuffle=False)
 
 
+@pytest.mark.fit
 def test_one_step_epochs_that_validate_on_the_same_dataset():
     dataset = scenarios.bucketed(1)
     callback, oracle = PaddingStatsCallback(dataset, dataset), scenarios.Oracle()
@@ -292,6 +308,7 @@ def test_one_step_epochs_that_validate_on_the_same_dataset():
     assert figures == oracle.train
 
 
+@pytest.mark.fit
 def test_another_fit_does_not_go_on_with_the_pass_of_the_one_before():
     dataset = scenarios.bucketed(1)
     callback = PaddingStatsCallback(dataset)
@@ -302,6 +319,7 @@ def test_another_fit_does_not_go_on_with_the_pass_of_the_one_before():
     assert len(callback.history) == 1
 
 
+@pytest.mark.fit
 def test_validation_longer_than_an_epoch_of_training_in_groups_of_batches():
     train, val = scenarios.bucketed(1), scenarios.bucketed(2)
     model = keras.Sequential(
@@ -314,6 +332,7 @@ def test_validation_longer_than_an_epoch_of_training_in_groups_of_batches():
     assert callback.history[0].num_batches == 3
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_predictions_of_several_outputs_count_rows_once(batch_size):
     x, _ = scenarios.make_sequences(1)
@@ -328,6 +347,7 @@ def test_predictions_of_several_outputs_count_rows_once(batch_size):
     assert callback.predict_history[0].num_batches == 7
 
 
+@pytest.mark.fit
 def test_a_copy_counts_anew_on_the_same_datasets():
     callback, _ = fit(scenarios.bucketed(1))
     copied = copy.deepcopy(callback)
@@ -338,6 +358,7 @@ def test_keras_may_go_on_dispatching_asynchronously():
     assert PaddingStatsCallback.async_safe
 
 
+@pytest.mark.fit
 def test_the_report_shows_each_figure_in_its_column(capsys):
     callback, _ = fit(scenarios.bucketed(1))
     callback.report()
@@ -347,6 +368,7 @@ def test_the_report_shows_each_figure_in_its_column(capsys):
     assert figures in " ".join(first)
 
 
+@pytest.mark.fit
 def test_steps_in_groups_do_without_numpys_warning():
     # Warnings are errors here, and Keras' variables do not know the `copy` of NumPy 2.
     dataset = scenarios.bucketed(1)
@@ -369,6 +391,7 @@ class Evaluates(keras.callbacks.Callback):
             self.model.evaluate(dataset, steps=2, callbacks=callbacks, verbose=0)
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("steps_per_execution", [1, 3])
 @pytest.mark.parametrize("hook", ["on_train_batch_end", "on_epoch_end"])
 def test_an_evaluation_in_a_hook_is_one_and_the_epoch_stays_exact(hook, steps_per_execution):
@@ -393,12 +416,14 @@ class Reads(keras.callbacks.Callback):
         next(iter(self.dataset))
 
 
+@pytest.mark.fit
 def test_reading_at_the_beginning_of_an_epoch_does_not_disturb():
     dataset = scenarios.bucketed(1)
     callback, _ = fit(dataset, Reads("on_epoch_begin", dataset))
     assert callback.history == [dataset.padding_stats(1), dataset.padding_stats(3)]
 
 
+@pytest.mark.fit
 def test_reading_in_the_middle_of_an_epoch_is_pointed_out():
     dataset = scenarios.bucketed(1)
     with pytest.warns(UserWarning, match="another pass over `dataset` began"):
@@ -406,6 +431,7 @@ def test_reading_in_the_middle_of_an_epoch_is_pointed_out():
     assert callback.history == [dataset.padding_stats(0)]
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("what", ["evaluate", "predict"])
 def test_repeat_without_a_monitor_is_pointed_out_in_an_evaluation_too(what):
     dataset = scenarios.bucketed(1)

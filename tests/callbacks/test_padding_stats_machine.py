@@ -1,6 +1,6 @@
 """Random sequences of fit, evaluate and predict: the callback's figures are what the model received, or it warns.
 
-For an hour of it: pytest tests/callbacks/test_padding_stats_machine.py --hypothesis-profile=soak
+For an hour of it: pytest tests/callbacks/test_padding_stats_machine.py -m "" --hypothesis-profile=soak
 """
 
 from __future__ import annotations
@@ -275,7 +275,7 @@ class PaddingStatsMachine(RuleBasedStateMachine):
 BOUNDED = settings(max_examples=12, stateful_step_count=5, deadline=None)
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 def test_the_figures_are_what_the_model_received_whatever_happens():
     soaks = settings().max_examples == settings.get_profile("soak").max_examples
     run_state_machine_as_test(PaddingStatsMachine, settings=settings() if soaks else BOUNDED)

@@ -17,8 +17,6 @@ from tests.support.restarted_runs import (
     run_damaged,
 )
 
-pytestmark = pytest.mark.saves_model
-
 WORLD: list[World] = []
 
 
@@ -114,6 +112,7 @@ class RestartedRuns(RuleBasedStateMachine):
             self.temporary.cleanup()
 
 
+@pytest.mark.fit
 def test_restarted_runs_end_like_the_uninterrupted_one(request: pytest.FixtureRequest):
     is_soak = request.config.getoption("--hypothesis-profile") == "soak"
     bounded = settings(
@@ -125,6 +124,7 @@ def test_restarted_runs_end_like_the_uninterrupted_one(request: pytest.FixtureRe
 
 
 # Where the callbacks that run before or behind this one read the training data, and how often it saves.
+@pytest.mark.fit
 @pytest.mark.parametrize(
     ("reads_in", "save_freq", "backup_is_first"),
     [

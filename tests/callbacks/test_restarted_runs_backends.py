@@ -75,7 +75,7 @@ print("resumed with", keras.backend.backend())
 """
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 @pytest.mark.backends
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_run_goes_on_under_another_backend(backend: str):

@@ -114,13 +114,14 @@ STACKS = {
 }
 
 
+@pytest.mark.fit
 @given(**STACKS)
 @settings(max_examples=5)
 def test_a_stack_of_layers_passes_where_each_row_alone_gives_the_same(parts, end, masks, lengths, seed):
     check_stack(parts, end, masks, lengths, seed)
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 @given(**STACKS)
 @settings(max_examples=60)
 def test_many_stacks_of_layers_pass_where_each_row_alone_gives_the_same(parts, end, masks, lengths, seed):
@@ -199,6 +200,7 @@ def test_a_py_dataset():
     assert not check_padding(leaking(), Batches())
 
 
+@pytest.mark.fit
 def test_batches_with_lengths_are_padded_behind_them():
     x = {"sequences": padded(VECTORS, 14), "lengths": np.array(LENGTHS)}
     assert check_padding(dict_model(masks=True), (x, CLASSES))
@@ -252,6 +254,7 @@ def state_of(model):
     return [np.array(ops.convert_to_numpy(ops.copy(variable.value))) for variable in variables]
 
 
+@pytest.mark.fit
 def test_weights_optimizer_metrics_seeds_and_states_stay():
     model = keras.Sequential(
         [
@@ -366,6 +369,7 @@ def test_minlen_is_respected():
     assert check_padding(model, BucketedSequence([x[:5] for x in VECTORS], CLASSES, batch_size=4, minlen=5))
 
 
+@pytest.mark.fit
 def test_a_loss_that_counts_padding_is_found_and_one_with_weights_is_not():
     model = keras.Sequential([layers.GRU(3, return_sequences=True)])
     check = check_padding(compiled(model, loss=cross_entropy()), dataset("steps"))
@@ -396,6 +400,7 @@ def test_inputs_that_are_fed_by_position_are_seen():
     assert "its input 'source' gets the entry 'lengths'" in check.text
 
 
+@pytest.mark.fit
 def test_fully_masked_rows_and_nan_are_said():
     data = BucketedSequence([[], *TOKENS], batch_size=4, on_empty="keep")
     assert "masked as a whole" in check_padding(on_tokens(lambda h: KeepMask(layers.GRU(3))(h)), data).text
@@ -405,7 +410,7 @@ def test_fully_masked_rows_and_nan_are_said():
     assert "Outputs are NaN" in check.text
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 @pytest.mark.skipif(tuple(map(int, keras.version().split(".")[:2])) >= (3, 16), reason="recurrent layers end masks")
 def test_no_false_alarm_on_the_examples(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
@@ -431,7 +436,7 @@ def test_no_false_alarm_on_the_examples(monkeypatch):
 # Mixed precision.
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
 def test_half_precision_raises_no_alarm_and_hides_no_leak(policy):
     before = keras.config.dtype_policy()

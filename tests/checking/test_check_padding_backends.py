@@ -27,7 +27,7 @@ SOME = [
 
 
 @pytest.mark.backends
-@pytest.mark.slow
+@pytest.mark.fit
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_leaks_are_named_and_cured(backend):
     if importlib.util.find_spec(backend) is None:

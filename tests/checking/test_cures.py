@@ -8,7 +8,7 @@ from tests.support.padding_models import CASES, RIGHT, dataset
 # Keras warns of masks that are lost when a model is made, not only when it runs.
 pytestmark = pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask:UserWarning")
 CASES_HERE = {case.name: case for case in CASES if case.where()}
-QUICK = ["a residual with +", "Normalization before the masking", "a convolution", "the mean of the loss"]
+QUICK = ["a residual with +", "a convolution"]
 
 
 def check_case(case):
@@ -25,13 +25,13 @@ def test_the_layer_and_the_cure_are_named_and_the_cure_cures(name):
     check_case(CASES_HERE[name])
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 @pytest.mark.parametrize("name", [name for name in CASES_HERE if name not in QUICK])
 def test_the_layer_and_the_cure_of_any_other_are_named_and_the_cure_cures(name):
     check_case(CASES_HERE[name])
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 @pytest.mark.parametrize("name", RIGHT)
 def test_no_false_alarm(name):
     kind, make = RIGHT[name]

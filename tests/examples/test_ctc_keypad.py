@@ -15,7 +15,7 @@ def ctc_keypad(monkeypatch):
     return ctc_keypad
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 def test_the_loss_is_that_of_padded_data(ctc_keypad, capsys):
     bucketed, padded = ctc_keypad.main(["--quick"])
     assert bucketed == pytest.approx(padded, rel=1e-5)

@@ -14,7 +14,7 @@ def encoder_decoder(monkeypatch):
     return encoder_decoder
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 def test_the_loss_is_that_of_padded_data(encoder_decoder, capsys):
     bucketed, padded = encoder_decoder.main(["--quick"])
     assert bucketed == pytest.approx(padded, rel=1e-5)

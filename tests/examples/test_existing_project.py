@@ -9,7 +9,7 @@ import pytest
 from tests.support.paths import EXAMPLES
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 def test_it_shows_both_efficiencies_and_both_times(run_example):
     output = run_example("existing_project", "--quick --epochs 1")
     last = re.search(r"padding efficiency (\d\.\d+) -> (\d\.\d+), epoch [\d.]+ s -> [\d.]+ s \([\d.]+ x\)", output)

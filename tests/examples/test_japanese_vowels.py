@@ -14,7 +14,7 @@ pytest.importorskip("sktime", reason="needs sktime: pip install keras-bucketing[
 pytest.importorskip("matplotlib", reason="needs matplotlib: pip install keras-bucketing[plot]")
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 def test_it_trains_evaluates_and_shows_the_buckets(tmp_path: Path):
     """The command of the README, as a process of its own."""
     command = [sys.executable, str(EXAMPLES / "japanese_vowels.py"), "--quick", "--seeds", "0"]

@@ -27,7 +27,7 @@ def run_on_two_devices(folder: Path) -> dict:
     return json.loads((folder / "figures.json").read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 def test_losses_and_statistics_are_those_of_one_device(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     from resume_training import make_waves

@@ -98,7 +98,7 @@ def assert_equal_weights(received: Path, expected: Path) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 @pytest.mark.backends
 def test_two_processes_train_as_one_and_go_on_after_a_kill(tmp_path: Path):
     if importlib.util.find_spec("jax") is None:

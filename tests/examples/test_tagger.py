@@ -16,7 +16,7 @@ def tagger(monkeypatch):
     return tagger
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 def test_the_loss_and_the_accuracy_of_timesteps_are_those_of_padded_data(tagger, capsys):
     bucketed, padded = tagger.main(["--quick"])
     assert bucketed["loss"] == pytest.approx(padded["loss"], rel=1e-4)

@@ -30,7 +30,7 @@ def accuracies(output: str) -> tuple[float, float]:
     return float(found[1]), float(found[2])
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 def test_it_learns_from_a_file_and_is_tested_on_another(tmp_path: Path, run_example):
     write_corpus(tmp_path / "train.tsv", 400, seed=0)
     write_corpus(tmp_path / "test.tsv", 100, seed=1)
@@ -68,7 +68,7 @@ def test_a_file_of_another_form_is_refused_in_one_line(tmp_path: Path, run_examp
     assert "\n" not in stopped.value.code
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 def test_without_a_file_it_reads_the_functions_on_this_machine(run_example):
     output = run_example("text_classification", "--per-package 100 --units 4 --epochs 1")
     assert "3 classes" in output

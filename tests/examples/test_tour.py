@@ -26,7 +26,7 @@ assert sum(map(len, x_train)) < 0.3 * longest
 """
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 def test_it_runs_from_top_to_bottom_and_ends_with_a_model_that_padding_does_not_change(tmp_path: Path):
     for library in ("nbclient", "ipykernel"):
         pytest.importorskip(library, reason=f"needs {library}: pip install keras-bucketing[test]")

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 def test_it_learns_the_same_from_recordings_and_from_saved_spectrograms(tmp_path: Path, run_example):
     outputs = [run_example("wav_folder", "--num-files 240"), run_example("wav_folder", "--save spectrograms")]
     saved = [path for path in tmp_path.glob("spectrograms/**/*") if path.is_file()]
@@ -27,6 +27,7 @@ def test_it_learns_the_same_from_recordings_and_from_saved_spectrograms(tmp_path
     assert float(accuracy[1]) > 0.9
 
 
+@pytest.mark.fit
 def test_a_broken_recording_is_named(tmp_path: Path, run_example):
     import wav_folder
 

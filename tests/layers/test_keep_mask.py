@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from keras import layers, ops
 
 from keras_bucketing import KeepMask, SequenceMasking
+from tests.support.default_layer import examples
 
 RNG = np.random.default_rng(0)
 ROWS = [RNG.normal(size=(length, 3)).astype("float32") for length in (7, 4, 1, 9)]
@@ -85,13 +86,12 @@ def check_rows(model):
 
 
 @given(st.lists(st.sampled_from(sorted(LAYERS)), min_size=1, max_size=2), st.sampled_from(sorted(ENDS)))
-@settings(max_examples=6)
+@settings(max_examples=examples(6))
 def test_rows_alone_give_what_they_give_in_a_batch(names, end):
     check_rows(keras.Sequential([SequenceMasking(), *(KeepMask(LAYERS[name]()) for name in names), ENDS[end]()]))
 
 
-@pytest.mark.slow
-@pytest.mark.saves_model
+@pytest.mark.fit
 @pytest.mark.parametrize("name", LAYERS)
 def test_each_layer_twice_is_saved_loaded_and_exported(name, tmp_path):
     model = keras.Sequential(

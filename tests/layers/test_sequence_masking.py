@@ -158,6 +158,7 @@ def functional():
     return keras.Model({"sequences": sequences, "lengths": lengths}, outputs)
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize(
     "make_model",
     [Subclassed, functional, lambda: keras.Sequential([SequenceMasking(), KeepMask(keras.layers.LSTM(3))])],

@@ -171,6 +171,7 @@ def test_the_config_holds_the_mask_value(mask_value):
 @pytest.mark.filterwarnings("ignore:The model does not have any trainable weights:UserWarning")
 @pytest.mark.filterwarnings("ignore:.shuffle=True. was passed:UserWarning")
 class TestAsKerasTestsItsLayers(KerasTestCase):
+    @pytest.mark.fit
     def test_vectors(self):
         self.run_layer_test(
             SequenceMasking,

@@ -101,6 +101,7 @@ class CountsTraces(MaskedLSTMClassifier):
         return super().train_step(data)
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("with_lengths", [False, True])
 def test_no_new_trace_whatever_the_shapes(with_lengths):
     sequences = tf.TensorSpec([None, None, FEATURES])

@@ -79,7 +79,15 @@ def check_against_each_sequence_alone(name, sequences, inputs, seed):
         np.testing.assert_allclose(gradient, np.sum(expected, axis=0), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+# To trace the gradient of a stack takes seconds: in the default layer the simplest one stands for all.
+QUICK = ["mean"]
+
+
+def configs(names):
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.fit) for name in names]
+
+
+@pytest.mark.parametrize("name", configs(CONFIGS))
 def test_with_lengths_each_row_is_as_the_unpadded_sequence_alone(name):
     ids = CONFIGS[name].get("ids", False)
     paddings = [0, 1, -7, 10**6] if ids else [0, 1, 1e30, np.nan, np.inf]
@@ -99,7 +107,7 @@ def test_with_lengths_each_row_is_as_the_unpadded_sequence_alone(name):
     check()
 
 
-@pytest.mark.parametrize("name", ["last-bidirectional", "mean", "max-bidirectional-ids"])
+@pytest.mark.parametrize("name", configs(["last-bidirectional", "mean", "max-bidirectional-ids"]))
 def test_without_lengths_too_genuine_zero_timesteps_inside_included(name):
     @settings(max_examples=20, deadline=None)
     @given(

@@ -12,8 +12,6 @@ import tensorflow as tf
 from keras_bucketing import KeepMask, MaskedLSTMClassifier, SequenceMasking
 from tests.support.paths import SUPPORT
 
-pytestmark = pytest.mark.saves_model
-
 RNG = np.random.default_rng(0)
 VECTORS = RNG.normal(size=(4, 6, 2)).astype("float32")
 TOKEN_IDS = RNG.integers(0, 10, size=(4, 6)).astype("int32")
@@ -34,9 +32,9 @@ def data(name, extra=0):
 
 @pytest.fixture(scope="module", params=MODELS)
 def trained(request):
-    """A compiled model after one step, and its name."""
+    """A compiled model after one step, and its name. It runs eagerly: to trace it takes longer."""
     model = MaskedLSTMClassifier(3, **MODELS[request.param])
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"], run_eagerly=True)
     model.fit(data(request.param), LABELS, verbose=0)
     return model, request.param
 
@@ -49,6 +47,7 @@ def saved(trained, tmp_path_factory):
     return path
 
 
+@pytest.mark.fit
 def test_a_saved_model_comes_back_with_weights_optimizer_and_loss(trained, saved):
     model, name = trained
     loaded = keras.saving.load_model(saved)
@@ -62,6 +61,7 @@ def test_a_saved_model_comes_back_with_weights_optimizer_and_loss(trained, saved
     assert loaded.get_config() == model.get_config()
 
 
+@pytest.mark.fit
 def test_a_new_process_needs_nothing_but_keras_and_the_package(tmp_path):
     expected = {}
     for name in MODELS:
@@ -81,6 +81,7 @@ for path in pathlib.Path().glob("*.keras"):
         np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), outputs, atol=1e-6)
 
 
+@pytest.mark.fit
 def test_a_saved_model_exported_after_loading_takes_lengths_never_seen(trained, saved, tmp_path):
     model, name = trained
     keras.saving.load_model(saved).export(tmp_path, verbose=False)
@@ -102,6 +103,7 @@ def test_exported_for_inputs_without_lengths(tmp_path):
         np.testing.assert_allclose(served.serve(tf.constant(x)), model(x), atol=1e-6)
 
 
+@pytest.mark.fit
 @pytest.mark.onnx
 @pytest.mark.parametrize("with_lengths", [True, False])
 @pytest.mark.filterwarnings("ignore:In the future .np.object.:FutureWarning")  # keras/src/export/tf2onnx_lib.py
@@ -145,9 +147,10 @@ def test_activations_survive_the_config(activation):
     assert copy.classifier.activation is keras.activations.get(activation)
 
 
+@pytest.mark.fit
 def test_a_binary_model_and_logits():
     binary = MaskedLSTMClassifier(1, 2, classifier_activation="sigmoid")
-    binary.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    binary.compile("adam", "binary_crossentropy", metrics=["accuracy"], run_eagerly=True)
     binary.fit(VECTORS, LABELS > 0, verbose=0)
     assert ((binary.predict(VECTORS, verbose=0) > 0) & (binary.predict(VECTORS, verbose=0) < 1)).all()
     logits = MaskedLSTMClassifier(1, 2, classifier_activation=None)
@@ -156,10 +159,11 @@ def test_a_binary_model_and_logits():
     np.testing.assert_allclose(keras.ops.sigmoid(logits(VECTORS)), binary(VECTORS), atol=1e-6)
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_trains_predicts_in_float32_and_is_saved_with_its_policy(policy, tmp_path):
     model = MaskedLSTMClassifier(3, 4, pooling="mean", dtype=policy)
-    model.compile("adam", "sparse_categorical_crossentropy")
+    model.compile("adam", "sparse_categorical_crossentropy", run_eagerly=True)
     history = model.fit(data("vectors"), LABELS, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
     assert model.recurrent_layers[0].compute_dtype == policy.removeprefix("mixed_")
@@ -192,6 +196,7 @@ def test_small_genuine_timesteps_count_in_half_precision_as_well():
     assert np.abs(np.array(model(x[:, :1]) - with_lengths)).max() > 1e-3
 
 
+@pytest.mark.fit
 def test_xla_gives_the_same_outputs_and_is_really_used(tmp_path):
     model = MaskedLSTMClassifier(3, 2, pooling="max")
     model.build((None, None, 2))
@@ -223,6 +228,7 @@ def test_a_functional_model_with_the_layer_is_saved_and_loaded(tmp_path):
     np.testing.assert_allclose(loaded(data("vectors")), model(data("vectors")), atol=1e-6)
 
 
+@pytest.mark.fit
 def test_a_model_that_version_0_1_0_saved_loads_and_predicts_the_same():
     model = keras.models.load_model(SUPPORT.parent / "models" / "fixtures" / "masked_lstm_classifier_0.1.0.keras")
     x = np.random.default_rng(5).normal(size=(3, 5, 2)).astype("float32")

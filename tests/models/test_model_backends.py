@@ -33,9 +33,8 @@ def saved_by_tensorflow(tmp_path_factory):
     return directory
 
 
-@pytest.mark.saves_model
 @pytest.mark.backends
-@pytest.mark.slow
+@pytest.mark.fit
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_outputs_gradients_and_compilations(backend, saved_by_tensorflow):
     if importlib.util.find_spec(backend) is None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from dataclasses import replace
@@ -104,13 +105,22 @@ def several_entries(draw):
     return {key: draw(lengths) for key in draw(st.sampled_from(["ab", "abc"]))}, draw(st.integers(1, 5))
 
 
+@functools.cache
+def monitored_batches(keys):
+    """A monitored dataset and the list that it reads from: traced once, whatever the batches."""
+    batches = []
+    spec = {key: tf.TensorSpec([None, None], tf.int64) for key in keys}
+    return monitor_padding(tf.data.Dataset.from_generator(lambda: batches, output_signature=spec)), batches
+
+
 @settings(max_examples=15)
 @given(several_entries(), st.booleans())
 def test_figures_of_several_entries_are_those_of_plain_loops(drawn, padded_left):
     lengths, size = drawn
     rows = len(lengths["a"])
     expected = dict.fromkeys((f"x['{key}']" for key in lengths), (0, 0))
-    batches = []
+    monitored, batches = monitored_batches("".join(lengths))
+    batches.clear()
     for start in range(0, rows, size):
         batch = {}
         for key, of_entry in lengths.items():
@@ -120,8 +130,6 @@ def test_figures_of_several_entries_are_those_of_plain_loops(drawn, padded_left)
             is_real = np.arange(max(part)) < np.array(part)[:, np.newaxis]
             batch[key] = is_real[:, ::-1].astype(int) if padded_left else is_real.astype(int)
         batches.append(batch)
-    spec = {key: tf.TensorSpec([None, None], tf.int64) for key in lengths}
-    monitored = monitor_padding(tf.data.Dataset.from_generator(lambda: batches, output_signature=spec))
     list(monitored)
     stats = stats_of_pass(monitored)
     assert {leaf.name: (leaf.real_timesteps, leaf.total_timesteps) for leaf in stats.leaves} == expected
@@ -357,6 +365,7 @@ def test_a_log_that_nobody_reads_stays_small(monkeypatch):
     assert stats_of_pass(monitored).num_batches == 4
 
 
+@pytest.mark.fit
 def test_what_was_prefetched_does_not_count():
     monitored = monitor_padding(fixed_batches(40))
     model = keras.Sequential([keras.layers.Dense(1)])
@@ -413,6 +422,7 @@ def test_py_dataset_as_it_is():
     assert monitored.workers == 1
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_py_dataset_in_whole_epochs(workers):
     # 1 + 2 + ... + 6 in the first rows, and one for each row that is all padding
@@ -436,6 +446,7 @@ def test_py_dataset_with_several_entries():
     assert stats.shapes == ((2, 1, 2), (2, 2, 4), (2, 3, 6))
 
 
+@pytest.mark.fit
 def test_endless_py_dataset():
     with pytest.raises(TypeError, match="endless"):
         len(monitor_padding(Batches(None)))
@@ -443,6 +454,7 @@ def test_endless_py_dataset():
     assert history == [(3, 1 + 2 + 3 + 3), (3, 4 + 5 + 6 + 3)]
 
 
+@pytest.mark.fit
 def test_py_dataset_with_threads_says_when_figures_are_not_exact():
     with pytest.warns(UserWarning, match="Use workers=1 for exact figures"):
         fit_py_dataset(Batches(12, workers=3), epochs=1, steps_per_epoch=4)
@@ -467,6 +479,7 @@ class Reshuffled(Batches):
         self.ended += 1
 
 
+@pytest.mark.fit
 def test_py_dataset_is_told_of_its_epochs():
     calls = []
     for wrap in (lambda dataset: dataset, monitor_padding):
@@ -480,6 +493,7 @@ def test_py_dataset_is_told_of_its_epochs():
     assert min(calls[0]) >= 2
 
 
+@pytest.mark.fit
 def test_py_dataset_that_trains_and_validates():
     monitored = monitor_padding(Batches(6))
     model = keras.Sequential([keras.layers.Dense(1)])
@@ -490,6 +504,7 @@ def test_py_dataset_that_trains_and_validates():
     assert figures == [(6, 21 + 6)] * 4
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize(("count", "steps", "steps_per_execution"), [(9, 3, 1), (11, 7, 3)])
 def test_a_validation_on_the_same_py_dataset_between_two_parts_of_a_pass_is_warned_of(
     count, steps, steps_per_execution
@@ -507,6 +522,7 @@ def test_a_validation_on_the_same_py_dataset_between_two_parts_of_a_pass_is_warn
     assert any("figures may be wrong" in str(warning.message) for warning in caught)
 
 
+@pytest.mark.fit
 def test_a_validation_on_another_py_dataset_leaves_the_figures_exact():
     model = keras.Sequential([keras.layers.Dense(1)])
     model.compile("sgd", "mse")

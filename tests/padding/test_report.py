@@ -298,6 +298,7 @@ def test_command_refuses_bad_files_in_one_line(content, message, tmp_path, capsy
     assert output.err.count("\n") == 1
 
 
+@pytest.mark.fit
 def test_command_runs_as_a_module(tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "keras_bucketing", str(tmp_path / "missing.npy")], capture_output=True, text=True

@@ -1,6 +1,5 @@
 """Conversions in graph, against NumPy's."""
 
-import gc
 import weakref
 
 import numpy as np
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from keras_bucketing.pipeline.host_values import HostValues, convert
+from tests.support.default_layer import examples
 from tests.support.strategies import DTYPES, random_bits, seeds
 
 EDGES = [0.0, -0.0, 1e-40, -3e-42, 1.1754943e-38, 7.006e-46, 7.1e-46, -1e-320, 1e300, -1e300, np.inf, -np.inf, np.nan]
@@ -34,7 +34,7 @@ def assert_as_numpy(values, dtype):
     assert result.tobytes() == expected.tobytes()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     arrays(np.float64, st.integers(1, 50), elements=st.floats(width=64) | st.sampled_from(EDGES)),
     st.sampled_from(["float32", "float16"]),
@@ -53,7 +53,7 @@ def test_many_floats_of_all_magnitudes(dtype):
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(arrays(np.int64, 20), st.sampled_from(["float32", "float16", "int64"]))
 def test_integers(values, dtype):
     assert_as_numpy(values, dtype)
@@ -118,14 +118,14 @@ def test_an_array_without_rows_is_taken_too():
     assert HostValues(np.zeros((0, 3), ">f8"), np.dtype(np.float32)).take(tf.zeros([0], tf.int64)).shape == (0, 3)
 
 
-def test_the_memory_lives_as_long_as_the_tensor_and_no_longer():
+def test_the_memory_lives_as_long_as_the_tensor_and_no_longer(collect_garbage):
     array = np.full(5000, 7)
     released = weakref.ref(array)
     values = HostValues(array, array.dtype)
     del array
-    gc.collect()
+    collect_garbage()
     assert released() is not None
     assert (values.take(tf.range(values.begin, 5000)).numpy() == 7).all()
     del values
-    gc.collect()
+    collect_garbage()
     assert released() is None

@@ -1,6 +1,5 @@
 """The interpreter waits for calls out of TensorFlow's threads."""
 
-import gc
 import os
 import subprocess
 import sys
@@ -129,6 +128,7 @@ def test_several_passes_at_once_get_their_own_rows():
     assert passes == [list(range(NUM_ROWS))] * 4
 
 
+@pytest.mark.fit
 def test_a_loader_may_compute_with_tensorflow_while_a_model_trains():
     @tf.function
     def compute(row):
@@ -161,6 +161,7 @@ def through_fit(dataset):
     model.fit(dataset, verbose=0, class_weight=dict.fromkeys(range(NUM_ROWS), 1.0))
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize(
     "use",
     [
@@ -172,7 +173,7 @@ def through_fit(dataset):
     ],
     ids=["nothing", "a pass", "a part of a pass", "a derived dataset", "fit"],
 )
-def test_the_loader_goes_with_the_dataset(use):
+def test_the_loader_goes_with_the_dataset(use, collect_garbage):
     load = Load()
     known_weakly = weakref.ref(load)
     dataset = make(load)
@@ -180,14 +181,14 @@ def test_the_loader_goes_with_the_dataset(use):
     use(dataset)
     assert known_weakly() is not None
     del dataset
-    gc.collect()
+    collect_garbage()
     assert known_weakly() is None
 
 
 @pytest.mark.parametrize("derive", [iter, lambda dataset: iter(dataset.take(9).prefetch(1))])
-def test_an_iterator_holds_what_it_needs(derive):
+def test_an_iterator_holds_what_it_needs(derive, collect_garbage):
     iterator = derive(make(Load()))
-    gc.collect()
+    collect_garbage()
     assert rows_of(iterator) == list(range(NUM_ROWS))
 
 
@@ -208,6 +209,7 @@ print("leaving", flush=True)
 """
 
 
+@pytest.mark.fit
 def test_a_program_that_ends_in_the_middle_of_a_pass_ends_quietly():
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     result = subprocess.run(

@@ -217,6 +217,7 @@ assert [labels.numpy().tolist() for _ in range(2) for _, labels in dataset] == p
 """
 
 
+@pytest.mark.fit
 def test_the_debug_mode_of_tf_data_can_be_used():
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     subprocess.run([sys.executable, "-c", DEBUGGED], env=environment, check=True, timeout=300)

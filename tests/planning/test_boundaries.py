@@ -13,6 +13,7 @@ from keras_bucketing.planning.boundaries import (
     count_lengths,
     optimal_bucket_boundaries,
 )
+from tests.support.default_layer import examples
 from tests.support.strategies import length_arrays
 
 
@@ -32,7 +33,7 @@ def every_choice(lengths, num_buckets):
     return [list(cuts) for cuts in itertools.combinations(distinct[1:], num_buckets - 1)]
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(length_arrays(max_size=14, max_length=10), st.integers(1, 12))
 def test_no_other_boundaries_leave_less_padding(lengths, num_buckets):
     boundaries = optimal_bucket_boundaries(lengths, num_buckets)
@@ -51,7 +52,7 @@ def has_room(boundaries, lengths, min_rows):
     return all(len(bucket) >= min(min_rows[bucket.max() - 1], len(lengths)) for bucket in buckets)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     length_arrays(max_size=16, max_length=9),
     st.lists(st.integers(1, 8), min_size=9, max_size=9).map(lambda rows: sorted(rows, reverse=True)),
@@ -71,7 +72,7 @@ def test_no_other_buckets_of_so_many_rows_leave_less_padding(lengths, min_rows):
     assert not any(has_room(choice, lengths, min_rows) for choice in every_choice(lengths, possible + 1))
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(length_arrays(), st.sampled_from([1, 10_000, 2**20]))
 def test_lengths_are_counted_as_numpy_does(lengths, factor):
     for ours, theirs in zip(

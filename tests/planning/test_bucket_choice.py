@@ -11,6 +11,7 @@ from keras_bucketing.planning.boundaries import best_partitions, boundaries_afte
 from keras_bucketing.planning.bucket_choice import automatic_bucket_boundaries, choose_buckets
 from keras_bucketing.planning.buckets import check_sizing
 from keras_bucketing.planning.cuts import BatchRules, cut_batches
+from tests.support.default_layer import examples
 from tests.support.planning import make_buckets
 from tests.support.strategies import boundary_lists, bucket_options, length_arrays, remainders
 
@@ -46,7 +47,7 @@ def efficiency_by_number(lengths, sizes, remainder):
     return choices, np.array([cut_efficiency(lengths, choice, sizes, remainder) for choice in choices])
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(length_arrays(max_size=40, max_length=12), sizes_by_length(12), remainders())
 def test_the_fewest_that_are_close_to_the_best(lengths, sizes, remainder):
     choices, efficiencies = efficiency_by_number(lengths, sizes, remainder)
@@ -58,7 +59,7 @@ def test_the_fewest_that_are_close_to_the_best(lengths, sizes, remainder):
     assert all(efficiencies[:number] < enough + 2e-12)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(length_arrays(max_size=40, max_length=12), sizes_by_length(12), remainders())
 @example(  # five buckets are enough, seven would save most, three save more than five
     np.array([1, 1, 1, 1, 1, 1, 1, 2, 3, 6, 7, 7, 8, 9, 10, 11, 11, 12]),
@@ -79,7 +80,7 @@ def test_where_shapes_are_compiled_no_bucket_saves_less_than_one_percent(lengths
         assert padded[more] >= padded[number] * 0.99 ** (more - number) * (1 - 1e-12)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(length_arrays(max_size=80), bucket_options(), remainders(), st.booleans(), st.integers(1, 12))
 def test_no_bucket_has_less_than_a_batch_and_the_last_has_a_full_one(lengths, options, remainder, to_boundary, minlen):
     options = {name: value for name, value in options.items() if name not in ("num_buckets", "bucket_boundaries")}
@@ -134,7 +135,7 @@ def test_a_row_that_pads_its_batch_whatever_the_buckets_are_does_not_ask_for_man
 # Lengths and sizing options to buckets.
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(length_arrays(), boundary_lists())
 def test_each_row_is_in_the_bucket_whose_boundaries_hold_its_length(lengths, boundaries):
     buckets, _ = make_buckets(lengths, {"bucket_boundaries": boundaries})
@@ -146,7 +147,7 @@ def test_each_row_is_in_the_bucket_whose_boundaries_hold_its_length(lengths, bou
     assert np.array_equal(buckets.counts, [((lengths >= low) & (lengths < high)).sum() for low, high in edges])
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(length_arrays(), bucket_options())
 def test_every_bucket_has_a_batch_size_of_the_right_multiple(lengths, options):
     buckets, multiple = make_buckets(lengths, options)
@@ -154,7 +155,7 @@ def test_every_bucket_has_a_batch_size_of_the_right_multiple(lengths, options):
     assert all(size >= 1 and size % multiple == 0 for size in buckets.batch_sizes)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(length_arrays(), st.integers(1, 4), st.integers(0, 300), st.booleans(), st.integers(1, 25))
 def test_a_budget_gives_the_most_rows_that_fit(lengths, multiple, extra, pad_to_boundary, minlen):
     budget = multiple * max(int(lengths.max()), minlen) + extra
@@ -165,7 +166,7 @@ def test_a_budget_gives_the_most_rows_that_fit(lengths, multiple, extra, pad_to_
         assert size * longest <= budget < (size + multiple) * longest
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(length_arrays(), st.none() | st.integers(1, 6), st.integers(1, 25))
 def test_boundaries_are_chosen_for_the_lengths_that_batches_are_padded_to(lengths, num_buckets, minlen):
     options = {"num_buckets": num_buckets, "batch_size": 2}

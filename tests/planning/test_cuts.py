@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from keras_bucketing.data.rows import LeafLengths, RowLengths
 from keras_bucketing.planning.cuts import batch_spans, min_padded_lengths
+from tests.support.default_layer import examples
 from tests.support.planning import bucketings, cut_or_reject, make_buckets, make_planner
 from tests.support.strategies import bucket_options, length_arrays, remainders, seeds
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(bucketings())
 def test_cuts_never_overlap_and_leave_out_only_what_the_remainder_allows(bucketing):
     _, buckets, multiple, remainder, _ = bucketing
@@ -36,7 +37,7 @@ def test_cuts_never_overlap_and_leave_out_only_what_the_remainder_allows(bucketi
         assert np.bincount(cuts.buckets[sizes < full]).max(initial=0) <= 1
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(bucketings())
 def test_spans_are_cut_into_batches_of_their_size_one_after_the_other(bucketing):
     _, buckets, multiple, remainder, _ = bucketing
@@ -52,7 +53,7 @@ def test_spans_are_cut_into_batches_of_their_size_one_after_the_other(bucketing)
     assert spans.rows.sum() == (cuts.stops - cuts.starts).sum()
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(bucketings(), seeds())
 def test_batches_stay_inside_their_bucket_but_for_rows_spilled_from_shorter_ones(bucketing, seed):
     _, buckets, multiple, remainder, _ = bucketing
@@ -73,7 +74,7 @@ def test_batches_stay_inside_their_bucket_but_for_rows_spilled_from_shorter_ones
         assert (spilled < np.array(buckets.batch_sizes) + cuts.num_spare).all()
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(bucketings(sizings=["max_timesteps_per_batch"]))
 def test_no_batch_exceeds_the_budget_of_timesteps(bucketing):
     lengths, buckets, multiple, remainder, options = bucketing
@@ -125,7 +126,7 @@ def several_leaves(draw):
     return RowLengths((LeafLengths("a", a), LeafLengths("b", b), LeafLengths("y", labels, is_label=True)))
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(several_leaves(), bucket_options(), remainders(), st.integers(1, 25), seeds())
 def test_no_row_that_a_batch_may_get_is_longer_than_its_bucket_is_padded_to(leaves, options, remainder, minlen, seed):
     lengths = leaves.longest

@@ -10,6 +10,7 @@ from benchmarks import randomness
 from keras_bucketing.padding.report import check_labels
 from keras_bucketing.planning.cuts import BatchRules, cut_batches
 from keras_bucketing.planning.forecast import ShuffledBatches
+from tests.support.default_layer import examples
 from tests.support.planning import bucketings, cut_or_reject, make_buckets, make_planner, plan
 from tests.support.strategies import bucket_options, length_arrays
 
@@ -20,7 +21,7 @@ def batches_of(lengths, options):
     return ShuffledBatches.from_buckets(np.sort(lengths), buckets, BatchRules()), buckets, cuts
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(length_arrays(max_size=60), bucket_options(multiples=(1,)))
 def test_the_batches_of_all_kinds_take_every_row_once(lengths, options):
     batches, buckets, cuts = batches_of(lengths, options)
@@ -36,7 +37,7 @@ def test_the_batches_of_all_kinds_take_every_row_once(lengths, options):
     assert numbers == {rows: by_hand.count(rows) for rows in by_hand}
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(bucketings())
 def test_number_largest_and_padded_timesteps_are_those_of_the_cuts(bucketing):
     lengths, buckets, multiple, remainder, options = bucketing

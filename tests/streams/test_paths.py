@@ -7,13 +7,16 @@ from hypothesis import strategies as st
 
 from keras_bucketing import BucketedSequence, load_sequences, save_sequences
 from keras_bucketing.data import tree
+from tests.support.default_layer import examples
 from tests.support.strategies import structures
 from tests.support.streams import Batches, Sequences, map_leaves, pad, pick, rows_of
 
 NUM_ROWS = 4
 LONG = "k" * 100
 PAIR = [f"{LONG}{middle}{LONG}" for middle in ("a", "b")]  # with one name in messages
-properties = settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+properties = settings(
+    max_examples=examples(20), suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
 
 
 @st.composite

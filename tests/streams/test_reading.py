@@ -11,6 +11,7 @@ from keras_bucketing.data.rows import Rows
 from keras_bucketing.streams.reading import Progress
 from keras_bucketing.streams.saved_sequences import read_dataset
 from keras_bucketing.unpadding.batches import BatchOptions
+from tests.support.default_layer import examples
 from tests.support.streams import (
     Batches,
     Sequences,
@@ -82,7 +83,9 @@ def test_more_than_was_announced_is_no_error():
 # Streams of every kind: what is read is what went in, row by row.
 
 
-properties = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+properties = settings(
+    max_examples=examples(25), suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
 
 
 def read(stream, cache=None, **options):

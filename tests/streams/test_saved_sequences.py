@@ -190,7 +190,7 @@ save_sequences(sys.argv[1], rows())
 """
 
 
-@pytest.mark.slow
+@pytest.mark.fit
 def test_a_killed_process_leaves_no_folder_and_the_next_one_begins_again(tmp_path):
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "s")], capture_output=True, check=False)
     assert killed.returncode == 9

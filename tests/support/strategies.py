@@ -1,8 +1,12 @@
 """What the property tests draw from. Contents come from a drawn seed: shrinking works on lengths and options."""
 
+import contextlib
 import itertools
+import re
+from collections.abc import Iterator
 
 import numpy as np
+from hypothesis import reject
 from hypothesis import strategies as st
 
 from keras_bucketing.data.tree import map_leaves
@@ -10,6 +14,20 @@ from keras_bucketing.data.tree import map_leaves
 DTYPES = ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
 DTYPES += ["float16", "float32"]
 SIZINGS = ("batch_size", "max_timesteps_per_batch", "bucket_batch_sizes", "default")
+
+
+NO_BATCHES = re.compile("`x` has too few sequences for a single batch|No bucket of `x` has enough sequences for a full")
+
+
+@contextlib.contextmanager
+def enough_rows() -> Iterator[None]:
+    """Rejects what was drawn where its rows fill no batch; any other error is one."""
+    try:
+        yield
+    except ValueError as error:
+        if not NO_BATCHES.match(str(error)):
+            raise
+        reject()
 
 
 def lengths_lists(*, min_size=1, max_size=30, min_length=1, max_length=20):

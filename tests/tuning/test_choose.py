@@ -15,6 +15,7 @@ from keras_bucketing.planning.cuts import BatchRules, cut_batches
 from keras_bucketing.tuning import choose as size_choice
 from keras_bucketing.tuning.choose import SizeBounds, best_buckets, choose_sizes, forecast_epoch
 from keras_bucketing.tuning.measure import StepCosts, probe_batches
+from tests.support.default_layer import examples
 from tests.support.planning import make_buckets
 from tests.support.strategies import length_arrays, remainders
 
@@ -31,9 +32,9 @@ def sorted_lengths(max_size=120):
 
 @st.composite
 def bounds_for(draw, lengths, multiple=1):
-    least = draw(st.integers(1, 4)) * multiple
-    most = draw(st.integers(least // multiple, 20)) * multiple
-    assume(most <= len(lengths))
+    most_groups = len(lengths) // multiple
+    least = draw(st.integers(1, min(4, most_groups))) * multiple
+    most = draw(st.integers(least // multiple, min(20, most_groups))) * multiple
     timesteps = draw(st.none() | st.integers(multiple * int(lengths[-1]), 20 * multiple * int(lengths[-1])))
     updates = draw(st.integers(1, max(len(lengths) // least // 2, 1)))
     seconds = draw(st.none() | st.floats(50, 5000))
@@ -158,7 +159,7 @@ def test_long_sequences_come_in_large_batches_where_timesteps_cost(costs, sizes_
         assert forecast.seconds < 0.6 * now.seconds
 
 
-@settings(max_examples=8)
+@settings(max_examples=examples(8))
 @given(
     sorted_lengths(max_size=60),
     st.lists(st.integers(1, 60), max_size=3, unique=True).map(sorted),
@@ -189,7 +190,7 @@ def test_the_forecast_is_the_mean_of_many_epochs(lengths, boundaries, sizes, rem
     assert abs(np.mean(seconds) - forecast.seconds) <= 6 * np.std(seconds) / np.sqrt(60) + 0.02 * forecast.seconds
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.data(), sorted_lengths(), st.sampled_from([1, 2, 3]))
 def test_probes_are_batches_that_could_be_proposed(data, lengths, multiple):
     bounds = data.draw(bounds_for(lengths, multiple))

@@ -98,6 +98,7 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("name", MODELS)
 def test_training_goes_on_as_if_nothing_had_happened(name):
     trained = []
@@ -146,6 +147,7 @@ def failing_model(error, most_cells=60):
     return model
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("boom")])
 def test_an_error_leaves_no_trace_either(error):
     model, dataset = failing_model(error), make_dataset()
@@ -160,6 +162,7 @@ def test_an_error_leaves_no_trace_either(error):
     assert not hasattr(model, "history")
 
 
+@pytest.mark.fit
 def test_batches_stay_below_those_that_do_not_fit_into_memory():
     most = 60
     model = failing_model(tf.errors.ResourceExhaustedError(None, None, "no memory"), most)
@@ -170,6 +173,7 @@ def test_batches_stay_below_those_that_do_not_fit_into_memory():
     assert f"{tuned.too_large} timesteps does not fit" in str(tuned)
 
 
+@pytest.mark.fit
 def test_sequences_that_do_not_fit_into_memory_are_named():
     model = failing_model(tf.errors.ResourceExhaustedError(None, None, "no memory"), 11)
     with pytest.raises(
@@ -178,6 +182,7 @@ def test_sequences_that_do_not_fit_into_memory_are_named():
         tune_batch_sizes(model, make_dataset(), repeats=1)
 
 
+@pytest.mark.fit
 def test_no_memory_for_the_smallest_batch_is_told_as_tensorflow_does():
     model = failing_model(tf.errors.ResourceExhaustedError(None, None, "no memory"), 1)
     with pytest.raises(tf.errors.ResourceExhaustedError):

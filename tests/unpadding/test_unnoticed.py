@@ -172,6 +172,7 @@ def test_strings_too():
     assert read(monitor_padding(dataset_of(WORDS), "[PAD]")).padding_efficiency < 0.7
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("make", [dataset_of, Batches])
 def test_fit_is_told_at_its_line(make):
     model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(1)])
