@@ -125,7 +125,7 @@ class World:
         )
         self.model.compile("adam", "mse", run_eagerly=True)
         self.model.optimizer.build(self.model.trainable_variables)
-        self._initial = [np.array(variable) for variable in self._variables()]
+        self._initial = [variable.value.numpy() for variable in self._variables()]
         self._uninterrupted: dict[Program, Outcome] = {}
 
     def uninterrupted(self, program: Program, folder) -> Outcome:
