@@ -19,6 +19,7 @@ PICTURES = ROOT / "docs" / "pictures"
 LARGEST = 150_000  # bytes, so that pages load fast
 
 
+@pytest.mark.fit
 def test_the_command_draws_the_pictures_that_are_stored_twice_the_same(tmp_path: Path):
     for folder in ("first", "second"):
         draw.main(["--output", str(tmp_path / folder)])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from keras_bucketing.data import tree
 from keras_bucketing.data.collect import check_include_lengths, check_padding_value, collect_inputs, length_entries
 from keras_bucketing.data.rows import Rows
+from tests.support.default_layer import examples
 from tests.support.rows import flat, rows_of
 from tests.support.strategies import lengths_lists, numbered, random_sequences, structures
 
@@ -76,7 +77,7 @@ def test_float64_labels_become_floatx_and_integers_stay():
     assert inputs.sample_weight.dtype == np.float32
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(lengths_lists(min_length=0), st.integers(1, 20), st.sampled_from(["post", "pre"]))
 def test_truncating_cuts_labels_and_weights_like_their_sequences(lengths, maxlen, truncating):
     x = random_sequences(lengths)
@@ -86,7 +87,7 @@ def test_truncating_cuts_labels_and_weights_like_their_sequences(lengths, maxlen
     assert np.array_equal(flat(inputs.sample_weight), flat(inputs.x["b"]).astype(np.float32))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(lengths_lists(min_length=0, max_length=2).filter(any))
 def test_dropping_empty_rows_keeps_every_leaf_in_step(lengths):
     x = random_sequences(lengths)

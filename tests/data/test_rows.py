@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from keras_bucketing.data.convert import as_rows
 from keras_bucketing.data.rows import rows_from_memory, rows_from_ranges, rows_from_row_splits
+from tests.support.default_layer import examples
 from tests.support.rows import rows_of
 from tests.support.strategies import lengths_lists, random_sequences, seeds, sequence_lists
 
@@ -25,7 +26,7 @@ def assert_same_rows(ragged, sequences):
         assert row.tobytes() == sequence.tobytes()
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(sequence_lists(lengths=with_empty_rows))
 def test_rows_come_back_bit_for_bit(sequences):
     ragged = as_rows(sequences, "x")
@@ -34,14 +35,14 @@ def test_rows_come_back_bit_for_bit(sequences):
     assert_same_rows(ragged.materialize(), sequences)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(sequence_lists(lengths=with_empty_rows))
 def test_row_splits_give_the_same_rows(sequences):
     splits = np.cumsum([0, *map(len, sequences)])
     assert_same_rows(rows_from_row_splits(np.concatenate(sequences), splits.astype(np.int32)), sequences)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(with_empty_rows, st.integers(1, 25), st.sampled_from(["post", "pre"]), seeds())
 def test_truncating_keeps_what_pad_sequences_keeps(lengths, maxlen, truncating, seed):
     sequences = random_sequences(lengths, seed=seed)
@@ -51,7 +52,7 @@ def test_truncating_keeps_what_pad_sequences_keeps(lengths, maxlen, truncating, 
     assert_same_rows(truncated, kept)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(sequence_lists(lengths=with_empty_rows), st.data())
 def test_selecting_keeps_the_rows_that_are_marked(sequences, data):
     marks = st.lists(st.booleans(), min_size=len(sequences), max_size=len(sequences))
@@ -61,7 +62,7 @@ def test_selecting_keeps_the_rows_that_are_marked(sequences, data):
         assert_same_rows(as_rows(sequences, "x").select(keep), kept)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(sequence_lists(lengths=with_empty_rows))
 def test_filling_lets_only_empty_rows_count_as_one_timestep(sequences):
     filled = as_rows(sequences, "x").fill_empty()
@@ -69,7 +70,7 @@ def test_filling_lets_only_empty_rows_count_as_one_timestep(sequences):
     assert filled.lengths.tolist() == [max(len(sequence), 1) for sequence in sequences]
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 8)), min_size=1, max_size=12), seeds())
 def test_a_copy_holds_the_used_timesteps_once_whatever_the_order_and_the_gaps(ranges, seed):
     values = random_sequences([38], "float64", (2,), seed)[0]
@@ -83,7 +84,7 @@ def test_a_copy_holds_the_used_timesteps_once_whatever_the_order_and_the_gaps(ra
     assert len(settled.values) == len(used)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(sequence_lists(lengths=with_empty_rows), st.integers(1, 10), st.sampled_from(["post", "pre"]), st.data())
 def test_nothing_but_settling_copies_values(sequences, maxlen, truncating, data):
     keep = np.array(data.draw(st.lists(st.booleans(), min_size=len(sequences), max_size=len(sequences))))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from keras_bucketing.layers.masked_pooling import POOLINGS, MaskedPooling
+from tests.support.default_layer import examples
 
 FEATURES = 2
 
@@ -42,7 +43,7 @@ def batches(draw):
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(batch=batches(), padding=st.sampled_from([0, 9, -9, np.nan, np.inf]))
 def test_only_real_timesteps_are_pooled(pooling, attention, batch, padding):
     x, lengths = batch

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from keras_bucketing import BucketedSequence, KeepMask, SequenceMasking
+from tests.support.default_layer import examples
 
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=examples(60), deadline=None)
 
 
 def mask_of(inputs, mask_value=0.0, **kwargs):

@@ -17,6 +17,7 @@ from keras_bucketing.callbacks.padding_stats import PaddingStatsCallback
 from keras_bucketing.monitoring.monitor_padding import monitor_padding
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.unpadding.graph import row_lengths
+from tests.support.default_layer import examples
 
 
 def stats_of_pass(monitored, stop=10**4):
@@ -156,6 +157,7 @@ def padded_batches(draw, *, features):
 
 
 @pytest.mark.parametrize("features", [(), (2,), (2, 3)])
+@settings(max_examples=examples(100))
 @given(data=st.data())
 def test_lengths_of_padded_rows(features, data):
     padded, lengths = data.draw(padded_batches(features=features))

@@ -16,6 +16,7 @@ from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.padding.report import check_labels, padding_report, summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.planning.boundaries import optimal_bucket_boundaries
+from tests.support.default_layer import examples
 from tests.support.planning import make_buckets
 from tests.support.strategies import length_arrays
 
@@ -53,7 +54,7 @@ def test_the_recommended_calls_reach_the_printed_efficiency(count, batch_size):
         assert epochs[0].real_timesteps == call.real_timesteps
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(length_arrays(max_size=60), st.integers(1, 12), st.booleans())
 def test_every_recommendation_is_consistent(lengths, batch_size, labeled):
     labels = lengths % 3 if labeled else None

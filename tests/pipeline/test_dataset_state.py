@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state, sampled_rows
+from tests.support.default_layer import examples
 
 
 def test_a_state_survives_json():
@@ -30,7 +31,7 @@ def test_the_fingerprint_is_the_same_in_every_process_and_version():
     assert fingerprint([b"int32", b"12"], {"b": 1, "a": "x"}) == "6f8ac64e0e2a648173b3a58be5e30a48"
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.lists(st.integers(0, 2**40), min_size=1, max_size=600))
 def test_of_large_data_a_fixed_sample_of_rows_counts_from_the_first_to_the_last(row_bytes):
     rows = sampled_rows(np.array(row_bytes))

@@ -11,6 +11,7 @@ from keras_bucketing.data.collect import collect_inputs, length_entries
 from keras_bucketing.pipeline.gather import BatchGatherer
 from keras_bucketing.planning.buckets import Shard
 from keras_bucketing.planning.epoch_plan import Cut
+from tests.support.default_layer import examples
 from tests.support.strategies import lengths_lists, random_sequences, seeds, sequence_lists
 
 
@@ -47,7 +48,7 @@ def pad(sequences, padding_value, padded_length=0):
     return padded
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(sequence_lists(), st.sampled_from([0, 1]), st.none() | st.integers(1, 30), st.data())
 def test_a_batch_is_its_rows_padded_and_nothing_else(sequences, padding_value, padded_to, data):
     rows = data.draw(st.lists(st.integers(0, len(sequences) - 1), min_size=1, max_size=8))
@@ -75,7 +76,7 @@ def test_integer_padding_is_not_rounded():
     assert gather([[1, 2], [3]], padding=2**53 + 1)[1, 1] == 2**53 + 1
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(lengths_lists(min_size=2, max_size=8), st.data(), st.none() | st.integers(1, 30), seeds())
 def test_each_leaf_is_padded_to_its_own_longest(lengths, data, padded_to, seed):
     other = data.draw(lengths_lists(min_size=len(lengths), max_size=len(lengths)))
@@ -92,7 +93,7 @@ def test_each_leaf_is_padded_to_its_own_longest(lengths, data, padded_to, seed):
     assert batch["lengths"].dtype == np.int32
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(lengths_lists(min_size=2, max_size=8), st.sampled_from(["none", "rows", "timesteps"]), seeds())
 def test_timestep_labels_weigh_nothing_where_they_are_padding(lengths, kind, seed):
     x = random_sequences(lengths, seed=seed)
@@ -145,7 +146,7 @@ def test_shapes_are_known_but_for_rows_and_time():
 # Labels of their own length.
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(lengths_lists(min_size=2, max_size=8), st.data(), st.none() | st.integers(1, 30), seeds())
 def test_labels_of_their_own_length_are_padded_to_their_own_longest(lengths, data, padded_to, seed):
     label_lengths = data.draw(lengths_lists(min_size=len(lengths), max_size=len(lengths), min_length=0))

@@ -75,7 +75,7 @@ def at_offset(array, offset):
     return moved
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     st.sampled_from(STORED),
     st.sampled_from([(), (1,), (3,), (16,), (2, 4), (80,)]),

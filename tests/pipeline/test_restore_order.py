@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from keras_bucketing.pipeline.restore_order import restore_order
 from keras_bucketing.planning.epoch_plan import EpochPlan
+from tests.support.default_layer import examples
 
 
 def plan_of(rows):
@@ -15,7 +16,7 @@ def plan_of(rows):
     return EpochPlan(0, rows, np.array([0, len(rows)]), np.array([9]), np.array([0]), empty)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.integers(1, 30).flatmap(lambda n: st.permutations(range(n))))
 def test_restoring_undoes_the_order_of_the_plan(order):
     given = np.random.default_rng(0).random((len(order), 2))
@@ -23,7 +24,7 @@ def test_restoring_undoes_the_order_of_the_plan(order):
     assert np.array_equal(restore_order(given[order], plan_of(order), lengths), given)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.randoms(use_true_random=False), st.integers(0, 3))
 def test_ragged_predictions_are_cut_to_the_real_timesteps(lengths, random, padding):
     order = random.sample(range(len(lengths)), len(lengths))

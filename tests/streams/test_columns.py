@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from keras_bucketing.data.lists import concatenate
 from keras_bucketing.streams import columns as growing
 from keras_bucketing.streams.columns import HEADER_BYTES, ColumnBuilder, FileStore, MemoryStore, map_npy, npy_header
+from tests.support.default_layer import examples
 from tests.support.strategies import seeds
 
 DTYPES = ["bool", "int8", "int16", "int32", "int64", "float32", "float64"]
-anywhere = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+anywhere = settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @st.composite
@@ -140,7 +141,7 @@ def test_memory_can_be_used_by_tensorflow_as_it_is():
 # NumPy reads what is written here, and what is no array is refused.
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(80), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.lists(st.integers(0, 4), min_size=1, max_size=6).map(tuple),
     dtype=st.sampled_from(["?", "i1", "u2", "i4", "u8", "f2", "f4", "f8"]),

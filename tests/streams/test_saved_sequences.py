@@ -20,6 +20,7 @@ from keras_bucketing.streams import columns as growing
 from keras_bucketing.streams import folder as sequence_folder
 from keras_bucketing.streams.columns import npy_header
 from tests.streams.test_reading import contents
+from tests.support.default_layer import examples
 from tests.support.streams import Sequences, datasets, map_leaves, rows_of, single_rows
 
 X = [[1, 2, 3], [4], [5, 6]]
@@ -368,7 +369,7 @@ def test_a_damaged_folder_is_refused(tmp_path, name):
     assert len(str(raised.value)) < 1000
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_byte_that_changes_gives_sequences_or_our_error(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("damaged") / "s"

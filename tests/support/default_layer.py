@@ -19,7 +19,7 @@ TRAINS = re.compile(rf"\.(?:{'|'.join(MODEL_CALLS)})\(|\btune_batch_sizes\(")
 
 
 def examples(number: int) -> int:
-    """How many examples a property draws whose examples take long: a third of them in the default layer."""
+    """How many examples a property draws: a third of them in the default layer."""
     return -(-number // 3) if is_run else number
 
 

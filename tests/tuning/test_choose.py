@@ -42,7 +42,7 @@ def bounds_for(draw, lengths, multiple=1):
     return SizeBounds(updates, least, most, timesteps, seconds, draw(st.integers(1, 8)), batchmates)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.data(), sorted_lengths(), costs(), remainders(), st.sampled_from([1, 2, 3]), st.booleans())
 def test_keeps_to_the_bounds(data, lengths, costs, remainder, multiple, to_boundary):
     bounds = data.draw(bounds_for(lengths, multiple))
@@ -72,7 +72,7 @@ def test_keeps_to_the_bounds(data, lengths, costs, remainder, multiple, to_bound
         assert min(choice.batch_sizes) >= bounds.min_rows
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     st.lists(st.integers(1, 40), min_size=1, max_size=4),
     st.lists(st.integers(1, 50), min_size=4, max_size=4, unique=True).map(sorted),
@@ -102,7 +102,7 @@ def test_no_other_sizes_make_as_many_updates_in_less_time(in_bucket, overheads, 
 
 
 @example(np.repeat([1, 2], 3), StepCosts(0.0, 0.0, 1.0), 1, 1, 0, 5.0, 1)  # a second bucket is not worth its penalty
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     length_arrays(max_size=14, max_length=9).map(np.sort),
     costs(),

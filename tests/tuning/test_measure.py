@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.tuning.measure import StepCosts, fit_step_costs
+from tests.support.default_layer import examples
 from tests.support.strategies import seeds
 
 ROWS, LENGTHS = (grid.ravel() for grid in np.meshgrid([8, 32, 128], [20, 100, 500, 2500]))
@@ -21,7 +22,7 @@ def relative_errors(of, seconds):
     return of.seconds(ROWS, LENGTHS) / seconds - 1
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(costs().filter(lambda of: of != StepCosts(0.0, 0.0, 0.0)))
 def test_finds_the_costs_that_made_the_seconds(of):
     seconds = of.seconds(ROWS, LENGTHS)
@@ -34,7 +35,7 @@ def test_finds_the_costs_that_made_the_seconds(of):
         assert np.abs((getattr(found, name) - getattr(of, name)) * share / seconds).max() < 1e-6
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(costs(), seeds())
 def test_no_other_costs_fit_better(of, seed):
     random = np.random.default_rng(seed)

@@ -17,6 +17,7 @@ from keras_bucketing.data.rows import Rows
 from keras_bucketing.data.tree import leaves, map_leaves
 from keras_bucketing.unpadding.arrays import sequences_from_padded
 from keras_bucketing.unpadding.unnoticed import unnoticed_padding
+from tests.support.default_layer import examples
 from tests.support.rows import flat
 from tests.support.strategies import lengths_lists, numbered, random_bits, seeds, structures
 
@@ -111,14 +112,14 @@ def test_a_mask_next_to_padding_with_nan_is_believed():
     assert dataset.lengths.tolist() == [1, 2]
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(padded_arrays())
 def test_a_padded_array_gives_its_sequences(drawn):
     x, arguments, expected = drawn
     assert_same_leaves(ragged_from_padded(x, **arguments), expected)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(structures(st.none()).map(numbered), st.sampled_from(["values", "lengths", "masks", "sequences"]))
 def test_every_leaf_comes_back_as_its_own_whatever_its_keys_are(numbers, how):
     sequences = {number: [[number + 1] * (1 + number % 3), [number + 1] * 3] for _, number in leaves(numbers)}
@@ -165,7 +166,7 @@ def structures(draw):
     )
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(structures(), HOW, st.booleans())
 def test_structures_of_padded_arrays_give_their_sequences(drawn, how, nested):
     entries, as_tuple, static = drawn
@@ -194,7 +195,7 @@ def test_structures_of_padded_arrays_give_their_sequences(drawn, how, nested):
     assert_same_leaves(ragged_from_padded(x, **arguments), expected_x)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(lengths_lists(), paddings, st.integers(0, 3), seeds())
 def test_a_mask_among_the_inputs_tells_the_lengths(lengths, padding, beyond, seed):
     generator = np.random.default_rng(seed)
@@ -211,7 +212,7 @@ def test_a_mask_among_the_inputs_tells_the_lengths(lengths, padding, beyond, see
     assert_same_leaves(ragged_from_padded(x), expected)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(lengths_lists(), paddings, st.sampled_from([(), (2,)]), st.sampled_from([0, -1, 7.5]), seeds())
 def test_with_lengths_the_values_do_not_matter(lengths, padding, features, mask_value, seed):
     generator = np.random.default_rng(seed)
@@ -426,7 +427,7 @@ def check_error(error):
     assert len(str(error)) < 1000
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(STRUCTURES, GIVENS, st.fixed_dictionaries({}, optional=ARGUMENTS))
 def test_any_arguments_give_sequences_or_an_error_of_ours(x, lengths, arguments):
     try:
@@ -534,7 +535,7 @@ def test_the_cure_cures(value):
     assert_same_batches(dataset, BucketedSequence(recordings(features=()), padding_value=value, seed=0))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     st.integers(1, 40), st.integers(1, 12), st.sampled_from(["float", "tokens", "binary", "once"]), paddings, seeds()
 )

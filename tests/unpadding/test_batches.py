@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.unpadding.batches import BatchOptions, PaddedGroup, Span, group_padded_leaves
+from tests.support.default_layer import examples
 from tests.support.strategies import lengths_lists, seeds
 from tests.support.streams import pad
 
@@ -22,7 +23,7 @@ def spans_of(group, batches, **options):
     return spans
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(lengths_lists(min_length=0), st.sampled_from(["post", "pre"]), st.sampled_from([0, -1, float("nan")]), seeds())
 def test_the_padded_end_is_found(lengths, padding, mask_value, seed):
     generator = np.random.default_rng(seed)
