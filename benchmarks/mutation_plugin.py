@@ -60,20 +60,17 @@ def with_probes(text: str, first: int) -> tuple[str, dict[int, int]]:
     lines = text.splitlines()
     of_lines: dict[int, int] = {}
     before: dict[int, str] = {}
-    for function in ast.walk(ast.parse(text)):
+    for function in ast.walk(ast.parse(text)):  # outer ones first: a line ends up with the innermost statement
         if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            for statement in _statements(function.body, lines):
+            statements = list(_statements(function.body, lines))
+            for statement in statements:
                 start = min([statement.lineno, *(decorator.lineno for decorator in _decorators(statement))])
-                if start not in before:
-                    probe = first + len(before)
-                    before[start] = f"{' ' * statement.col_offset}__hit__({probe}, 1)"
-    # A line without a probe of its own belongs to the statement that it is the rest of; the innermost comes last.
-    for function in ast.walk(ast.parse(text)):
-        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            for statement in _statements(function.body, lines):
-                start = min([statement.lineno, *(decorator.lineno for decorator in _decorators(statement))])
-                probe = int(before[start].partition("(")[2].partition(",")[0])
+                probe = first + len(before)
+                before[start] = f"{' ' * statement.col_offset}__hit__({probe}, 1)"
                 of_lines.update(dict.fromkeys(range(start, (statement.end_lineno or start) + 1), probe))
+            if statements:  # the defaults of its arguments matter where it is called
+                header = range(function.lineno, function.body[0].lineno)
+                of_lines.update(dict.fromkeys(header, of_lines[statements[0].lineno]))
     new = [part for number, line in enumerate(lines, 1) for part in (before.get(number), line) if part is not None]
     return "\n".join(new) + "\n", of_lines
 

@@ -11,7 +11,7 @@ into the package before and after a change of its files or of its tests:
 
 A fault is put into a copy of the working tree, never into the tree itself. Those tests run that execute its line, the
 quickest ones and those of its own folder first, up to the first that fails: in a process that is forked from one that
-has imported TensorFlow and Keras. hypothesis draws the same examples every time. `--select "-m 'not slow'"` keeps to
+has imported TensorFlow and Keras. hypothesis draws the same examples every time. `--select="-m 'not slow'"` keeps to
 the tests that pytest selects with these arguments. After a change of the package or of the tests, `map` must run again.
 The verdicts:
 
@@ -147,11 +147,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     propose.add_argument("--count", type=int, default=120)
     propose.add_argument("--seed", type=int, default=0)
     commands.add_parser("locate", help="where the faults are now")
-    commands.add_parser("map", help="run all tests once, and note what they execute")
+    mapping = commands.add_parser("map", help="run all tests once, and note what they execute")
     run = commands.add_parser("run", help="run the tests against the faults")
-    run.add_argument("--select", default="", help="arguments of pytest, which select tests")
+    for command in (mapping, run):
+        command.add_argument("--select", default="", help="arguments of pytest, which select tests")
     run.add_argument("--limit", type=float, default=300, help="seconds of tests a fault")
     run.add_argument("--only", type=int, nargs="*", help="the numbers of the faults, from 0 on")
+    run.add_argument("--keep", type=Path, help="a record: what was found there is not tried again")
     run.add_argument("--output", type=Path, required=True, help="the record")
     table = commands.add_parser("table", help="print records")
     table.add_argument("records", type=Path, nargs="+")
@@ -215,7 +217,7 @@ def write_map(options: argparse.Namespace) -> None:
     folder.mkdir(parents=True)
     (folder / "size").write_text(str(1 + max(probe for of_lines in probes.values() for probe in of_lines.values())))
     (options.work / "probes.json").write_text(json.dumps(probes))
-    command = [sys.executable, "-m", "pytest", "-q", "-n", str(options.jobs), *_PLUGIN]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", str(options.jobs), *_PLUGIN, *shlex.split(options.select)]
     finished = subprocess.run(command, cwd=tree, env=environment_of(tree, MUTATION_MAP=str(folder)), check=False)
     outcomes = Counter(test["outcome"] for test in read_lines(*folder.glob("*.jsonl")))
     print(f"pytest ended with {finished.returncode}; tests: {dict(outcomes)}")
@@ -260,14 +262,16 @@ def run_all(options: argparse.Namespace) -> None:
     quickest = sorted(suite.seconds, key=suite.seconds.__getitem__)[:20]
     if (run := examiner.run(tree, "control", quickest)).verdict != "survived":
         raise RuntimeError(f"The tests do not run without a fault: {run}. See {options.work / 'control.log'}.")
-    results = examine_all(examiner, {number: faults[number] for number in numbers}, options.jobs, {})
+    kept = read_found(options.keep, faults) if options.keep else {}
+    results = examine_all(examiner, {number: faults[number] for number in numbers if number not in kept}, options.jobs)
     # What finds a fault must pass without it, in the same kind of process.
     killers = sorted({test for result in results.values() for test in result["tests"] if test in suite.seconds})
     broken = set(examiner.run(tree, "control", by_files(killers), first_only=False).tests)
     again = {number: faults[number] for number, result in results.items() if broken & set(result["tests"])}
     if again:
         print(f"fail without a fault, and are left out: {', '.join(sorted(broken))}")
-        results |= examine_all(Examiner(options.work, suite, options.limit, broken), again, options.jobs, {})
+        results |= examine_all(Examiner(options.work, suite, options.limit, broken), again, options.jobs)
+    results |= kept
     record = {
         "tests": {
             "select": options.select,
@@ -282,10 +286,18 @@ def run_all(options: argparse.Namespace) -> None:
     show(argparse.Namespace(records=[options.output]))
 
 
-def examine_all(
-    examiner: Examiner, faults: dict[int, Fault], jobs: int, results: dict[int, dict[str, Any]]
-) -> dict[int, dict[str, Any]]:
+def read_found(path: Path, faults: Sequence[Fault]) -> dict[int, dict[str, Any]]:
+    """What a record says of the faults that were found, by their numbers in the list."""
+    found = [
+        fault for fault in json.loads(path.read_text("utf-8"))["faults"] if fault["verdict"] in ("found", "timeout")
+    ]
+    of_faults = {Fault(*(fault[name] for name in Fault._fields)): fault for fault in found}
+    return {number: of_faults[fault] for number, fault in enumerate(faults) if fault in of_faults}
+
+
+def examine_all(examiner: Examiner, faults: dict[int, Fault], jobs: int) -> dict[int, dict[str, Any]]:
     """Examines faults in processes that have imported TensorFlow and Keras."""
+    results: dict[int, dict[str, Any]] = {}
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), initializer=import_libraries) as pool:
         futures = [pool.submit(examiner.examine, number, fault) for number, fault in faults.items()]
         for future in as_completed(futures):
