@@ -153,7 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.add_argument("--select", default="", help="arguments of pytest, which select tests")
     run.add_argument("--limit", type=float, default=300, help="seconds of tests a fault")
     run.add_argument("--only", type=int, nargs="*", help="the numbers of the faults, from 0 on")
-    run.add_argument("--keep", type=Path, help="a record: what was found there is not tried again")
+    run.add_argument(
+        "--keep", type=Path, help="a record, or found.json of a run that was interrupted: what is found there"
+    )
     run.add_argument("--output", type=Path, required=True, help="the record")
     table = commands.add_parser("table", help="print records")
     table.add_argument("records", type=Path, nargs="+")
@@ -303,6 +305,7 @@ def examine_all(examiner: Examiner, faults: dict[int, Fault], jobs: int) -> dict
         for future in as_completed(futures):
             number, result = future.result()
             results[number] = result
+            (examiner.work / "found.json").write_text(json.dumps({"faults": list(results.values())}), encoding="utf-8")
             by = "; ".join([*result["tests"][:1], result["error"]])
             print(
                 f"{len(results)}/{len(faults)} #{number} {result['verdict']}, {result['seconds']} s: {by}", flush=True
@@ -328,7 +331,7 @@ class Examiner:
     """
 
     def __init__(self, work: Path, suite: Suite, limit: float, broken: Set[str] = frozenset()):
-        self._work = work
+        self.work = work
         self._suite = suite
         self._limit = limit
         self._broken = broken
@@ -337,7 +340,7 @@ class Examiner:
         """The part of the record that is about a fault."""
         start = time.time()
         result: dict[str, Any] = {**fault._asdict(), "verdict": "not found", "tests": [], "error": ""}
-        source = SourceLines(self._work / "unchanged" / "keras_bucketing")
+        source = SourceLines(self.work / "unchanged" / "keras_bucketing")
         try:
             place, text = source.with_fault(fault)
         except LookupError as error:
@@ -345,9 +348,9 @@ class Examiner:
         covering = [test for test in self._suite.tests_for(place) if test not in self._broken]
         tests = self._suite.within(covering, self._limit)
         name = f"fault-{number}"
-        tree = self._work / name
+        tree = self.work / name
         shutil.rmtree(tree, ignore_errors=True)
-        shutil.copytree(self._work / "unchanged", tree)
+        shutil.copytree(self.work / "unchanged", tree)
         (tree / "keras_bucketing" / place.file).write_text(text, encoding="utf-8")
         ran = 0
         run = Run("survived", [], "" if tests else "no test executes the line")
@@ -370,7 +373,7 @@ class Examiner:
         """
         if not tests:
             return Run("survived", [], "")
-        file = self._work / f"{name}.json"
+        file = self.work / f"{name}.json"
         notes = file.with_suffix(".notes")
         file.write_text(json.dumps(tests), encoding="utf-8")
         notes.unlink(missing_ok=True)
