@@ -19,6 +19,9 @@ The verdicts:
     timeout     a test did not end that does without the fault: found, too
     survived    all tests passed that execute the line, as far as `--limit` seconds of tests go
     not found   the line is not in the package: the list needs another one
+
+mutations_0.2.0.json is the record of version 0.2.0, with all of its tests. The `judgement` of each fault that survived
+was written by hand: is it none, or is a test missing?
 """
 
 from __future__ import annotations
@@ -162,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run.add_argument("--limit", type=float, default=300, help="seconds of tests a fault")
     run.add_argument("--only", type=int, nargs="*", help="the numbers of the faults, from 0 on")
     run.add_argument(
-        "--keep", type=Path, help="a record, or found.json of a run that was interrupted: what is found there"
+        "--keep", type=Path, help="a record, or settled.json of a run that was interrupted: what it settles stays"
     )
     run.add_argument("--output", type=Path, required=True, help="the record")
     table = commands.add_parser("table", help="print records")
@@ -272,7 +275,7 @@ def run_all(options: argparse.Namespace) -> None:
     quickest = sorted(suite.seconds, key=suite.seconds.__getitem__)[:20]
     if (run := examiner.run(tree, "control", quickest)).verdict != "survived":
         raise RuntimeError(f"The tests do not run without a fault: {run}. See {options.work / 'control.log'}.")
-    kept = read_found(options.keep, faults) if options.keep else {}
+    kept = read_settled(options.keep, faults) if options.keep else {}
     results = examine_all(examiner, {number: faults[number] for number in numbers if number not in kept}, options.jobs)
     # What finds a fault must pass without it, in the same kind of process.
     killers = sorted({test for result in results.values() for test in result["tests"] if test in suite.seconds})
@@ -296,12 +299,14 @@ def run_all(options: argparse.Namespace) -> None:
     show(argparse.Namespace(records=[options.output]))
 
 
-def read_found(path: Path, faults: Sequence[Fault]) -> dict[int, dict[str, Any]]:
-    """What a record says of the faults that were found, by their numbers in the list."""
-    found = [
-        fault for fault in json.loads(path.read_text("utf-8"))["faults"] if fault["verdict"] in ("found", "timeout")
-    ]
-    of_faults = {Fault(*(fault[name] for name in Fault._fields)): fault for fault in found}
+def read_settled(path: Path, faults: Sequence[Fault]) -> dict[int, dict[str, Any]]:
+    """What a record says of the faults that were found, or that survived all tests, by their numbers in the list."""
+    of_faults = {
+        Fault(*(fault[name] for name in Fault._fields)): fault
+        for fault in json.loads(path.read_text(encoding="utf-8"))["faults"]
+        if fault["verdict"] in ("found", "timeout")
+        or (fault["verdict"] == "survived" and fault["num_tried"] == fault["num_covering"])
+    }
     return {number: of_faults[fault] for number, fault in enumerate(faults) if fault in of_faults}
 
 
@@ -313,7 +318,9 @@ def examine_all(examiner: Examiner, faults: dict[int, Fault], jobs: int) -> dict
         for future in as_completed(futures):
             number, result = future.result()
             results[number] = result
-            (examiner.work / "found.json").write_text(json.dumps({"faults": list(results.values())}), encoding="utf-8")
+            (examiner.work / "settled.json").write_text(
+                json.dumps({"faults": list(results.values())}), encoding="utf-8"
+            )
             by = "; ".join([*result["tests"][:1], result["error"]])
             print(
                 f"{len(results)}/{len(faults)} #{number} {result['verdict']}, {result['seconds']} s: {by}", flush=True
@@ -473,7 +480,7 @@ def show(options: argparse.Namespace) -> None:
         for number, fault in enumerate(faults):
             if fault["verdict"] not in ("found", "timeout"):
                 print(f"{number}: {fault['verdict']}: {fault.get('file', '?')}, {fault['function']}: {fault['note']}")
-                print(f"    - {fault['before']}\n    + {fault['after']}")
+                print(f"    - {fault['before']}\n    + {fault['after']}\n    {fault.get('judgement', '')}")
         verdicts = {
             json.dumps([fault["function"], fault["note"], fault["after"]]): fault["verdict"] for fault in faults
         }
