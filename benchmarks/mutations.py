@@ -11,7 +11,7 @@ into the package before and after a change of its files or of its tests:
 
 A fault is put into a copy of the working tree, never into the tree itself. Those tests run that execute its line, the
 quickest ones and those of its own folder first, up to the first that fails: in a process that is forked from one that
-has imported TensorFlow and Keras. hypothesis draws the same examples every time. `--select="-m 'not slow'"` keeps to
+has imported TensorFlow and Keras. hypothesis draws the same examples every time. `--select="-m 'not fit'"` keeps to
 the tests that pytest selects with these arguments. After a change of the package or of the tests, `map` must run again.
 The verdicts:
 
