@@ -135,3 +135,11 @@ def test_part_of_a_pass_cannot_be_restored():
     dataset, model = make(seed=1), identity_model()
     with pytest.raises(ValueError, match=r"Expected 17, received \d\."):
         dataset.restore_order(model.predict(dataset, steps=2, verbose=0))
+
+
+def test_few_labels_of_many_rows_all_belong_to_the_state():
+    x, y = [[1]] * 300, np.zeros(300, np.int64)
+    state = BucketedSequence(x, y, seed=1).state_dict()
+    y[1] = 1
+    with pytest.raises(ValueError, match="another dataset"):
+        BucketedSequence(x, y, seed=1).load_state_dict(state)

@@ -482,3 +482,9 @@ def test_a_name_that_is_not_added_is_nobodys_concern():
 def test_names_that_cannot_be_added_are_refused(names, error, text):
     with pytest.raises(error, match=text):
         length_entries(collect_inputs(PAIR, None, None), check_include_lengths(names))
+
+
+def test_the_first_row_whose_weights_do_not_fit_is_named():
+    labels, weights = [[1, 2], [3], [4, 5]], [[1.0, 1.0], [1.0, 1.0], [1.0]]
+    with pytest.raises(ValueError, match=r"Expected 1 as in y\[1\], received 2 at sample_weight\[1\]"):
+        collect_inputs([[1, 2], [3], [4, 5]], labels, weights)

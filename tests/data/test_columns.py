@@ -238,3 +238,8 @@ def test_tensors_that_numpy_cannot_read_say_how_to_convert_them():
     ]:
         with pytest.raises(TypeError, match=r"must be readable by NumPy\. Received torch\.Tensor.*tensor\.detach\(\)"):
             collect_inputs(x, y, None)
+
+
+def test_a_column_of_numbers_in_several_pieces_is_no_column_of_lists():
+    with pytest.raises(TypeError, match=r"`x` must be a column of lists. Received the Arrow type int64"):
+        as_rows(pyarrow.chunked_array([[1, 2], [3]]), "x")

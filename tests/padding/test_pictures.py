@@ -88,6 +88,17 @@ def test_history_shows_training_and_validation():
     assert sum(bars) == pytest.approx(history[-1].total_timesteps / 1000)
 
 
+def test_the_curves_of_the_history_are_the_figures():
+    stats = stats_of(np.random.default_rng(0).integers(3, 40, 100), [10, 25])
+    efficiency, _ = plot_padding_history([0], [stats], [None])
+    curves = {line.get_label(): line.get_ydata()[0] for line in efficiency.lines}
+    assert curves == {
+        "training": stats.padding_efficiency,
+        "random batches would have": stats.real_timesteps / stats.random_batches_timesteps,
+        "padded to the longest": stats.real_timesteps / stats.pad_to_longest_timesteps,
+    }
+
+
 def test_history_without_buckets_is_one_bar():
     _, waste = plot_padding_history([0], [stats_of(np.array([3, 4]), [])], [None])
     assert [label.get_text() for label in waste.get_xticklabels()] == ["all batches"]

@@ -199,6 +199,11 @@ def test_sizes_without_boundaries_choose_one_bucket_for_each_size():
     assert buckets.boundaries == [3]
 
 
+def test_there_may_be_as_many_sizes_as_distinct_lengths():
+    buckets = choose_buckets(np.array([1, 2, 2, 5]), check_sizing(None, [4, 2, 1], None, 1, 1))
+    assert (buckets.boundaries, buckets.batch_sizes) == ([2, 3], [4, 2, 1])
+
+
 def test_an_empty_bucket_needs_no_budget():
     buckets, _ = make_buckets(np.array([1, 2]), {"bucket_boundaries": [5, 100], "max_timesteps_per_batch": 10})
     assert buckets.batch_sizes[0] == 5
