@@ -161,8 +161,8 @@ def _make_sample(
     """Makes a sample of batches of one row each; `spec` has None for the size of each time axis."""
     used = sum(part is not None for part in spec)
     flat_spec = keras.tree.flatten(spec[:used])
-    counter = iter(range(len(flat_spec)))
-    structure = keras.tree.map_structure(lambda _: next(counter), spec[:used])
+    # Not by a counter in `map_structure`: under PyTorch it goes through a dict in another order than `flatten`.
+    structure = keras.tree.pack_sequence_as(spec[:used], list(range(len(flat_spec))))
     columns = [
         [leaf[0] for leaf in column] for column in zip(*(keras.tree.flatten(e[:used]) for e in elements), strict=True)
     ]

@@ -340,6 +340,7 @@ CASES = [
         "reshape",
         "KeepMask(keras.layers.Reshape",
         lambda: on_tokens(lambda h: gru(keep(layers.Reshape((-1, 4)))(h))),
+        lambda: keras.config.backend() != "jax",  # which returns the same array, with its mask
     ),
     Case(
         "GroupNormalization",
@@ -478,10 +479,10 @@ CASES = [
     Case(
         "GlobalMaxPooling1D",
         "tokens",
-        lambda: on_tokens(lambda h: layers.GlobalMaxPooling1D()(layers.Dense(3)(h))),
+        lambda: on_tokens(lambda h: layers.GlobalMaxPooling1D()(layers.Dense(9)(h))),
         "global_max_pooling1d",
         "ops.max(ops.where(mask",
-        lambda: on_tokens(lambda h: MaxOverTime()(layers.Dense(3)(h))),
+        lambda: on_tokens(lambda h: MaxOverTime()(layers.Dense(9)(h))),
     ),
     Case(
         "ops.mean over time",
