@@ -49,7 +49,7 @@ class KeepMask(keras.layers.Wrapper):
         training: Optional bool, handed on.
 
     Returns:
-        What the layer returns. The output carries the mask: with `return_state=True` the first one, with
+        What the layer returns. The output carries the mask; with `return_state=True` the first one, with
         `Bidirectional(merge_mode=None)` both.
 
     Raises:
