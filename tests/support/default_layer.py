@@ -34,6 +34,7 @@ def mark_docstrings(items: list[pytest.Item]) -> None:
 def enforced(item: pytest.Item) -> Iterator[None]:
     """Fails a test, or a fixture of it, that trains or starts a process without being marked."""
     import keras  # not at the top, as in conftest.py
+    import numpy.testing  # noqa: F401  NumPy 1.26 starts lscpu as it is imported (numpy/testing/_private/utils.py)
 
     with pytest.MonkeyPatch.context() as patch:
         if not item.get_closest_marker("fit"):
