@@ -243,3 +243,31 @@ def test_tensors_that_numpy_cannot_read_say_how_to_convert_them():
 def test_a_column_of_numbers_in_several_pieces_is_no_column_of_lists():
     with pytest.raises(TypeError, match=r"`x` must be a column of lists. Received the Arrow type int64"):
         as_rows(pyarrow.chunked_array([[1, 2], [3]]), "x")
+
+
+def read_in_pieces(arrays):
+    """The pieces of a column of an Arrow file, all in one buffer that stays as it is."""
+    sink = pyarrow.BufferOutputStream()
+    schema = pyarrow.schema([("x", arrays[0].type)])
+    with pyarrow.ipc.new_stream(sink, schema) as writer:
+        for array in arrays:
+            writer.write_batch(pyarrow.record_batch([array], schema=schema))
+    return pyarrow.ipc.open_stream(pyarrow.py_buffer(sink.getvalue().to_pybytes())).read_all()["x"]
+
+
+def test_pieces_of_vectors_in_one_buffer_are_used_where_they_lie():
+    x = [row[:, :, 0] for row in features([3, 1, 2, 4])]
+    vectors = pyarrow.list_(pyarrow.list_(pyarrow.float32()))
+    column = read_in_pieces([pyarrow.array([row.tolist() for row in piece], vectors) for piece in (x[:1], x[1:])])
+    assert column.num_chunks == 2
+    rows = as_rows(column, "x")
+    assert rows.shared
+    assert rows.feature_shape == (2,)
+    for row, expected in zip(rows, x, strict=True):
+        assert np.array_equal(row, expected)
+
+
+def test_pieces_of_numbers_are_no_sequences():
+    column = read_in_pieces([pyarrow.array([1, 2]), pyarrow.array([3])])
+    with pytest.raises(TypeError, match="must be a column of lists"):
+        as_rows(column, "x")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keras_bucketing import BucketedSequence
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state, sampled_rows
 from tests.support.default_layer import examples
 
@@ -66,3 +67,14 @@ def test_a_state_that_does_not_belong_here_is_refused(state, error, text):
     with pytest.raises(error) as raised:
         check_state(state, "abc", seed=5, seed_was_given=True)
     assert text in str(raised.value)
+
+
+def test_few_labels_all_count_for_the_fingerprint():
+    """Two thousand labels are few bytes, though they are more rows than are sampled where there are many bytes."""
+
+    def fingerprint_with(label):
+        labels = np.zeros(2000, np.int32)
+        labels[-2] = label
+        return BucketedSequence([[1]] * 2000, labels, seed=1).state_dict()["fingerprint"]
+
+    assert fingerprint_with(0) != fingerprint_with(1)
