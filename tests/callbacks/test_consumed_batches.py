@@ -95,6 +95,18 @@ def test_a_pass_goes_on_even_if_nobody_asked_in_between():
     assert batches.consumed() == Consumed(PassPosition(1, 0, 0), 4, 7)
 
 
+def test_what_begins_after_the_end_is_no_concern():
+    """A validation ends the training part, and the end of the epoch calls `end` again."""
+    dataset = FakeDataset()
+    batches = ConsumedBatches(dataset)
+    run_steps(batches, dataset, range(4), first_batch=0)
+    batches.end()
+    dataset.read_first_batch()
+    batches.end()
+    assert not batches.overran
+    assert batches.consumed() == Consumed(PassPosition(1, 0, 0), 0, 4)
+
+
 def test_a_validation_on_the_same_dataset_is_another_pass():
     dataset = FakeDataset()
     training, validation = ConsumedBatches(dataset), ConsumedBatches(dataset)
