@@ -1,11 +1,8 @@
 """`fit` under Keras' other backends, a process for each."""
 
-import importlib.util
-import os
-import subprocess
-import sys
-
 import pytest
+
+from tests.support.processes import run_on_backend
 
 TRAIN = """
 import warnings
@@ -110,12 +107,6 @@ print("began with", keras.backend.backend())
 @pytest.mark.backends
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_model_begins_with_epoch_0_trains_and_predicts_on_another_backend(backend):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed: pip install 'keras-bucketing[backends]'")
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": ".", "TF_CPP_MIN_LOG_LEVEL": "2"}
     # One process for both: to start it takes as long as either.
-    finished = subprocess.run(
-        [sys.executable, "-c", FIRST_EPOCH + TRAIN], capture_output=True, text=True, check=False, env=environment
-    )
-    expected = [f"began with {backend}", f"trained with {backend}"]
-    assert finished.stdout.splitlines() == expected, finished.stderr[-3000:]
+    printed = run_on_backend(backend, "-c", FIRST_EPOCH + TRAIN).splitlines()
+    assert printed == [f"began with {backend}", f"trained with {backend}"]

@@ -406,6 +406,7 @@ def threads_of_hooks(dataset: Any, *callbacks: keras.callbacks.Callback) -> set[
 
 
 def main(strategy: str, *kinds: str) -> None:
+    warnings.simplefilter("error", UserWarning)
     if strategy == "mirrored":
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
