@@ -394,6 +394,25 @@ def test_an_evaluation_in_a_hook_is_one_and_the_epoch_stays_exact(hook, steps_pe
     assert {stats.num_batches for stats in callback.evaluate_history} == {3 if steps_per_execution == 3 else 2}
 
 
+@pytest.mark.fit
+def test_an_evaluation_in_a_hook_leaves_the_count_of_rows_where_nobody_announced_the_steps():
+    # In groups of 3, only the rows of the loss tell 7 batches from 9; the evaluation resets them.
+    dataset, val = scenarios.bucketed(1), scenarios.bucketed(2)
+    callback = PaddingStatsCallback(dataset, val)
+    evaluates = Evaluates("on_train_batch_end", val, [callback])
+    with scenarios.out_of_data_allowed():
+        scenarios.model_for(3).fit(
+            dataset.take(7).filter(lambda *batch: True),
+            epochs=2,
+            callbacks=[evaluates, callback],
+            verbose=0,
+            shuffle=False,
+        )
+    ours = [dataset.pass_stats(PassPosition(1 + epoch, epoch=epoch, first_batch=0), 0, 7) for epoch in range(2)]
+    assert callback.history == ours
+    assert [stats.num_batches for stats in callback.evaluate_history] == [3, 3]
+
+
 class Reads(keras.callbacks.Callback):
     def __init__(self, hook, dataset):
         super().__init__()
