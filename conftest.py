@@ -9,7 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is im
 import pytest
 from hypothesis import settings
 
-from tests.support import default_layer
+from tests.support import default_layer, processes
 
 # Building a graph takes longer than hypothesis' deadline of 200 ms, and how long depends on the machine.
 settings.register_profile("no_deadline", deadline=None, print_blob=True)
@@ -49,6 +49,11 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
+
+
+def pytest_sessionfinish():
+    """Ends the processes that fork others."""
+    processes.close_servers()
 
 
 def pytest_configure(config):

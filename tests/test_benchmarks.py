@@ -42,6 +42,7 @@ def _logger_as_it_was():
 )
 def test_prints_a_table_and_writes_json_and_a_picture(script, table_heads, figures, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # to compile takes longer than to train so little
     monkeypatch.setattr(sys, "argv", [script, "--quick", "--output", str(tmp_path)])
     monkeypatch.delitem(sys.modules, f"benchmarks.{script}", raising=False)  # another benchmark may have imported it
     runpy.run_module(f"benchmarks.{script}", run_name="__main__", alter_sys=True)  # as `python -m` does

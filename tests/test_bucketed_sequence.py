@@ -2,9 +2,6 @@
 
 import collections
 import hashlib
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -15,6 +12,7 @@ from hypothesis import strategies as st
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from tests.support.default_layer import examples
+from tests.support.processes import run_python
 from tests.support.strategies import bucket_options, enough_rows, lengths_lists, random_sequences, remainders, seeds
 
 
@@ -134,14 +132,7 @@ print(make().state_dict()["fingerprint"])
 
 @pytest.mark.fit
 def test_another_process_yields_the_same_batches():
-    environment = {
-        **os.environ,
-        "PYTHONHASHSEED": "77",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    finished = subprocess.run(
-        [sys.executable, "-c", PRINT_DIGEST], capture_output=True, text=True, check=True, env=environment
-    )
+    finished = run_python("-c", PRINT_DIGEST, check=True)  # where strings have other hashes
     digest = hashlib.sha256(b"".join(y.tobytes() + x.tobytes() for x, y in arrays_of(make()))).hexdigest()
     assert finished.stdout.split() == [digest, make().state_dict()["fingerprint"]]
 

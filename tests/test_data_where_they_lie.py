@@ -1,9 +1,6 @@
 """Mapped files and shared memory: the batches of a copy, without one."""
 
-import os
 import signal
-import subprocess
-import sys
 import weakref
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.data.convert import as_rows
 from keras_bucketing.unpadding.arrays import sequences_from_padded
 from tests.support.default_layer import examples
+from tests.support.processes import run_python
 from tests.support.rows import rows_of
 from tests.support.strategies import DTYPES, bucket_options, lengths_lists, random_sequences, seeds
 
@@ -246,6 +244,4 @@ def test_a_shard_reads_only_its_own_rows(tmp_path):
 
 
 def run(program, *arguments, check=True):
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.run(command, capture_output=True, text=True, check=check, env=environment)
+    return run_python("-c", program, *map(str, arguments), check=check)

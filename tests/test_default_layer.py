@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.support import default_layer
+from tests.support import default_layer, processes
 
 
 def model():
@@ -32,6 +32,7 @@ ROWS = np.ones((1, 1))
         (lambda: model().predict_on_batch(ROWS), r"calls predict_on_batch\(\)"),
         (lambda: subprocess.run([sys.executable, "-c", ""], check=True), "starts a process"),
         (lambda: multiprocessing.Process(target=print).start(), "starts a process"),
+        (lambda: processes.start_python("-c", ""), "starts a process"),
     ],
 )
 def test_what_takes_long_fails_without_the_mark(call, what):

@@ -1,8 +1,6 @@
 """BucketedSequence.from_dataset: existing pipelines of real libraries, and what it says where it cannot know."""
 
 import itertools
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_bucketing import BucketedSequence, save_sequences
+from tests.support.processes import run_python
 from tests.support.strategies import random_sequences
 from tests.support.streams import Batches, Sequences, pad
 
@@ -553,8 +552,7 @@ for cache in (sys.argv[1], None):
 @pytest.mark.fit
 def test_memory_is_bounded_by_the_result(tmp_path):
     pytest.importorskip("resource")
-    command = [sys.executable, "-c", MEASURED, str(tmp_path / "cache")]
-    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    done = run_python("-c", MEASURED, str(tmp_path / "cache"), check=True)
     of_cached, of_kept = map(float, done.stdout.split())
     assert of_cached < 40, f"{of_cached:.0f} MB for a cache of 381 MB"
     assert of_kept < 1.25 * 381, f"{of_kept:.0f} MB for 381 MB of values"

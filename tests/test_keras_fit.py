@@ -1,8 +1,5 @@
 """Existing models, `fit`, `evaluate` and `predict`, as they are used today."""
 
-import os
-import subprocess
-import sys
 import warnings
 
 import keras
@@ -11,6 +8,7 @@ import pytest
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from tests.support.models import token_model, vector_model
+from tests.support.processes import run_python
 
 NUM_ROWS = 30
 LENGTHS = np.random.default_rng(0).integers(2, 12, NUM_ROWS)
@@ -192,8 +190,4 @@ print("trained on", strategy.num_replicas_in_sync)
 
 @pytest.mark.fit
 def test_replicas_get_equal_halves_of_every_batch():
-    environment = {**os.environ, "PYTHONPATH": "."}
-    finished = subprocess.run(
-        [sys.executable, "-c", MIRRORED], capture_output=True, text=True, check=False, env=environment
-    )
-    assert finished.stdout.split() == ["trained", "on", "2"], finished.stderr[-3000:]
+    assert run_python("-c", MIRRORED, check=True).stdout.split() == ["trained", "on", "2"]

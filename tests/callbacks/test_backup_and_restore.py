@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -16,16 +15,18 @@ from keras_bucketing.callbacks import backup_and_restore
 from keras_bucketing.callbacks.backup_files import BackupFiles
 from keras_bucketing.callbacks.backup_store import RECORD_FILE, WEIGHTS_FILE, BackupStore
 from tests.support.directories import contents_of
+from tests.support.processes import run_python
 
 # Trains, appending to a file which batch each step saw and what the weights add up to. Kills itself with SIGKILL, which
 # no Python code can catch, after the step it is told to, or before it flushes a file for the n-th time.
 TRAIN = """
-import os, signal, sys
+import os, signal, sys, warnings
 import keras, numpy as np
 from keras_bucketing import BackupAndRestoreSequence, BucketedSequence
 from keras_bucketing.callbacks import backup_and_restore
 from keras_bucketing.callbacks.backup_files import BackupFiles
 
+warnings.simplefilter("error", UserWarning)
 folder, record, kill_after, kill_in_flush = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 keras.utils.set_random_seed(1)
 rng = np.random.default_rng(1)
@@ -83,8 +84,7 @@ def train_until_killed(folder: Path, kill_after: int = 0, kill_in_flush: int = 0
     record = folder.parent / "record.txt"
     record.unlink(missing_ok=True)
     arguments = [str(folder), str(record), str(kill_after), str(kill_in_flush)]
-    command = [sys.executable, "-W", "error::UserWarning", "-c", TRAIN, *arguments]
-    killed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    killed = run_python("-c", TRAIN, *arguments)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     return record.read_text().splitlines() if record.exists() else []
 

@@ -2,11 +2,7 @@ from __future__ import annotations
 
 import copy
 import csv
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -19,8 +15,9 @@ from keras_bucketing.padding.report import padding_report
 from keras_bucketing.pipeline.passes import PassPosition
 from tests.support import consumption_scenarios as scenarios
 from tests.support.paths import SUPPORT
+from tests.support.processes import run_on_backend, run_python
 
-SCRIPT = SUPPORT / "consumption_scenarios.py"
+SCRIPT = str(SUPPORT / "consumption_scenarios.py")
 
 
 @pytest.mark.fit
@@ -32,25 +29,16 @@ def test_callback_agrees_with_what_the_model_received(kind, scenario, steps_per_
     scenarios.run(kind, scenario, steps_per_execution)
 
 
-def run_script(*arguments: str, backend: str = "tensorflow") -> None:
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-W", "error::UserWarning", str(SCRIPT), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1500, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-
-
 @pytest.mark.fit
 @pytest.mark.backends
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_callback_agrees_on_another_backend(backend):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"needs the `backends` extra: {backend} is not installed")
-    run_script("default", "bucketed", "monitored_right", "monitored_repeat", "py_dataset", backend=backend)
+    run_on_backend(backend, SCRIPT, "default", "bucketed", "monitored_right", "monitored_repeat", "py_dataset")
 
 
 @pytest.mark.fit
 def test_callback_agrees_under_a_mirrored_strategy_of_two_devices():
-    run_script("mirrored")
+    run_python(SCRIPT, "mirrored", check=True)
 
 
 def fit(dataset, *callbacks, **arguments):
@@ -404,6 +392,25 @@ def test_an_evaluation_in_a_hook_is_one_and_the_epoch_stays_exact(hook, steps_pe
     assert [stats.num_batches for stats in callback.history] == [7, 7, 7]
     assert callback.val_history == [val.padding_stats(epoch) for epoch in range(3)]
     assert {stats.num_batches for stats in callback.evaluate_history} == {3 if steps_per_execution == 3 else 2}
+
+
+@pytest.mark.fit
+def test_an_evaluation_in_a_hook_leaves_the_count_of_rows_where_nobody_announced_the_steps():
+    # In groups of 3, only the rows of the loss tell 7 batches from 9; the evaluation resets them.
+    dataset, val = scenarios.bucketed(1), scenarios.bucketed(2)
+    callback = PaddingStatsCallback(dataset, val)
+    evaluates = Evaluates("on_train_batch_end", val, [callback])
+    with scenarios.out_of_data_allowed():
+        scenarios.model_for(3).fit(
+            dataset.take(7).filter(lambda *batch: True),
+            epochs=2,
+            callbacks=[evaluates, callback],
+            verbose=0,
+            shuffle=False,
+        )
+    ours = [dataset.pass_stats(PassPosition(1 + epoch, epoch=epoch, first_batch=0), 0, 7) for epoch in range(2)]
+    assert callback.history == ours
+    assert [stats.num_batches for stats in callback.evaluate_history] == [3, 3]
 
 
 class Reads(keras.callbacks.Callback):

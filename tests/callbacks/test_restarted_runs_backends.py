@@ -1,13 +1,8 @@
 """Interrupted runs under Keras' other backends, and a sample of real processes that are killed."""
 
-import importlib.util
-import os
-import subprocess
-import sys
-
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support.processes import run_on_backend
 
 # Trains with another callback that reads the same data in one of its hooks, is interrupted, goes on, and compares with
 # the run that was not interrupted.
@@ -79,10 +74,4 @@ print("resumed with", keras.backend.backend())
 @pytest.mark.backends
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_run_goes_on_under_another_backend(backend: str):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed: pip install 'keras-bucketing[backends]'")
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
-    finished = subprocess.run(
-        [sys.executable, "-c", TRAIN], capture_output=True, text=True, check=False, env=environment, timeout=900
-    )
-    assert finished.stdout.split() == ["resumed", "with", backend], finished.stderr[-3000:]
+    assert run_on_backend(backend, "-c", TRAIN).split() == ["resumed", "with", backend]

@@ -1,15 +1,11 @@
 """check_padding on JAX and PyTorch."""
 
-import importlib.util
-import os
-import subprocess
-import sys
-
 import pytest
 
 from tests.support.paths import SUPPORT
+from tests.support.processes import run_on_backend
 
-SCRIPT = SUPPORT / "padding_on_another_backend.py"
+SCRIPT = str(SUPPORT / "padding_on_another_backend.py")
 SOME = [
     "a residual with +",
     "a residual with + in a subclassed model",
@@ -30,10 +26,5 @@ SOME = [
 @pytest.mark.fit
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_leaks_are_named_and_cured(backend):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"needs the `backends` extra: {backend} is not installed")
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(SCRIPT), *SOME]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.splitlines()[-1] == f"{backend} done", run.stdout
+    printed = run_on_backend(backend, SCRIPT, *SOME)
+    assert printed.splitlines()[-1] == f"{backend} done", printed

@@ -1,14 +1,13 @@
 """examples/japanese_vowels.py, run as the README says, with a tiny model."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.support.paths import EXAMPLES
+from tests.support.processes import run_python
 
 pytest.importorskip("sktime", reason="needs sktime: pip install keras-bucketing[examples]")
 pytest.importorskip("matplotlib", reason="needs matplotlib: pip install keras-bucketing[plot]")
@@ -17,10 +16,8 @@ pytest.importorskip("matplotlib", reason="needs matplotlib: pip install keras-bu
 @pytest.mark.fit
 def test_it_trains_evaluates_and_shows_the_buckets(tmp_path: Path):
     """The command of the README, as a process of its own."""
-    command = [sys.executable, str(EXAMPLES / "japanese_vowels.py"), "--quick", "--seeds", "0"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-    output = result.stdout
+    command = [str(EXAMPLES / "japanese_vowels.py"), "--quick", "--seeds", "0"]
+    output = run_python(*command, cwd=tmp_path, check=True).stdout
     efficiencies = [float(found) for found in re.findall(r"padding_efficiency: ([\d.]+)", output)]
     assert len(efficiencies) == 2  # one for each epoch of --quick
     assert all(0.85 < efficiency < 1 for efficiency in efficiencies)

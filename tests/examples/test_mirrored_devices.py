@@ -1,9 +1,6 @@
 """examples/mirrored_devices.py: two devices learn what one would."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -12,18 +9,16 @@ import pytest
 
 from keras_bucketing import BucketedSequence, MaskedLSTMClassifier, PaddingStatsCallback
 from tests.support.paths import EXAMPLES
+from tests.support.processes import run_python
 
 SEQUENCES = 203  # no multiple of two: one row an epoch is left out
 EPOCHS = 2
 
 
 def run_on_two_devices(folder: Path) -> dict:
-    command = [sys.executable, str(EXAMPLES / "mirrored_devices.py"), "--cpu-devices", "2", "--units", "4"]
+    command = [str(EXAMPLES / "mirrored_devices.py"), "--cpu-devices", "2", "--units", "4"]
     command += ["--sequences", str(SEQUENCES), "--epochs", str(EPOCHS), "--json", str(folder / "figures.json")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "2 devices, 16 rows each; 1 rows left out" in result.stdout
+    assert "2 devices, 16 rows each; 1 rows left out" in run_python(*command, check=True).stdout
     return json.loads((folder / "figures.json").read_text())
 
 

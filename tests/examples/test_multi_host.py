@@ -1,11 +1,8 @@
 """examples/multi_host.py: real processes that train together over gloo on the loopback interface."""
 
 import importlib.util
-import os
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -14,6 +11,7 @@ import pytest
 
 from keras_bucketing.callbacks.backup_store import BackupStore
 from tests.support.paths import EXAMPLES
+from tests.support.processes import start_python
 
 EPOCHS, SEQUENCES = 2, 200
 # Runs the example. With a step to be killed at, process 1 kills itself with SIGKILL there, as soon as process 0 has
@@ -49,37 +47,27 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def start(num_processes: int, *options: str, **environment: str) -> list[subprocess.Popen]:
+def start(num_processes: int, *options: str, **environment: str) -> list:
     """One process a host."""
     port = free_port()
-    path = os.pathsep.join([str(EXAMPLES), *sys.path])
     return [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-c", RUN, f"--coordinator=localhost:{port}", f"--num-processes={num_processes}"),
-                *(f"--process-id={index}", f"--epochs={EPOCHS}", f"--sequences={SEQUENCES}"),
-                *(option.format(index=index) for option in options),
-            ],
-            env={
-                **os.environ,
-                "PYTHONPATH": path,
-                "KERAS_BACKEND": "jax",
-                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # the model is tiny: compiling it takes longer than training it
-                **environment,
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        start_python(
+            *("-c", RUN, f"--coordinator=localhost:{port}", f"--num-processes={num_processes}"),
+            *(f"--process-id={index}", f"--epochs={EPOCHS}", f"--sequences={SEQUENCES}"),
+            *(option.format(index=index) for option in options),
+            backend="jax",
+            cwd=EXAMPLES,
+            environment=environment,
         )
         for index in range(num_processes)
     ]
 
 
-def finish(processes: list[subprocess.Popen]) -> None:
+def finish(processes: list) -> None:
     try:
         for process in processes:
-            output, _ = process.communicate(timeout=300)
-            assert process.returncode == 0, output
+            printed = process.communicate(timeout=300)
+            assert process.returncode == 0, printed
     finally:
         for process in processes:
             process.kill()
@@ -107,10 +95,10 @@ def test_two_processes_train_as_one_and_go_on_after_a_kill(tmp_path: Path):
     backup = tmp_path / "backup"
     resumable = (f"--backup-dir={backup}", "--save-freq=2", f"--weights={tmp_path}/resumed-{{index}}.weights.h5")
     first, second = start(2, *resumable, KILL=str(backup))
-    output, _ = second.communicate(timeout=300)
+    printed = second.communicate(timeout=300)
     first.kill()  # it waits for the other
     first.communicate()
-    assert second.returncode == -signal.SIGKILL, output
+    assert second.returncode == -signal.SIGKILL, printed
     assert not resumed_0.exists()
     state = BackupStore(str(backup)).newest().state
     assert (state["keras_epoch"], state["dataset"]["position"]["batch"]) in ((1, 2), (1, 4)), (

@@ -1,17 +1,13 @@
 """What TensorFlow saved gives the same outputs on JAX and on torch, and padding reaches nothing there either."""
 
-import importlib.util
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from keras_bucketing import MaskedLSTMClassifier
 from tests.support.paths import SUPPORT
+from tests.support.processes import run_on_backend
 
-SCRIPT = SUPPORT / "model_on_another_backend.py"
+SCRIPT = str(SUPPORT / "model_on_another_backend.py")
 
 MODELS = {
     "vectors": {"units": 3, "bidirectional": True, "pooling": "attention"},
@@ -37,10 +33,4 @@ def saved_by_tensorflow(tmp_path_factory):
 @pytest.mark.fit
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_outputs_gradients_and_compilations(backend, saved_by_tensorflow):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"needs the `backends` extra: {backend} is not installed")
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(SCRIPT), str(saved_by_tensorflow)]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.splitlines()[-1] == f"{backend} done"
+    assert run_on_backend(backend, SCRIPT, str(saved_by_tensorflow)).splitlines()[-1] == f"{backend} done"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.planning.boundaries import optimal_bucket_boundaries
 from tests.support.default_layer import examples
 from tests.support.planning import make_buckets
+from tests.support.processes import run_python
 from tests.support.strategies import length_arrays
 
 
@@ -301,9 +300,7 @@ def test_command_refuses_bad_files_in_one_line(content, message, tmp_path, capsy
 
 @pytest.mark.fit
 def test_command_runs_as_a_module(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-m", "keras_bucketing", str(tmp_path / "missing.npy")], capture_output=True, text=True
-    )
+    result = run_python("-m", "keras_bucketing", str(tmp_path / "missing.npy"))
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].endswith("missing.npy: No such file or directory")
 

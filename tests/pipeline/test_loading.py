@@ -1,8 +1,5 @@
 """The interpreter waits for calls out of TensorFlow's threads."""
 
-import os
-import subprocess
-import sys
 import threading
 import weakref
 
@@ -13,6 +10,7 @@ import tensorflow as tf
 
 from keras_bucketing import BucketedSequence
 from keras_bucketing.pipeline.loading import PendingCalls
+from tests.support.processes import run_python
 
 
 def test_waiting_ends_after_the_last_call():
@@ -211,9 +209,6 @@ print("leaving", flush=True)
 
 @pytest.mark.fit
 def test_a_program_that_ends_in_the_middle_of_a_pass_ends_quietly():
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    result = subprocess.run(
-        [sys.executable, "-c", LEAVES_EARLY], env=environment, capture_output=True, text=True, timeout=300
-    )
+    result = run_python("-c", LEAVES_EARLY)
     assert (result.returncode, result.stdout) == (0, "leaving\n"), result.stderr
     assert "Traceback" not in result.stderr

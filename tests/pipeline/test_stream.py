@@ -2,8 +2,6 @@
 
 import gc
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -15,6 +13,7 @@ from tensorflow.python.framework import func_graph
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.pipeline.stream import traced_passes
+from tests.support.processes import run_python
 
 NUM_ROWS = 23
 X = [[row] * (1 + row % 7) for row in range(NUM_ROWS)]
@@ -219,8 +218,7 @@ assert [labels.numpy().tolist() for _ in range(2) for _, labels in dataset] == p
 
 @pytest.mark.fit
 def test_the_debug_mode_of_tf_data_can_be_used():
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    subprocess.run([sys.executable, "-c", DEBUGGED], env=environment, check=True, timeout=300)
+    run_python("-c", DEBUGGED, check=True)
 
 
 def test_the_options_are_turned_on_again_without_a_warning_by_way_of_a_variant(caplog):

@@ -2,8 +2,6 @@
 
 import errno
 import json
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from keras_bucketing.streams import folder as sequence_folder
 from keras_bucketing.streams.columns import npy_header
 from tests.streams.test_reading import contents
 from tests.support.default_layer import examples
+from tests.support.processes import run_python
 from tests.support.streams import Sequences, datasets, map_leaves, rows_of, single_rows
 
 X = [[1, 2, 3], [4], [5, 6]]
@@ -193,8 +192,7 @@ save_sequences(sys.argv[1], rows())
 
 @pytest.mark.fit
 def test_a_killed_process_leaves_no_folder_and_the_next_one_begins_again(tmp_path):
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "s")], capture_output=True, check=False)
-    assert killed.returncode == 9
+    assert run_python("-c", KILLED, str(tmp_path / "s")).returncode == 9
     assert names_in(tmp_path) == ["s.unfinished"]
     assert "values_0.npy" in names_in(tmp_path / "s.unfinished")
     with pytest.raises(FileNotFoundError, match="has not been finished"):

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.support import processes
+
 is_run = False  # conftest.py sets it before it collects
 MODEL_CALLS = ("fit", "evaluate", "predict", "train_on_batch", "test_on_batch", "predict_on_batch")
 # The examples of docstrings cannot be marked by hand: they are by what they call.
@@ -40,6 +42,7 @@ def enforced(item: pytest.Item) -> Iterator[None]:
         if not item.get_closest_marker("fit"):
             patch.setattr(subprocess.Popen, "__init__", _refuse("starts a process"))
             patch.setattr(multiprocessing.process.BaseProcess, "start", _refuse("starts a process"))
+            patch.setattr(processes.ForkedPython, "__init__", _refuse("starts a process"))
             for name in () if item.get_closest_marker("smoke") else MODEL_CALLS:
                 patch.setattr(keras.Model, name, _refuse(f"calls {name}() of a model"))
         yield
