@@ -22,7 +22,9 @@ import keras
 import tensorflow as tf
 
 from keras_bucketing.callbacks.fit_hooks import Logs
+from keras_bucketing.monitoring.counted_arrays import CountedArrays
 from keras_bucketing.monitoring.counted_dataset import CountedDataset
+from keras_bucketing.monitoring.monitored_generator import MonitoredGenerator
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.passes import PassPosition
 
@@ -247,6 +249,144 @@ class ConsumedBatches:
         return stop if expected_steps is None else min(stop, self._start + expected_steps)
 
 
+class ConsumedGenerator(ConsumedBatches):
+    """The same for a Python generator, where neither hooks nor passes tell when Keras begins a pass: its rules do.
+
+    Keras takes the first batches out and begins each of its passes with them, unseen (`GeneratorDataAdapter` in
+    keras/src/trainers/data_adapters/generator_data_adapter.py). A call begins with a pass, and an epoch goes on with
+    that of the epoch before if this one made all the steps that Keras had announced; otherwise the data ended, and
+    Keras makes another iterator (`EpochIterator` in keras/src/trainers/epoch_iterator.py).
+
+    Args:
+        dataset: What `monitor_padding` made of the generator.
+        expected_steps: Optional int, the steps of an epoch that Keras announced.
+        is_known: Whether it is read without a doubt; otherwise only a pass that no call was followed through counts.
+    """
+
+    def __init__(self, dataset: MonitoredGenerator, expected_steps: int | None, is_known: bool):
+        super().__init__(dataset)
+        self._generator = dataset
+        self._num_batches = None
+        self._expected_steps = expected_steps
+        self._is_read: bool | None = True if is_known else None  # None: to be found out at the first step
+
+    def begin(self) -> None:
+        """As in `ConsumedBatches`."""
+        goes_on = self._expected_steps is not None and 0 < self._expected_steps <= self._steps
+        stop = self._stop() if self._resolved_stop is None else self._resolved_stop
+        self._resolved_stop = None
+        self._start = stop if goes_on else 0
+        is_newer = self._generator.follow_newest()
+        if self._is_read is None:
+            self._is_read = is_newer
+        if not goes_on:
+            # All passes that Keras makes of what it has taken out begin alike: as long as ours has not shown, the
+            # newest one stands for it.
+            newest = self._generator.newest_pass()
+            self._position = newest if newest.number and self._is_read else None
+            self._passes_before = newest.number
+            self._located = False
+        self._ended = False
+        with self._lock:
+            self._steps = 0
+            self._steps_per_execution = 1
+
+    def begin_step(self, step: int) -> None:
+        """As in `ConsumedBatches`."""
+        if step > 0:
+            self.locate()
+
+    def locate(self) -> None:
+        """As in `ConsumedBatches`; until the pass shows, which it need not."""
+        newest = self._generator.newest_pass()
+        if self._position is None:
+            return
+        if not self._located and newest.number > self._passes_before:
+            self._located = True
+            number = self._passes_before + 1
+            self._position = PassPosition(number, number - 1, 0)
+        # More passes are somebody else's: a validation on the same generator, for one.
+        self._interleaved |= newest.number > self._passes_before + 1
+        self._generator.follow_newest()
+
+    def pause(self) -> None:
+        """As in `ConsumedBatches`."""
+        self.locate()
+
+    def resume(self) -> None:
+        """As in `ConsumedBatches`."""
+
+    def end(self, max_unannounced: int = 0) -> None:
+        """As in `ConsumedBatches`."""
+        if not self._ended:
+            self._ended = True
+            self.locate()
+
+
+class ConsumedArrays(ConsumedBatches):
+    """The same for arrays, which count as a whole where a call reads them.
+
+    Args:
+        dataset: The arrays.
+        is_known: Whether they are read without a doubt; otherwise they are where the call has as many rows.
+    """
+
+    def __init__(self, dataset: CountedArrays, is_known: bool):
+        super().__init__(dataset)
+        self._num_rows = dataset.num_rows
+        self._is_known = is_known
+        self.num_missing_rows = 0
+
+    def begin(self) -> None:
+        """As in `ConsumedBatches`."""
+        self._ended = False
+        with self._lock:
+            self._steps = 0
+
+    def begin_step(self, step: int) -> None:
+        """As in `ConsumedBatches`."""
+
+    def locate(self) -> None:
+        """As in `ConsumedBatches`."""
+
+    def pause(self) -> None:
+        """As in `ConsumedBatches`."""
+
+    def resume(self) -> None:
+        """As in `ConsumedBatches`."""
+
+    def end(self, max_unannounced: int = 0) -> None:
+        """As in `ConsumedBatches`."""
+        self._ended = True
+
+    def consumed(
+        self, count_rows: Callable[[], int | None] = lambda: None, expected_steps: int | None = None
+    ) -> Consumed | None:
+        """All of them, if they were read; as in `ConsumedBatches`."""
+        rows = count_rows()
+        if not self._steps or (not self._is_known and rows != self._num_rows):
+            return None
+        self.num_missing_rows = 0 if rows is None else max(self._num_rows - rows, 0)
+        return Consumed(self.dataset.newest_pass(), 0, 1)
+
+    @property
+    def overran(self) -> bool:
+        """As in `ConsumedBatches`."""
+        return False
+
+
+def follow(dataset: CountedDataset, steps: int | None, is_training: bool, is_known: bool) -> ConsumedBatches:
+    """What follows a reader of a dataset of any kind.
+
+    `steps` are those of an epoch that Keras announced; `is_known` says that nothing else than this dataset is read.
+    """
+    if isinstance(dataset, MonitoredGenerator):
+        return ConsumedGenerator(dataset, steps, is_known and not is_training)
+    if isinstance(dataset, CountedArrays):
+        return ConsumedArrays(dataset, is_known)
+    return ConsumedBatches(dataset)
+
+
 class RunningCall:
     """A call of `fit`, `evaluate` or `predict` under way: what it reads, how far it is, how long it takes.
 
@@ -257,9 +397,11 @@ class RunningCall:
         model: The model whose loss metric counts the rows; None in `predict`, whose outputs are counted.
         params: What Keras gave to `set_params`; None where it gave nothing.
         is_validation: Whether it is the validation of an epoch.
+        known: Optional dataset, the one that is read without a doubt, where neither passes nor rows can tell.
 
     Attributes:
         counts_loss: Bool, whether the rows are those of the loss metric.
+        num_missing_rows: Int, known after `padding_stats`: rows of arrays that count although they were not read.
         is_validation: Bool, as given.
         overran: Bool, known after `padding_stats`: as in `ConsumedBatches`.
     """
@@ -270,13 +412,19 @@ class RunningCall:
         model: keras.Model | None = None,
         params: dict[str, Any] | None = None,
         is_validation: bool = False,
+        known: CountedDataset | None = None,
     ):
         self.counts_loss = model is not None
         self.is_validation = is_validation
         self.overran = False
-        self._candidates = [ConsumedBatches(dataset) for dataset in datasets]
-        self._model = model
+        self.num_missing_rows = 0
         self._expected_steps: int | None = (params or {}).get("steps")
+        is_training = not is_validation and known is not None
+        self._candidates = [
+            follow(dataset, self._expected_steps, is_training, is_known=dataset is known) for dataset in datasets
+        ]
+        self._needs_rows = any(isinstance(candidate, ConsumedArrays) for candidate in self._candidates)
+        self._model = model
         self._rows_before_reset = 0  # what the loss metric had counted before callbacks' evaluations reset it
         self._lock = threading.Lock()
         self._output_rows = 0
@@ -345,6 +493,7 @@ class RunningCall:
             consumed = candidate.consumed(lambda: self._rows, self._expected_steps)
             if consumed is not None:
                 self.overran = candidate.overran
+                self.num_missing_rows = getattr(candidate, "num_missing_rows", 0)
                 return dataclasses.replace(candidate.dataset.pass_stats(*consumed), seconds=self._seconds)
         return None
 
@@ -354,7 +503,7 @@ class RunningCall:
         Keras weights each batch's loss by its rows (`train_step` in keras/src/backend/*/trainer.py), so that the weight
         adds up to them. A model with its own `train_step` may not: then the answer fits no batch, or is None.
         """
-        if self._model is None or getattr(self._model, "steps_per_execution", 1) <= 1:
+        if self._model is None or (getattr(self._model, "steps_per_execution", 1) <= 1 and not self._needs_rows):
             return None  # one step at a time, the hooks leave no doubt
         for metric in self._model.metrics:
             if metric.name == "loss" and isinstance(metric, keras.metrics.Mean):

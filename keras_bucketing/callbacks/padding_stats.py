@@ -12,7 +12,11 @@ import keras
 
 from keras_bucketing.callbacks.consumed_batches import RunningCall
 from keras_bucketing.callbacks.fit_hooks import Logs
-from keras_bucketing.monitoring.counted_dataset import CountedDataset, check_counted
+from keras_bucketing.checks import show
+from keras_bucketing.monitoring.batch_log import EntryKeys, MaskValue
+from keras_bucketing.monitoring.counted_arrays import CountedArrays, is_arrays
+from keras_bucketing.monitoring.counted_dataset import CountedDataset, refuse_uncounted
+from keras_bucketing.monitoring.monitored_generator import MonitoredGenerator
 from keras_bucketing.padding.history import PaddingHistory, describe
 from keras_bucketing.padding.stats import PaddingStats
 
@@ -37,6 +41,13 @@ class PaddingStatsCallback(keras.callbacks.Callback):
     pass `monitored = monitor_padding(mapped)` to both `fit` and this callback. It reads the figures off the batches.
     `PaddingStats.leaves` tells the leaves apart where there are several.
 
+    Padded arrays, as in `fit(x, y)`, need no dataset: all rows of `x` have one padded length in every batch, so that
+    the figure is the same in every epoch. They count as one batch. With `validation_split` or `steps_per_epoch`, the
+    model trains on a part of them, and still all of `x` counts: `report()` and `verbose=1` say so. Lengths are read off
+    `x` by the rules of `monitor_padding`. If padding holds another value than 0, such as a tokenizer's own symbol, pass
+    it as `mask_value`. An evaluation or a prediction outside of `fit` counts where it reads as many rows as the arrays
+    have.
+
     Another callback may evaluate or predict in its hooks, with `callbacks=[this one]` if it reads the same dataset: in
     `on_epoch_begin`, `on_train_batch_begin` and `on_test_begin` it must come before this one in the list. A warning
     says where another pass over the dataset began without a hook that announced it, so that the figures may be wrong:
@@ -48,8 +59,14 @@ class PaddingStatsCallback(keras.callbacks.Callback):
 
     Args:
         dataset: The `BucketedSequence`, or what `monitor_padding` returned: the object itself, also where `fit` gets
-            something made of it, such as `dataset.prefetch(2)`.
-        validation_data: The same for `fit(validation_data=...)`. Defaults to None.
+            something made of it, such as `dataset.prefetch(2)`. Or the `x` of `fit`, where that is padded arrays: one
+            of the shape `(num_rows, time, ...)`, or a dict, tuple or list of them, with masks and lengths if there are.
+        validation_data: The same for `fit(validation_data=...)`; of arrays `(x, y)`, `(x, y, sample_weight)` or `x`, a
+            dict or an array. Defaults to None.
+        mask_value: What the padding of arrays holds. Defaults to 0; `""` for strings; `nan` works too.
+        sequences: Optional str or int, which entry of a dict, tuple or list of arrays holds the sequences, or a list of
+            several.
+        bucket_boundaries: Optional list of ints, to get figures of arrays for a bucket, as in `monitor_padding`.
         verbose: 0, or 1 to print a line for each epoch. Defaults to 0.
 
     Attributes:
@@ -60,8 +77,9 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         predict_history: List of `PaddingStats`, one for each `predict(..., callbacks=[callback])`.
 
     Raises:
-        TypeError: If a dataset cannot tell its padding.
-        ValueError: If `verbose` is neither 0 nor 1.
+        TypeError: If a dataset cannot tell its padding, or `mask_value` is of another kind than the sequences.
+        ValueError: If `verbose` is neither 0 nor 1; if arrays differ in their number of rows, if it is not clear which
+            are sequences, if their dtype cannot hold `mask_value`; or if an option of arrays is given without arrays.
 
     Example:
         >>> import numpy as np, tensorflow as tf
@@ -74,20 +92,46 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         >>> history = model.fit(dataset, callbacks=[callback], verbose=0, shuffle=False)
         >>> round(callback.history[0].padding_efficiency, 4), round(history.history["padding_efficiency"][0], 4)
         (0.6667, 0.6667)
+
+        The arrays themselves:
+
+        >>> PaddingStatsCallback(x).dataset.stats.padding_efficiency == callback.history[0].padding_efficiency
+        True
     """
 
     # Keras then keeps on dispatching on_*_batch_end to a thread (keras/src/callbacks/callback_list.py): those hooks
     # below only note a number, under a lock.
     async_safe = True
 
-    def __init__(self, dataset: CountedDataset, validation_data: CountedDataset | None = None, *, verbose: int = 0):
+    def __init__(
+        self,
+        dataset: Any,
+        validation_data: Any = None,
+        *,
+        mask_value: MaskValue = 0,
+        sequences: EntryKeys = None,
+        bucket_boundaries: list[int] | None = None,
+        verbose: int = 0,
+    ):
         super().__init__()
         if verbose not in (0, 1):
             raise ValueError(f"`verbose` must be 0 or 1. Received {verbose!r}.")
-        self.dataset = check_counted("dataset", dataset)
-        self.validation_data = None if validation_data is None else check_counted("validation_data", validation_data)
+        options: dict[str, Any] = {
+            "mask_value": mask_value,
+            "sequences": sequences,
+            "bucket_boundaries": bucket_boundaries,
+        }
+        self.dataset: CountedDataset = _counted("dataset", dataset, options)
+        self.validation_data: CountedDataset | None = None
+        if validation_data is dataset:
+            self.validation_data = self.dataset
+        elif validation_data is not None:
+            self.validation_data = _counted("validation_data", _x_of_validation(validation_data), options)
+        if not any(isinstance(each, CountedArrays) for each in (self.dataset, self.validation_data)):
+            _refuse_options(options)
         self.verbose = verbose
         self._record = PaddingHistory()
+        self._missing_rows = 0  # of arrays, which the last epoch did not train on
         self._training = RunningCall([self.dataset])
         # The calls under way: in an epoch the training, an evaluation or prediction, and those in hooks of others.
         self._calls: list[RunningCall] = []
@@ -131,7 +175,18 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         Args:
             print_fn: Function that takes the text. Defaults to `print`.
         """
-        (print_fn or print)(str(self._record))
+        (print_fn or print)("\n\n".join([str(self._record), *self._notes()]))
+
+    def _notes(self) -> list[str]:
+        """What has to be said about the figures."""
+        if not self._missing_rows or not isinstance(self.dataset, CountedArrays):
+            return []
+        rows = self.dataset.num_rows
+        note = (
+            f"The figures of training are those of all {rows} rows of x, while an epoch trained on "
+            f"{rows - self._missing_rows} of them (validation_split, steps_per_epoch)"
+        )
+        return [note]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that was counted, as numbers, lists and dicts."""
@@ -169,7 +224,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         """Starts following the training data; a new `fit` always begins a new pass."""
         self._begins_call = False
         self._calls = []
-        self._training = RunningCall([self.dataset], self.model, self.params)
+        self._training = RunningCall([self.dataset], self.model, self.params, known=self.dataset)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Marks where the epoch begins."""
@@ -200,8 +255,9 @@ class PaddingStatsCallback(keras.callbacks.Callback):
             logs["padding_efficiency"] = stats.padding_efficiency
             if validation is not None:
                 logs["val_padding_efficiency"] = validation.padding_efficiency
+        self._missing_rows = self._training.num_missing_rows
         if self.verbose:
-            sys.stdout.write(f"\nEpoch {epoch + 1}: {describe(stats, validation)}\n")
+            sys.stdout.write(f"\nEpoch {epoch + 1}: {'. '.join([describe(stats, validation), *self._notes()])}\n")
 
     # Evaluation, alone, as validation, and in a hook of another callback.
 
@@ -268,7 +324,12 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         candidates = [self.dataset]
         if self.validation_data is not None and self.validation_data is not self.dataset:
             candidates.insert(0, self.validation_data)
-        call = RunningCall(candidates, model, params, is_validation)
+        known = self.validation_data if is_validation else None
+        if is_validation and isinstance(known, (CountedArrays, MonitoredGenerator)):
+            candidates = [known]
+        elif is_validation and isinstance(self.dataset, CountedArrays):
+            candidates.remove(self.dataset)  # validation_split, or other arrays
+        call = RunningCall(candidates, model, params, is_validation, known)
         if not is_validation:
             for outer in self._calls:
                 outer.pause(resets_metrics=call.counts_loss and outer is self._calls[-1])
@@ -284,6 +345,32 @@ class PaddingStatsCallback(keras.callbacks.Callback):
             for outer in self._calls:
                 outer.resume(resets_metrics=call.counts_loss and outer is self._calls[-1])
         return stats
+
+
+def _counted(name: str, dataset: Any, options: dict[str, Any]) -> CountedDataset:
+    """The dataset, or the arrays made countable; refuses what cannot tell its padding."""
+    if isinstance(dataset, CountedDataset):
+        return dataset
+    if not is_arrays(dataset):
+        refuse_uncounted(name, dataset)
+    return CountedArrays(name, dataset, **options)
+
+
+def _x_of_validation(validation_data: Any) -> Any:
+    """What `fit` takes for `x` in its `validation_data`."""
+    if isinstance(validation_data, (tuple, list)) and 1 <= len(validation_data) <= 3:
+        return validation_data[0]
+    return validation_data
+
+
+def _refuse_options(options: dict[str, Any]) -> None:
+    defaults = {"mask_value": 0, "sequences": None, "bucket_boundaries": None}
+    for name, value in options.items():
+        if value is not defaults[name] and not (name == "mask_value" and isinstance(value, int) and value == 0):
+            raise ValueError(
+                f"`{name}` is for padded arrays. Received {show(value)} beside a dataset, which knows its own. Pass it "
+                f"to monitor_padding(dataset, {name}=...)."
+            )
 
 
 def _warn_overrun(name: str) -> None:

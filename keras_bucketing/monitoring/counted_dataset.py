@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import NoReturn, Protocol, runtime_checkable
 
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.passes import PassPosition
@@ -25,12 +25,10 @@ class CountedDataset(Protocol):
         """What was padded in the batches `start` to `stop - 1` of that pass, as far as it has them."""
 
 
-def check_counted(name: str, dataset: object) -> CountedDataset:
-    """Returns the dataset, refusing one that cannot tell its padding."""
-    if isinstance(dataset, CountedDataset):
-        return dataset
+def refuse_uncounted(name: str, dataset: object) -> NoReturn:
+    """Refuses what cannot tell its padding."""
     raise TypeError(
-        f"`{name}` cannot tell its padding. Expected a BucketedSequence or what monitor_padding() returned, received "
-        f"{type(dataset).__name__}. Wrap it, {name} = monitor_padding({name}), and give the result to both `fit` and "
-        "PaddingStatsCallback; if it is made of a BucketedSequence, pass that."
+        f"`{name}` cannot tell its padding. Expected a BucketedSequence or what monitor_padding() returned, or padded "
+        f"arrays, received {type(dataset).__name__}. Wrap it, {name} = monitor_padding({name}), and give the result to "
+        "both `fit` and PaddingStatsCallback; if it is made of a BucketedSequence, pass that."
     )

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import threading
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
-from keras_bucketing.data.row_splits import row_splits_of
+from keras_bucketing.monitoring.batch_log import (
+    Batch,
+    BatchMeasure,
+    EntryKeys,
+    LogEntry,
+    MaskValue,
+    entry_of_batch,
+    stats_of_entries,
+    x_of,
+)
 from keras_bucketing.monitoring.counted_dataset import CountedDataset
+from keras_bucketing.monitoring.monitored_generator import MonitoredGenerator, is_source_of_batches
 from keras_bucketing.padding.stats import PaddingStats
-from keras_bucketing.pipeline.passes import PassCounter, PassPosition, without_autograph
+from keras_bucketing.pipeline.passes import PassCounter, PassPosition, outside_of_scopes, without_autograph
 from keras_bucketing.planning.boundaries import check_boundaries
 from keras_bucketing.unpadding.graph import check_padding_of, entry_name, leaves_at, row_lengths, sequence_paths
 from keras_bucketing.unpadding.unnoticed import UnnoticedPaddingCheck
 
-MaskValue = bool | int | float | str | bytes
-EntryKeys = str | int | list[str | int] | None  # which entries of x are sequences
-Batch = Any  # x, (x, y) or (x, y, sample_weight), x being a tensor or a dict, tuple or list of tensors
-
 
 def monitor_padding(
-    dataset: tf.data.Dataset | keras.utils.PyDataset | CountedDataset,
+    dataset: tf.data.Dataset | keras.utils.PyDataset | Iterable[Batch] | Callable[[], Iterable[Batch]] | CountedDataset,
     mask_value: MaskValue = 0,
     *,
     sequences: EntryKeys = None,
     bucket_boundaries: list[int] | None = None,
 ) -> Any:
-    """Lets a `PaddingStatsCallback` read the padding of a dataset that knows nothing of bucketing.
+    """Counts the padding of a dataset that knows nothing of bucketing: for `fit`, and for training loops of your own.
 
     The batches pass through unchanged. Wrap the finished dataset, after `.repeat()`, `.take()`,
-    `.shuffle()` and the like, and give the result both to `fit` and to the callback.
+    `.shuffle()` and the like, and give the result both to `fit` and to a `PaddingStatsCallback`, or loop over it and
+    ask for its `padding_stats()`. (Padded arrays, as in `fit(x, y)`, go into `PaddingStatsCallback` themselves.)
 
     Lengths are read off the batches. In a dict, integer entries "lengths" or `"<name>_lengths"` of one dimension are
     believed, and so are the masks of KerasHub's preprocessors (`"padding_mask"`, `"encoder_padding_mask"`). Otherwise
@@ -43,36 +51,48 @@ def monitor_padding(
     entries, those with a time axis of unknown size count, or those of rank 2 and more if there is none: each for
     itself, and `PaddingStats.leaves` has the figures of each. Labels do not count.
 
-    A warning, once, tells of rows that are all equally long by `mask_value` although they end or begin in runs of one
-    timestep, at least two timesteps long, of differing lengths, in a tenth of the rows of the first batches, of a value
-    that hardly occurs elsewhere: padding that holds another value, or data that were normalized after padding.
+    Padding need not be 0: a tokenizer may have a symbol for it, such as id 1 or "[PAD]". `mask_value` has to be told,
+    since such a symbol cannot be told from data with certainty. A warning, once, tells of rows that are all equally
+    long by `mask_value` although they end or begin in runs of one timestep, at least two timesteps long, of differing
+    lengths, in a tenth of the rows of the first batches, of a value that hardly occurs elsewhere: padding that holds
+    another value, or data that were normalized after padding.
+
+    Keras takes the first two batches out of a Python generator and begins each of its passes over it with these. They
+    count where the model gets them: figures are those of what it was trained on. Give `fit` a generator that does not
+    end and `steps_per_epoch`, or a `tf.data.Dataset`; a function that is called for each pass would lose its first two
+    batches to those of the first call. Training and validation need a generator each.
 
     Args:
-        dataset: A `tf.data.Dataset` of batches, `x`, `(x, y)` or `(x, y, sample_weight)`, or a
-            `keras.utils.PyDataset` of them. The sequences have the shape `(batch, time)` or
-            `(batch, time, ...)`, padded right or left.
-        mask_value: What padding holds. Defaults to 0; `""` for strings; `nan` works too.
+        dataset: A `tf.data.Dataset` of batches, `x`, `(x, y)` or `(x, y, sample_weight)`, a
+            `keras.utils.PyDataset` of them, a Python generator or another iterator, which is counted for its one pass,
+            or a generator function or an iterable, which begins a pass with each loop over it. The sequences have the
+            shape `(batch, time)` or `(batch, time, ...)`, padded right or left.
+        mask_value: What padding holds, the id or symbol that the tokenizer pads with. Defaults to 0; `""` for strings;
+            `nan` works too.
         sequences: Optional str or int, which entry of a dict or tuple `x` holds the sequences, or a list of several.
         bucket_boundaries: Optional list of ints as in `tf.data.Dataset.bucket_by_sequence_length`, to get
             figures for each bucket. Defaults to None: those of `dataset`, if it has any.
 
     Returns:
-        A `tf.data.Dataset` or a `keras.utils.PyDataset` that yields the same batches. In a training loop of your own,
-        its `newest_pass()` and `pass_stats(position, start, stop)` say what was padded. A `BucketedSequence` knows its
-        padding already and comes back as it is. (In a dataset made from one, as by `.repeat()`, rows that spilled into
-        a longer bucket and fill a batch there alone count for their own.)
+        A `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator that yields the same batches; of a Python iterator
+        the very same objects. In a training loop of your own, its `padding_stats()` says what the last finished pass
+        padded, and `newest_pass()` and `pass_stats(position, start, stop)` what any batches did. A `BucketedSequence`
+        knows its padding already and comes back as it is. (In a dataset made from one, as by `.repeat()`, rows that
+        spilled into a longer bucket and fill a batch there alone count for their own.)
 
     Raises:
-        TypeError: If `dataset` is neither, or `mask_value` of another kind than the sequences.
+        TypeError: If `dataset` is none of these, or `mask_value` of another kind than the sequences; if a function
+            needs arguments.
         ValueError: If their dtype cannot hold `mask_value`, if no entry of `x`, or more than one, can be a batch of
             sequences, or if a `PyDataset` uses processes (`use_multiprocessing=True`), which cannot report to this one.
+            Of Python iterators the batches are looked at when they come.
 
     Example:
         >>> dataset = tf.data.Dataset.from_tensor_slices([[7, 8, 0, 0], [5, 0, 0, 0]]).batch(2)
         >>> monitored = monitor_padding(dataset)
         >>> [batch.shape for batch in monitored]
         [TensorShape([2, 4])]
-        >>> stats = monitored.pass_stats(monitored.newest_pass(), start=0, stop=1)
+        >>> stats = monitored.padding_stats()
         >>> stats.real_timesteps, stats.total_timesteps
         (3, 8)
     """
@@ -84,10 +104,13 @@ def monitor_padding(
         return MonitoredDataset(dataset, mask_value, sequences, bucket_boundaries)
     if isinstance(dataset, keras.utils.PyDataset):
         return MonitoredPyDataset(dataset, mask_value, sequences, bucket_boundaries)
+    if is_source_of_batches(dataset):
+        return MonitoredGenerator(dataset, mask_value, sequences, bucket_boundaries)
     raise TypeError(
-        "`dataset` cannot be monitored. Expected a tf.data.Dataset or a keras.utils.PyDataset of padded batches, "
-        f"received {type(dataset).__name__}. Make one of arrays with tf.data.Dataset.from_tensor_slices((x, "
-        "y)).shuffle(len(x)).batch(32)."
+        "`dataset` cannot be monitored. Expected a tf.data.Dataset or a keras.utils.PyDataset of padded batches, or a "
+        f"generator, a generator function or another iterable of them, received {type(dataset).__name__}. Arrays go "
+        "into the callback as they are, PaddingStatsCallback(x); or make a dataset of them with "
+        "tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x)).batch(32)."
     )
 
 
@@ -101,7 +124,7 @@ class MonitoredDataset(tf.data.Dataset):
         sequences: EntryKeys,
         bucket_boundaries: list[int] | None,
     ):
-        x = _x_of(dataset.element_spec)
+        x = x_of(dataset.element_spec)
         self.unmonitored = dataset
         self._element_spec = dataset.element_spec
         self.mask_value = mask_value
@@ -110,11 +133,22 @@ class MonitoredDataset(tf.data.Dataset):
         self._names = [entry_name(path) for path in self._paths]
         self._dtypes = [leaf.dtype for leaf in leaves_at(x, self._paths)]
         self._counter = PassCounter()
-        self._log = BatchLog(self._names, bucket_boundaries)
+        num_batches = int(dataset.cardinality())
+        self._log = BatchLog(self._names, bucket_boundaries, is_endless=num_batches == tf.data.INFINITE_CARDINALITY)
         self._padding_check = UnnoticedPaddingCheck(mask_value)
-        no_pass = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
-        # `scan` hands its state from batch to batch of one pass, and keeps the cardinality.
-        self._inner = dataset.scan(no_pass, without_autograph(self._record)).prefetch(1)
+        if num_batches == tf.data.UNKNOWN_CARDINALITY:
+            self._inner = tf.data.Dataset.range(1).flat_map(without_autograph(self._pass_of_unknown_length))
+            self._inner = self._inner.with_options(dataset.options())  # which a function would hide
+        else:
+            no_pass = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
+            # `scan` hands its state from batch to batch of one pass, and keeps the cardinality.
+            noted = dataset.scan(no_pass, without_autograph(self._record)).prefetch(1)
+            # What was prefetched is not handed out yet.
+            self._inner = noted.map(without_autograph(functools.partial(self._hand_out, num_batches)))
+        # TensorFlow would put a prefetch behind it, which takes what nobody has asked for.
+        options = tf.data.Options()
+        options.experimental_optimization.inject_prefetch = False
+        self._inner = self._inner.with_options(options)
         super().__init__(tf.data.experimental.to_variant(self._inner))
 
     def _inputs(self) -> list[tf.data.Dataset]:
@@ -130,6 +164,27 @@ class MonitoredDataset(tf.data.Dataset):
         """Batches of a pass; None where that is unknown or infinite."""
         cardinality = int(self.cardinality())
         return cardinality if cardinality >= 0 else None
+
+    def padding_stats(self) -> PaddingStats:
+        """What the last finished pass padded: one whose last batch was handed out.
+
+        A pass that is left before that is not finished, however often, and an endless dataset has none that is:
+        `pass_stats` tells what their batches padded. A `.prefetch()` on top finishes a pass when it has read all of it.
+
+        Returns:
+            A `PaddingStats`, that of no batch before the first pass is finished.
+
+        Example:
+            >>> monitored = monitor_padding(tf.data.Dataset.from_tensor_slices([[7, 8, 0], [5, 0, 0]]).batch(1))
+            >>> for epoch in range(2):
+            ...     for batch in monitored:
+            ...         pass  # a training step
+            ...     print(monitored.padding_stats().padding_efficiency)
+            0.5
+            0.5
+        """
+        self._padding_check.warn_once(self._names, self._dtypes)
+        return self._log.finished_stats()
 
     def newest_pass(self) -> PassPosition:
         """The newest pass that has yielded a batch.
@@ -182,17 +237,40 @@ class MonitoredDataset(tf.data.Dataset):
 
     def _record(self, state: tuple[tf.Tensor, tf.Tensor], batch: Batch) -> tuple[tuple[tf.Tensor, tf.Tensor], Batch]:
         """Writes a batch into the log; in graph. The state is the pass' number and the batch's index in it."""
-        pass_number, index = state
-        pass_number = tf.cond(tf.equal(index, 0), self._begin_pass, lambda: pass_number)
-        lengths, padded_lengths = row_lengths(_x_of(batch), self._paths, self.mask_value)
-        sampled = self._padding_check.sample(pass_number, index, leaves_at(_x_of(batch), self._paths), lengths)
-        with tf.control_dependencies([sampled, self._log.write(pass_number, index, lengths, padded_lengths)]):
-            return (pass_number, tf.identity(index + 1)), batch
+        number, index = state
+        number = tf.cond(tf.equal(index, 0), self._begin_pass, lambda: number)
+        with tf.control_dependencies(self._write(number, index, batch)):
+            return (number, tf.identity(index + 1)), (number, tf.identity(index + 1), batch)
 
     def _begin_pass(self) -> tf.Tensor:
         number = self._counter.begin_pass().number
         with tf.control_dependencies([self._log.forget_old_passes(number)]):
             return tf.identity(number)
+
+    def _write(self, number: tf.Tensor, index: tf.Tensor, batch: Batch) -> list[tf.Operation]:
+        lengths, padded_lengths = row_lengths(x_of(batch), self._paths, self.mask_value)
+        sampled = self._padding_check.sample(number, index, leaves_at(x_of(batch), self._paths), lengths)
+        return [sampled, self._log.write(number, index, lengths, padded_lengths)]
+
+    def _hand_out(self, num_batches: int, number: tf.Tensor, count: tf.Tensor, batch: Batch) -> Batch:
+        """Notes that a pass is finished, with the last of its `num_batches`, -1 for an endless one; in graph."""
+        tf.cond(tf.equal(count, num_batches), lambda: self._log.finish(number), lambda: tf.constant(0, tf.int64))
+        return batch
+
+    def _pass_of_unknown_length(self, _: tf.Tensor) -> tf.data.Dataset:
+        """One pass over batches whose number nobody knows: it is finished where one after the last is asked for."""
+        number = self._begin_pass()
+
+        def record(index: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, Batch]:
+            with tf.control_dependencies(self._write(number, index, batch)):
+                return tf.identity(index + 1), batch
+
+        def finish(_: tf.Tensor) -> tf.data.Dataset:
+            with tf.control_dependencies([self._log.finish(number)]):
+                return self.unmonitored.take(tf.constant(0, tf.int64))
+
+        noted = self.unmonitored.scan(tf.constant(0, tf.int64), without_autograph(record)).prefetch(1)
+        return noted.concatenate(tf.data.Dataset.range(1).flat_map(without_autograph(finish)))
 
 
 class MonitoredPyDataset(keras.utils.PyDataset):
@@ -224,16 +302,17 @@ class MonitoredPyDataset(keras.utils.PyDataset):
         super().__init__(workers=dataset.workers, max_queue_size=dataset.max_queue_size)
         self.unmonitored = dataset
         self.mask_value = mask_value
-        self._sequences = sequences
-        self._names: list[str] = []  # of the sequences of the newest batch, with their dtypes
-        self._dtypes: list[tf.DType] = []
-        self._padding_check = UnnoticedPaddingCheck(mask_value)
-        self._bucket_boundaries = bucket_boundaries
-        self._lock = threading.Lock()  # of the next four
+        self._measure = BatchMeasure(mask_value, sequences, bucket_boundaries)
+        self._lock = threading.RLock()  # of what follows
         self._pass_ended = True
         self._newest = 0
-        self._delivered = 0  # batches of the newest pass
+        self._indexed = 0  # the newest pass that is read by index
+        self._position = 0  # of its next batch
+        self._indices: set[int] = set()  # of its batches, if they have an end
+        self._num_batches: int | None = None
         self._entries: dict[int, dict[int, LogEntry]] = {}  # by pass, and by the order of delivery
+        self._unfinished: dict[int, dict[int, LogEntry]] = {}  # the same of passes that end, and nothing is forgotten
+        self._finished = PaddingStats()
         self._warned = False
 
     def __len__(self) -> int:
@@ -262,16 +341,27 @@ class MonitoredPyDataset(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> Batch:
         with self._lock:
-            if self._pass_ended:
-                self._begin_pass()
-            number, entries, position = self._newest, self._entries[self._newest], self._delivered
-            self._delivered += 1
+            if self._pass_ended or self._begins_again(index):
+                self._pass_ended = False
+                self._num_batches = self.unmonitored.num_batches
+                self._indexed, self._position, self._indices = self._begin_pass(self._num_batches), 0, set()
+            number, num_batches, position = self._indexed, self._num_batches, self._position
+            self._position += 1
+            if num_batches is not None:
+                self._indices.add(index)
         batch = self.unmonitored[index]
-        entry = self._measure(batch, number, position)
-        with self._lock:
-            entries[position] = entry
-            entries.pop(position - MAX_UNREAD_BATCHES, None)
+        self._note(batch, number, position, num_batches)
         return batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        """A pass of its own, whatever else is read."""
+        num_batches = self.unmonitored.num_batches
+        number = 0
+        for index in itertools.count() if num_batches is None else range(num_batches):
+            batch = self.unmonitored[index]
+            number = number or self._begin_pass(num_batches)
+            self._note(batch, number, index, num_batches)
+            yield batch
 
     def newest_pass(self) -> PassPosition:
         """The newest pass of which a batch was asked for.
@@ -336,36 +426,72 @@ class MonitoredPyDataset(keras.utils.PyDataset):
                 "them: the padding statistics may have counted a few others. Use workers=1 for exact figures.",
                 stacklevel=2,
             )
-        self._padding_check.warn_once(self._names, self._dtypes)
-        return stats_of_entries(entries, self._names, self._bucket_boundaries)
+        self._measure.warn_once()
+        return self._measure.stats(entries)
 
-    def _begin_pass(self) -> None:
-        self._pass_ended = False
-        self._newest += 1
-        self._delivered = 0
-        self._entries[self._newest] = {}
-        self._entries.pop(self._newest - _KEPT_PASSES, None)
+    def padding_stats(self) -> PaddingStats:
+        """What the last finished pass padded: one of which all batches were handed out.
 
-    def _measure(self, batch: Batch, pass_number: int, position: int) -> LogEntry:
-        x = keras.tree.map_structure(keras.ops.convert_to_numpy, _x_of(batch))
-        paths = sequence_paths(x, self._sequences)
-        check_padding_of(x, paths, self.mask_value)
-        self._names = [entry_name(path) for path in paths]
-        leaves = [tf.convert_to_tensor(leaf) for leaf in leaves_at(x, paths)]
-        self._dtypes = [leaf.dtype for leaf in leaves]
-        lengths, padded_lengths = row_lengths(x, paths, self.mask_value)
-        self._padding_check.sample(pass_number, position, leaves, lengths)
-        entry: LogEntry = entry_of_batch(lengths, padded_lengths).numpy()
-        return entry
+        A loop `for batch in monitored` is a pass of its own. Batches that are asked for by their index belong to a new
+        pass as soon as one is asked for again, or all have been.
 
+        Returns:
+            A `PaddingStats`, that of no batch before the first pass is finished.
 
-def _x_of(batch: Batch) -> Batch:
-    return batch[0] if isinstance(batch, (tuple, list)) else batch
+        Example:
+            >>> class Batches(keras.utils.PyDataset):
+            ...     def __len__(self):
+            ...         return 2
+            ...
+            ...     def __getitem__(self, index):
+            ...         return np.array([[7, 8, 0], [5, 0, 0]])
+            >>> monitored = monitor_padding(Batches())
+            >>> for batch in monitored:
+            ...     pass  # a training step
+            >>> monitored.padding_stats().padding_efficiency
+            0.5
+        """
+        self._measure.warn_once()
+        with self._lock:
+            return self._finished
+
+    def _begins_again(self, index: int) -> bool:
+        """Whether a batch, asked for by its index, cannot be of the same pass as those before it.
+
+        Threads ask for batches ahead, and Keras tells where their pass ends.
+        """
+        if self.workers > 1 or not self._position:
+            return False
+        if self._num_batches is None:
+            return index == 0
+        return self._position >= self._num_batches or index in self._indices
+
+    def _begin_pass(self, num_batches: int | None) -> int:
+        with self._lock:
+            self._newest += 1
+            self._entries[self._newest] = {}
+            if num_batches is not None:
+                self._unfinished[self._newest] = {}
+            for kept in (self._entries, self._unfinished):
+                kept.pop(self._newest - _KEPT_PASSES, None)
+            return self._newest
+
+    def _note(self, batch: Batch, number: int, position: int, num_batches: int | None) -> None:
+        entry = self._measure.measure(x_of(batch), number, position)
+        with self._lock:
+            if number in self._entries:  # unless so many others have begun that this one is forgotten
+                self._entries[number][position] = entry
+                self._entries[number].pop(position - MAX_UNREAD_BATCHES, None)
+            unfinished = self._unfinished.get(number)
+            if unfinished is None:
+                return
+            unfinished[position] = entry
+            if len(unfinished) == num_batches:
+                del self._unfinished[number]
+                self._finished = self._measure.stats([unfinished[at] for at in sorted(unfinished)])
 
 
 # The log of delivered batches, read by those who know which of them were consumed: an entry for each batch.
-
-LogEntry = NDArray[np.int32]  # (num_leaves, 1 + rows): the padded length of each leaf and the lengths of its rows
 
 # A dataset that is iterated without a callback would fill its log for ever. This many entries are a few megabytes and
 # far more than the batches which can be waiting to be read.
@@ -383,11 +509,16 @@ class BatchLog:
     Args:
         names: What statistics call the leaves of a batch.
         bucket_boundaries: Optional list of ints, to tell the bucket of a batch from its padded length.
+        is_endless: Whether a pass has no end.
     """
 
-    def __init__(self, names: list[str], bucket_boundaries: list[int] | None):
+    def __init__(self, names: list[str], bucket_boundaries: list[int] | None, is_endless: bool):
         self._names = names
         self._bucket_boundaries = bucket_boundaries
+        self._is_endless = is_endless
+        self._finished = outside_of_scopes(lambda: tf.Variable(0, dtype=tf.int64, trainable=False, name="finished"))
+        self._finished_stats = (0, PaddingStats())  # of the pass of that number
+        self._read_entries: dict[int, dict[int, LogEntry]] = {}  # by pass and key, for the figures of whole passes
         with tf.device("CPU:0"):
             # A table holds values of one shape only, batches have as many lengths as rows: hence serialized.
             self._table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.string, default_value="")
@@ -402,16 +533,40 @@ class BatchLog:
         return self._table.insert(key, entry)
 
     def forget_old_passes(self, newest_pass: tf.Tensor) -> tf.Tensor:
-        """Drops all but the newest two passes where too much was never read; in graph. Returns how many entries."""
+        """Drops passes where too much was never read; in graph. Returns how many entries.
+
+        The newest two passes stay, and the one that was finished last.
+        """
 
         def forget() -> tf.Tensor:
             keys = tf.reshape(self._table.export()[0], [-1])
             oldest_kept = tf.bitwise.left_shift(newest_pass - 1, tf.constant(_PASS_SHIFT, tf.int64))
-            old = tf.boolean_mask(keys, keys < oldest_kept)
+            is_finished = tf.equal(tf.bitwise.right_shift(keys, tf.constant(_PASS_SHIFT, tf.int64)), self._finished)
+            old = tf.boolean_mask(keys, tf.logical_and(keys < oldest_kept, tf.logical_not(is_finished)))
             with tf.control_dependencies([self._table.remove(old)]):
                 return tf.size(old, tf.int64)
 
         return tf.cond(self._table.size() > MAX_UNREAD_BATCHES, forget, lambda: tf.constant(0, tf.int64))
+
+    def finish(self, number: tf.Tensor) -> tf.Tensor:
+        """Notes that a pass is finished; in graph. Returns its number."""
+        with tf.control_dependencies([self._finished.assign(number, read_value=False)]):
+            return tf.identity(number)
+
+    def finished_stats(self) -> PaddingStats:
+        """The figures of the pass that was finished last; those of no batch before the first."""
+        number = int(self._finished.numpy())
+        if number != self._finished_stats[0]:
+            keys, values = (part.numpy() for part in self._table.export())
+            unread = {
+                int(key): tf.io.parse_tensor(value, tf.int32).numpy()
+                for key, value in zip(keys.reshape(-1), values.reshape(-1), strict=True)
+                if key >> _PASS_SHIFT == number
+            }
+            entries = {**self._read_entries.get(number, {}), **unread}
+            whole = stats_of_entries([entries[key] for key in sorted(entries)], self._names, self._bucket_boundaries)
+            self._finished_stats = number, whole
+        return self._finished_stats[1]
 
     def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
         """What the batches `start` to `stop - 1` of a pass padded, as far as they were delivered.
@@ -433,26 +588,14 @@ class BatchLog:
         for key, entry in zip(unread, found.numpy(), strict=True):
             if entry:
                 self._kept[key] = tf.io.parse_tensor(entry, tf.int32).numpy()
+        self._remember(keys[0] >> _PASS_SHIFT, self._kept)
         return [self._kept[key] for key in keys if key in self._kept]
 
-
-def entry_of_batch(lengths: tf.Tensor, padded_lengths: tf.Tensor) -> tf.Tensor:
-    """Int32 `(num_leaves, 1 + rows)`: the padded length of each leaf and the lengths of its rows."""
-    return tf.concat([padded_lengths[:, tf.newaxis], lengths], axis=1)
-
-
-def stats_of_entries(entries: list[LogEntry], names: list[str], bucket_boundaries: list[int] | None) -> PaddingStats:
-    """What was padded in batches, from what `entry_of_batch` made of each of them."""
-    if not entries:
-        return PaddingStats()
-    padded_lengths = np.stack([entry[:, 0] for entry in entries], axis=1)
-    # No batch is padded beyond its bucket, so its padded length tells the bucket even where shorter rows spilled.
-    buckets = None
-    if bucket_boundaries is not None:
-        buckets = np.searchsorted(bucket_boundaries, padded_lengths.max(axis=0), side="right")
-    return PaddingStats.from_leaves(
-        dict(zip(names, np.concatenate([entry[:, 1:] for entry in entries], axis=1), strict=True)),
-        row_splits_of(np.array([entry.shape[1] - 1 for entry in entries])),
-        dict(zip(names, padded_lengths, strict=True)),
-        buckets=buckets,
-    )
+    def _remember(self, number: int, entries: dict[int, LogEntry]) -> None:
+        """Keeps what was read of a pass until a later one is finished, for its figures as a whole."""
+        if self._is_endless:
+            return
+        self._read_entries.setdefault(number, {}).update(entries)
+        finished = int(self._finished.numpy())
+        newest = sorted(self._read_entries)[-_KEPT_PASSES:]
+        self._read_entries = {at: self._read_entries[at] for at in {*newest, finished} if at in self._read_entries}

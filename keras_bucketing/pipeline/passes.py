@@ -255,10 +255,34 @@ def is_symbolic_build() -> bool:
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name == _FUNCTION_NAME and frame.f_globals.get("__name__", "").startswith("keras."):
+        if frame.f_code.co_name == _FUNCTION_NAME and _is_of_keras(frame):
             return True
         frame = frame.f_back
     return False
+
+
+# Whether Keras reads from a Python generator.
+#
+# It takes the first two batches out (`peek_and_restore` in keras/src/trainers/data_adapters/generator_data_adapter.py)
+# and begins each of its passes with these, followed by what the generator still has.
+
+_PEEK_NAME = "peek_and_restore"
+
+
+def reader_of_iterator() -> str:
+    """Who asks the caller for an iterator: "peek" or "keras" for Keras, "user" for anybody else.
+
+    Should the function have another name one day, the batches that Keras takes out count as a pass of their own; a test
+    would notice.
+    """
+    frame = sys._getframe(2)
+    if not _is_of_keras(frame):
+        return "user"
+    return "peek" if frame.f_code.co_name == _PEEK_NAME else "keras"
+
+
+def _is_of_keras(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).startswith("keras.")
 
 
 # How functions and resources of a pipeline are made.

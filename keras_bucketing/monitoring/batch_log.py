@@ -1,0 +1,234 @@
+"""What is noted of each batch: the lengths of its rows, measured on the host or in graph, and their figures."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from keras_bucketing.checks import show
+from keras_bucketing.data.row_splits import row_splits_of
+from keras_bucketing.data.tree import Path, name_of
+from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.pipeline.passes import PassPosition
+from keras_bucketing.unpadding.graph import check_padding_of, entry_name, leaves_at, row_lengths, sequence_paths
+from keras_bucketing.unpadding.unnoticed import UnnoticedPaddingCheck
+
+MaskValue = bool | int | float | str | bytes
+EntryKeys = str | int | list[str | int] | None  # which entries of x are sequences
+Batch = Any  # x, (x, y) or (x, y, sample_weight), x being a tensor or a dict, tuple or list of tensors
+
+LogEntry = NDArray[np.int32]  # (num_leaves, 1 + rows): the padded length of each leaf and the lengths of its rows
+
+
+def x_of(batch: Batch) -> Batch:
+    """The model's input in a batch, as `fit` takes it apart."""
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
+
+
+def entry_of_batch(lengths: tf.Tensor, padded_lengths: tf.Tensor) -> tf.Tensor:
+    """Int32 `(num_leaves, 1 + rows)`: the padded length of each leaf and the lengths of its rows."""
+    return tf.concat([padded_lengths[:, tf.newaxis], lengths], axis=1)
+
+
+def stats_of_entries(entries: list[LogEntry], names: list[str], bucket_boundaries: list[int] | None) -> PaddingStats:
+    """What was padded in batches, from what `entry_of_batch` made of each of them."""
+    if not entries:
+        return PaddingStats()
+    padded_lengths = np.stack([entry[:, 0] for entry in entries], axis=1)
+    # No batch is padded beyond its bucket, so its padded length tells the bucket even where shorter rows spilled.
+    buckets = None
+    if bucket_boundaries is not None:
+        buckets = np.searchsorted(bucket_boundaries, padded_lengths.max(axis=0), side="right")
+    return PaddingStats.from_leaves(
+        dict(zip(names, np.concatenate([entry[:, 1:] for entry in entries], axis=1), strict=True)),
+        row_splits_of(np.array([entry.shape[1] - 1 for entry in entries])),
+        dict(zip(names, padded_lengths, strict=True)),
+        buckets=buckets,
+    )
+
+
+class BatchMeasure:
+    """Measures batches of arrays or tensors on the host, all by the entries that the first one has.
+
+    Args:
+        mask_value: What padding holds.
+        sequences: Which entries of `x` hold sequences; None where that is to be found out.
+        bucket_boundaries: Optional list of ints, to tell the bucket of a batch from its padded length.
+    """
+
+    def __init__(self, mask_value: MaskValue, sequences: EntryKeys, bucket_boundaries: list[int] | None):
+        self._mask_value = mask_value
+        self._sequences = sequences
+        self._bucket_boundaries = bucket_boundaries
+        self._padding_check = UnnoticedPaddingCheck(mask_value)
+        self._lock = threading.Lock()  # of the next three
+        self._paths: list[Path] | None = None
+        self._names: list[str] = []
+        self._dtypes: list[tf.DType] = []
+
+    def measure(self, x: Batch, pass_number: int, index: int) -> LogEntry:
+        """The lengths of a batch, the one of this index in its pass.
+
+        Raises:
+            TypeError: If `mask_value` is of another kind than the sequences.
+            ValueError: If no entry, or more than one, can be a batch of sequences, or an entry that was taken for one
+                has another padded length than the others in this batch.
+        """
+        flat, names = _flatten(x)
+        with tf.device("CPU:0"):
+            paths = self._find_paths(flat, names)
+            leaves = [tf.convert_to_tensor(leaf) for leaf in leaves_at(flat, paths)]
+            lengths, padded_lengths = row_lengths(flat, paths, self._mask_value)
+            self._padding_check.sample(pass_number, index, leaves, lengths)
+            entry: LogEntry = entry_of_batch(lengths, padded_lengths).numpy()
+        return entry
+
+    def stats(self, entries: list[LogEntry]) -> PaddingStats:
+        """The figures of batches that `measure` has seen."""
+        return stats_of_entries(entries, self._names, self._bucket_boundaries)
+
+    def warn_once(self) -> None:
+        """Warns if padding was taken for data in the first batches."""
+        self._padding_check.warn_once(self._names, self._dtypes)
+
+    def _find_paths(self, x: Batch, names: dict[Path, str]) -> list[Path]:
+        with self._lock:
+            if self._paths is None:
+                paths = sequence_paths(x, _flat_keys(self._sequences, names))
+                check_padding_of(x, paths, self._mask_value)
+                self._names = [names[path] for path in paths]
+                self._dtypes = [tf.as_dtype(leaf.dtype) for leaf in leaves_at(x, paths)]
+                self._paths = paths
+            elif self._sequences is None and sequence_paths(x) != self._paths:
+                raise ValueError(
+                    "Which entry of the batches' x holds the sequences is not clear. Expected those of the first "
+                    f"batch, {', '.join(self._names)}, received others that may be. Say so: sequences=, with a key of "
+                    "x, or a list of several."
+                )
+            return self._paths
+
+
+def _flatten(x: Batch) -> tuple[Batch, dict[Path, str]]:
+    """Host arrays in a structure of one level, as `unpadding.graph` takes it, and what each of its paths is called.
+
+    The keys of a nested structure are joined, such as "encoder/token_ids", so that masks and lengths keep the beginning
+    that they share with what they belong to.
+    """
+    paths = _leaf_paths(x, ())
+    if all(len(path) <= 1 for path, _ in paths):
+        names = {path: entry_name(path) for path, _ in paths}
+        if not isinstance(x, (dict, tuple, list)):
+            return as_host_array(x), names
+        if isinstance(x, dict):
+            return {path[0]: as_host_array(leaf) for path, leaf in paths}, names
+        return tuple(as_host_array(leaf) for _, leaf in paths), names
+    joined = {"/".join(map(str, path)): (path, leaf) for path, leaf in paths}
+    names = {(key,): name_of("x", path) for key, (path, _) in joined.items()}
+    return {key: as_host_array(leaf) for key, (_, leaf) in joined.items()}, names
+
+
+def _leaf_paths(x: Batch, path: Path) -> list[tuple[Path, Any]]:
+    if isinstance(x, dict):
+        return [found for key, value in x.items() for found in _leaf_paths(value, (*path, key))]
+    if isinstance(x, (tuple, list)):
+        return [found for key, value in enumerate(x) for found in _leaf_paths(value, (*path, key))]
+    return [] if x is None else [(path, x)]
+
+
+def _flat_keys(sequences: EntryKeys, names: dict[Path, str]) -> Any:
+    """`sequences` as keys of the flat structure: an entry that is itself a structure stands for all of it."""
+    keys = [path[0] for path in names if path]
+    flat: list[Any] = []
+    for key in sequences if isinstance(sequences, list) else [sequences]:
+        below = [other for other in keys if isinstance(other, str) and other.startswith(f"{key}/")]
+        flat += [key] if key in keys or not below else below
+    return flat if isinstance(sequences, list) else flat[0] if len(flat) == 1 else flat
+
+
+def as_host_array(leaf: Any) -> Any:
+    """A leaf of a batch as something with a shape and a dtype in host memory; ragged and sparse tensors stay."""
+    if isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor, tf.Tensor, np.ndarray)):
+        return leaf
+    if hasattr(leaf, "detach"):  # a torch.Tensor, which may need gradients or lie on a GPU
+        leaf = leaf.detach().cpu()
+    array = np.asarray(leaf)
+    if array.dtype == object:
+        raise ValueError(
+            f"A batch's x must be padded. Expected an array of one shape, received {show(leaf)}. Pad its rows, or pass "
+            "sequences that are not padded to BucketedSequence."
+        )
+    return array
+
+
+# A dataset that is iterated without a callback would fill its log for ever. This many entries are a few megabytes and
+# far more than the batches which can be waiting to be read.
+MAX_KEPT_BATCHES = 65536
+_KEPT_PASSES = 4
+
+
+class PassLog:
+    """The entries of the newest passes, and the figures of the last one that was finished; thread-safe.
+
+    Passes are numbered from 1. Of a pass with very many batches the oldest are added up, and cannot be asked for one by
+    one any more.
+
+    Args:
+        measure: What makes figures of entries.
+    """
+
+    def __init__(self, measure: BatchMeasure):
+        self._measure = measure
+        self._lock = threading.RLock()
+        self._newest = 0
+        self._entries: dict[int, dict[int, LogEntry]] = {}
+        self._folded: dict[int, PaddingStats] = {}
+        self._finished = PaddingStats()
+
+    def begin(self, prefix: list[LogEntry] | None = None) -> int:
+        """Begins a pass, with the entries of batches that it has in common with another one; returns its number."""
+        with self._lock:
+            self._newest += 1
+            self._entries[self._newest] = dict(enumerate(prefix or []))
+            self._entries.pop(self._newest - _KEPT_PASSES, None)
+            self._folded.pop(self._newest - _KEPT_PASSES, None)
+            return self._newest
+
+    def note(self, number: int, index: int, entry: LogEntry) -> None:
+        """Notes the entry of a batch."""
+        with self._lock:
+            entries = self._entries.get(number)
+            if entries is None:  # so many passes at once that this one is forgotten
+                return
+            entries[index] = entry
+            if len(entries) > 2 * MAX_KEPT_BATCHES:
+                old = [entries.pop(at) for at in sorted(entries)[:MAX_KEPT_BATCHES]]
+                self._folded[number] = self._folded.get(number, PaddingStats()) + self._measure.stats(old)
+
+    def finish(self, number: int) -> None:
+        """Notes that a pass is finished."""
+        with self._lock:
+            if number in self._entries:
+                whole = self._measure.stats([entry for _, entry in sorted(self._entries[number].items())])
+                self._finished = self._folded[number] + whole if number in self._folded else whole
+
+    def newest_pass(self) -> PassPosition:
+        """The newest pass that has begun."""
+        with self._lock:
+            return PassPosition(self._newest, self._newest - 1, 0)
+
+    def entries(self, number: int, start: int, stop: int | None = None) -> list[LogEntry]:
+        """The entries of the batches `start` to `stop - 1` of a pass, as far as it has them."""
+        with self._lock:
+            entries = self._entries.get(number, {})
+            end = max(entries, default=-1) + 1
+            stop = end if stop is None else min(stop, end)
+            return [entries[index] for index in range(start, stop) if index in entries]
+
+    def finished_stats(self) -> PaddingStats:
+        """The figures of the pass that was finished last; those of no batch before the first."""
+        with self._lock:
+            return self._finished

@@ -1,0 +1,277 @@
+"""Python generators of padded batches, and what makes iterators of them, made countable."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import threading
+import types
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+from keras_bucketing.monitoring.batch_log import Batch, BatchMeasure, EntryKeys, LogEntry, MaskValue, PassLog, x_of
+from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.pipeline.passes import PassPosition, reader_of_iterator
+
+
+def is_source_of_batches(source: object) -> bool:
+    """Whether it is an iterator, an object that makes one, or a function that may."""
+    if hasattr(source, "__next__"):
+        return True
+    if _is_data(source) or isinstance(source, type):
+        return False
+    return hasattr(source, "__iter__") or callable(source)
+
+
+def _iterators_of(source: Any) -> Callable[[], Iterator[Batch]] | None:
+    """What makes an iterator of batches for each pass; None for an iterator itself, which has but one pass."""
+    if hasattr(source, "__next__"):
+        return None
+    if hasattr(source, "__iter__"):
+        return lambda: iter(source)
+    _check_no_arguments(source)
+    return lambda: _iterator_of_result(source())
+
+
+def _is_data(source: object) -> bool:
+    """Whether something that can be iterated over is data rather than a sequence of batches."""
+    return isinstance(source, (list, tuple, dict, set, str, bytes)) or hasattr(source, "__array__")
+
+
+def _check_no_arguments(function: Callable[..., object]) -> None:
+    try:
+        inspect.signature(function).bind()
+    except ValueError:  # of some functions in C, no signature is known
+        return
+    except TypeError as error:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise TypeError(
+            f"`dataset` must be callable without arguments, to make an iterator for each pass. Received {name}, "
+            f"{error}. Pass lambda: {name}(...), or the generator that it returns."
+        ) from error
+
+
+def _iterator_of_result(result: object) -> Iterator[Batch]:
+    if not hasattr(result, "__iter__") or _is_data(result):
+        raise TypeError(
+            "`dataset` must return an iterator of padded batches, as a generator function does. Received a function "
+            f"that returns {type(result).__name__}. Let it yield each batch."
+        )
+    iterator: Iterator[Batch] = iter(result)
+    return iterator
+
+
+class MonitoredGenerator(Generator[Batch, Any, Any]):
+    """Hands on what a Python generator yields, and notes the lengths of each batch; made by `monitor_padding`.
+
+    To `fit` it is a generator: Keras asks `isinstance(x, types.GeneratorType)` and takes no other iterator. Such an
+    object can have no methods of its own, so this one names the type as its `__class__`, as `unittest.mock` and
+    `weakref.proxy` do.
+
+    Made of a generator or another iterator, it is that iterator: it goes on where it was left, and there is one pass.
+    Made of a function, or of an object that makes iterators, each loop over it begins a pass of its own.
+
+    Keras takes the first two batches out and begins each of its passes with them: under `steps_per_epoch` it makes one
+    pass, until the batches end, otherwise one each epoch. They count where the model gets them. Of a function's later
+    passes, they take the place of the first two.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        mask_value: MaskValue,
+        sequences: EntryKeys,
+        bucket_boundaries: list[int] | None,
+    ):
+        self._make = _iterators_of(source)
+        self.unmonitored = source
+        self.mask_value = mask_value
+        self._measure = BatchMeasure(mask_value, sequences, bucket_boundaries)
+        self._log = PassLog(self._measure)
+        self._lock = threading.RLock()  # of what follows
+        self._is_exhausted = False
+        self._own: _Pass | None = None  # what `next` reads
+        self._peeked: _Pass | None = None  # what Keras has taken the first batches of
+        self._prefix: list[LogEntry] | None = None  # these, once Keras has asked for more
+        self._followed = 0  # the newest pass that a call of Keras has been followed through
+
+    __class__ = property(lambda self: types.GeneratorType)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("A monitored generator cannot be copied or pickled. Call monitor_padding() for another one.")
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        if self._make is not None and hasattr(self.unmonitored, "__len__"):
+            return len(self.unmonitored)
+        raise TypeError("A generator has no length.")
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        reader = reader_of_iterator()
+        with self._lock:
+            if reader == "peek":
+                self._peeked, self._prefix, self._own = self._new_pass(), None, None
+                self._peeked.is_peek = True
+                return self._peeked
+            if reader == "keras" and self._peeked is not None:
+                return self._next_pass_of_keras(self._peeked)
+            return self if self._make is None else self._new_pass()
+
+    def __next__(self) -> Batch:
+        return self._read(next)
+
+    def send(self, value: Any) -> Batch:
+        """Sends a value into the generator, whose answer is a batch like any other."""
+        return self._read(next) if value is None else self._read(lambda iterator: iterator.send(value))
+
+    def throw(self, *exception: Any) -> Batch:
+        """Raises an exception inside of the generator, whose answer is a batch like any other."""
+        return self._read(lambda iterator: iterator.throw(*exception))
+
+    def close(self) -> None:
+        """Closes the generator; what it has yielded is no finished pass."""
+        with self._lock:
+            own, self._own = self._own, None
+        close = getattr(self.unmonitored if self._make is None else own and own.iterator, "close", None)
+        if close is not None:
+            close()
+
+    def newest_pass(self) -> PassPosition:
+        """The newest pass that has yielded a batch.
+
+        Returns:
+            A `PassPosition`, a named tuple. Its `number` counts the passes from 1 on (0 before the first); `epoch` is
+            `number - 1`, and `first_batch` 0.
+
+        Example:
+            >>> import numpy as np, keras_bucketing
+            >>> monitored = keras_bucketing.monitor_padding(np.eye(2, 3) for _ in range(4))
+            >>> batches = list(monitored)
+            >>> monitored.newest_pass()
+            PassPosition(number=1, epoch=0, first_batch=0)
+        """
+        return self._log.newest_pass()
+
+    def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
+        """What the batches `start` to `stop - 1` of a pass padded, while it goes on or afterwards.
+
+        The newest four passes are remembered, each with at least its last 65,536 batches.
+
+        Args:
+            position: The pass, from `newest_pass`.
+            start: Int, the first batch, counted from where the pass began.
+            stop: Int, one after the last batch. Batches that were never yielded do not count.
+
+        Returns:
+            A `PaddingStats` of these batches, of every entry of `x` that holds sequences.
+
+        Example:
+            >>> import numpy as np, keras_bucketing
+            >>> monitored = keras_bucketing.monitor_padding(np.eye(2, 3) for _ in range(4))
+            >>> for step, batch in enumerate(monitored):
+            ...     if step == 1:
+            ...         break
+            >>> monitored.pass_stats(monitored.newest_pass(), start=0, stop=step + 1).num_batches
+            2
+        """
+        self._measure.warn_once()
+        return self._measure.stats(self._log.entries(position.number, start, stop))
+
+    def padding_stats(self) -> PaddingStats:
+        """What the last finished pass padded: one that was read until the iterator had no more batches.
+
+        Returns:
+            A `PaddingStats`, that of no batch before the first pass is finished.
+
+        Example:
+            >>> import numpy as np, keras_bucketing
+            >>> monitored = keras_bucketing.monitor_padding(np.tri(2, 3) for _ in range(4))
+            >>> for batch in monitored:
+            ...     pass  # a training step
+            >>> monitored.padding_stats().real_timesteps, monitored.padding_stats().total_timesteps
+            (12, 24)
+        """
+        self._measure.warn_once()
+        return self._log.finished_stats()
+
+    def follow_newest(self) -> bool:
+        """Notes that a call of Keras is followed through the newest pass, and whether it is the first one to be."""
+        with self._lock:
+            newest = self.newest_pass().number
+            is_first, self._followed = newest > self._followed, newest
+            return is_first
+
+    def _read(self, advance: Callable[[Any], Batch]) -> Batch:
+        with self._lock:
+            if self._own is None:
+                self._own = self._new_pass()
+            own = self._own
+        try:
+            return own.read(advance)
+        except StopIteration:
+            if self._make is not None:  # the next one begins another pass
+                self._own = None
+            raise
+
+    def _new_pass(self, prefix: list[LogEntry] | None = None) -> _Pass:
+        if self._make is None:
+            return _Pass(self, self.unmonitored, prefix)
+        iterator = self._make()
+        return _Pass(self, itertools.islice(iterator, len(prefix), None) if prefix else iterator, prefix)
+
+    def _next_pass_of_keras(self, peeked: _Pass) -> _Pass:
+        """Keras begins with what it has taken out, and asks here for more: at first for the rest of that pass."""
+        if self._prefix is None:
+            self._prefix, peeked.is_peek = self._log.entries(peeked.number, 0), False
+            return peeked
+        return self._new_pass(self._prefix)
+
+    def note(self, batch: Batch, number: int, index: int) -> int:
+        """Notes a batch of a pass, of a new one where the number is 0; returns the pass' number."""
+        with self._lock:
+            entry = self._measure.measure(x_of(batch), number or self.newest_pass().number + 1, index)
+            number = number or self._log.begin()
+            self._log.note(number, index, entry)
+            return number
+
+    def begin(self, prefix: list[LogEntry]) -> int:
+        """Begins a pass of Keras with what it has taken out before; returns its number."""
+        return self._log.begin(prefix)
+
+    def finish(self, number: int) -> None:
+        """Notes that an iterator has no more batches: an iterator that is not made again, once and for all."""
+        with self._lock:
+            if number and not self._is_exhausted:
+                self._log.finish(number)
+            self._is_exhausted = self._make is None
+
+
+class _Pass:
+    """An iterator over one pass, which takes its number when it yields its first batch."""
+
+    def __init__(self, owner: MonitoredGenerator, iterator: Any, prefix: list[LogEntry] | None):
+        self.iterator = iterator
+        self.number = owner.begin(prefix) if prefix else 0
+        self.is_peek = False
+        self._owner = owner
+        self._index = len(prefix or [])
+
+    def __iter__(self) -> _Pass:
+        return self
+
+    def __next__(self) -> Batch:
+        return self.read(next)
+
+    def read(self, advance: Callable[[Any], Batch]) -> Batch:
+        """Hands on what `advance(iterator)` returns, and notes it."""
+        try:
+            batch = advance(self.iterator)
+        except StopIteration:
+            if not self.is_peek:
+                self._owner.finish(self.number)
+            raise
+        self.number = self._owner.note(batch, self.number, self._index)
+        self._index += 1
+        return batch
