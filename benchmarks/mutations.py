@@ -20,9 +20,9 @@ The verdicts:
     survived    all tests passed that execute the line, as far as `--limit` seconds of tests go
     not found   the line is not in the package: the list needs another one
 
-mutations_0.2.0.json is the record of version 0.2.0, with all of its tests; mutations_0.3.0.json that of the next one, where
-`layer` says whether the default layer found the fault. The `judgement` of each fault that survived
-was written by hand: is it none, or is a test missing?
+mutations_0.2.0.json is the record of version 0.2.0, with all of its tests; mutations_0.3.0.json that of the next one,
+where `layer` says whether the default layer found the fault. The `judgement` of each fault that survived was written by
+hand: is it none, or is a test missing?
 """
 
 from __future__ import annotations
