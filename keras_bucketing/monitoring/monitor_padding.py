@@ -387,7 +387,7 @@ class BatchLog:
 
     def __init__(self, names: list[str], bucket_boundaries: list[int] | None):
         self._names = names
-        self._bucket_boundaries = bucket_boundaries
+        self.bucket_boundaries = bucket_boundaries
         with tf.device("CPU:0"):
             # A table holds values of one shape only, batches have as many lengths as rows: hence serialized.
             self._table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.string, default_value="")
@@ -420,7 +420,7 @@ class BatchLog:
         """
         first = position.number << _PASS_SHIFT
         entries = self._read(list(range(first + start, first + stop)))
-        return stats_of_entries(entries, self._names, self._bucket_boundaries)
+        return stats_of_entries(entries, self._names, self.bucket_boundaries)
 
     def _read(self, keys: list[int]) -> list[LogEntry]:
         if not keys:
