@@ -300,14 +300,14 @@ class BatchReader:
         x, y, weights = first[0]
         if isinstance(x, dict):
             x = {key: value for key, value in x.items() if ("x", key) not in no_columns}
-        self._columns_of = map_element(lambda path, _: path, (x, y, weights))
+        self._columns_of = map_element(lambda *_: True, (x, y, weights))
         self._new_column = new_column
         self.begin_columns()
 
     def begin_columns(self) -> None:
         """Lets the rows that follow go into columns of their own."""
         self.columns: Element = map_element(
-            lambda _, path: self._new_column(path, self._roles[path] is not Role.VALUE), self._columns_of
+            lambda path, _: self._new_column(path, self._roles[path] is not Role.VALUE), self._columns_of
         )
         self._by_path: dict[Path, ColumnBuilder] = leaves_of(self.columns)
 
