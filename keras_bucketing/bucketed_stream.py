@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -25,8 +26,8 @@ from keras_bucketing.planning.buckets import DEFAULT_BATCH_SIZE, BatchSizing, ch
 from keras_bucketing.streams.saved_sequences import check_batch_options
 from keras_bucketing.streams.windows import format_of_rows, open_row_source
 
-# The rows of a window are few, so that padding decides: on lengths like those of IMDB, 64 buckets of two batches each in
-# 4,096 rows are 6 % padding, 32 buckets 8 %, and rows that are sorted 4 %.
+# The rows of a window are few, so that padding decides: on lengths like those of IMDB, 64 buckets of two batches each
+# in 4,096 rows are 6 % padding, 32 buckets 8 %, and rows that are sorted 4 %.
 _BATCHES_A_BUCKET = 2
 _MAX_BUCKETS = 64
 # Of a budget without `batch_size`: short sequences would fill batches that are larger than the buffer.
@@ -210,7 +211,8 @@ class BucketedStream(tf.data.Dataset):
         self._counter = PassCounter(seed)
         self._log = BatchLog([leaf.name for leaf in self._format.padded], boundaries)
         self._stream = WindowStream(self._format, self._rules, self._boundaries_of, self._counter, self._log)
-        self._windows = opened.windows(self._format, _window_size(self._sizing, buffer_size, rows), on_empty == "drop")
+        self._source = opened
+        self._windows = self._windows_of(_window_size(self._sizing, buffer_size, rows))
         num_batches = None if on_empty == "drop" else _num_batches(opened.num_rows, self._sizing, remainder)
         self._batches = self._stream.passes(self._windows, num_batches, opened.is_endless)
         super().__init__(tf.data.experimental.to_variant(self._batches))
@@ -304,6 +306,25 @@ class BucketedStream(tf.data.Dataset):
             (6, 7)
         """
         return self._log.pass_stats(position, start, stop)
+
+    def _windows_of(self, size: int) -> tf.data.Dataset:
+        return self._source.windows(self._format, size, self._rules.on_empty == "drop")
+
+    def _first_rows(self, limit: int) -> tuple[list[Any], np.ndarray]:
+        """Batches of one of the first rows each, and the lengths of these rows; they are no part of a pass."""
+        rules = replace(
+            self._rules, rows=[1], max_timesteps=None, multiple=1, min_length=1, pad_to_bucket_boundary=False
+        )
+
+        def one_bucket(_: tf.Tensor) -> tf.Tensor:
+            return tf.zeros([0], tf.int32)
+
+        single = WindowStream(self._format, rules, one_bucket, self._counter, self._log)
+        lengths, elements = [], []
+        for longest, element in single.preview_with_lengths(self._windows_of(limit), self.seed).take(limit):
+            lengths.append(int(longest))
+            elements.append(element)
+        return elements, np.array(lengths, np.int64)
 
     # Where it stands.
 

@@ -144,6 +144,18 @@ class WindowStream:
         with tf.device("CPU:0"):
             return self._cuts(windows, *position).skip(first_batch).map(without_autograph(self._gather))
 
+    def preview_with_lengths(self, windows: tf.data.Dataset, seed: int) -> tf.data.Dataset:
+        """The batches of epoch 0 as in `preview`, each behind the timesteps of its longest row."""
+        position = [tf.constant(part, tf.int64) for part in (0, seed)]
+
+        def gather(window: tuple[Leaves, tf.Tensor], cut: Cut) -> tuple[tf.Tensor, Any]:
+            rows, order = window
+            longest = tf.gather(self._longest(rows), tf.slice(order, cut.start, cut.size))
+            return tf.reduce_max(longest), self._gather(window, cut)
+
+        with tf.device("CPU:0"):
+            return self._cuts(windows, *position).map(without_autograph(gather))
+
     def _begin(self) -> PassStart:
         start = self._counter.begin_pass()
         with tf.control_dependencies([self._log.forget_old_passes(start.number)]):
