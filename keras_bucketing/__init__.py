@@ -1,6 +1,7 @@
 """Length-bucketed, padded and masked batches of variable-length sequences for Keras."""
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
+from keras_bucketing.bucketed_stream import BucketedStream
 from keras_bucketing.callbacks.backup_and_restore import BackupAndRestoreSequence
 from keras_bucketing.callbacks.padding_stats import PaddingStatsCallback
 from keras_bucketing.checking.check_padding import PaddingCheck, check_padding
@@ -31,6 +32,7 @@ __all__ = [
     "BackupAndRestoreSequence",
     "BucketPaddingStats",
     "BucketedSequence",
+    "BucketedStream",
     "EpochForecast",
     "EpochPlan",
     "KeepMask",

@@ -25,7 +25,7 @@ from keras_bucketing.pipeline.passes import NO_CHECKPOINT, PassCounter, PassPosi
 from keras_bucketing.pipeline.restore_order import restore_order
 from keras_bucketing.pipeline.stream import batch_stream, chosen_batches
 from keras_bucketing.planning.bucket_choice import choose_buckets
-from keras_bucketing.planning.buckets import check_shard, check_sizing
+from keras_bucketing.planning.buckets import check_minlen, check_shard, check_sizing
 from keras_bucketing.planning.cuts import BatchRules, cut_batches
 from keras_bucketing.planning.epoch_plan import Cut, EpochPlan, EpochPlanner
 from keras_bucketing.streams.saved_sequences import check_batch_options, read_dataset
@@ -183,7 +183,7 @@ class BucketedSequence(tf.data.Dataset):
         wanted_lengths = check_include_lengths(include_lengths)
         align_labels = check_flag("align_labels", align_labels)
         timestep_weights = check_flag("timestep_weights", timestep_weights)
-        min_length = _check_minlen(minlen, maxlen)
+        min_length = check_minlen(minlen, maxlen)
         pad_to_bucket_boundary = check_flag("pad_to_bucket_boundary", pad_to_bucket_boundary)
         shuffle = check_flag("shuffle", shuffle)
         self._seed_was_given = seed is not None
@@ -781,12 +781,3 @@ class BucketedSequence(tf.data.Dataset):
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self._gatherer.fingerprint_bytes(), self._plan_options)
         return self._fingerprint
-
-
-def _check_minlen(minlen: object, maxlen: object) -> int:
-    """The minimum padded length; sequences cannot be cut shorter than they are padded to."""
-    max_length = None if maxlen is None else check_integer("maxlen", maxlen)
-    min_length = 1 if minlen is None else check_integer("minlen", minlen)
-    if max_length is not None and min_length > max_length:
-        raise ValueError(f"`minlen` must not exceed `maxlen`. Expected at most {max_length}, received {min_length}.")
-    return min_length

@@ -12,6 +12,7 @@ import keras_bucketing
 from keras_bucketing import (
     BackupAndRestoreSequence,
     BucketedSequence,
+    BucketedStream,
     BucketPaddingStats,
     EpochForecast,
     EpochPlan,
@@ -98,6 +99,15 @@ def test_bucketed_sequence():
     assert isinstance(dataset.epoch_plan(0), EpochPlan)
     predictions = dataset.restore_order(model.predict(dataset, verbose=0))
     np.testing.assert_allclose(predictions, [model(row[np.newaxis])[0] for row in X], rtol=1e-5)
+
+
+@pytest.mark.smoke("BucketedStream", fits=1)
+def test_bucketed_stream():
+    stream, model = BucketedStream(list(zip(X, Y, strict=True)), batch_size=2, seed=1), small_model()
+    callback = PaddingStatsCallback(stream)
+    model.fit(stream, epochs=2, verbose=0, callbacks=[callback])
+    assert [stats.real_timesteps for stats in callback.history] == [sum(LENGTHS)] * 2
+    assert check_padding(model, stream, num_rows=4)
 
 
 @pytest.mark.smoke("MaskedLSTMClassifier", fits=1)
@@ -209,4 +219,4 @@ def test_every_public_name_is_shown_and_so_many_fits_are_called():
     tests = [test for name, test in globals().items() if name.startswith("test_")]
     marks = [mark for test in tests for mark in getattr(test, "pytestmark", ()) if mark.name == "smoke"]
     assert sorted(name for mark in marks for name in mark.args) == sorted(keras_bucketing.__all__)
-    assert sum(mark.kwargs["fits"] for mark in marks) == 9
+    assert sum(mark.kwargs["fits"] for mark in marks) == 10

@@ -12,6 +12,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
+from keras_bucketing.bucketed_stream import BucketedStream
 from keras_bucketing.monitoring.monitor_padding import MonitoredDataset, MonitoredPyDataset
 
 Lengths = NDArray[np.int64]  # in timesteps
@@ -120,12 +121,14 @@ def sample_rows(dataset: Any, num_rows: int, mask_value: Any) -> Sample:
     """Takes rows from the shortest to the longest.
 
     Args:
-        dataset: A `BucketedSequence`, or padded batches: a dataset of them, or arrays as in `fit`.
+        dataset: A `BucketedSequence`, a `BucketedStream`, or padded batches: a dataset of them, or arrays as in `fit`.
         num_rows: Int, how many.
         mask_value: What padding holds, where the dataset does not say it.
     """
     if isinstance(dataset, BucketedSequence):
         return _of_bucketed(dataset, num_rows)
+    if isinstance(dataset, BucketedStream):
+        return _of_stream(dataset, num_rows)
     if isinstance(dataset, (MonitoredDataset, MonitoredPyDataset)):
         mask_value, dataset = dataset.mask_value, dataset.unmonitored
     return _of_padded(list(_padded_batches(dataset)), num_rows, mask_value)
@@ -147,6 +150,20 @@ def _of_bucketed(dataset: BucketedSequence, num_rows: int) -> Sample:
     longest = np.maximum(dataset.lengths[rows], 1)
     paddings, min_lengths = (padding, label_padding, 0), (int(options["minlen"]), 1, 1)
     return _make_sample(elements, spec, longest, paddings, min_lengths, pads_left=False, without_labels=None)
+
+
+def _of_stream(stream: BucketedStream, num_rows: int) -> Sample:
+    """Out of the first rows of the source, which no pass knows of either."""
+    elements, longest = stream._first_rows(_MOST_ROWS_READ)
+    rows = _spread(longest, num_rows)
+    chosen = [
+        tuple(keras.utils.unpack_x_y_sample_weight(keras.tree.map_structure(np.array, elements[row]))) for row in rows
+    ]
+    spec = keras.utils.unpack_x_y_sample_weight(stream.element_spec)
+    rules = stream._rules
+    paddings = (rules.padding_value, rules.label_padding_value, 0)
+    min_lengths = (rules.min_length, 1, 1)
+    return _make_sample(chosen, spec, longest[rows], paddings, min_lengths, pads_left=False, without_labels=None)
 
 
 def _make_sample(

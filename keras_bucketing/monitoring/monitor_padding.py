@@ -508,13 +508,13 @@ class BatchLog:
 
     Args:
         names: What statistics call the leaves of a batch.
-        bucket_boundaries: Optional list of ints, to tell the bucket of a batch from its padded length.
-        is_endless: Whether a pass has no end.
+        bucket_boundaries: Optional list of ints, to tell the bucket of a batch from its padded length; may be replaced.
+        is_endless: Whether a pass has no end, or its figures as a whole are not asked for.
     """
 
     def __init__(self, names: list[str], bucket_boundaries: list[int] | None, is_endless: bool):
         self._names = names
-        self._bucket_boundaries = bucket_boundaries
+        self.bucket_boundaries = bucket_boundaries
         self._is_endless = is_endless
         self._finished = outside_of_scopes(lambda: tf.Variable(0, dtype=tf.int64, trainable=False, name="finished"))
         self._finished_stats = (0, PaddingStats())  # of the pass of that number
@@ -564,7 +564,7 @@ class BatchLog:
                 if key >> _PASS_SHIFT == number
             }
             entries = {**self._read_entries.get(number, {}), **unread}
-            whole = stats_of_entries([entries[key] for key in sorted(entries)], self._names, self._bucket_boundaries)
+            whole = stats_of_entries([entries[key] for key in sorted(entries)], self._names, self.bucket_boundaries)
             self._finished_stats = number, whole
         return self._finished_stats[1]
 
@@ -575,7 +575,7 @@ class BatchLog:
         """
         first = position.number << _PASS_SHIFT
         entries = self._read(list(range(first + start, first + stop)))
-        return stats_of_entries(entries, self._names, self._bucket_boundaries)
+        return stats_of_entries(entries, self._names, self.bucket_boundaries)
 
     def _read(self, keys: list[int]) -> list[LogEntry]:
         if not keys:

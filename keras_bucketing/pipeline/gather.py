@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -47,50 +47,70 @@ class BatchGatherer:
     ):
         self._shard = shard
         tables = _Tables(pads_further)
-        self._x = tables.of(inputs.x, padding_value, inputs, "x")
-        self._y = tables.of(inputs.y, label_padding_value, inputs, "y")
-        self._weights = tables.of(inputs.sample_weight, 0, inputs, "y")  # padded like the labels of their path
-        self._weighs_timesteps = timestep_weights and bool(inputs.label_owners)
-        self._lengths = {
-            name: tables.longest_lengths(inputs) if leaf is None else tables.lengths_of(leaf)
-            for name, leaf in length_entries.items()
-        }
+        self._tables = RowTables(
+            x=tables.of(inputs.x, padding_value, inputs, "x"),
+            y=tables.of(inputs.y, label_padding_value, inputs, "y"),
+            sample_weight=tables.of(inputs.sample_weight, 0, inputs, "y"),  # padded like the labels of their path
+            lengths={
+                name: tables.longest_lengths(inputs) if leaf is None else tables.lengths_of(leaf)
+                for name, leaf in length_entries.items()
+            },
+            weighs_timesteps=timestep_weights and bool(inputs.label_owners),
+        )
 
     def __call__(self, rows: tf.Tensor, cut: Cut) -> Any:
-        """Gathers the batch that is cut from the rows `(num_rows,)`.
-
-        Returns `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, as Keras unpacks them.
-        """
-        batch = _Batch(tf.slice(rows, cut.start, cut.size), cut.min_lengths, self._shard)
-        x = _gather(self._x, batch)
-        if self._lengths:
-            lengths = {name: table.gather(batch) for name, table in self._lengths.items()}
-            x = {**(x if isinstance(x, dict) else {"sequences": x}), **lengths}
-        if self._y is None:
-            return (x,) if isinstance(x, tuple) else x
-        y = _gather(self._y, batch)
-        if self._weighs_timesteps:
-            return x, y, self._timestep_weights(y, batch)
-        if self._weights is None:
-            return x, y
-        return x, y, _gather(self._weights, batch)
+        """Gathers the batch that is cut from the rows `(num_rows,)`, as `RowTables.gather` does."""
+        return self._tables.gather(RowsOfBatch(tf.slice(rows, cut.start, cut.size), cut.min_lengths, self._shard))
 
     def fingerprint_bytes(self) -> Iterator[bytes]:
         """What tells these data from others: dtypes, shapes, lengths, and the values of some rows; all, if few."""
-        for _, table in tree.leaves((self._x, self._y, self._weights)):
+        for _, table in tree.leaves((self._tables.x, self._tables.y, self._tables.sample_weight)):
             yield from table.fingerprint_bytes()
 
-    def _timestep_weights(self, y: Structure, batch: _Batch) -> Structure:
+
+class RowTables(NamedTuple):
+    """A table for each leaf, each of which gathers its part of a batch.
+
+    Attributes:
+        x: Structure of tables.
+        y: Structure of tables, or None.
+        sample_weight: None, one table, or a structure like `y`.
+        lengths: The tables of the entries of lengths that `x` gains.
+        weighs_timesteps: Whether per-timestep labels bring weights that are 0 where they are padding.
+    """
+
+    x: Structure
+    y: Structure
+    sample_weight: Structure
+    lengths: dict[str, Any]
+    weighs_timesteps: bool
+
+    def gather(self, batch: RowsOfBatch) -> Any:
+        """Gathers `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, as Keras unpacks them; in graph."""
+        x = _gather(self.x, batch)
+        if self.lengths:
+            lengths = {name: table.gather(batch) for name, table in self.lengths.items()}
+            x = {**(x if isinstance(x, dict) else {"sequences": x}), **lengths}
+        if self.y is None:
+            return (x,) if isinstance(x, tuple) else x
+        y = _gather(self.y, batch)
+        if self.weighs_timesteps:
+            return x, y, self._timestep_weights(y, batch)
+        if self.sample_weight is None:
+            return x, y
+        return x, y, _gather(self.sample_weight, batch)
+
+    def _timestep_weights(self, y: Structure, batch: RowsOfBatch) -> Structure:
         """1 on real and 0 on padded timesteps, times the caller's own weights; rows' weights for plain labels."""
-        tables, weights = dict(tree.leaves(self._y)), dict(tree.leaves(self._weights))
+        tables, weights = dict(tree.leaves(self.y)), dict(tree.leaves(self.sample_weight))
 
         def weigh(path: Path, labels: tf.Tensor) -> tf.Tensor:
             table, weight = tables[path], weights.get(path, weights.get(()))  # one for all, or one for each
-            if isinstance(weight, _RaggedTable):
+            if isinstance(weight, RaggedTable):
                 return weight.gather(batch)
             floatx = stored_floatx()
             row_weights = tf.ones(tf.shape(batch.rows), floatx) if weight is None else weight.gather(batch)
-            if isinstance(table, _PlainTable):
+            if isinstance(table, PlainTable):
                 return row_weights
             mask = tf.sequence_mask(table.ranges.lengths(batch.rows), tf.shape(labels)[1], floatx)
             return mask * row_weights[:, tf.newaxis]
@@ -98,11 +118,11 @@ class BatchGatherer:
         return tree.map_leaves(weigh, y)
 
 
-def _gather(tables: Structure, batch: _Batch) -> Structure:
+def _gather(tables: Structure, batch: RowsOfBatch) -> Structure:
     return tree.map_leaves(lambda _, table: table.gather(batch), tables)
 
 
-class _Batch:
+class RowsOfBatch:
     """The rows of one batch; all shards' rows, where there are several, set the padded length."""
 
     def __init__(self, all_rows: tf.Tensor, min_lengths: tf.Tensor, shard: Shard):
@@ -119,47 +139,112 @@ class _Batch:
         return self._scalars[column]
 
 
-class _PlainTable:
-    """One value a row."""
+class Values(Protocol):
+    """Rows of values that are gathered in graph, counted from `begin`."""
 
-    def __init__(self, array: np.ndarray):
+    begin: int
+
+    def take(self, rows: tf.Tensor) -> tf.Tensor:
+        """Gathers the rows `(n,)`."""
+
+
+class ValuesInGraph:
+    """Rows of a tensor `(num_rows, ...)` that is part of the graph."""
+
+    begin = 0
+
+    def __init__(self, tensor: tf.Tensor):
+        self._tensor = tensor
+
+    def take(self, rows: tf.Tensor) -> tf.Tensor:
+        """Gathers the rows `(n,)`."""
+        return tf.gather(self._tensor, rows)
+
+
+def padding_scalar(value: Any, dtype: np.dtype) -> tf.Tensor:
+    """A padding value as a tensor; by way of NumPy, as `tf.cast` rounds a Python float to float32 first."""
+    return tf.constant(dtype.type(value))
+
+
+class PlainTable:
+    """One value a row.
+
+    Args:
+        values: Those of all rows.
+        shape: The shape of all of them, where it is known before they are in a graph.
+        row_bytes: Int, the bytes of one of them in memory.
+    """
+
+    def __init__(self, values: Values, shape: tuple[int, ...] = (0,), row_bytes: int = 0):
+        self._values, self._shape, self._row_bytes = values, shape, row_bytes
+
+    @classmethod
+    def from_array(cls, array: np.ndarray) -> PlainTable:
+        """The table of an array `(num_rows, ...)` in memory."""
         array = np.ascontiguousarray(array)
-        self._values = HostValues(array, standard_dtype(array.dtype, "y"))
-        self._shape, self._row_bytes = array.shape, array[:1].nbytes
+        values = HostValues(array, standard_dtype(array.dtype, "y"))
+        return cls(values, array.shape, array[:1].nbytes)
 
     def fingerprint_bytes(self) -> Iterator[bytes]:
+        """What tells these values from others."""
         rows = sampled_rows(np.full(self._shape[0], self._row_bytes, np.int64))
         values = self._values.take(tf.constant(rows + self._values.begin))
         yield f"{values.dtype.name}{self._shape}".encode()
         yield values.numpy().tobytes()
 
-    def gather(self, batch: _Batch) -> tf.Tensor:
+    def gather(self, batch: RowsOfBatch) -> tf.Tensor:
+        """The values of the batch's rows."""
         return self._values.take(batch.rows + self._values.begin if self._values.begin else batch.rows)
 
 
-class _LengthsTable:
+class LengthsTable:
     """The length of one sequence a row; an empty one that counts as one timestep of padding has length 1."""
 
     def __init__(self, ranges: RowTensors):
         self._ranges = ranges
 
-    def gather(self, batch: _Batch) -> tf.Tensor:
+    def gather(self, batch: RowsOfBatch) -> tf.Tensor:
+        """The lengths of the batch's rows, int32 `(batch,)`."""
         return self._ranges.lengths(batch.rows)
 
 
-class _RaggedTable:
-    """One sequence a row, padded to the length in one column of the cut at least where `pads_further`."""
+class RaggedTable:
+    """One sequence a row.
 
-    def __init__(self, rows: Rows, padding_value: Any, ranges: RowTensors, column: int, pads_further: bool):
-        self._values = HostValues(rows.values, rows.dtype)
-        advise_random_access(rows.values, rows.values[:1].nbytes * float(rows.sizes.mean()))
-        # By way of NumPy: tf.cast would round a Python float to float32 first, and refuses an int beyond int64.
-        self._padding = tf.constant(rows.dtype.type(padding_value))
-        self._feature_shape = rows.feature_shape
+    Args:
+        values: The timesteps of all rows.
+        padding: Scalar of their dtype, which fills up the rows.
+        feature_shape: The shape of one timestep.
+        ranges: Where the rows lie in the values.
+        column: Int, the column of the cut that says how far the leaf is padded at least, where `pads_further`.
+        pads_further: Bool, whether batches may be padded beyond their own longest row.
+    """
+
+    def __init__(
+        self,
+        values: Values,
+        padding: tf.Tensor,
+        feature_shape: tuple[int, ...],
+        ranges: RowTensors,
+        column: int,
+        pads_further: bool,
+    ):
+        self._values, self._padding, self._feature_shape = values, padding, feature_shape
         self.ranges = ranges
         self._column, self._pads_further = column, pads_further
 
+    @classmethod
+    def from_rows(
+        cls, rows: Rows, padding_value: Any, ranges: RowTensors, column: int, pads_further: bool
+    ) -> RaggedTable:
+        """The table of rows in memory, or in a mapped file."""
+        values = HostValues(rows.values, rows.dtype)
+        advise_random_access(rows.values, rows.values[:1].nbytes * float(rows.sizes.mean()))
+        padding = padding_scalar(padding_value, rows.dtype)
+        return cls(values, padding, rows.feature_shape, ranges, column, pads_further)
+
     def fingerprint_bytes(self) -> Iterator[bytes]:
+        """What tells these rows from others."""
         sizes = self.ranges.sizes.numpy()
         timestep_bytes = self._padding.dtype.size * int(np.prod(self._feature_shape))
         rows = sampled_rows(sizes.astype(np.int64) * timestep_bytes)
@@ -168,7 +253,8 @@ class _RaggedTable:
         yield sizes.tobytes()
         yield self._values.take(sampled.values).numpy().tobytes()
 
-    def gather(self, batch: _Batch) -> tf.Tensor:
+    def gather(self, batch: RowsOfBatch) -> tf.Tensor:
+        """The batch's rows, padded: `(batch, time, *feature_shape)`."""
         timesteps = self.ranges.timesteps(batch.rows, self._values.begin)
         sequences = timesteps.with_values(self._values.take(timesteps.values))
         shape = None  # what the longest of these rows needs
@@ -181,8 +267,8 @@ class _RaggedTable:
         return tf.ensure_shape(padded, [None, None, *self._feature_shape])
 
 
-_Table = _PlainTable | _RaggedTable | LoadedTable
-_AnyLengthsTable = _PlainTable | _LengthsTable | LoadedLengthsTable
+_Table = PlainTable | RaggedTable | LoadedTable
+_AnyLengthsTable = PlainTable | LengthsTable | LoadedLengthsTable
 
 
 class _Tables:
@@ -198,14 +284,14 @@ class _Tables:
 
         def table(path: Path, leaf: Leaf) -> _Table:
             if not isinstance(leaf, Rows):
-                return _PlainTable(leaf)
+                return PlainTable.from_array(leaf)
             column = inputs.column_of(root, path)
             if isinstance(leaf, Loaded):
                 return LoadedTable(self._row_loader(leaf), leaf, padding_value, column)
             # A batch of nothing but empty rows has one timestep too, as kernels want it.
             pads_further = self._pads_further or not leaf.sizes.all()
             rows = leaf.materialize()
-            return _RaggedTable(rows, padding_value, rows.as_tensors(self._tensor), column, pads_further)
+            return RaggedTable.from_rows(rows, padding_value, rows.as_tensors(self._tensor), column, pads_further)
 
         return tree.map_leaves(table, structure)
 
@@ -213,14 +299,14 @@ class _Tables:
         """The length of each row in one leaf."""
         if isinstance(rows, Loaded):
             return LoadedLengthsTable(self._row_loader(rows), [rows])
-        return _LengthsTable(rows.as_tensors(self._tensor))
+        return LengthsTable(rows.as_tensors(self._tensor))
 
     def longest_lengths(self, inputs: Inputs) -> _AnyLengthsTable:
         """The length of each row in its longest leaf of `x`; one loader loads them all, or all are in memory."""
         loaded = [leaf for _, leaf in tree.leaves(inputs.x) if isinstance(leaf, Loaded)]
         if loaded:
             return LoadedLengthsTable(self._row_loader(loaded[0]), loaded)
-        return _PlainTable(inputs.lengths.longest)
+        return PlainTable.from_array(inputs.lengths.longest)
 
     def _tensor(self, array: np.ndarray) -> tf.Tensor:
         for known, tensor in self._tensors:

@@ -24,8 +24,8 @@ from keras_bucketing.planning.epoch_plan import Cut, EpochPlanner, EpochTensors
 
 # Gathering one batch is a few hundred microseconds of work; two at once keep up with a training step on any machine,
 # and a fixed number spares the autotuner's start.
-_PARALLEL_GATHERS = 2
-_PREFETCHED_BATCHES = 8
+PARALLEL_GATHERS = 2
+PREFETCHED_BATCHES = 8
 
 
 def batch_stream(counter: PassCounter, planner: EpochPlanner, gatherer: BatchGatherer) -> tf.data.Dataset:
@@ -37,13 +37,7 @@ def batch_stream(counter: PassCounter, planner: EpochPlanner, gatherer: BatchGat
 
 
 def _cuts_of_passes(state: tf.Variable, first_number: tf.Tensor, tensors: EpochTensors) -> tf.data.Dataset:
-    """The cuts of one pass over one epoch, each with the rows it is a cut of.
-
-    After `seek(epoch, batch)` fewer batches are left, and the pass must end early although its length was declared:
-    `tf.data.experimental.assert_cardinality` would fail the run, every other way to end early makes the length unknown.
-    But `choose_from_datasets` counts as endless as soon as one of its inputs is, even one that is never chosen, and
-    ends with the input it draws from; `take` then declares the length.
-    """
+    """The cuts of one pass over one epoch, each with the rows it is a cut of; fewer after `seek(epoch, batch)`."""
 
     def batches(start: PassStart, has_batches: tf.Tensor) -> tf.data.Dataset:
         return _cuts_with_rows(
@@ -51,9 +45,20 @@ def _cuts_of_passes(state: tf.Variable, first_number: tf.Tensor, tensors: EpochT
         )
 
     one_pass = refuse_restored_iterators(lambda: begin_pass(state), batches, first_number)
+    return declare_length(one_pass, tf.size(tensors.cuts.start, tf.int64))
+
+
+def declare_length(one_pass: tf.data.Dataset, num_batches: tf.Tensor | int | None) -> tf.data.Dataset:
+    """The same elements in a dataset that says how many there are, or that there is no end to them, where that is None.
+
+    A pass may end early although its length was declared: `tf.data.experimental.assert_cardinality` would fail the run,
+    every other way to end early makes the length unknown. But `choose_from_datasets` counts as endless as soon as one
+    of its inputs is, even one that is never chosen, and ends with the input it draws from; `take` then declares the
+    length.
+    """
     always_the_first = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
     endless = tf.data.Dataset.choose_from_datasets([one_pass, _unused_branch(one_pass)], always_the_first)
-    return endless.take(tf.size(tensors.cuts.start, tf.int64))
+    return endless if num_batches is None else endless.take(num_batches)
 
 
 @functools.cache
@@ -95,8 +100,8 @@ def chosen_batches(gatherer: BatchGatherer, rows: np.ndarray, cuts: Cut) -> tf.d
 
 def _gather_ahead(cuts: tf.data.Dataset, gather: Callable[[tf.Tensor, Cut], Any]) -> tf.data.Dataset:
     """Gathers batches before they are asked for."""
-    batches = cuts.map(without_autograph(gather), num_parallel_calls=_PARALLEL_GATHERS, deterministic=True)
-    return batches.prefetch(_PREFETCHED_BATCHES).with_options(_no_graph_optimizations())
+    batches = cuts.map(without_autograph(gather), num_parallel_calls=PARALLEL_GATHERS, deterministic=True)
+    return batches.prefetch(PREFETCHED_BATCHES).with_options(_no_graph_optimizations())
 
 
 def _no_graph_optimizations() -> tf.data.Options:

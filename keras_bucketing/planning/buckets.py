@@ -154,6 +154,15 @@ def check_shard(num_shards: object, shard_index: object, needs_seed: bool) -> Sh
     return Shard(num_shards, shard_index)
 
 
+def check_minlen(minlen: object, maxlen: object) -> int:
+    """The minimum padded length; sequences cannot be cut shorter than they are padded to."""
+    max_length = None if maxlen is None else check_integer("maxlen", maxlen)
+    min_length = 1 if minlen is None else check_integer("minlen", minlen)
+    if max_length is not None and min_length > max_length:
+        raise ValueError(f"`minlen` must not exceed `maxlen`. Expected at most {max_length}, received {min_length}.")
+    return min_length
+
+
 def _check_batch_size(name: str, value: object, multiple: int) -> int:
     size = check_integer(name, value)
     if size % multiple:

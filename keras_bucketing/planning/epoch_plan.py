@@ -137,12 +137,12 @@ class EpochTensors(NamedTuple):
         # iterator prepares, at a tenth of a millisecond each, and a loop over the buckets took three times as long.
         key = tf.reshape(tf.cast(seed, tf.uint64), [1])
         stream = tf.cast(2 * epoch, tf.uint64)
-        used = rows = _shuffle(tf.range(tf.size(self.row_buckets) * has_batches), key, stream)
+        used = rows = shuffled(tf.range(tf.size(self.row_buckets) * has_batches), key, stream)
         spare = []
         if self.num_used is not None:
             used, spare = rows[: self.num_used], [rows[self.num_used :]]
         by_bucket = tf.dynamic_partition(used, tf.gather(self.row_buckets, used), self.num_partitions)
-        return tf.concat([*by_bucket, *spare], 0), _shuffle(batches, key, stream + tf.constant(1, tf.uint64))
+        return tf.concat([*by_bucket, *spare], 0), shuffled(batches, key, stream + tf.constant(1, tf.uint64))
 
     def batches(
         self, epoch: tf.Tensor, first_batch: tf.Tensor, seed: tf.Tensor, has_batches: tf.Tensor | int = 1
@@ -220,7 +220,7 @@ class EpochPlanner:
         )
 
 
-def _shuffle(values: tf.Tensor, key: tf.Tensor, stream: tf.Tensor) -> tf.Tensor:
+def shuffled(values: tf.Tensor, key: tf.Tensor, stream: tf.Tensor) -> tf.Tensor:
     """Shuffles with the stream `stream` of the random numbers of `key`.
 
     What `tf.random.experimental.stateless_shuffle` does with another way to key the generator, which takes a sixth of

@@ -145,7 +145,7 @@ def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path
         return columns[-1]
 
     try:
-        reader = _make_reader(stream, options, first, new_column)
+        reader = make_reader(stream, options, first, new_column)
         progress = Progress(f"Reading `{name}`", "rows" if stream.counts_rows else "batches", stream.total)
         count = 0
         for index, element in enumerate(chain(first, elements)):
@@ -153,14 +153,14 @@ def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path
             count = reader.num_rows if stream.counts_rows else index + 1
             progress.update(count)
         progress.finish(count)
-        return _finish(reader.columns, options)
+        return finish_columns(reader.columns, options)
     except BaseException:
         for column in columns:
             column.abandon()
         raise
 
 
-def _make_reader(
+def make_reader(
     stream: Stream, options: BatchOptions, first: list[Element], new_column: NewColumn
 ) -> BatchReader | RowReader:
     """Decides what the elements are, or says what the caller has to say."""
@@ -184,7 +184,7 @@ def _make_reader(
     return BatchReader(first, declared, roles_in_batches(declared, options.timestep_labels), options, new_column)
 
 
-def _finish(columns: Element, options: BatchOptions) -> Element:
+def finish_columns(columns: Element, options: BatchOptions) -> Element:
     """Ends all columns; labels turn out to be one a timestep, or values of one shape."""
     x_lengths = [column.lengths for path, column in leaves_of(columns).items() if path[0] == "x" and column.is_ragged]
 
@@ -224,8 +224,12 @@ class RowReader:
             return new_column(path, path == ("x",) or isinstance(leaf, (list, tuple)) or np.ndim(leaf) > 0)
 
         self.num_rows = 0
-        self.columns: Element = map_element(make, template)
-        self._template = template
+        self._template, self._make_column = template, make
+        self.begin_columns()
+
+    def begin_columns(self) -> None:
+        """Lets the rows that follow go into columns of their own."""
+        self.columns: Element = map_element(self._make_column, self._template)
         self._by_path: dict[Path, ColumnBuilder] = leaves_of(self.columns)
 
     def read(self, element: Element) -> None:
@@ -296,7 +300,15 @@ class BatchReader:
         x, y, weights = first[0]
         if isinstance(x, dict):
             x = {key: value for key, value in x.items() if ("x", key) not in no_columns}
-        self.columns = map_element(lambda path, _: new_column(path, roles[path] is not Role.VALUE), (x, y, weights))
+        self._columns_of = map_element(lambda *_: True, (x, y, weights))
+        self._new_column = new_column
+        self.begin_columns()
+
+    def begin_columns(self) -> None:
+        """Lets the rows that follow go into columns of their own."""
+        self.columns: Element = map_element(
+            lambda path, _: self._new_column(path, self._roles[path] is not Role.VALUE), self._columns_of
+        )
         self._by_path: dict[Path, ColumnBuilder] = leaves_of(self.columns)
 
     def read(self, element: Element) -> None:

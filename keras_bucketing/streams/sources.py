@@ -60,13 +60,14 @@ class Stream:
         return {"kind": self.kind, "total": self.total, "element_spec": spec}
 
 
-def open_stream(source: Any, options: BatchOptions, name: str) -> Stream:
+def open_stream(source: Any, options: BatchOptions, name: str, may_be_endless: bool = False) -> Stream:
     """Finds out what a source is; nothing is read yet.
 
     Args:
         source: A `tf.data.Dataset`, a `keras.utils.PyDataset`, a function that returns an iterable, or an iterable.
         options: What the caller said about its elements.
         name: What to call it in an error message.
+        may_be_endless: Whether it need not end; its `total` is then `tf.data.INFINITE_CARDINALITY`.
 
     Raises:
         TypeError: If it is none of these, or yields text.
@@ -77,17 +78,17 @@ def open_stream(source: Any, options: BatchOptions, name: str) -> Stream:
     elif columns.is_ragged_column(source) and not comes_from("pandas", source):
         source = StoredSequences(*as_rows(source, name).concatenated())
     if isinstance(source, tf.data.Dataset):
-        return _open_dataset(source, options, name)
+        return _open_dataset(source, options, name, may_be_endless)
     if isinstance(source, keras.utils.PyDataset):
-        return _open_py_dataset(source, options, name)
+        return _open_py_dataset(source, options, name, may_be_endless)
     return _open_iterable(source, options, name)
 
 
-def _open_dataset(dataset: tf.data.Dataset, options: BatchOptions, name: str) -> Stream:
+def _open_dataset(dataset: tf.data.Dataset, options: BatchOptions, name: str, may_be_endless: bool) -> Stream:
     cardinality = int(dataset.cardinality())
-    if cardinality == tf.data.INFINITE_CARDINALITY:
+    if cardinality == tf.data.INFINITE_CARDINALITY and not may_be_endless:
         raise _endless_error(name, "Leave out .repeat(), or end it with .take(number).")
-    total = None if cardinality < 0 else cardinality
+    total = None if cardinality == tf.data.UNKNOWN_CARDINALITY else cardinality
     spec = spec_of_dataset(dataset.element_spec)
     if spec is None:  # the shapes are for the elements to tell
         batched = options.batched
@@ -100,17 +101,18 @@ def _open_dataset(dataset: tf.data.Dataset, options: BatchOptions, name: str) ->
     return Stream("tf.data.Dataset", lambda: _split_elements(several), True, total, True, spec, roles)
 
 
-def _open_py_dataset(dataset: keras.utils.PyDataset, options: BatchOptions, name: str) -> Stream:
+def _open_py_dataset(dataset: keras.utils.PyDataset, options: BatchOptions, name: str, may_be_endless: bool) -> Stream:
     total = dataset.num_batches
-    if total is None:
+    if total is None and not may_be_endless:
         raise _endless_error(name, "Give it a num_batches.")
 
     def read() -> Iterator[Element]:
-        for index in range(total):
+        for index in itertools.count() if total is None else range(total):
             yield split_element(dataset[index], index, list_is_tuple=True)
 
     batched = options.batched is not False
-    return Stream("keras.utils.PyDataset", read, batched, int(total), not batched)
+    number = tf.data.INFINITE_CARDINALITY if total is None else int(total)
+    return Stream("keras.utils.PyDataset", read, batched, number, not batched)
 
 
 def _open_iterable(source: Any, options: BatchOptions, name: str) -> Stream:

@@ -1,0 +1,523 @@
+"""BucketedStream: rows that come one after the other in, length-bucketed and padded batches out."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+import tensorflow as tf
+
+from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number, show, show_typed
+from keras_bucketing.data.collect import Inputs, check_include_lengths, check_padding_value, length_entries
+from keras_bucketing.data.row_format import RowFormat
+from keras_bucketing.data.tree import Path, leaves
+from keras_bucketing.monitoring.monitor_padding import BatchLog
+from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
+from keras_bucketing.pipeline.passes import NO_CHECKPOINT, PassCounter, PassPosition, is_symbolic_build
+from keras_bucketing.pipeline.window_stream import WindowRules, WindowStream
+from keras_bucketing.planning.boundaries import check_boundaries
+from keras_bucketing.planning.bucket_choice import choose_buckets
+from keras_bucketing.planning.buckets import DEFAULT_BATCH_SIZE, BatchSizing, check_minlen, check_sizing
+from keras_bucketing.streams.saved_sequences import check_batch_options
+from keras_bucketing.streams.windows import format_of_rows, open_row_source
+
+# The rows of a window are few, so that padding decides: on lengths like those of IMDB, 64 buckets of two batches each
+# in 4,096 rows are 6 % padding, 32 buckets 8 %, and rows that are sorted 4 %.
+_BATCHES_A_BUCKET = 2
+_MAX_BUCKETS = 64
+# Of a budget without `batch_size`: short sequences would fill batches that are larger than the buffer.
+_PARTS_OF_BUFFER = 8
+
+
+class BucketedStream(tf.data.Dataset):
+    """Batches of sequences of similar length, from a source that is read as it comes.
+
+    For rows that are generated, augmented, read from files or without end, whose lengths are not known beforehand:
+    `model.fit(BucketedStream(source))`. Where the data fit into memory or a folder, `BucketedSequence` does more: it
+    knows its length, its statistics and the order of every epoch before it is read.
+
+    A window of `buffer_size` rows is read, sorted into buckets, cut into batches that are shuffled, and handed out
+    before the next window is read. Rows that fill no batch join the next window, and leave in it. The source is read
+    from its beginning in every epoch, so that whatever is random in it is drawn again.
+
+    `tf.data.Dataset.bucket_by_sequence_length` keeps one batch for each bucket open instead, and has no bound on how
+    long a row may wait. The window comes from torchtext's `BucketIterator` and lhotse's `DynamicBucketingSampler`.
+
+    Args:
+        source: What yields `x`, `(x, y)` or `(x, y, sample_weight)` in every epoch, as in
+            `BucketedSequence.from_dataset`: a `tf.data.Dataset` of rows, of ragged batches or of padded ones; a
+            `keras.utils.PyDataset`; a generator function; an iterable that is no iterator, such as a list or a Hugging
+            Face `IterableDataset`. It may be without end.
+        batch_size: Int, rows of every batch. Defaults to 32 where no size is given.
+        bucket_batch_sizes: Ints, rows, one for each bucket, which must not grow with the length. Defaults to None.
+        max_timesteps_per_batch: Int, the maximum of padded timesteps in a batch: rows x padded length of the longest
+            leaf of `x`. With `batch_size` next to it, that is the maximum of rows; without, an eighth of the buffer is.
+            Defaults to None.
+        batch_size_multiple: Int, every batch's rows are a multiple of it. The last batch of a pass leaves out fewer
+            rows than that. Defaults to 1.
+        bucket_boundaries: Ints, as in `BucketedSequence`. Defaults to None: those that leave the least padding in the
+            first window. They stay the same in all passes.
+        num_buckets: Int, how many buckets to choose where `bucket_boundaries` is None. Defaults to None: half as many
+            as the first window has batches, at most 64; with `pad_to_bucket_boundary` as in `BucketedSequence`.
+        buffer_size: Int, how many rows are in memory at once, at most; and one element of the source, where that is a
+            batch. A larger buffer pads less and mixes more. Defaults to 4096.
+        pad_to_bucket_boundary: Bool, whether to pad to the longest length that the bucket allows, so that there are at
+            most two shapes a bucket; labels of their own length are padded to powers of 2. It needs `maxlen`, or
+            `bucket_boundaries` whose last one is above every length, as in tf.data. Defaults to False.
+        padding_value: Number behind the end of a sequence. Defaults to None: `mask_value`.
+        label_padding_value: Number behind the end of ragged labels. Defaults to 0.
+        maxlen: Int, cut longer sequences to it, in timesteps; labels of their own length stay. Defaults to None.
+        truncating: "post" cuts a sequence's end, "pre" its beginning. Defaults to "post".
+        minlen: Int, pad every batch to at least so many timesteps. Defaults to None.
+        on_empty: "raise" refuses sequences without timesteps, "drop" leaves them out, "keep" gives them one timestep of
+            `padding_value`. Defaults to "raise".
+        include_lengths: As in `BucketedSequence`. Defaults to False.
+        align_labels: As in `BucketedSequence`. Defaults to True.
+        timestep_weights: As in `BucketedSequence`. Defaults to True.
+        remainder: "spill" makes one partial batch of what is left at the end of the source, "drop" leaves it out.
+            Defaults to "spill".
+        shuffle: Bool, whether rows inside their bucket and the batches of a window are shuffled. If not, the rows of a
+            window are sorted by length. Defaults to True.
+        seed: Int, the same seed gives the same batches of the same rows, epoch for epoch. Defaults to None: drawn from
+            Python's `random`, which `keras.utils.set_random_seed` sets.
+        batched: As in `BucketedSequence.from_dataset`. Defaults to None.
+        mask_value: As in `BucketedSequence.from_dataset`, for padded batches. Defaults to 0.
+        padding: As in `BucketedSequence.from_dataset`, for padded batches. Defaults to None.
+        timestep_labels: As in `BucketedSequence.from_dataset`. Defaults to None.
+
+    Attributes:
+        bucket_boundaries: Ints, in timesteps; None before the first window has been read where none were given.
+        epoch: Int, the epoch that the next pass reads.
+        seed: Int, the seed in use.
+
+    Notes:
+        `len(stream)` is known where the number of the source's rows is and every batch has `batch_size` rows; otherwise
+        Keras learns it in the first epoch. A source without end is one pass: pass `steps_per_epoch` to `fit`.
+
+        A row that cannot be read ends the pass with `tf.errors.InvalidArgumentError`, or another error of TensorFlow,
+        whose text has the number of the row and the traceback.
+
+        Several hosts: each reads a stream of its own, e.g. `source.shard(num_hosts, host)`. Their numbers of steps
+        agree only if their numbers of rows do and every batch has `batch_size` rows; else bound them with `take` or
+        `steps_per_epoch`.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind, or `source` an iterator, which is finished after one epoch.
+        ValueError: If an argument has a wrong value, or two of them do not fit together.
+
+    Example:
+        >>> def rows():
+        ...     for length in [3, 1, 2, 4, 1, 2]:
+        ...         yield np.full(length, length), length % 2
+        >>> stream = BucketedStream(rows, batch_size=2, shuffle=False)
+        >>> for x, y in stream:
+        ...     print(x.numpy().tolist(), y.numpy().tolist())
+        [[1], [1]] [1, 1]
+        [[2, 2], [2, 2]] [0, 0]
+        [[3, 3, 3, 0], [4, 4, 4, 4]] [1, 0]
+    """
+
+    def __init__(
+        self,
+        source: object,
+        *,
+        batch_size: int | None = None,
+        bucket_batch_sizes: Sequence[int] | None = None,
+        max_timesteps_per_batch: int | None = None,
+        batch_size_multiple: int = 1,
+        bucket_boundaries: Sequence[int] | None = None,
+        num_buckets: int | None = None,
+        buffer_size: int = 4096,
+        pad_to_bucket_boundary: bool = False,
+        padding_value: float | None = None,
+        label_padding_value: float = 0,
+        maxlen: int | None = None,
+        truncating: Literal["post", "pre"] = "post",
+        minlen: int | None = None,
+        on_empty: Literal["raise", "drop", "keep"] = "raise",
+        include_lengths: bool | Sequence[str] = False,
+        align_labels: bool = True,
+        timestep_weights: bool = True,
+        remainder: Literal["spill", "drop"] = "spill",
+        shuffle: bool = True,
+        seed: int | None = None,
+        batched: bool | None = None,
+        mask_value: float = 0,
+        padding: Literal["post", "pre"] | None = None,
+        timestep_labels: bool | None = None,
+    ):
+        _check_remainder(remainder)
+        check_choice("truncating", truncating, ("post", "pre"))
+        check_choice("on_empty", on_empty, ("raise", "drop", "keep"))
+        wanted_lengths = check_include_lengths(include_lengths)
+        align_labels = check_flag("align_labels", align_labels)
+        timestep_weights = check_flag("timestep_weights", timestep_weights)
+        min_length = check_minlen(minlen, maxlen)
+        pad_to_bucket_boundary = check_flag("pad_to_bucket_boundary", pad_to_bucket_boundary)
+        shuffle = check_flag("shuffle", shuffle)
+        buffer_size = check_integer("buffer_size", buffer_size)
+        self._seed_was_given = seed is not None
+        seed = random.randrange(2**31) if seed is None else check_integer("seed", seed, minimum=0, maximum=INT64_MAX)
+        self._sizing = check_sizing(batch_size, bucket_batch_sizes, max_timesteps_per_batch, batch_size_multiple, 1)
+        rows = _rows_of_batches(self._sizing, buffer_size)
+        boundaries = None if bucket_boundaries is None else check_boundaries(bucket_boundaries)
+        self._num_buckets = _check_num_buckets(num_buckets, boundaries, self._sizing)
+        if pad_to_bucket_boundary and maxlen is None and not boundaries:
+            raise ValueError(
+                "`pad_to_bucket_boundary` needs a longest length, as the last bucket of a stream is open. Pass maxlen, "
+                "or bucket_boundaries whose last one is above every length."
+            )
+        options = check_batch_options(
+            batched,
+            mask_value,
+            padding,
+            timestep_labels,
+            labels_align=align_labels,
+            label_mask_value=check_number("label_padding_value", label_padding_value),
+        )
+        padding_value = mask_value if padding_value is None else padding_value
+
+        opened = open_row_source(source, options)
+        check_padding_value("padding_value", padding_value, opened.inputs.x)
+        check_padding_value("label_padding_value", label_padding_value, opened.inputs.y)
+        self._format = format_of_rows(opened.inputs)
+        entries = _paths_of_entries(opened.inputs, wanted_lengths, self._format)
+        self._rules = WindowRules(
+            max_length=None if maxlen is None else int(maxlen),
+            truncating=truncating,
+            min_length=min_length,
+            on_empty=on_empty,
+            rows=rows,
+            max_timesteps=self._sizing.max_timesteps_per_batch,
+            multiple=self._sizing.multiple,
+            pad_to_bucket_boundary=pad_to_bucket_boundary,
+            drop_remainder=remainder == "drop",
+            shuffle=shuffle,
+            padding_value=padding_value,
+            label_padding_value=label_padding_value,
+            timestep_weights=timestep_weights,
+            length_entries=entries,
+        )
+        self._given_boundaries, self._boundaries = boundaries, boundaries
+        self._finding = threading.Lock()
+        self._fingerprint = fingerprint(
+            [], {**_described(self._rules), "source": opened.description, "buffer_size": buffer_size}
+        )
+        self._counter = PassCounter(seed)
+        self._log = BatchLog([leaf.name for leaf in self._format.padded], boundaries, is_endless=True)
+        self._stream = WindowStream(self._format, self._rules, self._boundaries_of, self._counter, self._log)
+        self._source = opened
+        self._windows = self._windows_of(_window_size(self._sizing, buffer_size, rows))
+        num_batches = None if on_empty == "drop" else _num_batches(opened.num_rows, self._sizing, remainder)
+        self._batches = self._stream.passes(self._windows, num_batches, opened.is_endless)
+        super().__init__(tf.data.experimental.to_variant(self._batches))
+
+    # What tf.data asks of a subclass.
+
+    def _inputs(self) -> list[tf.data.Dataset]:
+        return [self._batches]
+
+    @property
+    def element_spec(self) -> Any:
+        """The structure, shapes and dtypes of a batch, as `tf.TensorSpec` objects."""
+        return self._batches.element_spec
+
+    def __iter__(self) -> Iterator[Any]:
+        """A pass; what Keras reads to build a model is none."""
+        if is_symbolic_build():
+            epoch, first_batch = self._counter.next_position
+            return iter(self._stream.preview(self._windows, epoch, first_batch, self.seed))
+        iterator: Iterator[Any] = super().__iter__()
+        return iterator
+
+    def with_options(self, options: tf.data.Options, name: str | None = None) -> tf.data.Dataset:
+        """As of every `tf.data.Dataset`, but refuses what could not be restored.
+
+        Args:
+            options: `tf.data.Options`, for this dataset and what is built on it.
+            name: Str, a name for the operation. Defaults to None.
+
+        Raises:
+            TypeError: If `options` are something else.
+            ValueError: If `options` ask for checkpoints of iterators without their state.
+        """
+        if not isinstance(options, tf.data.Options):
+            raise TypeError(f"`options` must be a `tf.data.Options`. Received {show_typed(options)}.")
+        if options.experimental_symbolic_checkpoint:
+            raise ValueError(f"`options.experimental_symbolic_checkpoint` is not possible. {NO_CHECKPOINT}")
+        return super().with_options(options, name)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"A {type(self).__name__} cannot be pickled or copied. Create it again from the same source and options, "
+            "and carry its position over with state_dict() and load_state_dict()."
+        )
+
+    # What there is to know about it.
+
+    @property
+    def bucket_boundaries(self) -> list[int] | None:
+        """Bucket i holds `boundaries[i - 1] <= length < boundaries[i]`; None before they have been found."""
+        return None if self._boundaries is None else list(self._boundaries)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next pass reads; it goes up when a pass yields its first batch."""
+        return self._counter.next_position.epoch
+
+    @property
+    def next_first_batch(self) -> int:
+        """The batch that the next pass begins with, 0 unless `seek` or `load_state_dict` said otherwise."""
+        return self._counter.next_position.first_batch
+
+    @property
+    def seed(self) -> int:
+        """The seed of the order."""
+        return self._counter.seed
+
+    def newest_pass(self) -> PassPosition:
+        """The newest pass that has yielded a batch, as of `BucketedSequence`."""
+        return self._counter.newest_pass()
+
+    def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
+        """What some batches of a pass padded, for a training loop of your own; `fit` has `PaddingStatsCallback`.
+
+        They can be asked for again, until batches after them are: what lies before `start` is forgotten. Of passes that
+        are not asked about, at least the newest two are remembered.
+
+        Args:
+            position: The pass, from `newest_pass`.
+            start: Int, the first batch, counted from where the pass began.
+            stop: Int, one after the last batch. Batches that were never delivered do not count.
+
+        Returns:
+            A `PaddingStats` of those batches.
+
+        Example:
+            >>> stream = BucketedStream([[1, 2, 3], [4], [5, 6]], batch_size=2, shuffle=False)
+            >>> batches = list(stream)
+            >>> stats = stream.pass_stats(stream.newest_pass(), 0, len(batches))
+            >>> stats.real_timesteps, stats.total_timesteps
+            (6, 7)
+        """
+        return self._log.pass_stats(position, start, stop)
+
+    def _windows_of(self, size: int) -> tf.data.Dataset:
+        return self._source.windows(self._format, size, self._rules.on_empty == "drop")
+
+    def _first_rows(self, limit: int) -> tuple[list[Any], np.ndarray]:
+        """Batches of one of the first rows each, and the lengths of these rows; they are no part of a pass."""
+        rules = replace(
+            self._rules, rows=[1], max_timesteps=None, multiple=1, min_length=1, pad_to_bucket_boundary=False
+        )
+
+        def one_bucket(_: tf.Tensor) -> tf.Tensor:
+            return tf.zeros([0], tf.int32)
+
+        single = WindowStream(self._format, rules, one_bucket, self._counter, self._log)
+        lengths, elements = [], []
+        for longest, element in single.preview_with_lengths(self._windows_of(limit), self.seed).take(limit):
+            lengths.append(int(longest))
+            elements.append(element)
+        return elements, np.array(lengths, np.int64)
+
+    # Where it stands.
+
+    def seek(self, epoch: int, batch: int = 0) -> None:
+        """Lets the next pass begin there.
+
+        The source is read from its beginning, and what lies before that batch is left out before it is padded.
+
+        Args:
+            epoch: Int, at least 0.
+            batch: Int, at least 0. Defaults to 0.
+
+        Raises:
+            TypeError: If one of them is not an integer.
+            ValueError: If one of them is negative.
+        """
+        self._counter.seek(*_check_position(epoch, batch))
+
+    def state_dict(self, epoch: int | None = None, batch: int = 0) -> dict[str, Any]:
+        """The position, the boundaries and what identifies the stream, as a small dictionary for JSON.
+
+        Prefetching runs ahead of what consumes the batches, so in the middle of an epoch only the consumer knows the
+        position: pass it. The batches of a resumed pass are those that would have come if the source yields the same
+        rows again; where it draws them at random, they are others, of other rows.
+
+        `tf.train.Checkpoint(iterator)` is no way: TensorFlow refuses to save an iterator over this dataset
+        ("ReadVariableOp is stateful").
+
+        Args:
+            epoch: Int, the epoch of the next batch to consume. Defaults to None: where the next pass begins.
+            batch: Int, the next batch of that epoch. Defaults to 0.
+
+        Raises:
+            TypeError: If one of them is not an integer.
+            ValueError: If one of them is negative.
+
+        Example:
+            >>> source = tf.data.Dataset.range(1, 9).map(lambda length: tf.ones([length], tf.int32))
+            >>> stream, resumed = (BucketedStream(source, batch_size=2, seed=1) for _ in range(2))
+            >>> batches = [batch.shape for batch in stream]
+            >>> resumed.load_state_dict(stream.state_dict(epoch=0, batch=3))
+            >>> [batch.shape for batch in resumed] == batches[3:]
+            True
+        """
+        if epoch is None:
+            epoch, batch = self._counter.next_position
+        state = make_state(*_check_position(epoch, batch), self.seed, self._fingerprint)
+        return {**state, "bucket_boundaries": self.bucket_boundaries}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Lets the next pass begin where `state_dict` said; takes over its seed where none was given.
+
+        Args:
+            state: What `state_dict` returned, on a stream of a source of the same kind, with the same options.
+
+        Raises:
+            ValueError: If it is not such a state, or that of another source or other options.
+        """
+        position = (
+            {key: value for key, value in state.items() if key != "bucket_boundaries"}
+            if isinstance(state, dict)
+            else state
+        )
+        epoch, batch, seed = check_state(position, self._fingerprint, self.seed, self._seed_was_given)
+        boundaries = state.get("bucket_boundaries")
+        boundaries = None if boundaries is None else check_boundaries(boundaries)
+        if self._given_boundaries is not None and boundaries != self._given_boundaries:
+            raise ValueError(
+                "`state` belongs to a stream with other boundaries. Expected "
+                f"{show(self._given_boundaries)}, received {show(boundaries)}."
+            )
+        with self._finding:
+            self._boundaries = boundaries
+            self._log.bucket_boundaries = boundaries
+        self._counter.seek(*_check_position(epoch, batch), seed)
+
+    # The boundaries.
+
+    def _boundaries_of(self, lengths: tf.Tensor) -> tf.Tensor:
+        """Those that were given, or found in the first window of the first pass; in graph."""
+        if self._given_boundaries is not None:
+            return tf.constant(self._given_boundaries, tf.int32, [len(self._given_boundaries)])
+        found = tf.numpy_function(self._find_boundaries, [lengths], tf.int32, stateful=True)
+        return tf.ensure_shape(found, [None])
+
+    def _find_boundaries(self, lengths: np.ndarray) -> np.ndarray:
+        with self._finding:
+            if self._boundaries is None and not lengths.size:  # all of them were dropped as empty
+                return np.zeros(0, np.int32)
+            if self._boundaries is None:
+                buckets = choose_buckets(
+                    lengths.astype(np.int64),
+                    self._sizing,
+                    num_buckets=self._number_of_buckets(lengths),
+                    pad_to_bucket_boundary=self._rules.pad_to_bucket_boundary,
+                    minlen=self._rules.min_length,
+                )
+                self._boundaries = buckets.boundaries
+                self._log.bucket_boundaries = buckets.boundaries
+            return np.array(self._boundaries, np.int32)
+
+    def _number_of_buckets(self, lengths: np.ndarray) -> int | None:
+        """Two batches of a window for each bucket; None leaves it to the planner, where each bucket is a shape."""
+        if self._num_buckets is not None or self._rules.pad_to_bucket_boundary or self._sizing.bucket_batch_sizes:
+            return self._num_buckets
+        rows = self._sizing.rows_at(np.sort(np.maximum(lengths, self._rules.min_length)).astype(np.int64))
+        num_batches = float((1 / np.maximum(rows, 1)).sum())
+        return max(min(int(num_batches / _BATCHES_A_BUCKET), _MAX_BUCKETS), 1)
+
+
+def _check_remainder(remainder: object) -> None:
+    if remainder == "keep":
+        raise ValueError(
+            "`remainder` must be 'spill' or 'drop' for a stream: a partial batch in each bucket of each window would "
+            "be most of the batches. Received 'keep'."
+        )
+    check_choice("remainder", remainder, ("spill", "drop"))
+
+
+def _check_num_buckets(num_buckets: object, boundaries: list[int] | None, sizing: BatchSizing) -> int | None:
+    number = None if num_buckets is None else check_integer("num_buckets", num_buckets)
+    expected = None if boundaries is None else len(boundaries) + 1
+    if sizing.bucket_batch_sizes is not None:
+        if expected is not None and len(sizing.bucket_batch_sizes) != expected:
+            raise ValueError(
+                f"`bucket_batch_sizes` must have one entry for each bucket. Expected {expected} for the boundaries "
+                f"{show(boundaries)}, received {len(sizing.bucket_batch_sizes)}."
+            )
+        expected = len(sizing.bucket_batch_sizes)
+    if number is not None and expected is not None and number != expected:
+        raise ValueError(f"`num_buckets` must match the other arguments. Expected {expected}, received {number}.")
+    return number
+
+
+def _rows_of_batches(sizing: BatchSizing, buffer_size: int) -> list[int]:
+    """The most rows of a batch of each bucket, or one number for all; refuses a buffer that cannot fill them."""
+    if sizing.bucket_batch_sizes is not None:
+        rows = sizing.bucket_batch_sizes
+        if sorted(rows, reverse=True) != rows:
+            raise ValueError(
+                "`bucket_batch_sizes` must not grow with the length in a stream, whose batches are filled up with "
+                f"shorter rows. Received {show(rows)}."
+            )
+    elif sizing.max_timesteps_per_batch is not None and sizing.batch_size is None:
+        rows = [max(buffer_size // _PARTS_OF_BUFFER // sizing.multiple, 1) * sizing.multiple]
+    elif sizing.batch_size is not None:
+        rows = [sizing.batch_size]
+    else:
+        rows = [max(DEFAULT_BATCH_SIZE // sizing.multiple, 1) * sizing.multiple]
+    needed = max(rows) if _are_all_equal(sizing) else 2 * max(rows)
+    if buffer_size < needed:
+        raise ValueError(
+            f"`buffer_size` is too small to fill a batch. Expected at least {needed} for batches of {max(rows)} rows, "
+            f"received {buffer_size}."
+        )
+    return rows
+
+
+def _are_all_equal(sizing: BatchSizing) -> bool:
+    """Whether every batch has `batch_size` rows."""
+    return sizing.bucket_batch_sizes is None and sizing.max_timesteps_per_batch is None
+
+
+def _window_size(sizing: BatchSizing, buffer_size: int, rows: list[int]) -> int:
+    """How many rows to read for a window: with those that wait, no more than the buffer."""
+    if _are_all_equal(sizing):
+        return buffer_size // rows[0] * rows[0]  # then no row waits
+    return buffer_size - max(rows) + 1
+
+
+def _num_batches(num_rows: int | None, sizing: BatchSizing, remainder: str) -> int | None:
+    if num_rows is None or not _are_all_equal(sizing):
+        return None
+    size = _rows_of_batches(sizing, INT64_MAX)[0]
+    full, rest = divmod(num_rows, size)
+    return full + int(remainder == "spill" and rest >= sizing.multiple)
+
+
+def _paths_of_entries(
+    inputs: Inputs, include_lengths: bool | list[str], row_format: RowFormat
+) -> dict[str, Path | None]:
+    """The entries that `include_lengths` adds, with the path of the leaf whose lengths each holds."""
+    paths = {
+        id(leaf): (root, *path) for root, part in (("x", inputs.x), ("y", inputs.y)) for path, leaf in leaves(part)
+    }
+    entries = length_entries(inputs, include_lengths)
+    return {name: None if leaf is None else paths[id(leaf)] for name, leaf in entries.items()}
+
+
+def _described(rules: WindowRules) -> dict[str, object]:
+    """The options that batches depend on, as they are part of saved states."""
+    return {**vars(rules), "length_entries": sorted(rules.length_entries)}
+
+
+def _check_position(epoch: object, batch: object) -> tuple[int, int]:
+    return check_integer("epoch", epoch, minimum=0), check_integer("batch", batch, minimum=0)

@@ -1,0 +1,327 @@
+"""A source of rows as windows of so many rows, read anew by each pass: what `BucketedStream` is made of.
+
+A `tf.data.Dataset` of rows or of ragged batches stays in graph. Everything else, padded batches among it, is read in
+Python by the readers of `from_dataset`, one window at a time.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_bucketing.checks import shorten
+from keras_bucketing.data.arrays import standard_dtype
+from keras_bucketing.data.collect import Inputs, collect_inputs
+from keras_bucketing.data.convert import Leaf
+from keras_bucketing.data.row_format import LeafFormat, RowFormat, WindowLeaf
+from keras_bucketing.data.rows import Rows
+from keras_bucketing.data.tree import Path, Structure, leaves
+from keras_bucketing.streams.columns import ColumnBuilder, MemoryStore
+from keras_bucketing.streams.elements import (
+    Element,
+    Role,
+    Roles,
+    leaves_of,
+    map_element,
+    roles_in_batches,
+    roles_in_rows,
+)
+from keras_bucketing.streams.reading import finish_columns, make_reader
+from keras_bucketing.streams.sources import Stream, open_stream
+from keras_bucketing.unpadding.batches import BatchOptions, leaf_name
+
+_LOOKAHEAD = 8  # elements that are looked at before it is decided what a row is made of
+
+
+class RowSource(NamedTuple):
+    """Where the rows of a stream come from.
+
+    Attributes:
+        inputs: A few rows, or made-up ones of their structure: what a row is made of.
+        windows: Function from a number of rows to datasets of windows of so many, in the order of `RowFormat.leaves`.
+        num_rows: How many rows a pass has, or None where that is unknown.
+        is_endless: Whether it never ends.
+        description: What can be compared with another source without reading either, for JSON.
+        is_in_graph: Whether no Python is called.
+    """
+
+    inputs: Inputs
+    windows: Callable[[RowFormat, int, bool], tf.data.Dataset]
+    num_rows: int | None
+    is_endless: bool
+    description: dict[str, object]
+    is_in_graph: bool
+
+
+def open_row_source(source: Any, options: BatchOptions) -> RowSource:
+    """Finds out what the rows of a source are made of.
+
+    Args:
+        source: As in `BucketedStream`.
+        options: What the caller said about its elements.
+
+    Raises:
+        TypeError: If it cannot be read, or not twice.
+        ValueError: If it is not certain what an element is.
+    """
+    if isinstance(source, Iterator):
+        raise TypeError(
+            f"`source` must be read anew in every epoch, and {type(source).__name__} is finished after the first. Pass "
+            "the generator function instead of what it returned, or a list; or read it once with "
+            "BucketedSequence.from_dataset."
+        )
+    stream = open_stream(source, options, "source", may_be_endless=True)
+    if stream.total == 0:
+        raise _no_sequences()
+    is_endless = stream.total == tf.data.INFINITE_CARDINALITY
+    if isinstance(source, tf.RaggedTensor):
+        source = tf.data.Dataset.from_tensor_slices(source)
+    roles = _roles_in_graph(stream, options) if isinstance(source, tf.data.Dataset) else None
+    num_rows = stream.total if stream.counts_rows and not is_endless else None
+    if roles is not None:
+        rows = source if stream.counts_rows else source.unbatch()
+        inputs = _inputs_of_specs(stream, roles, options.labels_align) or _first_rows(stream, options)[0]
+        return RowSource(
+            inputs,
+            lambda row_format, size, drop_empty: _windows_in_graph(rows, row_format, size, drop_empty),
+            num_rows,
+            is_endless,
+            stream.describe(),
+            True,
+        )
+    inputs, first = _first_rows(stream, options)
+    reader = _WindowReader(stream, options, first)
+    return RowSource(inputs, reader.windows, num_rows, is_endless, stream.describe(), False)
+
+
+def _no_sequences() -> ValueError:
+    return ValueError("`source` has no sequences. Expected at least one element, received none.")
+
+
+def format_of_rows(inputs: Inputs) -> RowFormat:
+    """What rows are made of, as a window has them."""
+
+    def leaf_format(path: Path, leaf: Leaf) -> LeafFormat:
+        if isinstance(leaf, Rows):
+            return LeafFormat(path, True, leaf.dtype, leaf.feature_shape)
+        return LeafFormat(path, False, standard_dtype(leaf.dtype, leaf_name(path)), leaf.shape[1:])
+
+    structure = map_element(leaf_format, (inputs.x, inputs.y, inputs.sample_weight))
+    ragged = [leaf.path for _, leaf in leaves(structure) if leaf.is_sequence]
+    labels = [path for path in ragged if path[0] == "y"]
+    weight_owners = {path: ("y", *path[1:]) for path in ragged if path[0] == "sample_weight"}
+    return RowFormat(
+        structure,
+        {("y", *label): ("x", *owner) for label, owner in inputs.label_owners.items()},
+        {path: owner if owner in labels else labels[0] for path, owner in weight_owners.items()},
+        () if inputs.align_labels else tuple(labels),
+    )
+
+
+# In graph.
+
+
+def _roles_in_graph(stream: Stream, options: BatchOptions) -> Roles | None:
+    """What the leaves of a dataset hold that needs no Python: rows, or batches none of whose leaves is padded."""
+    if stream.spec is None:
+        return None
+    specs = leaves_of(stream.spec)
+    if stream.counts_rows:
+        return roles_in_rows(specs, options.timestep_labels)
+    roles = roles_in_batches(specs, options.timestep_labels)
+    return None if Role.PADDED in roles.values() else roles
+
+
+def _inputs_of_specs(stream: Stream, roles: Roles, labels_align: bool) -> Inputs | None:
+    """Two made-up rows of the structure that a dataset declares; None where only real ones tell labels apart."""
+    in_x = [path for path, role in roles.items() if path[0] == "x" and role is Role.SEQUENCE]
+    of_labels = [path for path, role in roles.items() if path[0] == "y" and role is Role.SEQUENCE]
+    if labels_align and of_labels and len(in_x) > 1:
+        return None
+    first_axis = 1 if stream.counts_rows else 2
+
+    def leaf(path: Path, spec: Any) -> Any:
+        shape = spec.shape[first_axis:] if roles[path] is Role.SEQUENCE else spec.shape[first_axis - 1 :]
+        if None in shape:
+            raise ValueError(
+                f"`{leaf_name(path)}` must have one axis of unknown size at most, that of time. Received the shape "
+                f"{spec.shape}. Give the others their sizes with tf.ensure_shape."
+            )
+        if roles[path] is Role.SEQUENCE:
+            return [np.zeros((length, *shape), spec.dtype) for length in (1, 2)]
+        return np.zeros((2, *shape), spec.dtype)
+
+    return collect_inputs(*map_element(leaf, _spec(stream)), align_labels=labels_align)
+
+
+def _spec(stream: Stream) -> Element:
+    if stream.spec is None:
+        raise AssertionError("A dataset in graph has a spec.")
+    return stream.spec
+
+
+def _windows_in_graph(rows: tf.data.Dataset, row_format: RowFormat, num_rows: int, drop_empty: bool) -> tf.data.Dataset:
+    """Windows of the rows of a dataset."""
+
+    def flat(*element: Any) -> tuple[Any, ...]:
+        x, y, weights = (*element, None, None)[:3]
+        return tuple(leaf for _, leaf in leaves((x, y, weights)))
+
+    def window(*batch: Any) -> tuple[Any, ...]:
+        return tuple(
+            _as_window_leaf(value) if leaf.is_sequence else value
+            for leaf, value in zip(row_format.leaves, batch, strict=True)
+        )
+
+    flattened = rows.map(tf.autograph.experimental.do_not_convert(flat))
+    if drop_empty:
+        at = [index for index, leaf in enumerate(row_format.leaves) if leaf in row_format.sequences]
+        flattened = flattened.filter(
+            lambda *row: tf.reduce_all(tf.stack([tf.shape(row[index])[0] > 0 for index in at]))
+        )
+    return flattened.ragged_batch(num_rows).map(tf.autograph.experimental.do_not_convert(window))
+
+
+def _as_window_leaf(batch: Any) -> WindowLeaf:
+    """The rows of a ragged batch, or of one whose rows all have one length."""
+    if isinstance(batch, tf.RaggedTensor):
+        splits = tf.cast(batch.row_splits, tf.int64)
+        return WindowLeaf(batch.values, splits[:-1], tf.cast(splits[1:] - splits[:-1], tf.int32))
+    num_rows, time = tf.shape(batch)[0], tf.shape(batch)[1]
+    values = tf.reshape(batch, tf.concat([[num_rows * time], tf.shape(batch)[2:]], 0))
+    return WindowLeaf(values, tf.cast(tf.range(num_rows) * time, tf.int64), tf.fill([num_rows], time))
+
+
+# In Python.
+
+
+def _first_rows(stream: Stream, options: BatchOptions) -> tuple[Inputs, Element]:
+    """The first rows, checked against one another, and their leaves as they were read."""
+    first = list(itertools.islice(_named(stream.elements()), _LOOKAHEAD))
+    if not first:
+        raise _no_sequences()
+    if first[0][0] is None:
+        raise TypeError("`source` must yield x, (x, y) or (x, y, sample_weight). Received None for x in element 0.")
+    reader = make_reader(stream, options, first, _new_column)
+    for element in first:
+        reader.read(element)
+    columns = finish_columns(reader.columns, options)
+    return collect_inputs(*columns, align_labels=options.labels_align), columns
+
+
+def _new_column(path: Path, is_ragged: bool) -> ColumnBuilder:
+    return ColumnBuilder(leaf_name(path), MemoryStore(), is_ragged)
+
+
+class _WindowReader:
+    """Reads a source in Python, window by window.
+
+    Args:
+        stream: What to read.
+        options: What the caller said about its elements.
+        template: The leaves of its first rows.
+    """
+
+    def __init__(self, stream: Stream, options: BatchOptions, template: Element):
+        self._stream, self._options = stream, options
+        self._is_ragged = {path: isinstance(leaf, Rows) for path, leaf in leaves_of(template).items()}
+
+    def windows(self, row_format: RowFormat, num_rows: int, drop_empty: bool) -> tf.data.Dataset:
+        """Datasets of windows; each begins to read the source."""
+        signature = tuple(
+            WindowLeaf(
+                tf.TensorSpec((None, *leaf.shape), leaf.dtype),
+                tf.TensorSpec((None,), tf.int64),
+                tf.TensorSpec((None,), tf.int32),
+            )
+            if leaf.is_sequence
+            else tf.TensorSpec((None, *leaf.shape), leaf.dtype)
+            for leaf in row_format.leaves
+        )
+        return tf.data.Dataset.from_generator(
+            lambda: self._read(row_format, num_rows, drop_empty), output_signature=signature
+        )
+
+    def _read(self, row_format: RowFormat, num_rows: int, drop_empty: bool) -> Iterator[tuple[Any, ...]]:
+        elements = _named(self._stream.elements())
+        first = list(itertools.islice(elements, _LOOKAHEAD))
+        if not first:
+            return
+        reader = make_reader(self._stream, self._options, first, _new_column)
+        first_row = largest = 0
+        for element in itertools.chain(_popped(first), elements):
+            before = reader.num_rows
+            if before > first_row and before + largest - first_row > num_rows:
+                yield self._window(reader.columns, row_format, drop_empty, first_row)
+                reader.begin_columns()
+                first_row = before
+            reader.read(element)
+            largest = max(largest, reader.num_rows - before)
+        yield self._window(reader.columns, row_format, drop_empty, first_row)
+
+    def _finish(self, path: Path, column: ColumnBuilder) -> Leaf:
+        """The leaf of a window, as values of one shape where the first rows were that."""
+        are_values = column.is_ragged and not self._is_ragged[path]
+        if are_values and np.unique(column.lengths).size > 1:
+            raise ValueError(
+                f"`{column.name}` held values of one shape in the first rows, and lengths from {column.lengths.min()} "
+                f"to {column.lengths.max()} later. If these are labels of timesteps, pass timestep_labels=True."
+            )
+        return column.finish(are_values)
+
+    def _window(self, columns: Structure, row_format: RowFormat, drop_empty: bool, first_row: int) -> tuple[Any, ...]:
+        values = leaves_of(map_element(self._finish, columns))
+        keep = None
+        if drop_empty:
+            keep = np.all([values[leaf.path].sizes > 0 for leaf in row_format.sequences], axis=0)
+        return tuple(_converted(leaf, values[leaf.path], keep, first_row) for leaf in row_format.leaves)
+
+
+def _named(elements: Iterator[Element]) -> Iterator[Element]:
+    """The elements; an error of the source says which element it concerns."""
+    for index in itertools.count():
+        try:
+            element = next(elements)
+        except StopIteration:
+            return
+        except (TypeError, ValueError) as error:  # of this package, as it takes elements apart; or like them
+            raise type(error)(f"Element {index} of `source`: {shorten(str(error))}") from error
+        except Exception as error:
+            raise RuntimeError(
+                f"`source` raised {type(error).__name__} at element {index}: {shorten(str(error))}"
+            ) from error
+        yield element
+
+
+def _popped(elements: list[Element]) -> Iterator[Element]:
+    """The elements of a list, which lets go of each of them."""
+    elements.reverse()
+    while elements:
+        yield elements.pop()
+
+
+def _converted(leaf: LeafFormat, value: Leaf, keep: Any, first_row: int) -> Any:
+    """A leaf of a window in the dtype and shape of the first rows, or an error where it has another."""
+    if isinstance(value, Rows):
+        if len(value.values):  # not nothing but empty rows
+            _check_kind(leaf, value.dtype, value.feature_shape, first_row)
+        rows = value if keep is None else value.select(keep)
+        values = rows.values.astype(leaf.dtype, copy=False).reshape(-1, *leaf.shape)
+        return WindowLeaf(values, rows.starts.astype(np.int64), rows.sizes.astype(np.int32))
+    _check_kind(leaf, standard_dtype(value.dtype, leaf.name), value.shape[1:], first_row)
+    array = value if keep is None else value[keep]
+    return array.astype(leaf.dtype, copy=False)
+
+
+def _check_kind(leaf: LeafFormat, dtype: np.dtype, shape: tuple[int, ...], first_row: int) -> None:
+    fits = np.can_cast(dtype, leaf.dtype) or (dtype.kind in "biu" and leaf.dtype.kind == "f")
+    if shape != leaf.shape or not fits:
+        raise ValueError(
+            f"`{leaf.name}` must have one dtype and shape in all rows. Expected {leaf.dtype} of shape {leaf.shape} as "
+            f"in the first rows, received {dtype} of shape {shape} in the rows from {first_row} on. Convert them all, "
+            "e.g. with np.asarray(row, np.float32)."
+        )

@@ -1,0 +1,380 @@
+"""BucketedStream: what comes out is what went in, row by row, once, padded right.
+
+Each stream traces graphs for a third of a second, so that most of these tests are in the layer of `fit`.
+"""
+
+import itertools
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_bucketing import BucketedStream, PaddingStatsCallback
+
+STRUCTURES = ("x", "labels", "timestep labels", "weights", "own labels", "two sequences")
+KINDS = ("list", "function", "rows", "ragged batches", "padded batches", "PyDataset")
+
+
+class Rows:
+    """Rows that tell which they are: the oracle.
+
+    Each holds the entries of `x`, `y` and `sample_weight` by name, and "id", its number.
+    """
+
+    def __init__(self, lengths, structure):
+        self.lengths = np.array(lengths)
+        self.structure = structure
+        self.elements = [self._element(row, length) for row, length in enumerate(lengths)]
+
+    def _element(self, row, length):
+        steps = np.arange(1, length + 1, dtype=np.int32)
+        x = {"tokens": steps + 100 * row, "id": np.int32(row)}
+        if self.structure == "two sequences":
+            x["vectors"] = np.stack([np.arange(self._second(row)) + row + 0.5] * 2, axis=1).astype(np.float32)
+        if self.structure in ("x", "two sequences"):
+            return x
+        if self.structure == "labels":
+            return x, np.float32(row)
+        if self.structure == "own labels":
+            return x, np.arange(1, self._second(row) + 1, dtype=np.int32) * (row + 1)
+        labels = (steps * 2).astype(np.float32)
+        if self.structure == "timestep labels":
+            return x, labels
+        return x, labels, np.full(length, row + 1, np.float32)
+
+    def _second(self, row):
+        return row % 4 + 1
+
+    def spec(self):
+        def spec(array):
+            shape = (None, *np.shape(array)[1:]) if np.ndim(array) else ()
+            return tf.TensorSpec(shape, np.asarray(array).dtype)
+
+        return tf.nest.map_structure(spec, self.elements[0])
+
+    def source(self, kind, rows_at_once=3):
+        if kind == "list":
+            return self.elements
+        if kind == "function":
+            return lambda: iter(self.elements)
+        dataset = tf.data.Dataset.from_generator(lambda: iter(self.elements), output_signature=self.spec())
+        if kind == "rows":
+            return dataset
+        if kind == "ragged batches":
+            return dataset.ragged_batch(rows_at_once)
+        padded = dataset.padded_batch(rows_at_once)
+        return padded if kind == "padded batches" else Padded(list(padded.as_numpy_iterator()))
+
+    def check_batch(self, batch):
+        """Checks a batch of `include_lengths=True` entry by entry; returns which rows it has."""
+        x, *rest = batch if isinstance(batch, tuple) else (batch,)
+        x = {name: entry.numpy() for name, entry in x.items()}
+        rest = [part.numpy() for part in rest]
+        longest = [self.lengths[row] for row in x["id"]]
+        if self.structure == "two sequences":
+            longest = np.maximum(longest, [self._second(row) for row in x["id"]])
+        assert x["lengths"].tolist() == list(longest)
+        for at, row in enumerate(x["id"]):
+            expected_x, *expected = (
+                self.elements[row] if isinstance(self.elements[row], tuple) else (self.elements[row],)
+            )
+            for name, entry in expected_x.items():
+                check_row(x[name][at], entry)
+            for part, entry in zip(rest, expected, strict=False):
+                check_row(part[at], entry)
+        if self.structure == "timestep labels":
+            is_real = np.arange(x["tokens"].shape[1]) < np.array(longest)[:, np.newaxis]
+            assert np.array_equal(rest[1], is_real)
+        return x["id"].tolist()
+
+
+class Padded(keras.utils.PyDataset):
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
+def check_row(padded, row):
+    if not np.ndim(row):
+        assert padded == row
+        return
+    assert np.array_equal(padded[: len(row)], row)
+    assert not padded[len(row) :].any()
+
+
+def is_served(kind, structure):
+    """Padded batches with a second sequence or labels of their own length need lengths to be read."""
+    return kind not in ("padded batches", "PyDataset") or structure not in ("own labels", "two sequences")
+
+
+def check_passes(rows, kind, passes=2, **options):
+    options = {"align_labels": rows.structure != "own labels", **options}
+    reading = {"batched": True, "timestep_labels": True} if "atch" in kind or kind == "PyDataset" else {}
+    if kind == "ragged batches" or rows.structure in ("x", "labels", "two sequences"):
+        reading.pop("timestep_labels", None)
+    stream = BucketedStream(rows.source(kind), include_lengths=True, **reading, **options)
+    for _ in range(passes):
+        batches = list(stream)
+        seen = [rows.check_batch(batch) for batch in batches]
+        assert sorted(itertools.chain(*seen)) == list(range(len(rows.elements)))
+        tokens = [(batch[0] if isinstance(batch, tuple) else batch)["tokens"] for batch in batches]
+        stats = stream.pass_stats(stream.newest_pass(), 0, len(batches))
+        assert stats.num_sequences == len(rows.elements)
+        if not stats.leaves:
+            assert stats.real_timesteps == rows.lengths.sum()
+            assert stats.total_timesteps == sum(int(tf.size(each)) for each in tokens)
+        check_sizes(seen, tokens, options)
+    return stream
+
+
+def check_sizes(seen, tokens, options):
+    budget, size = options.get("max_timesteps_per_batch"), options.get("batch_size")
+    if budget is not None:
+        assert all(int(tf.size(each)) <= budget for each in tokens)
+    elif size is not None:
+        assert [len(batch) for batch in seen[:-1]] == [size] * (len(seen) - 1)
+        assert len(seen[-1]) <= size
+
+
+@pytest.mark.parametrize(
+    ("kind", "structure", "options"),
+    [
+        ("list", "weights", {"batch_size": 3, "buffer_size": 8}),
+        ("rows", "timestep labels", {"max_timesteps_per_batch": 30, "buffer_size": 16}),
+        ("ragged batches", "own labels", {"batch_size": 4, "buffer_size": 16, "shuffle": False}),
+        ("padded batches", "labels", {"bucket_batch_sizes": [4, 2], "bucket_boundaries": [5], "buffer_size": 10}),
+    ],
+)
+def test_a_pass_has_every_row_once(kind, structure, options):
+    lengths = np.random.default_rng(1).integers(1, 12, 29)
+    check_passes(Rows(lengths, structure), kind, seed=1, passes=1, **options)
+
+
+sizings = st.one_of(
+    st.fixed_dictionaries({"batch_size": st.integers(1, 6)}),
+    st.fixed_dictionaries({"max_timesteps_per_batch": st.integers(12, 60)}),
+    st.fixed_dictionaries({"max_timesteps_per_batch": st.integers(12, 60), "batch_size": st.integers(1, 6)}),
+    st.just({"bucket_batch_sizes": [6, 3, 2], "bucket_boundaries": [4, 9]}),
+)
+
+
+@pytest.mark.fit
+@settings(max_examples=20)
+@given(
+    st.lists(st.integers(1, 12), min_size=1, max_size=40),
+    st.sampled_from([(kind, each) for kind in KINDS for each in STRUCTURES if is_served(kind, each)]),
+    sizings,
+    st.integers(12, 50),
+    st.booleans(),
+    st.integers(0, 3),
+)
+def test_whatever_the_source_and_the_sizes(lengths, kind_and_structure, sizing, buffer_size, shuffle, seed):
+    kind, structure = kind_and_structure
+    check_passes(Rows(lengths, structure), kind, buffer_size=buffer_size, shuffle=shuffle, seed=seed, **sizing)
+
+
+ROWS = Rows([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8], "labels")
+
+
+def ids(stream):
+    return [batch[0]["id"].numpy().tolist() for batch in stream]
+
+
+@pytest.fixture(scope="module")
+def stream():
+    return BucketedStream(ROWS.source("rows"), batch_size=2, buffer_size=8, seed=3)
+
+
+def test_the_same_seed_gives_the_same_batches_and_epochs_differ(stream):
+    stream.seek(0)
+    first, second = ids(stream), ids(stream)
+    assert first != second
+    assert ids(BucketedStream(ROWS.source("list"), batch_size=2, buffer_size=8, seed=3)) == first
+    stream.seek(1)
+    assert ids(stream) == second
+
+
+@pytest.mark.fit
+@settings(max_examples=8)
+@given(st.integers(0, 2), st.integers(0, 7))
+def test_a_resumed_pass_has_the_rest(epoch, batch):
+    stream, resumed = (
+        BucketedStream(ROWS.source("list"), max_timesteps_per_batch=18, buffer_size=8, seed=seed) for seed in (3, None)
+    )
+    stream.seek(epoch)
+    batches = ids(stream)
+    resumed.load_state_dict(json.loads(json.dumps(stream.state_dict(epoch, batch))))
+    assert ids(resumed) == batches[batch:]
+    assert resumed.epoch == epoch + 1
+    assert resumed.bucket_boundaries == stream.bucket_boundaries
+
+
+def test_boundaries_are_found_in_the_first_window_and_stay(stream):
+    fresh = BucketedStream(lambda: iter(ROWS.elements), batch_size=2, buffer_size=8, seed=3)
+    assert fresh.bucket_boundaries is None
+    next(iter(fresh))
+    found = fresh.bucket_boundaries
+    list(fresh)
+    assert found == fresh.bucket_boundaries is not None
+
+
+def test_lengths_are_known_where_rows_and_sizes_are(stream):
+    assert len(BucketedStream(ROWS.source("list"), batch_size=5)) == 3
+    assert len(BucketedStream(ROWS.source("list"), batch_size=5, remainder="drop")) == 2
+    assert int(stream.cardinality()) == tf.data.UNKNOWN_CARDINALITY
+    endless = tf.data.Dataset.from_tensors(tf.ones([3])).repeat().map(lambda x: tf.ensure_shape(x, [None]))
+    assert int(BucketedStream(endless).cardinality()) == tf.data.INFINITE_CARDINALITY
+
+
+@pytest.mark.fit
+def test_padding_to_the_boundary_bounds_the_shapes():
+    rows = Rows([3, 1, 4, 1, 5, 9, 2, 6], "own labels")
+    options = {"bucket_boundaries": [4, 10], "pad_to_bucket_boundary": True, "align_labels": False}
+    stream = BucketedStream(rows.source("list"), batch_size=2, buffer_size=4, **options)
+    shapes = {(x["tokens"].shape[1], y.shape[1]) for x, y in stream}
+    assert {tokens for tokens, _ in shapes} <= {3, 9}
+    assert {labels for _, labels in shapes} <= {1, 2, 4}
+    too_short = BucketedStream(rows.source("list"), batch_size=2, **{**options, "bucket_boundaries": [4, 9]})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="shorter than the last of `bucket_boundaries`"):
+        list(too_short)
+
+
+@pytest.mark.fit
+def test_maxlen_minlen_and_empty_rows():
+    source = [[1, 2, 3, 4, 5], [], [6, 7], [8]]
+    options = {"batch_size": 4, "shuffle": False}
+    assert next(
+        iter(BucketedStream(source[:1] + source[2:], maxlen=3, truncating="pre", **options))
+    ).numpy().tolist() == [
+        [8, 0, 0],
+        [6, 7, 0],
+        [3, 4, 5],
+    ]
+    assert next(iter(BucketedStream(source, minlen=7, on_empty="keep", **options))).shape == (4, 7)
+    assert next(iter(BucketedStream(source, on_empty="drop", **options))).shape == (3, 5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Sequences must not be empty"):
+        list(BucketedStream(lambda: iter([[1]] * 9 + source), **options))
+
+
+@pytest.mark.fit
+def test_a_multiple_leaves_out_less_than_one_of_it():
+    stream = BucketedStream(ROWS.source("list")[:11], batch_size=4, batch_size_multiple=2, seed=1)
+    assert [len(batch) for batch in ids(stream)] == [4, 4, 2]
+
+
+@pytest.mark.fit
+def test_a_buffer_that_is_filled_again_and_again_is_copied():
+    def rows():
+        buffer = np.zeros(3)
+        for row in range(6):
+            buffer[:] = row
+            yield buffer
+
+    batches = list(BucketedStream(rows, batch_size=2, buffer_size=4, shuffle=False))
+    assert sorted(batch.numpy()[row, 0] for batch in batches for row in range(2)) == [0, 1, 2, 3, 4, 5]
+
+
+def ragged(*lengths):
+    return [np.ones(length) for length in lengths]
+
+
+def disk_gone():
+    yield from ragged(*[1] * 10)
+    raise OSError("disk gone")
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "error", "message"),
+    [
+        (iter([[1]]), {}, TypeError, "finished after the first"),
+        ([], {}, ValueError, "no sequences"),
+        (lambda: iter([]), {}, ValueError, "no sequences"),
+        (tf.data.Dataset.range(0).map(lambda each: tf.ones([each])), {}, ValueError, "no sequences"),
+        (ragged(1, 2), {"remainder": "keep"}, ValueError, "'spill' or 'drop'"),
+        (ragged(1, 2), {"batch_size": 8, "buffer_size": 7}, ValueError, "`buffer_size` is too small"),
+        (ragged(1, 2), {"bucket_batch_sizes": [2, 4]}, ValueError, "must not grow"),
+        (ragged(1, 2), {"pad_to_bucket_boundary": True}, ValueError, "Pass maxlen"),
+        (ragged(1, 2), {"bucket_boundaries": [3], "num_buckets": 3}, ValueError, "Expected 2"),
+        (["text"], {}, TypeError, "numbers"),
+        (7, {}, TypeError, "cannot be read"),
+    ],
+)
+def test_bad_input_is_refused_at_the_door(source, options, error, message):
+    with pytest.raises(error, match=message):
+        BucketedStream(source, **options)
+
+
+@pytest.mark.fit
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        (disk_gone, {}, "OSError at element 10: disk gone"),
+        (lambda: iter([*ragged(*[1] * 10), ["a"]]), {}, r"x\[10\]"),
+        (
+            lambda: iter([*np.ones((10, 3), int), np.ones(3)]),
+            {"batch_size": 2, "buffer_size": 4},
+            "one dtype and shape",
+        ),
+        (lambda: iter([*[(row, 1) for row in ragged(1, 2)] * 5, ([1], [1, 2])]), {}, r"y\[10\]"),
+        (ragged(9), {"max_timesteps_per_batch": 8}, "at least 9"),
+        (lambda: iter([*ragged(*[1] * 20), *ragged(9)]), {"max_timesteps_per_batch": 8, "buffer_size": 16}, "at least"),
+    ],
+)
+def test_what_is_wrong_later_is_said_with_its_row(source, options, message):
+    with pytest.raises(tf.errors.OpError, match=message):
+        list(BucketedStream(source, **options))
+
+
+def test_iterators_cannot_be_saved(tmp_path, stream):
+    iterator = iter(stream)
+    next(iterator)
+    with pytest.raises(tf.errors.FailedPreconditionError, match="stateful"):
+        tf.train.Checkpoint(iterator=iterator).write(str(tmp_path / "checkpoint"))
+
+
+def test_a_state_of_other_options_is_refused(stream):
+    other = BucketedStream(ROWS.source("rows"), batch_size=3, buffer_size=8)
+    with pytest.raises(ValueError, match="another"):
+        other.load_state_dict(stream.state_dict())
+
+
+def small_model():
+    layers = [keras.layers.Masking(), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(1)]
+    model = keras.Sequential(layers)
+    model.compile("sgd", "mse")
+    return model
+
+
+def augmented():
+    for row in itertools.count():
+        yield np.ones((row % 7 + 1, 2), np.float32), np.float32(row % 2)
+
+
+@pytest.mark.fit
+def test_fit_on_a_stream_without_end_counts_its_padding():
+    stream = BucketedStream(augmented, batch_size=4, buffer_size=64, seed=1)
+    callback = PaddingStatsCallback(stream)
+    small_model().fit(stream, steps_per_epoch=10, epochs=3, callbacks=[callback], verbose=0)
+    assert [stats.num_sequences for stats in callback.history] == [40] * 3
+    assert stream.newest_pass().number == 1
+    assert all(stats.padding_efficiency > 0.9 for stats in callback.history)
+
+
+@pytest.mark.fit
+def test_fit_and_validation_on_streams():
+    rows = list(itertools.islice(augmented(), 30))
+    stream, validation = (BucketedStream(rows, batch_size=8, seed=seed) for seed in (1, 2))
+    callback = PaddingStatsCallback(stream, validation)
+    small_model().fit(stream, epochs=2, validation_data=validation, callbacks=[callback], verbose=0)
+    assert [stats.num_sequences for stats in [*callback.history, *callback.val_history]] == [30] * 4
+    assert stream.epoch == 2
