@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import tempfile
+import threading
+import weakref
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.callbacks.backup_files import BackupFiles
+from keras_bucketing.callbacks.backup_files import BackupFiles, is_local
 from keras_bucketing.callbacks.backup_store import WEIGHTS_FILE, BackupStore, State
-from keras_bucketing.callbacks.fit_hooks import Logs, PreemptionSignal, RunAfterCallbacks, set_first_epoch
+from keras_bucketing.callbacks.fit_hooks import (
+    Logs,
+    PreemptionSignal,
+    RunAfterCallbacks,
+    copy_callback,
+    set_first_epoch,
+)
 from keras_bucketing.callbacks.training_pass import TrainingPass
 from keras_bucketing.checks import check_flag, check_integer, show, show_typed
 
@@ -41,7 +51,9 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
     must be passes: `steps_per_epoch`, `take` and `repeat` are refused.
 
     A directory belongs to one call of `fit`. In a program with several, give each its own, and all but the last one
-    `delete_checkpoint=False`, so that a restart skips what was finished.
+    `delete_checkpoint=False`, so that a restart skips what was finished. A copy of the callback, as tuners make one for
+    each trial, shares the dataset; in one process, `fit` refuses the directory of another callback that is still there
+    and of any copy, so that no trial goes on with another one's weights. A new process resumes.
 
     Args:
         dataset: The `BucketedSequence` that `fit` gets, as it is or wrapped by `map` or `prefetch`.
@@ -61,8 +73,9 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If `backup_dir` is empty or not a directory, or `save_freq` out of range. When `fit` begins: if the
-            model is not built, an epoch is not a pass over the data, all backups are damaged, or the backup is that of
-            another model or of other data or options. In the first epoch: if `fit` reads another dataset.
+            model is not built, an epoch is not a pass over the data, another callback of this process, or a copy, has
+            used the directory, all backups are damaged, or the backup is that of another model or of other data or
+            options. In the first epoch: if `fit` reads another dataset.
 
     Example:
         >>> dataset = keras_bucketing.BucketedSequence([[1], [2, 3]], y=[0, 1], batch_size=1, seed=1)
@@ -99,8 +112,10 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
             )
         self._save_freq = _check_save_freq(save_freq, self._save_before_preemption)
         self._files = BackupFiles()
-        self._store = BackupStore(_check_directory(backup_dir), self._files)
+        self._directory = _check_directory(backup_dir)
+        self._store = BackupStore(self._directory, self._files)
         self._store.check()
+        self._copies = _Copies()
         self._dataset = dataset
         self._pass = TrainingPass(dataset)
         self._after_callbacks: RunAfterCallbacks
@@ -111,9 +126,24 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         self._saved_steps = 0
         self._next_pass: State = {}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> BackupAndRestoreSequence:
+        """A callback with the same dataset and directory that has trained nothing: tuners copy callbacks."""
+        new = BackupAndRestoreSequence(
+            self._dataset,
+            self._directory,
+            self._save_freq,
+            self._delete_checkpoint,
+            self._is_chief,
+            self._save_before_preemption,
+        )
+        own = {**vars(new), "_copies": self._copies, "_after_callbacks": None}
+        copied: BackupAndRestoreSequence = copy_callback(self, memo, own)
+        return copied
+
     def on_train_begin(self, logs: Logs = None) -> None:
         """Restores the newest backup, if there is one."""
         self._check_fit()
+        _claim_directory(self, self._directory, self._is_chief, self._copies)
         if self._is_chief:
             self._store.prepare()
         self._pass = TrainingPass(self._dataset)
@@ -307,6 +337,50 @@ def _check_directory(backup_dir: str | os.PathLike[str]) -> str:
             'strings, e.g. "gs://bucket/run".'
         )
     return directory.removeprefix("file://").rstrip("/") or "/"
+
+
+# Who has a directory: one callback in a process, or the next trial of a tuner would go on with the weights of the last.
+
+
+class _Copies:
+    """What a callback and its copies have in common."""
+
+
+class _Owner(NamedTuple):
+    """The callback whose `fit` has used a directory last, without keeping it alive, and its copies."""
+
+    callback: weakref.ref[BackupAndRestoreSequence]
+    copies: _Copies
+    process: int
+
+
+_owners: dict[tuple[str, bool], _Owner] = {}  # by the directory, and whether it is the chief that uses it
+_owners_lock = threading.Lock()
+
+
+def _claim_directory(callback: BackupAndRestoreSequence, directory: str, is_chief: bool, copies: _Copies) -> None:
+    """Notes that this callback uses a directory.
+
+    A callback that is gone, and was no copy of the same one, leaves its directory to the next: so a notebook's cell
+    that was interrupted can be run again, and goes on.
+
+    Raises:
+        ValueError: If another callback has used it in this process.
+    """
+    key = (os.path.realpath(directory) if is_local(directory) else directory, is_chief)
+    with _owners_lock:
+        owner = _owners.get(key)
+        if owner is not None and owner.process == os.getpid() and owner.callback() is not callback:
+            if owner.copies is not copies and owner.callback() is not None:
+                gc.collect()  # fit() leaves cycles behind: of the model, its history and the traceback of an exception
+            if owner.copies is copies or owner.callback() is not None:
+                raise ValueError(
+                    f"`backup_dir` belongs to another {type(callback).__name__} of this process, or to a copy of this "
+                    f"one, whose run would go on here. Received {show(directory)}. Give each fit() a directory of its "
+                    "own, as each trial of a tuner; to go on with that run, pass that very callback, or restart the "
+                    "program."
+                )
+        _owners[key] = _Owner(weakref.ref(callback), copies, os.getpid())
 
 
 # What a backup holds of the model: its weights in a file, and a state that the file has no place for.

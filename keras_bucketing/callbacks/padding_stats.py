@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import numbers
 import sys
 import warnings
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from typing import Any
 import keras
 
 from keras_bucketing.callbacks.consumed_batches import RunningCall
-from keras_bucketing.callbacks.fit_hooks import Logs
+from keras_bucketing.callbacks.fit_hooks import Logs, copy_callback
+from keras_bucketing.checks import show_typed, write_text
 from keras_bucketing.monitoring.counted_dataset import CountedDataset, check_counted
 from keras_bucketing.padding.history import PaddingHistory, describe
 from keras_bucketing.padding.stats import PaddingStats
@@ -82,8 +84,10 @@ class PaddingStatsCallback(keras.callbacks.Callback):
 
     def __init__(self, dataset: CountedDataset, validation_data: CountedDataset | None = None, *, verbose: int = 0):
         super().__init__()
-        if verbose not in (0, 1):
-            raise ValueError(f"`verbose` must be 0 or 1. Received {verbose!r}.")
+        if not isinstance(verbose, numbers.Integral) or verbose not in (0, 1):
+            raise ValueError(
+                f"`verbose` must be 0 or 1. Received {show_typed(verbose)}. 1 prints a line for each epoch."
+            )
         self.dataset = check_counted("dataset", dataset)
         self.validation_data = None if validation_data is None else check_counted("validation_data", validation_data)
         self.verbose = verbose
@@ -94,9 +98,11 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         self._begins_call = False
         self._validation: PaddingStats | None = None
 
-    def __deepcopy__(self, memo: dict[int, object]) -> PaddingStatsCallback:
+    def __deepcopy__(self, memo: dict[int, Any]) -> PaddingStatsCallback:
         """A callback that starts counting again, on the same datasets: tuners copy callbacks for each trial."""
-        return type(self)(self.dataset, self.validation_data, verbose=self.verbose)
+        new = PaddingStatsCallback(self.dataset, self.validation_data, verbose=self.verbose)
+        copied: PaddingStatsCallback = copy_callback(self, memo, vars(new))
+        return copied
 
     # What happened.
 
@@ -201,7 +207,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
             if validation is not None:
                 logs["val_padding_efficiency"] = validation.padding_efficiency
         if self.verbose:
-            sys.stdout.write(f"\nEpoch {epoch + 1}: {describe(stats, validation)}\n")
+            write_text(sys.stdout, f"\nEpoch {epoch + 1}: {describe(stats, validation)}\n")
 
     # Evaluation, alone, as validation, and in a hook of another callback.
 

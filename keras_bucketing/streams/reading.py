@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.checks import show_typed
+from keras_bucketing.checks import show_typed, write_text
 from keras_bucketing.data.arrays import as_regular_array, first_non_number
 from keras_bucketing.data.convert import Leaf, as_rows
 from keras_bucketing.data.lists import as_row
@@ -26,6 +26,7 @@ from keras_bucketing.streams.elements import (
     Role,
     Roles,
     Specs,
+    check_element,
     describe_shapes,
     inputs_of,
     is_batched,
@@ -86,7 +87,7 @@ class Progress:
         self._started = clock()
         self._due = self._started + _SILENT_SECONDS
         # A terminal's line is written over; in a log file every line stays.
-        self._is_terminal = self._stream.isatty()
+        self._is_terminal = _is_terminal(self._stream)
         self._seconds_between_lines = 0.2 if self._is_terminal else 30.0
         self._has_written = False
 
@@ -111,9 +112,15 @@ class Progress:
             bar = "#" * filled + "." * (_BAR_WIDTH - filled)
             text = f"{self._what} [{bar}] {count:,} of {self._total:,}"
         begin = "\r" if self._is_terminal else ""
-        self._stream.write(f"{begin}{text} {self._unit}, {seconds:,.0f} s{end}")
-        self._stream.flush()
+        write_text(self._stream, f"{begin}{text} {self._unit}, {seconds:,.0f} s{end}")
         self._has_written = True
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except (OSError, ValueError, AttributeError):  # closed, or an object that can only be written to
+        return False
 
 
 def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path], Store], name: str) -> Element:
@@ -136,12 +143,17 @@ def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path
     first = list(islice(elements, _LOOKAHEAD))
     if not first:
         raise ValueError(f"`{name}` has no sequences. Expected at least one element, received none.")
+    for index, element in enumerate(first):
+        check_element(element, index)
     if first[0][0] is None:
         raise TypeError(f"`{name}` must yield x, (x, y) or (x, y, sample_weight). Received None for x in element 0.")
     columns: list[ColumnBuilder] = []
 
+    may_be_batches = options.batched is None and not stream.batched and stream.roles is None
+    hint = "; if each element of the dataset is a batch of rows, pass batched=True" if may_be_batches else ""
+
     def new_column(path: Path, is_ragged: bool) -> ColumnBuilder:
-        columns.append(ColumnBuilder(leaf_name(path), new_store(path), is_ragged))
+        columns.append(ColumnBuilder(leaf_name(path), new_store(path), is_ragged, hint))
         return columns[-1]
 
     try:

@@ -14,18 +14,20 @@ import tensorflow as tf
 from keras_bucketing.data import columns
 from keras_bucketing.data.arrays import comes_from
 from keras_bucketing.data.convert import as_rows
+from keras_bucketing.data.other_kinds import refuse_frame, refuse_sparse
 from keras_bucketing.data.rows import StoredSequences
 from keras_bucketing.streams.elements import (
     Element,
     Roles,
     as_json,
+    check_element,
     is_batched,
     leaves_of,
     roles_in_rows,
     spec_of_dataset,
     split_element,
 )
-from keras_bucketing.unpadding.batches import BatchOptions
+from keras_bucketing.unpadding.batches import BatchOptions, leaf_name
 
 # One call for so many rows: a tf.data.Dataset hands 3,000 single elements a second over to Python, and 37,000 rows in
 # batches of 32. A model's batch is no smaller, so this much memory is there.
@@ -105,17 +107,23 @@ def _open_py_dataset(dataset: keras.utils.PyDataset, options: BatchOptions, name
     if total is None:
         raise _endless_error(name, "Give it a num_batches.")
 
+    batched = options.batched is not False
+
     def read() -> Iterator[Element]:
         for index in range(total):
-            yield split_element(dataset[index], index, list_is_tuple=True)
+            element = split_element(dataset[index], index, list_is_tuple=True)
+            check_element(element, index)
+            _refuse_empty_batch(element, index, name, batched)
+            yield element
 
-    batched = options.batched is not False
     return Stream("keras.utils.PyDataset", read, batched, int(total), not batched)
 
 
 def _open_iterable(source: Any, options: BatchOptions, name: str) -> Stream:
     if isinstance(source, (itertools.count, itertools.cycle)):
         raise _endless_error(name, "Pass the rows of one epoch, e.g. itertools.islice(rows, number).")
+    refuse_frame(source, name)
+    refuse_sparse(source, name)
     is_iterable = hasattr(source, "__iter__")
     if isinstance(source, (str, bytes, dict, np.generic)) or not (callable(source) or is_iterable):
         hint = (
@@ -133,11 +141,31 @@ def _open_iterable(source: Any, options: BatchOptions, name: str) -> Stream:
             "If it is padded, use BucketedSequence.from_padded(x, ...)."
         )
 
-    def read() -> Iterator[Element]:
-        return _split_elements(source if is_iterable else _call(source, name))
+    # torch's DataLoader makes lists of the tuples that its dataset yields.
+    list_is_tuple = comes_from("torch", source)
 
-    total = len(source) if hasattr(source, "__len__") else None
-    return Stream("iterable", read, options.batched, total, not options.batched)
+    def read() -> Iterator[Element]:
+        return _split_elements(source if is_iterable else _call(source, name), list_is_tuple)
+
+    return Stream("iterable", read, options.batched, _length_of(source), not options.batched)
+
+
+def _length_of(source: Any) -> int | None:
+    """How many elements there are; None where nobody knows, also where `__len__` raises, as a DataLoader's may."""
+    try:
+        return len(source)
+    except Exception:  # what code of others raises; a bar without a total is all that depends on it
+        return None
+
+
+def _refuse_empty_batch(element: Element, index: int, name: str, batched: bool) -> None:
+    """Refuses a batch without rows, which says nothing about the shapes of others."""
+    for path, leaf in leaves_of(element).items():
+        if batched and isinstance(leaf, (list, np.ndarray)) and np.ndim(leaf) > 0 and not len(leaf):
+            raise ValueError(
+                f"`{name}` must yield batches of at least one row. Received none for `{leaf_name(path)}` in batch "
+                f"{index}. Correct its num_batches, or leave that batch out."
+            )
 
 
 def _call(function: Callable[[], Any], name: str) -> Iterable[Any]:
@@ -150,9 +178,9 @@ def _call(function: Callable[[], Any], name: str) -> Iterable[Any]:
     return rows
 
 
-def _split_elements(elements: Iterable[Any]) -> Iterator[Element]:
+def _split_elements(elements: Iterable[Any], list_is_tuple: bool = False) -> Iterator[Element]:
     for index, element in enumerate(elements):
-        yield split_element(element, index)
+        yield split_element(element, index, list_is_tuple)
 
 
 def _endless_error(name: str, fix: str) -> ValueError:

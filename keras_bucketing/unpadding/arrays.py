@@ -10,6 +10,7 @@ from keras_bucketing.checks import can_hold, check_choice, check_integer, check_
 from keras_bucketing.data import tree
 from keras_bucketing.data.arrays import as_regular_array, standard_dtype
 from keras_bucketing.data.convert import Leaf
+from keras_bucketing.data.other_kinds import as_dense
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.rows import Rows, rows_from_padded
 from keras_bucketing.data.tree import Path, Structure, name_of
@@ -123,7 +124,7 @@ def sequences_from_padded(
 
 
 def _as_array(leaf: object, name: str) -> np.ndarray:
-    array = as_regular_array(leaf, name, "Pass sequences that are not padded to BucketedSequence itself.")
+    array = as_regular_array(as_dense(leaf), name, "Pass sequences that are not padded to BucketedSequence itself.")
     if array.dtype.kind not in "biuf":
         standard_dtype(array.dtype, name)
     if array.ndim and not len(array):
