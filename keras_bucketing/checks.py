@@ -70,6 +70,19 @@ def list_some(texts: Sequence[str], number: int = 4) -> str:
     return shown + (f" and {len(texts) - number} more" if len(texts) > number else "")
 
 
+class UnclearError(ValueError):
+    """Two readings of the data fit, and an argument says which.
+
+    Attributes:
+        argument: The argument.
+        question: What to pass for which reading.
+    """
+
+    def __init__(self, message: str, argument: str, question: str):
+        super().__init__(message)
+        self.argument, self.question = argument, question
+
+
 def write_text(stream: TextIO | None, text: str) -> None:
     """Writes to standard output or error, which may be missing, as in pythonw, or closed: then nothing is written."""
     if stream is not None:

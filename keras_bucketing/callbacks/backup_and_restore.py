@@ -21,6 +21,7 @@ from keras_bucketing.callbacks.fit_hooks import (
     Logs,
     PreemptionSignal,
     RunAfterCallbacks,
+    call_while_alive,
     copy_callback,
     set_first_epoch,
 )
@@ -205,31 +206,30 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
 
     def _run_after_callbacks(self) -> None:
         """Follows the pass of `fit` closely, and saves what all callbacks have made of a batch or an epoch."""
-        # keras/src/backend/torch/trainer.py reads a batch before on_train_batch_begin, the other two after it.
-        reads_before_first_step = keras.backend.backend() == "torch"
-
-        def begin_training(logs: Logs = None) -> None:
-            self._pass.restore_position()
-
-        def begin_epoch(epoch: int, logs: Logs = None) -> None:
-            self._pass.restore_position()
-            if reads_before_first_step:
-                self._pass.mark_before_read()
-
-        def begin_step(step: int, logs: Logs = None) -> None:
-            if step == 0 and not reads_before_first_step:
-                self._pass.mark_before_read()
-
         hooks: dict[str, Callable[..., None]] = {
-            "on_train_begin": begin_training,
-            "on_epoch_begin": begin_epoch,
-            "on_train_batch_begin": begin_step,
-            "on_train_batch_end": lambda step, logs=None: self._save_inside_epoch(),
-            "on_epoch_end": lambda epoch, logs=None: self._save_end_of_epoch(),
+            "on_train_begin": self._after_train_begin,
+            "on_epoch_begin": self._after_epoch_begin,
+            "on_train_batch_begin": self._after_batch_begin,
+            "on_train_batch_end": self._save_inside_epoch,
+            "on_epoch_end": self._save_end_of_epoch,
         }
-        self._after_callbacks = RunAfterCallbacks(self.model, hooks)
+        # The History of a model that is still there after an interruption must not keep this callback.
+        weak_hooks = {name: call_while_alive(hook) for name, hook in hooks.items()}
+        self._after_callbacks = RunAfterCallbacks(self.model, weak_hooks)
 
-    def _save_inside_epoch(self) -> None:
+    def _after_train_begin(self, logs: Logs = None) -> None:
+        self._pass.restore_position()
+
+    def _after_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        self._pass.restore_position()
+        if _reads_before_first_step():
+            self._pass.mark_before_read()
+
+    def _after_batch_begin(self, step: int, logs: Logs = None) -> None:
+        if step == 0 and not _reads_before_first_step():
+            self._pass.mark_before_read()
+
+    def _save_inside_epoch(self, step: int = 0, logs: Logs = None) -> None:
         """Backs up every `save_freq` batches; the end of a pass is backed up as that of its epoch."""
         # If a callback stops here, a validation on the same dataset takes the next pass before the epoch's end is
         # saved.
@@ -241,7 +241,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         self._save(self._epoch, self._pass.state_inside(self._next_batch, self._next_pass))
         self._leave_if_preempted()
 
-    def _save_end_of_epoch(self) -> None:
+    def _save_end_of_epoch(self, epoch: int = 0, logs: Logs = None) -> None:
         """Backs up the end of an epoch, or where a callback has stopped inside of it."""
         if self._is_whole:
             state, next_epoch = self._pass.state(), self._epoch + 1
@@ -310,6 +310,11 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         with tempfile.TemporaryDirectory() as nowhere:
             _model_state(self.model)
             self.model.save_weights(f"{nowhere}/{WEIGHTS_FILE}", overwrite=True)
+
+
+def _reads_before_first_step() -> bool:
+    # keras/src/backend/torch/trainer.py reads a batch before on_train_batch_begin, the other two after it.
+    return bool(keras.backend.backend() == "torch")
 
 
 def _check_save_freq(save_freq: object, saves_before_preemption: bool) -> str | int:

@@ -10,6 +10,7 @@ import copy
 import signal
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, NoReturn
@@ -160,6 +161,18 @@ class _ModelWithoutWeights:
         """Writes nothing."""
 
 
+def call_while_alive(method: Callable[..., None]) -> Callable[..., None]:
+    """A function that calls a method as long as its object is alive, and does not keep it alive."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*args: object, **kwargs: object) -> None:
+        bound = reference()
+        if bound is not None:
+            bound(*args, **kwargs)
+
+    return call
+
+
 def copy_callback(callback: Any, memo: dict[int, Any], own: Mapping[str, object]) -> Any:
     """A deep copy that belongs to no model yet, e.g. for another trial of a tuner.
 
@@ -168,7 +181,7 @@ def copy_callback(callback: Any, memo: dict[int, Any], own: Mapping[str, object]
         memo: As in `copy.deepcopy`.
         own: The attributes that the copy gets as they are: datasets, which are shared, and what begins anew with it.
     """
-    copied = type(callback).__new__(type(callback))
+    copied = object.__new__(type(callback))
     memo[id(callback)] = copied
     memo.update((id(value), value) for value in own.values())  # also where an attribute of a subclass holds it
     keras.callbacks.Callback.__init__(copied)

@@ -84,7 +84,8 @@ class PaddingStatsCallback(keras.callbacks.Callback):
 
     def __init__(self, dataset: CountedDataset, validation_data: CountedDataset | None = None, *, verbose: int = 0):
         super().__init__()
-        if not isinstance(verbose, numbers.Integral) or verbose not in (0, 1):
+        given: object = verbose
+        if not isinstance(given, numbers.Integral) or given not in (0, 1):
             raise ValueError(
                 f"`verbose` must be 0 or 1. Received {show_typed(verbose)}. 1 prints a line for each epoch."
             )

@@ -178,8 +178,8 @@ def _refuse_batch_size(name: str, value: object) -> None:
     """Refuses a whole number where an array belongs: `BucketedSequence(x, y, 32)`."""
     if isinstance(value, int) and not isinstance(value, bool):
         raise TypeError(
-            f"`{name}` must have one row for each sequence. Received the scalar {show(value)}. If it is meant as the "
-            f"rows of a batch, pass it by name, batch_size={show(value)}."
+            f"`{name}` must have one row for each sequence. Received the scalar {show(value)}. Pass a list or an "
+            f"array. If it is meant as the rows of a batch, pass it by name, batch_size={show(value)}."
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.checks import show, show_typed
+from keras_bucketing.checks import shorten, show
 from keras_bucketing.data import columns, lists
 from keras_bucketing.data.arrays import (
     aligned_empty,
@@ -126,7 +126,8 @@ def _check_values(array: np.ndarray, leaf: object, name: str) -> None:
         raise TypeError(f"`{name}` must be a list, an array or a tensor. Received {type(leaf).__name__}.")
     if array.dtype.kind in "OSU":
         at = first_non_number(array.tolist())
+        received = f"{shorten(str(array[at]))} ({type(array[at]).__name__})"
         raise TypeError(
-            f"`{name}` must hold numbers. Received {show_typed(array[at])} at {name}[{at}]. Map "
+            f"`{name}` must hold numbers. Received {received} at {name}[{at}]. Map "
             "strings to ids first, e.g. with keras.layers.StringLookup, and drop rows without a value."
         )

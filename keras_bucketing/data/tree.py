@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from keras_bucketing.checks import show, show_typed
+from keras_bucketing.checks import show
 
 AnyLeaf = Any
 Structure = Any  # a leaf, or a dict or tuple of structures; None where there is nothing
@@ -51,7 +51,7 @@ def check_structure(structure: Structure, root: str) -> None:
         raise ValueError(f"`{root}` is an empty {_kind(structure)}. Expected at least one entry.")
     for key, value in _entries(structure):
         if isinstance(structure, dict) and not isinstance(key, str):
-            raise TypeError(f"`{root}` must have strings as keys. Received {show_typed(key)}. Rename that entry.")
+            raise TypeError(f"`{root}` must have strings as keys. Received {show(key)}. Rename that entry.")
         check_structure(value, name_of(root, (key,)))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.checks import show
+from keras_bucketing.checks import UnclearError, list_some, show
 from keras_bucketing.data.tree import Path, Structure, StructureError, check_structure, leaves, leaves_like, map_leaves
 from keras_bucketing.unpadding.batches import leaf_name
 
@@ -131,8 +131,8 @@ def spec_of_dataset(element_spec: Any) -> Element | None:
             continue
         if isinstance(spec, tf.SparseTensorSpec):
             raise TypeError(
-                f"`{leaf_name(path)}` must be a dense or ragged tensor. Received a sparse one of shape {spec.shape}. "
-                f"Make it dense, and hand the rest on: dataset.map({_dense_lambda(element_spec)})"
+                f"`{leaf_name(path)}` must be a dense or ragged tensor. Received SparseTensorSpec of shape "
+                f"{spec.shape}. Make it dense, and hand the rest on: dataset.map({_dense_lambda(element_spec)})"
                 + (", or tf.RaggedTensor.from_sparse for a batch of sequences." if spec.shape.rank != 1 else ".")
             )
         if not isinstance(spec, (tf.TensorSpec, tf.RaggedTensorSpec)):
@@ -163,9 +163,9 @@ def _dense(spec: Any, text: str) -> str:
         changed = [f"{show(key)}: {made}" for old, key, part in entries if (made := _dense(part, old)) != old]
         return f"{{**{text}, {', '.join(changed)}}}" if changed else text
     if isinstance(spec, tuple):
-        entries = [f"{text}[{index}]" for index in range(len(spec))]
-        made = [_dense(part, old) for part, old in zip(spec, entries, strict=True)]
-        return f"({', '.join(made)}{',' if len(made) == 1 else ''})" if made != entries else text
+        parts = [f"{text}[{index}]" for index in range(len(spec))]
+        dense = [_dense(part, old) for part, old in zip(spec, parts, strict=True)]
+        return f"({', '.join(dense)}{',' if len(dense) == 1 else ''})" if dense != parts else text
     return text
 
 
@@ -247,7 +247,7 @@ def describe_shapes(specs: Specs) -> str:
         f"{leaf_name(path)} of shape ({', '.join('None' if size is None else str(size) for size in spec.shape)})"
         for path, spec in specs.items()
     ]
-    return ", ".join(shapes[:8]) + (", ..." if len(shapes) > 8 else "")
+    return list_some(shapes)
 
 
 # Whether elements are single rows or batches of them.
@@ -293,12 +293,14 @@ def looks_like_rows(specs: Specs, seen: Specs, num_elements: int) -> bool:
     return num_elements > 1 and bool(shapes) and all(shape[0] is None and shape[1] for shape in shapes)
 
 
-def unclear_elements(received: str) -> ValueError:
+def unclear_elements(received: str) -> UnclearError:
     """The error where an element may be a row or a batch of rows."""
-    return ValueError(
+    question = "batched=False if it is one sequence (time, features), batched=True if it is a batch (rows, time)"
+    return UnclearError(
         "It is not clear whether an element of the dataset is one sequence or a batch of sequences. Received "
-        f"{received}. Say which: batched=False if it is one sequence (time, features), batched=True if it is a "
-        "batch (rows, time)."
+        f"{received}. Say which: {question}.",
+        "batched",
+        question,
     )
 
 
@@ -354,10 +356,13 @@ def roles_in_batches(specs: Specs, timestep_labels: bool | None) -> Roles:
         if timestep_labels or spec.shape[1] is None:
             return Role.PADDED
         if spec.shape[1] in padded.values():
-            raise ValueError(
+            raise UnclearError(
                 f"`{leaf_name(path)}` may hold one label a timestep, or {spec.shape[1]} values a row, as one-hot "
                 f"labels do. Received {describe_shapes(specs)}. Say which it is: timestep_labels=True or "
-                "timestep_labels=False."
+                "timestep_labels=False.",
+                "timestep_labels",
+                f"timestep_labels=True if `{leaf_name(path)}` holds one label a timestep, timestep_labels=False if it "
+                f"holds {spec.shape[1]} values a row",
             )
         return Role.VALUE
 

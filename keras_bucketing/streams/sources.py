@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_bucketing.checks import UnclearError
 from keras_bucketing.data import columns
 from keras_bucketing.data.arrays import comes_from
 from keras_bucketing.data.convert import as_rows
@@ -46,6 +47,7 @@ class Stream:
         counts_rows: Whether that number is one of rows.
         spec: A `LeafSpec` for each leaf of an element as it was declared, or None.
         roles: What its leaves hold where that is known from the declaration.
+        unclear: What its declaration leaves open, or None.
     """
 
     kind: str
@@ -55,6 +57,7 @@ class Stream:
     counts_rows: bool
     spec: Element | None = None
     roles: Roles | None = None
+    unclear: UnclearError | None = None
 
     def describe(self) -> dict[str, object]:
         """What can be compared with another stream without reading either, for JSON."""
@@ -95,7 +98,11 @@ def _open_dataset(dataset: tf.data.Dataset, options: BatchOptions, name: str) ->
         batched = options.batched
         return Stream("tf.data.Dataset", lambda: _split_elements(dataset), batched, total, not batched)
     specs = leaves_of(spec)
-    if is_batched(specs) if options.batched is None else options.batched:
+    try:
+        batched = is_batched(specs) if options.batched is None else options.batched
+    except UnclearError as error:  # asked when the first elements show what else is not clear
+        return Stream("tf.data.Dataset", lambda: _split_elements(dataset), None, total, False, spec, unclear=error)
+    if batched:
         return Stream("tf.data.Dataset", lambda: _split_elements(dataset), True, total, False, spec)
     several = dataset.ragged_batch(_ROWS_AT_ONCE)
     roles = roles_in_rows(specs, options.timestep_labels)
@@ -158,10 +165,14 @@ def _length_of(source: Any) -> int | None:
         return None
 
 
+def _is_empty(leaf: object) -> bool:
+    return leaf == [] if isinstance(leaf, list) else isinstance(leaf, np.ndarray) and leaf.shape[:1] == (0,)
+
+
 def _refuse_empty_batch(element: Element, index: int, name: str, batched: bool) -> None:
     """Refuses a batch without rows, which says nothing about the shapes of others."""
     for path, leaf in leaves_of(element).items():
-        if batched and isinstance(leaf, (list, np.ndarray)) and np.ndim(leaf) > 0 and not len(leaf):
+        if batched and _is_empty(leaf):
             raise ValueError(
                 f"`{name}` must yield batches of at least one row. Received none for `{leaf_name(path)}` in batch "
                 f"{index}. Correct its num_batches, or leave that batch out."

@@ -177,7 +177,7 @@ def _use_lengths(
                 f"`{label}` must not exceed the padded length where a row has padding. Expected at most {time}, "
                 f"received {lengths[at]} at {label}[{at}], but {name}[{at}] "
                 f"{'ends' if side == 'post' else 'begins'} in {run[at]} timesteps of "
-                f"mask_value={mask_value!r}. Correct the lengths, or pass maxlen={time} if rows were cut to it."
+                f"mask_value={show(mask_value)}. Correct the lengths, or pass maxlen={time} if rows were cut to it."
             )
     span = span_of_lengths(clipped, time, side)
     return PaddedSequences(name, array, span, side, found=False, is_cut=bool(was_cut.any()), is_mask=is_mask)
@@ -199,8 +199,8 @@ def _resolve_side(side: Side | None, padding: Side | None, label: str) -> Side |
     """The side that the mask has, or the argument `padding`, which must not contradict one another."""
     if side is not None and padding is not None and side != padding:
         raise ValueError(
-            f"`padding` must be the end that is padded. Expected {side!r}, as the mask `{label}` has it, received "
-            f"{padding!r}. Leave it out."
+            f"`padding` must be the end that is padded. Expected {show(side)}, as the mask `{label}` has it, received "
+            f"{show(padding)}. Leave it out."
         )
     return side or padding
 
