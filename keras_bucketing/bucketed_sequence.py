@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.call_errors import explain_calls, refuse_inherited_constructors
+from keras_bucketing.call_errors import check_option_names, explain_calls, refuse_inherited_constructors
 from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number, show_typed
 from keras_bucketing.data.collect import (
     Unread,
@@ -295,6 +295,7 @@ class BucketedSequence(tf.data.Dataset):
             >>> next(iter(dataset)).numpy().tolist()
             [[5, 6, 0], [1, 2, 3]]
         """
+        check_option_names(cls, options)
         return cls(rows_from_row_splits(values, row_splits), y, sample_weight, **options)
 
     @classmethod
@@ -356,6 +357,7 @@ class BucketedSequence(tf.data.Dataset):
             >>> next(iter(dataset)).numpy().tolist()
             [[4, 0, 0], [5, 6, 0], [1, 2, 3]]
         """
+        check_option_names(cls, options)
         if timestep_labels is not None:
             timestep_labels = check_flag("timestep_labels", timestep_labels)
         elif options.get("align_labels", True) is False:
@@ -492,6 +494,7 @@ class BucketedSequence(tf.data.Dataset):
             >>> next(iter(dataset)).numpy().tolist()
             [[4, 0, 0], [5, 6, 0], [1, 2, 3]]
         """
+        check_option_names(cls, options)
         x = loaded_sequences(load, lengths, output_signature, length_tolerance, num_parallel_loads)
         return cls(x, y, sample_weight, **options)
 

@@ -146,6 +146,16 @@ def explain_calls(function: Callable[Parameters, Result]) -> Callable[Parameters
     return call
 
 
+def check_option_names(cls: type, options: Mapping[str, object]) -> None:
+    """Refuses options that the constructor of a class of datasets does not have, before their values are looked at."""
+    constructor = cls.__init__  # type: ignore[misc]
+    signature, arguments = inspect.signature(constructor), (None, None)
+    try:
+        signature.bind(*arguments, **options)
+    except TypeError as error:
+        _refuse(constructor.__qualname__.removesuffix(".__init__"), signature, arguments, options, error)
+
+
 def _refuse(
     name: str,
     signature: inspect.Signature,
@@ -159,9 +169,13 @@ def _refuse(
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
     unknown = [] if takes_any else [option for option in options if option not in known]
     if unknown:
-        told = " ".join(_explain(name, option, options[option], known) for option in unknown[:_MAX_NAMED])
-        left = len(unknown) - _MAX_NAMED
-        raise TypeError(told + (f" {left} more are unknown." if left > 0 else "")) from None
+        hints = {option: _hint(name, option, options[option], known) for option in unknown[:_MAX_NAMED]}
+        told = [f"`{shorten(option)}` is no option of {name}.{hint and f' {hint}'}" for option, hint in hints.items()]
+        if len(unknown) > _MAX_NAMED:
+            told.append(f"{len(unknown) - _MAX_NAMED} more are unknown.")
+        if "" in hints.values():
+            told.append(f"Expected some of {shorten(', '.join(known))}.")
+        raise TypeError(" ".join(told)) from None
     if len(arguments) > len(by_position):
         surplus = arguments[len(by_position)]
         allowed = [each for each in by_position if each not in ("self", "cls")]
@@ -175,13 +189,13 @@ def _refuse(
     raise TypeError(f"{name}: {shorten(str(error))}.") from None
 
 
-def _explain(name: str, option: str, value: object, known: list[str]) -> str:
+def _hint(name: str, option: str, value: object, known: list[str]) -> str:
+    """What to pass instead; nothing where that is not known."""
     hint = _HINTS.get(_without_underscores(option)) if "batch_size" in known else _labels_hint(name).strip() or None
     if hint is None:
         close = difflib.get_close_matches(option, known, n=1)
-        hint = f"Did you mean `{close[0]}`?" if close else f"Expected some of {shorten(', '.join(known))}."
-    text = hint if isinstance(hint, str) else hint(value)
-    return f"`{shorten(option)}` is no option of {name}. {text}"
+        return f"Did you mean `{close[0]}`?" if close else ""
+    return hint if isinstance(hint, str) else hint(value)
 
 
 def is_size(value: object) -> bool:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing import BackupAndRestoreSequence, BucketedSequence, PaddingStatsCallback, save_sequences
@@ -96,11 +96,10 @@ def test_calls_that_mean_something_else(arguments, texts):
     assert all(text in message for text in texts), message
 
 
+@settings(max_examples=examples(30))
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=9))
 def test_lengths_where_splits_are_meant(lengths):
     values = np.arange(sum(lengths))
-    if lengths[0] == 0 or lengths == [0, sum(lengths)]:
-        return
     assert "np.cumsum([0, *lengths])" in error_of(BucketedSequence.from_row_splits, values, lengths)
     assert BucketedSequence.from_row_splits(values, np.cumsum([0, *lengths])).lengths.tolist() == lengths
 
@@ -354,8 +353,10 @@ class Unprintable:
     __str__ = __repr__
 
 
-@given(st.sampled_from([*LARGE, Unprintable()]), st.integers(0, 3), st.booleans())
-def test_shown_values_are_short(value, depth, typed):
+@settings(max_examples=examples(60))
+@given(st.integers(0, len(LARGE)), st.integers(0, 3))
+def test_shown_values_are_short(index, depth):
+    value = [*LARGE, Unprintable()][index]
     for _ in range(depth):
         value = [value, {"key": value}]
     assert len(show(value)) < 250
@@ -367,25 +368,29 @@ def test_shown_values_are_short(value, depth, typed):
 OPTIONS = ["batch_size", "remainder", "bucket_boundaries", "padding_value", "include_lengths", "truncating", "on_empty"]
 
 
+def text_of_any_error(door, arguments, options):
+    try:
+        door(*arguments, **options)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize("value", LARGE, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("door", [BucketedSequence, BucketedSequence.from_padded, BucketedSequence.from_dataset])
 def test_messages_are_short_whatever_the_data(door, value):
     # Some of these are sequences, others are refused: then shortly, and never by TensorFlow or NumPy.
     calls = [((value,), {}), ((X, value), {}), ((X, Y, value), {})] + [((X,), {name: value}) for name in OPTIONS]
     for arguments, options in calls:
-        try:
-            door(*arguments, **options)
-        except (TypeError, ValueError) as error:
-            assert len(str(error)) < 1000, error
+        assert len(text_of_any_error(door, arguments, options)) < 1000
 
 
 def test_no_message_prints_a_value_but_by_show():
     """`!r` in a message would print whatever comes; names of entries in statistics are no messages."""
     found = []
     for path in sorted((ROOT / "keras_bucketing").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FormattedValue) and node.conversion == ord("r"):
-                found.append(path.name)
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        found += [path.name for node in nodes if isinstance(node, ast.FormattedValue) and node.conversion == ord("r")]
     assert found == ["graph.py"]
 
 

@@ -77,6 +77,8 @@ def open_stream(source: Any, options: BatchOptions, name: str) -> Stream:
         TypeError: If it is none of these, or yields text.
         ValueError: If it never ends, or if it is not certain what an element is.
     """
+    refuse_frame(source, name)
+    refuse_sparse(source, name)
     if isinstance(source, tf.RaggedTensor):
         source = tf.data.Dataset.from_tensor_slices(source)
     elif columns.is_ragged_column(source) and not comes_from("pandas", source):
@@ -129,8 +131,6 @@ def _open_py_dataset(dataset: keras.utils.PyDataset, options: BatchOptions, name
 def _open_iterable(source: Any, options: BatchOptions, name: str) -> Stream:
     if isinstance(source, (itertools.count, itertools.cycle)):
         raise _endless_error(name, "Pass the rows of one epoch, e.g. itertools.islice(rows, number).")
-    refuse_frame(source, name)
-    refuse_sparse(source, name)
     is_iterable = hasattr(source, "__iter__")
     if isinstance(source, (str, bytes, dict, np.generic)) or not (callable(source) or is_iterable):
         hint = (
