@@ -16,6 +16,7 @@ from keras_bucketing import BackupAndRestoreSequence, BucketedSequence, PaddingS
 from keras_bucketing.call_errors import _HINTS
 from keras_bucketing.checks import list_some, shorten, show
 from keras_bucketing.streams import reading
+from tests.support.default_layer import examples
 from tests.support.paths import ROOT
 
 X, Y = [[1, 2, 3], [4], [5, 6]], [0, 1, 0]

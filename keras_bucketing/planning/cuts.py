@@ -161,8 +161,8 @@ def _no_batches(buckets: Buckets, remainder: str, multiple: int) -> str:
         )
     return (
         f"No bucket of `x` has enough sequences for a full batch, and remainder={show(remainder)} leaves the rest "
-        f"out. Received {show(buckets.counts.tolist())} sequences for batches of {show(buckets.batch_sizes)}. Lower the batch "
-        "size or "
+        f"out. Received {show(buckets.counts.tolist())} sequences for batches of {show(buckets.batch_sizes)}. Lower "
+        "the batch size or "
         'pass remainder="spill".'
     )
 
