@@ -363,7 +363,7 @@ def test_shown_values_are_short(index, depth):
     assert len(show(value)) < 250
     assert "\n" not in show(value)
     assert len(shorten(str(LARGE[0]))) < 250
-    assert len(list_some([str(entry)[:9000] for entry in LARGE])) < 600
+    assert len(list_some(["a" * 9000] * 9)) < 600
 
 
 OPTIONS = ["batch_size", "remainder", "bucket_boundaries", "padding_value", "include_lengths", "truncating", "on_empty"]

@@ -53,8 +53,9 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
 
     A directory belongs to one call of `fit`. In a program with several, give each its own, and all but the last one
     `delete_checkpoint=False`, so that a restart skips what was finished. A copy of the callback, as tuners make one for
-    each trial, shares the dataset; in one process, `fit` refuses the directory of another callback that is still there
-    and of any copy, so that no trial goes on with another one's weights. A new process resumes.
+    each trial, shares the dataset. In one process `fit` refuses the directory that a copy has used, or another callback
+    whose `fit` has ended and that is still there, so that no trial goes on with another one's weights. A new process
+    resumes, and so does a new callback after an interruption.
 
     Args:
         dataset: The `BucketedSequence` that `fit` gets, as it is or wrapped by `map` or `prefetch`.
@@ -126,6 +127,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         self._steps = 0
         self._saved_steps = 0
         self._next_pass: State = {}
+        self._has_finished = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BackupAndRestoreSequence:
         """A callback with the same dataset and directory that has trained nothing: tuners copy callbacks."""
@@ -145,6 +147,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         """Restores the newest backup, if there is one."""
         self._check_fit()
         _claim_directory(self, self._directory, self._is_chief, self._copies)
+        self._has_finished = False
         if self._is_chief:
             self._store.prepare()
         self._pass = TrainingPass(self._dataset)
@@ -183,6 +186,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Logs = None) -> None:
         """Deletes the backups, unless told otherwise."""
+        self._has_finished = True
         if self._first_epoch is not None:  # all epochs were trained before the restart
             self._first_epoch = None
             set_first_epoch(self.model, 0)
@@ -358,6 +362,12 @@ class _Owner(NamedTuple):
     copies: _Copies
     process: int
 
+    @property
+    def has_finished(self) -> bool:
+        """Whether the callback is still there, and its `fit` came to an end."""
+        callback = self.callback()
+        return callback is not None and callback._has_finished
+
 
 _owners: dict[tuple[str, bool], _Owner] = {}  # by the directory, and whether it is the chief that uses it
 _owners_lock = threading.Lock()
@@ -366,8 +376,8 @@ _owners_lock = threading.Lock()
 def _claim_directory(callback: BackupAndRestoreSequence, directory: str, is_chief: bool, copies: _Copies) -> None:
     """Notes that this callback uses a directory.
 
-    A callback that is gone, and was no copy of the same one, leaves its directory to the next: so a notebook's cell
-    that was interrupted can be run again, and goes on.
+    A callback that is gone or was interrupted, and was no copy of the same one, leaves its directory to the next: so a
+    notebook's cell that was interrupted can be run again, and goes on.
 
     Raises:
         ValueError: If another callback has used it in this process.
@@ -376,9 +386,9 @@ def _claim_directory(callback: BackupAndRestoreSequence, directory: str, is_chie
     with _owners_lock:
         owner = _owners.get(key)
         if owner is not None and owner.process == os.getpid() and owner.callback() is not callback:
-            if owner.copies is not copies and owner.callback() is not None:
-                gc.collect()  # fit() leaves cycles behind: of the model, its history and the traceback of an exception
-            if owner.copies is copies or owner.callback() is not None:
+            if owner.copies is not copies and owner.has_finished:
+                gc.collect()  # fit() leaves cycles behind, of the model and its callbacks
+            if owner.copies is copies or owner.has_finished:
                 raise ValueError(
                     f"`backup_dir` belongs to another {type(callback).__name__} of this process, or to a copy of this "
                     f"one, whose run would go on here. Received {show(directory)}. Give each fit() a directory of its "
