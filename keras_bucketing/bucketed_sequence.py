@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import random
 import warnings
@@ -12,8 +11,16 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 import tensorflow as tf
 
+from keras_bucketing.call_errors import check_option_names, explain_calls, refuse_inherited_constructors
 from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number, show_typed
-from keras_bucketing.data.collect import check_include_lengths, check_padding_value, collect_inputs, length_entries
+from keras_bucketing.data.collect import (
+    Unread,
+    check_include_lengths,
+    check_on_empty,
+    check_padding_value,
+    collect_inputs,
+    length_entries,
+)
 from keras_bucketing.data.loader import loaded_sequences
 from keras_bucketing.data.row_splits import Lengths, RowIndices
 from keras_bucketing.data.rows import rows_from_row_splits
@@ -24,16 +31,21 @@ from keras_bucketing.pipeline.gather import BatchGatherer
 from keras_bucketing.pipeline.passes import NO_CHECKPOINT, PassCounter, PassPosition, is_symbolic_build
 from keras_bucketing.pipeline.restore_order import restore_order
 from keras_bucketing.pipeline.stream import batch_stream, chosen_batches
-from keras_bucketing.planning.bucket_choice import choose_buckets
+from keras_bucketing.planning.bucket_choice import check_bucket_arguments, choose_buckets
 from keras_bucketing.planning.buckets import check_minlen, check_shard, check_sizing
 from keras_bucketing.planning.cuts import BatchRules, cut_batches
 from keras_bucketing.planning.epoch_plan import Cut, EpochPlan, EpochPlanner
-from keras_bucketing.streams.saved_sequences import check_batch_options, read_dataset
+from keras_bucketing.streams.saved_sequences import (
+    check_batch_options,
+    read_dataset,
+    refuse_data_beside_elements,
+)
 from keras_bucketing.unpadding.arrays import check_masks_padding, sequences_from_padded
 from keras_bucketing.unpadding.labels import labels_from_padded
 from keras_bucketing.unpadding.unnoticed import unnoticed_padding
 
 
+@refuse_inherited_constructors
 class BucketedSequence(tf.data.Dataset):
     """Batches of sequences of similar length, padded, masked by lengths, shuffled anew each epoch.
 
@@ -149,6 +161,7 @@ class BucketedSequence(tf.data.Dataset):
         0.833
     """
 
+    @explain_calls
     def __init__(
         self,
         x: object,
@@ -192,6 +205,11 @@ class BucketedSequence(tf.data.Dataset):
         sizing = check_sizing(
             batch_size, bucket_batch_sizes, max_timesteps_per_batch, batch_size_multiple, self._shard.num_shards
         )
+        check_bucket_arguments(bucket_boundaries, num_buckets, sizing)
+        check_on_empty(on_empty)
+        check_number("padding_value", padding_value)
+        check_number("label_padding_value", label_padding_value)
+        # All that is wrong whatever the data are has been refused here: from_dataset reads its source only now.
         inputs = collect_inputs(x, y, sample_weight, align_labels, check_flag("copy", copy))
         if maxlen is not None:
             inputs = inputs.truncate(maxlen, truncating)
@@ -246,6 +264,7 @@ class BucketedSequence(tf.data.Dataset):
         super().__init__(tf.data.experimental.to_variant(self._batches))
 
     @classmethod
+    @explain_calls
     def from_row_splits(
         cls, values: object, row_splits: object, y: object = None, sample_weight: object = None, **options: Any
     ) -> BucketedSequence:
@@ -276,9 +295,11 @@ class BucketedSequence(tf.data.Dataset):
             >>> next(iter(dataset)).numpy().tolist()
             [[5, 6, 0], [1, 2, 3]]
         """
+        check_option_names(cls, options)
         return cls(rows_from_row_splits(values, row_splits), y, sample_weight, **options)
 
     @classmethod
+    @explain_calls
     def from_padded(
         cls,
         x: object,
@@ -336,6 +357,7 @@ class BucketedSequence(tf.data.Dataset):
             >>> next(iter(dataset)).numpy().tolist()
             [[4, 0, 0], [5, 6, 0], [1, 2, 3]]
         """
+        check_option_names(cls, options)
         if timestep_labels is not None:
             timestep_labels = check_flag("timestep_labels", timestep_labels)
         elif options.get("align_labels", True) is False:
@@ -349,10 +371,11 @@ class BucketedSequence(tf.data.Dataset):
         )
         dataset = cls(stripped, y, sample_weight, **options)
         for message in unnoticed_padding(padded, mask_value):
-            warnings.warn(message, stacklevel=2)
+            warnings.warn(message, stacklevel=3)  # the caller of what `explain_calls` has made of this
         return dataset
 
     @classmethod
+    @explain_calls
     def from_dataset(
         cls,
         dataset: object,
@@ -405,19 +428,20 @@ class BucketedSequence(tf.data.Dataset):
             >>> sequences.numpy().tolist(), labels.numpy().tolist()
             ([[4, 0, 0], [5, 6, 0], [1, 2, 3]], [1, 0, 0])
         """
+        refuse_data_beside_elements(options)
         batch_options = check_batch_options(
             batched,
             mask_value,
             padding,
             timestep_labels,
-            labels_align=bool(options.get("align_labels", True)),
+            labels_align=check_flag("align_labels", options.get("align_labels", True)),
             label_mask_value=check_number("label_padding_value", options.get("label_padding_value", 0)),
         )
-        inspect.signature(cls).bind(None, **options)  # a wrong name is said before everything has been read
-        x, y, sample_weight = read_dataset(dataset, cache, batch_options)
-        return cls(x, y, sample_weight, **{"padding_value": batch_options.mask_value, **options})
+        source = Unread(lambda: read_dataset(dataset, cache, batch_options))
+        return cls(source, **{"padding_value": batch_options.mask_value, **options})
 
     @classmethod
+    @explain_calls
     def from_loader(
         cls,
         load: Callable[[int], object],
@@ -470,6 +494,7 @@ class BucketedSequence(tf.data.Dataset):
             >>> next(iter(dataset)).numpy().tolist()
             [[4, 0, 0], [5, 6, 0], [1, 2, 3]]
         """
+        check_option_names(cls, options)
         x = loaded_sequences(load, lengths, output_signature, length_tolerance, num_parallel_loads)
         return cls(x, y, sample_weight, **options)
 

@@ -10,15 +10,25 @@ PACKAGE = ROOT / "keras_bucketing"
 # A folder is a step on the data's way: what it may import, besides itself.
 MAY_IMPORT = {
     "checks": set(),
+    "call_errors": {"checks"},
     "data": {"checks"},
     "unpadding": {"checks", "data"},
-    "streams": {"checks", "data", "unpadding"},
+    "streams": {"checks", "call_errors", "data", "unpadding"},
     "planning": {"checks", "data"},
     "pipeline": {"checks", "data", "planning"},
     "padding": {"checks", "data", "planning"},
     "monitoring": {"checks", "data", "unpadding", "planning", "pipeline", "padding"},
-    "bucketed_sequence": {"checks", "data", "unpadding", "streams", "planning", "pipeline", "padding"},
-    "bucketed_stream": {"checks", "data", "streams", "planning", "pipeline", "padding", "monitoring"},
+    "bucketed_sequence": {
+        "checks",
+        "call_errors",
+        "data",
+        "unpadding",
+        "streams",
+        "planning",
+        "pipeline",
+        "padding",
+    },
+    "bucketed_stream": {"checks", "call_errors", "data", "streams", "planning", "pipeline", "padding", "monitoring"},
     "callbacks": {"checks", "pipeline", "padding", "monitoring", "bucketed_sequence"},
     "tuning": {"checks", "data", "planning", "padding", "bucketed_sequence"},
     "layers": {"checks"},
@@ -38,6 +48,7 @@ MAY_IMPORT = {
 ENTRANCES = {"__init__", "__main__"}  # these may import everything
 NUMPY_ONLY = [
     "checks.py",
+    "call_errors.py",
     "data/row_splits.py",
     "data/tree.py",
     "unpadding/spans.py",

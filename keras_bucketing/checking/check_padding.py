@@ -26,7 +26,7 @@ from keras_bucketing.checking.runs import (
 )
 from keras_bucketing.checking.sample import Array, Batch, Sample, sample_rows
 from keras_bucketing.checking.trace import Leak, find_leak, find_random_layer, masked_rows, recorded_calls
-from keras_bucketing.checks import check_integer, check_number, shorten, show_typed
+from keras_bucketing.checks import check_integer, check_number, shorten, show, show_typed
 
 
 @dataclass(frozen=True)
@@ -497,7 +497,7 @@ def _position_lines(by_position: dict[str, str]) -> list[str]:
     lengths = sorted(name for name in by_position if name.endswith("lengths"))
     what = (
         "The model declares fewer inputs than the dataset has entries, and before Keras 3.16 it is then fed by "
-        f"position: its input {name!r} gets the entry {key!r}."
+        f"position: its input {show(name)} gets the entry {show(key)}."
     )
     cure = (
         f"only the entries that it declares: include_lengths={lengths or False} in place of include_lengths=True, or "

@@ -62,17 +62,12 @@ def choose_buckets(
             says so, and that is what a budget holds.
         remainder: What becomes of rows that do not fill a batch of their bucket; the automatic number depends on it.
     """
-    if bucket_boundaries is not None:
-        boundaries = check_boundaries(bucket_boundaries)
-        _check_number(num_buckets, boundaries)
+    given = check_bucket_arguments(bucket_boundaries, num_buckets, sizing)
+    if given is not None:
+        boundaries = given
     else:
         rules = BatchRules(remainder, sizing.multiple, pad_to_bucket_boundary, minlen)
         boundaries = _find_boundaries(np.maximum(lengths, minlen), sizing, num_buckets, rules)
-    if sizing.bucket_batch_sizes is not None and len(sizing.bucket_batch_sizes) != len(boundaries) + 1:
-        raise ValueError(
-            f"`bucket_batch_sizes` must have one entry for each bucket. Expected {len(boundaries) + 1} for the "
-            f"boundaries {_shorten(boundaries)}, received {len(sizing.bucket_batch_sizes)}."
-        )
     buckets = Buckets.from_lengths(lengths, boundaries)
     if sizing.bucket_batch_sizes is not None:
         return replace(buckets, batch_sizes=sizing.bucket_batch_sizes)
@@ -88,16 +83,11 @@ def choose_buckets(
 def _find_boundaries(lengths: Lengths, sizing: BatchSizing, num_buckets: object, rules: BatchRules) -> list[int]:
     if sizing.bucket_batch_sizes is not None:
         wanted = len(sizing.bucket_batch_sizes)
-        if num_buckets is not None and check_integer("num_buckets", num_buckets) != wanted:
-            raise ValueError(
-                f"`num_buckets` must match `bucket_batch_sizes`. Expected {wanted}, one for each size, received "
-                f"{num_buckets}."
-            )
         distinct = len(np.unique(lengths))
         if distinct < wanted:
             raise ValueError(
                 f"`bucket_batch_sizes` has more entries than there are distinct lengths. Expected at most {distinct}, "
-                f"received {wanted}."
+                f"received {wanted}. Pass fewer sizes."
             )
         return optimal_bucket_boundaries(lengths, wanted)
     if num_buckets is not None:
@@ -105,12 +95,27 @@ def _find_boundaries(lengths: Lengths, sizing: BatchSizing, num_buckets: object,
     return automatic_bucket_boundaries(lengths, sizing.rows_at, rules)
 
 
-def _check_number(num_buckets: object, boundaries: list[int]) -> None:
-    if num_buckets is not None and check_integer("num_buckets", num_buckets) != len(boundaries) + 1:
+def check_bucket_arguments(bucket_boundaries: object, num_buckets: object, sizing: BatchSizing) -> list[int] | None:
+    """Returns the boundaries, None where they are to be found; refuses what does not fit together on any data."""
+    number = None if num_buckets is None else check_integer("num_buckets", num_buckets)
+    boundaries = None if bucket_boundaries is None else check_boundaries(bucket_boundaries)
+    sizes = sizing.bucket_batch_sizes
+    if boundaries is not None and number not in (None, len(boundaries) + 1):
         raise ValueError(
             f"`num_buckets` must match `bucket_boundaries`. Expected {len(boundaries) + 1}, one more than there are "
-            f"boundaries, received {num_buckets}. Leave one of the two out."
+            f"boundaries, received {number}. Leave one of the two out."
         )
+    if sizes is not None and boundaries is not None and len(sizes) != len(boundaries) + 1:
+        raise ValueError(
+            f"`bucket_batch_sizes` must have one entry for each bucket. Expected {len(boundaries) + 1} for the "
+            f"boundaries {_shorten(boundaries)}, received {len(sizes)}. Pass one size more than there are boundaries."
+        )
+    if sizes is not None and number not in (None, len(sizes)):
+        raise ValueError(
+            f"`num_buckets` must match `bucket_batch_sizes`. Expected {len(sizes)}, one for each size, received "
+            f"{number}. Leave `num_buckets` out."
+        )
+    return boundaries
 
 
 def _check_budget(

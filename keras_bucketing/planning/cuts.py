@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_bucketing.checks import show
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.rows import RowLengths
 from keras_bucketing.planning.boundaries import Counts
@@ -159,8 +160,9 @@ def _no_batches(buckets: Buckets, remainder: str, multiple: int) -> str:
             f"num_shards), received {rows}. Lower batch_size_multiple or num_shards."
         )
     return (
-        f"No bucket of `x` has enough sequences for a full batch, and remainder={remainder!r} leaves the rest out. "
-        f"Received {buckets.counts.tolist()} sequences for batches of {buckets.batch_sizes}. Lower the batch size or "
+        f"No bucket of `x` has enough sequences for a full batch, and remainder={show(remainder)} leaves the rest "
+        f"out. Received {show(buckets.counts.tolist())} sequences for batches of {show(buckets.batch_sizes)}. Lower "
+        "the batch size or "
         'pass remainder="spill".'
     )
 

@@ -32,10 +32,12 @@ class ColumnBuilder:
         name: What to call the leaf in an error message.
         store: Where its values go.
         is_ragged: Whether a row is a sequence `(length, *features)`, or one value `features`.
+        hint: What else a message may suggest about rows of other shapes, behind a fix.
     """
 
-    def __init__(self, name: str, store: Store, is_ragged: bool):
+    def __init__(self, name: str, store: Store, is_ragged: bool, hint: str = ""):
         self.name = name
+        self._hint = hint
         self.is_ragged = is_ragged
         self.num_rows = 0
         self._store = store
@@ -112,8 +114,7 @@ class ColumnBuilder:
             raise ValueError(
                 f"All rows of `{self.name}` must share one {'feature ' if self.is_ragged else ''}shape. Expected "
                 f"{self._features} as in {self.name}[{self._first_row_of_features}], received {features} at "
-                f"{self.name}[{self.num_rows}]. Reshape or drop that row; if each element of the dataset is a batch of "
-                "rows, pass batched=True."
+                f"{self.name}[{self.num_rows}]. Reshape or drop that row{self._hint}."
             )
         if not len(block):
             return

@@ -24,7 +24,7 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from keras_bucketing.checks import INT64_MAX, shorten, show
+from keras_bucketing.checks import INT64_MAX, shorten, show, write_text
 from keras_bucketing.data import tree
 from keras_bucketing.data.arrays import standard_dtype
 from keras_bucketing.data.convert import Leaf
@@ -179,7 +179,7 @@ class FolderWriter:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    sys.stderr.write(f"Waiting for another process that writes {self.path.name}.\n")
+                    write_text(sys.stderr, f"Waiting for another process that writes {self.path.name}.\n")
                     fcntl.flock(lock, fcntl.LOCK_EX)
                 except OSError:  # a file system without locks
                     pass

@@ -8,24 +8,26 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any, TextIO
 
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.checks import show_typed
+from keras_bucketing.checks import UnclearError, show_typed, write_text
 from keras_bucketing.data.arrays import as_regular_array, first_non_number
 from keras_bucketing.data.convert import Leaf, as_rows
 from keras_bucketing.data.lists import as_row
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.tree import Path
-from keras_bucketing.streams.columns import ColumnBuilder, Store
+from keras_bucketing.streams.columns import ColumnBuilder, MemoryStore, Store
 from keras_bucketing.streams.elements import (
     Element,
     Role,
     Roles,
     Specs,
+    check_element,
     describe_shapes,
     inputs_of,
     is_batched,
@@ -86,7 +88,7 @@ class Progress:
         self._started = clock()
         self._due = self._started + _SILENT_SECONDS
         # A terminal's line is written over; in a log file every line stays.
-        self._is_terminal = self._stream.isatty()
+        self._is_terminal = _is_terminal(self._stream)
         self._seconds_between_lines = 0.2 if self._is_terminal else 30.0
         self._has_written = False
 
@@ -111,9 +113,15 @@ class Progress:
             bar = "#" * filled + "." * (_BAR_WIDTH - filled)
             text = f"{self._what} [{bar}] {count:,} of {self._total:,}"
         begin = "\r" if self._is_terminal else ""
-        self._stream.write(f"{begin}{text} {self._unit}, {seconds:,.0f} s{end}")
-        self._stream.flush()
+        write_text(self._stream, f"{begin}{text} {self._unit}, {seconds:,.0f} s{end}")
         self._has_written = True
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except (OSError, ValueError, AttributeError):  # closed, or an object that can only be written to
+        return False
 
 
 def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path], Store], name: str) -> Element:
@@ -136,16 +144,24 @@ def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path
     first = list(islice(elements, _LOOKAHEAD))
     if not first:
         raise ValueError(f"`{name}` has no sequences. Expected at least one element, received none.")
+    for index, element in enumerate(first):
+        check_element(element, index)
     if first[0][0] is None:
         raise TypeError(f"`{name}` must yield x, (x, y) or (x, y, sample_weight). Received None for x in element 0.")
     columns: list[ColumnBuilder] = []
 
+    may_be_batches = options.batched is None and not stream.batched and stream.roles is None
+    hint = "; if each element of the dataset is a batch of rows, pass batched=True" if may_be_batches else ""
+
     def new_column(path: Path, is_ragged: bool) -> ColumnBuilder:
-        columns.append(ColumnBuilder(leaf_name(path), new_store(path), is_ragged))
+        columns.append(ColumnBuilder(leaf_name(path), new_store(path), is_ragged, hint))
         return columns[-1]
 
     try:
-        reader = make_reader(stream, options, first, new_column)
+        try:
+            reader = make_reader(stream, options, first, new_column)
+        except UnclearError as error:
+            raise _all_questions(error, stream, options, first) from None
         progress = Progress(f"Reading `{name}`", "rows" if stream.counts_rows else "batches", stream.total)
         count = 0
         for index, element in enumerate(chain(first, elements)):
@@ -160,10 +176,47 @@ def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path
         raise
 
 
+# What is assumed, where an argument should say it, to find out what else should be said.
+_ASSUMED: dict[str, Any] = {"batched": True, "timestep_labels": True, "padding": "post"}
+
+
+def _all_questions(error: UnclearError, stream: Stream, options: BatchOptions, first: list[Element]) -> UnclearError:
+    """The error with what else the first elements leave open, so that one call of the user's answers all of it."""
+    asked = {error.argument: error.question}
+    latest = error
+    while latest.argument in _ASSUMED:
+        options = replace(options, **{latest.argument: _ASSUMED[latest.argument]})
+        if options.batched:
+            stream = replace(stream, batched=True, roles=None, unclear=None)
+        try:
+            reader = make_reader(stream, options, first, _throwaway_column)
+            for element in first:
+                reader.read(element)
+        except UnclearError as another:
+            if another.argument in asked:
+                break
+            asked[another.argument], latest = another.question, another
+        except (TypeError, ValueError):  # not what is assumed
+            break
+        else:
+            break
+    others = [question for argument, question in asked.items() if argument != error.argument]
+    if not others:
+        return error
+    when = "If it is a batch, say as well" if error.argument == "batched" else "Say as well"
+    return UnclearError(f"{error} {when}: {'; '.join(others)}.", error.argument, error.question)
+
+
+def _throwaway_column(path: Path, is_ragged: bool) -> ColumnBuilder:
+    return ColumnBuilder(leaf_name(path), MemoryStore(), is_ragged)
+
+
 def make_reader(
     stream: Stream, options: BatchOptions, first: list[Element], new_column: NewColumn
 ) -> BatchReader | RowReader:
     """Decides what the elements are, or says what the caller has to say."""
+    if stream.unclear is not None:
+        raise stream.unclear
     declared = None if stream.spec is None else leaves_of(stream.spec)
     if stream.roles is not None and declared is not None:
         return BatchReader(first, declared, stream.roles, options, new_column)

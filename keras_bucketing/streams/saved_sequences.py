@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_bucketing.call_errors import explain_calls
 from keras_bucketing.checks import check_choice, check_flag, check_number, show, show_typed
 from keras_bucketing.data.arrays import stored_floatx
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.rows import LeafLengths, RowLengths, StoredSequences
 from keras_bucketing.data.tree import leaves, name_of
 from keras_bucketing.streams.columns import MemoryStore
-from keras_bucketing.streams.elements import Element
+from keras_bucketing.streams.elements import NAMES, Element
 from keras_bucketing.streams.folder import FolderWriter, Source, is_finished, map_folder
 from keras_bucketing.streams.reading import read_stream
 from keras_bucketing.streams.sources import Stream, open_stream
 from keras_bucketing.unpadding.batches import BatchOptions
 
 
+@explain_calls
 def save_sequences(
     path: str | os.PathLike[str],
     sequences: Any,
@@ -62,8 +65,9 @@ def save_sequences(
         [0, 3, 4, 6]
     """
     options = check_batch_options(batched, mask_value, padding, timestep_labels)
+    folder, overwrite = _folder(path, "path"), check_flag("overwrite", overwrite)
     stream = open_stream(sequences, options, "sequences")
-    _write(_folder(path, "path"), "path", stream, options, None, check_flag("overwrite", overwrite), "sequences")
+    _write(folder, "path", stream, options, None, overwrite, "sequences")
 
 
 def load_sequences(path: str | os.PathLike[str]) -> Any:
@@ -120,10 +124,10 @@ def read_dataset(dataset: Any, cache: str | os.PathLike[str] | None, options: Ba
     Returns:
         The structures of `x`, `y` and `sample_weight`, with leaves that `collect_inputs` takes.
     """
+    folder = None if cache is None else _folder(cache, "cache")
     stream = open_stream(dataset, options, "dataset")
-    if cache is None:
+    if folder is None:
         return read_stream(stream, options, lambda _: MemoryStore(), "dataset")
-    folder = _folder(cache, "cache")
     source = {**stream.describe(), **vars(options), "floatx": stored_floatx().name}
     if not is_finished(folder):
         try:
@@ -134,6 +138,24 @@ def read_dataset(dataset: Any, cache: str | os.PathLike[str] | None, options: Ba
     element, cached = map_folder(folder, "cache")
     _check_same_source(cached, source)
     return element
+
+
+def refuse_data_beside_elements(options: Mapping[str, object]) -> None:
+    """Refuses `x`, `y` and `sample_weight` beside a source whose elements hold them."""
+    given = [name for name in NAMES if name in options]
+    if not given:
+        return
+    if given == ["x"]:
+        raise TypeError(
+            "`x` is what `dataset` yields, so it cannot stand next to it. Pass what is to be read as `dataset`, or "
+            "sequences in memory to BucketedSequence(x, y)."
+        )
+    names = " and ".join(f"`{name}`" for name in given)
+    element = "(x, y, sample_weight)" if "sample_weight" in given else "(x, y)"
+    raise TypeError(
+        f"{names} cannot stand next to `dataset`, whose elements hold labels and weights. Let it yield {element}: "
+        f"tf.data.Dataset.zip({element.replace('(x', '(dataset')}), or a generator of such tuples, e.g. zip(x, y)."
+    )
 
 
 def check_batch_options(

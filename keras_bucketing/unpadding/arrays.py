@@ -10,6 +10,7 @@ from keras_bucketing.checks import can_hold, check_choice, check_integer, check_
 from keras_bucketing.data import tree
 from keras_bucketing.data.arrays import as_regular_array, standard_dtype
 from keras_bucketing.data.convert import Leaf
+from keras_bucketing.data.other_kinds import as_dense
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.rows import Rows, rows_from_padded
 from keras_bucketing.data.tree import Path, Structure, name_of
@@ -123,7 +124,7 @@ def sequences_from_padded(
 
 
 def _as_array(leaf: object, name: str) -> np.ndarray:
-    array = as_regular_array(leaf, name, "Pass sequences that are not padded to BucketedSequence itself.")
+    array = as_regular_array(as_dense(leaf), name, "Pass sequences that are not padded to BucketedSequence itself.")
     if array.dtype.kind not in "biuf":
         standard_dtype(array.dtype, name)
     if array.ndim and not len(array):
@@ -176,7 +177,7 @@ def _use_lengths(
                 f"`{label}` must not exceed the padded length where a row has padding. Expected at most {time}, "
                 f"received {lengths[at]} at {label}[{at}], but {name}[{at}] "
                 f"{'ends' if side == 'post' else 'begins'} in {run[at]} timesteps of "
-                f"mask_value={mask_value!r}. Correct the lengths, or pass maxlen={time} if rows were cut to it."
+                f"mask_value={show(mask_value)}. Correct the lengths, or pass maxlen={time} if rows were cut to it."
             )
     span = span_of_lengths(clipped, time, side)
     return PaddedSequences(name, array, span, side, found=False, is_cut=bool(was_cut.any()), is_mask=is_mask)
@@ -198,8 +199,8 @@ def _resolve_side(side: Side | None, padding: Side | None, label: str) -> Side |
     """The side that the mask has, or the argument `padding`, which must not contradict one another."""
     if side is not None and padding is not None and side != padding:
         raise ValueError(
-            f"`padding` must be the end that is padded. Expected {side!r}, as the mask `{label}` has it, received "
-            f"{padding!r}. Leave it out."
+            f"`padding` must be the end that is padded. Expected {show(side)}, as the mask `{label}` has it, received "
+            f"{show(padding)}. Leave it out."
         )
     return side or padding
 

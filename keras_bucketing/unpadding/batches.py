@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_bucketing.checks import UnclearError
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.tree import Path, name_of
 from keras_bucketing.unpadding.entries import MASK_NAMES, longest_prefix
@@ -21,6 +22,7 @@ from keras_bucketing.unpadding.spans import (
     span_of_lengths,
 )
 
+_WHICH_END = "padding='post' or padding='pre', the end that is padded"
 LENGTHS: Path = ("x", "lengths")
 
 HostLeaf = Any  # an array, a list of rows or a `tf.RaggedTensor`
@@ -112,9 +114,11 @@ class PaddedGroup:
         for span in (span_of_lengths(lengths, time, side) for side in SIDES):
             if all(span.leaves_a_constant(batch[leaf]) for leaf in self.paths):
                 return span
-        raise ValueError(
+        raise UnclearError(
             f"`{leaf_name(self.paths[0])}` is padded at neither end: in the batch at row {first_row} both hold more "
-            f"than one value beyond `{leaf_name(path)}`. Say which end is padded: padding='post' or padding='pre'."
+            f"than one value beyond `{leaf_name(path)}`. Say which end is padded: padding='post' or padding='pre'.",
+            "padding",
+            _WHICH_END,
         )
 
     def _span_of_runs(self, is_real: Mask, padding: Side | None, first_row: int) -> Span:
@@ -127,11 +131,13 @@ class PaddedGroup:
                 if rows.any() and getattr(self, attribute) is None:
                     setattr(self, attribute, first_row + int(np.argmax(rows)))
             if self._ends is not None and self._begins is not None:
-                raise ValueError(
+                raise UnclearError(
                     f"Which end of `{leaf_name(self.paths[0])}` is padded is not certain: row {self._ends} ends with "
                     f"the value that padding holds, and row {self._begins} begins with it. Say which end: "
                     "padding='post' or padding='pre'; or what padding holds: mask_value=...; or add an entry 'lengths' "
-                    "to x."
+                    "to x.",
+                    "padding",
+                    _WHICH_END,
                 )
             padding = "pre" if self._begins is not None else "post"
         return span_of_lengths(time - runs[padding], time, padding)

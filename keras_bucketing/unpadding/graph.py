@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.checks import can_hold, show, show_typed
-from keras_bucketing.data.tree import Path, Structure
+from keras_bucketing.checks import can_hold, list_some, show, show_typed
+from keras_bucketing.data.tree import Path, Structure, name_of
 from keras_bucketing.unpadding.entries import PADDING_MASK, longest_prefix
 
 TensorOrSpec = Any  # or an array
@@ -34,9 +34,11 @@ def sequence_paths(x: Structure, sequences: object = None) -> list[Path]:
     padded = {path: tuple(leaf.shape) for path, leaf in entries.items() if _rank(leaf) >= 2}
     if not padded or (sequences is not None and len(padded) < len(entries)):
         problem = "An entry of `sequences` has no" if padded else "No entry of the batches' x has a"
-        shapes = ", ".join(
-            f"{entry_name(path)} of {f'shape {tuple(leaf.shape)}' if _rank(leaf) >= 0 else 'unknown shape'}"
-            for path, leaf in entries.items()
+        shapes = list_some(
+            [
+                f"{name_of('x', path)} of {f'shape {tuple(leaf.shape)}' if _rank(leaf) >= 0 else 'unknown shape'}"
+                for path, leaf in entries.items()
+            ]
         )
         raise ValueError(
             f"{problem} time axis. Expected the shape (batch, time, ...), received {shapes}. Batch and pad the dataset "
@@ -52,8 +54,8 @@ def _entries_named(x: Structure, sequences: object) -> Entries:
         if not isinstance(key, (str, int)) or (key,) not in entries:
             keys = [path[-1] for path in entries if path]
             raise ValueError(
-                f"`sequences` names no entry of the batches' x. Expected one of {keys}, or several in a list, received "
-                f"{show(key)}."
+                f"`sequences` names no entry of the batches' x. Expected one of {show(keys)}, or several in a list, "
+                f"received {show(key)}."
             )
         paths.append((key,))
     return {path: entries[path] for path in paths}
@@ -65,10 +67,10 @@ def _with_varying_axis(padded: dict[Path, tuple[int | None, ...]]) -> list[Path]
     padded = {path: shape for path, shape in padded.items() if path not in masks} or padded
     varying = [path for path, shape in padded.items() if shape[1] is None]
     if not varying and len({shape[1] for shape in padded.values()}) > 1:
-        shapes = ", ".join(f"{entry_name(path)} of shape {shape}" for path, shape in padded.items())
+        shapes = list_some([f"{name_of('x', path)} of shape {shape}" for path, shape in padded.items()])
         raise ValueError(
             f"Which entry of the batches' x holds the sequences is not clear. Received {shapes}. Say so: "
-            f"monitor_padding(dataset, sequences={next(iter(padded))[-1]!r}), or a list of several entries."
+            f"monitor_padding(dataset, sequences={show(next(iter(padded))[-1])}), or a list of several entries."
         )
     return varying or list(padded)
 

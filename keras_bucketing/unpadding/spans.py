@@ -142,7 +142,7 @@ def side_of_runs(runs: Runs, time: int, mask_value: float, name: str) -> Side:
         return "post"
     raise ValueError(
         f"`padding` must be given, since `{name}` may be padded at either end. Received {rows['post']} rows that end "
-        f"in mask_value={mask_value!r} ({steps['post']} timesteps) and {rows['pre']} that begin with it "
+        f"in mask_value={show(mask_value)} ({steps['post']} timesteps) and {rows['pre']} that begin with it "
         f'({steps["pre"]} timesteps). Pass padding="post" if the ends are padding, padding="pre" if the '
         "beginnings are, or `lengths`."
     )
@@ -172,6 +172,6 @@ def side_of_lengths(array: np.ndarray, lengths: Lengths, mask_value: float, name
         return "post"
     raise ValueError(
         f"`padding` must be given: the lengths leave it open at which end `{name}` is padded. Received "
-        f"{'padding at both ends' if fits else f'something other than mask_value={mask_value!r} at both ends'}. Pass "
+        f"{'padding' if fits else f'something other than mask_value={show(mask_value)}'} at both ends. Pass "
         'padding="post" if the ends are padding, or padding="pre" if the beginnings are.'
     )

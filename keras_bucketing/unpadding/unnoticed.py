@@ -45,8 +45,8 @@ def unnoticed_padding(padded: list[PaddedSequences], mask_value: Any) -> Iterato
         else:
             fix = suggest_mask_value(runs, "Pad after normalizing, or pass the real lengths, lengths=...")
         yield (
-            f"All rows of `{entry.name}` have {entry.lengths[0]} real timesteps by mask_value={mask_value!r}, so that "
-            f"buckets save nothing. But {runs.describe()}, which looks like padding. {fix} If "
+            f"All rows of `{entry.name}` have {entry.lengths[0]} real timesteps by mask_value={show(mask_value)}, so "
+            f"that buckets save nothing. But {runs.describe()}, which looks like padding. {fix} If "
             "these timesteps are real, pass the lengths."
         )
 
