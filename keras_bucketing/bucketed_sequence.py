@@ -414,8 +414,10 @@ class BucketedSequence(tf.data.Dataset):
             label_mask_value=check_number("label_padding_value", options.get("label_padding_value", 0)),
         )
         inspect.signature(cls).bind(None, **options)  # a wrong name is said before everything has been read
+        check_flag("copy", options.get("copy", True))
         x, y, sample_weight = read_dataset(dataset, cache, batch_options)
-        return cls(x, y, sample_weight, **{"padding_value": batch_options.mask_value, **options})
+        # What has been read belongs to the dataset already.
+        return cls(x, y, sample_weight, **{"padding_value": batch_options.mask_value, **options, "copy": False})
 
     @classmethod
     def from_loader(

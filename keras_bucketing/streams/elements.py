@@ -11,7 +11,15 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.checks import show
-from keras_bucketing.data.tree import Path, Structure, StructureError, leaves, leaves_like, map_leaves
+from keras_bucketing.data.tree import (
+    Path,
+    Structure,
+    StructureError,
+    check_structure,
+    leaves,
+    leaves_like,
+    map_leaves,
+)
 from keras_bucketing.unpadding.batches import leaf_name
 
 NAMES = ("x", "y", "sample_weight")
@@ -83,8 +91,21 @@ def map_element(function: Callable[[Path, Any], Any], element: Element) -> Eleme
     return x, y, weights
 
 
+def template_of(element: Element) -> Element:
+    """The structure of an element with the type of each leaf in its place, which keeps nothing of the element itself.
+
+    Raises:
+        TypeError: If a dict has keys that are not strings: no model has inputs or outputs of such names, and a folder
+            cannot tell 1 from "1".
+        ValueError: If a dict or tuple has no entries.
+    """
+    for name, part in zip(NAMES, element, strict=True):
+        check_structure(part, name)
+    return map_element(lambda _, leaf: type(leaf), element)
+
+
 def leaves_in_order(element: Element, template: Element, index: int) -> list[Any]:
-    """The leaves in the order of `leaves_of`; refuses an element that is built unlike the template, element 0."""
+    """The leaves in the order of `leaves_of`; refuses an element that is built unlike `template_of` element 0."""
     try:
         return list(leaves_like(template, element))
     except StructureError as error:
@@ -116,6 +137,7 @@ def spec_of_dataset(element_spec: Any) -> Element | None:
         return LeafSpec(tuple(spec.shape), tf.as_dtype(spec.dtype).name, ragged_rank)
 
     element = split_element(element_spec)
+    template_of(element)
     for path, spec in leaves_of(element).items():
         if _is_none(spec):
             continue
@@ -135,10 +157,14 @@ def _is_none(spec: Any) -> bool:
     return type(spec).__name__ == "NoneTensorSpec"
 
 
-def specs_of_elements(elements: Sequence[Element]) -> Specs:
-    """The leaves of elements that have been read: an axis whose size differs among them is None."""
-    read = [leaves_of(element) for element in elements]
-    return {path: _common_spec([_spec_of(known[path]) for known in read if path in known]) for path in read[0]}
+def specs_of(element: Element) -> Specs:
+    """The leaves of an element that has been read."""
+    return {path: _spec_of(leaf) for path, leaf in leaves_of(element).items()}
+
+
+def common_specs(specs: Sequence[Specs]) -> Specs:
+    """The leaves of several elements: an axis whose size differs among them is None."""
+    return {path: _common_spec([known[path] for known in specs if path in known]) for path in specs[0]}
 
 
 def _common_spec(specs: list[LeafSpec]) -> LeafSpec:

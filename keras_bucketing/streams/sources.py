@@ -153,8 +153,11 @@ def _call(function: Callable[[], Any], name: str) -> Iterable[Any]:
 
 
 def _split_elements(elements: Iterable[Any]) -> Iterator[Element]:
-    for index, element in enumerate(elements):
+    index = 0
+    for element in elements:
         yield split_element(element, index)
+        del element
+        index += 1  # noqa: SIM113  enumerate would keep the element until the next one is there
 
 
 def _endless_error(name: str, fix: str) -> ValueError:
