@@ -158,7 +158,7 @@ class ColumnBuilder:
         )
         with pieces:
             for piece in pieces:
-                self._store.write(piece)
+                self._store.write(np.asarray(piece).reshape(-1))
 
     def _flush(self) -> None:
         if self._num_pending:
