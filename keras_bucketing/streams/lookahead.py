@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.streams.elements import Element, Specs, leaves_of, map_element, specs_of
+from keras_bucketing.streams.elements import Element, Specs, leaves_of, map_element, specs_of, template_of
 
 _MAX_HELD_BYTES = 1 << 24  # in memory; one element, the first, may be larger
 _IMMUTABLE = (bool, int, float, complex, str, bytes, np.generic, tf.Tensor, tf.RaggedTensor, tf.SparseTensor)
@@ -30,15 +30,21 @@ class Lookahead:
 
     Attributes:
         specs: The leaves of each of these.
+        template: The `template_of` the first one; None if there is none.
+
+    Raises:
+        TypeError: If a dict of the first element has keys that are not strings.
     """
 
     def __init__(self, elements: Iterator[Element], number: int):
         self.specs: list[Specs] = []
+        self.template: Element | None = None
         self._elements = elements
         self._waiting: deque[Element | int] = deque()  # an element, or where it begins in the file
         self._file: IO[bytes] | None = None
         self._held_bytes = 0
         for element in elements:
+            self.template = self.template or template_of(element)
             self.specs.append(specs_of(element))
             self._waiting.append(element if number == 1 else self._keep(element))
             del element

@@ -137,13 +137,11 @@ def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path
         ValueError: If rows do not fit together, there are none, or it is not certain what they are.
     """
     ahead = look_ahead(stream, stream.elements())
-    held = ahead.held
-    if not held:
+    template = ahead.template
+    if template is None:
         raise ValueError(f"`{name}` has no sequences. Expected at least one element, received none.")
-    if held[0][0] is None:
+    if template[0] is None:
         raise TypeError(f"`{name}` must yield x, (x, y) or (x, y, sample_weight). Received None for x in element 0.")
-    template = template_of(held[0])
-    del held
     columns: list[ColumnBuilder] = []
 
     def new_column(path: Path, is_ragged: bool) -> ColumnBuilder:
