@@ -31,7 +31,9 @@ def write(path, version, files=None, overwrite=True):
     rows = [([version] * (1 + version % 3 + row), version) for row in range(1 + version % 4)]
     options = BatchOptions()
     with FolderWriter(Path(os.path.realpath(path)), "path", overwrite, files) as writer:
-        writer.finish(read_stream(open_stream(rows, options, "sequences"), options, writer.new_store, "sequences"), None)
+        writer.finish(
+            read_stream(open_stream(rows, options, "sequences"), options, writer.new_store, "sequences"), None
+        )
 
 
 def read(path):
@@ -79,7 +81,8 @@ class Folders(RuleBasedStateMachine):
             assert self.readable() == new
             self.version = new
         assert set(seen) | {self.version} <= {old, new}
-        assert seen == sorted(seen, key=lambda version: version == new), "the old one came back"
+        if kind == "kill":  # a rename that fails is undone
+            assert seen == sorted(seen, key=lambda version: version == new), "the old one came back"
         if old is not None:
             assert None not in seen
             assert self.version is not None
@@ -116,12 +119,13 @@ class Folders(RuleBasedStateMachine):
             assert {name: contents_of(self.home / name) for name in self.neighbors} == self.neighbors
 
 
+@pytest.mark.fit
 def test_folders(tmp_path_factory):
     class Machine(Folders):
         def new_folder(self):
             return tmp_path_factory.mktemp("folders")
 
-    Machine.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=8, deadline=None)
+    Machine.TestCase.settings = settings(max_examples=examples(20), stateful_step_count=8, deadline=None)
     Machine.TestCase("runTest").runTest()
 
 
@@ -263,7 +267,7 @@ def test_a_link_to_a_folder_stays_one(tmp_path):
 def test_a_mount_point_is_refused_before_anything_is_read(tmp_path, monkeypatch):
     (tmp_path / "s").mkdir()
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "s")
-    with pytest.raises(FileExistsError, match="root of a file system.*a folder in it"):
+    with pytest.raises(FileExistsError, match=r"root of a file system.*a folder in it"):
         save_sequences(tmp_path / "s", map(pytest.fail, X))
 
 
