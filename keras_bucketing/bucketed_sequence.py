@@ -437,8 +437,10 @@ class BucketedSequence(tf.data.Dataset):
             labels_align=check_flag("align_labels", options.get("align_labels", True)),
             label_mask_value=check_number("label_padding_value", options.get("label_padding_value", 0)),
         )
+        check_flag("copy", options.get("copy", True))
         source = Unread(lambda: read_dataset(dataset, cache, batch_options))
-        return cls(source, **{"padding_value": batch_options.mask_value, **options})
+        # What has been read belongs to the dataset already.
+        return cls(source, **{"padding_value": batch_options.mask_value, **options, "copy": False})
 
     @classmethod
     @explain_calls

@@ -22,7 +22,7 @@ from keras_bucketing.data.arrays import (
 )
 from keras_bucketing.data.other_kinds import as_dense, is_frame, refuse_frame
 from keras_bucketing.data.row_splits import common_width
-from keras_bucketing.data.rows import Rows, StoredSequences, rows_from_row_splits
+from keras_bucketing.data.rows import EqualSequences, Rows, StoredSequences, rows_from_row_splits
 
 Leaf = Rows | np.ndarray  # one sequence a row, or an array `(num_rows, ...)` with one value a row
 
@@ -51,6 +51,8 @@ def as_leaf(leaf: Any, name: str, copy: bool = True) -> Leaf:
         leaf = leaf.tolist()
     if isinstance(leaf, Sequence) and not isinstance(leaf, (list, tuple, str, bytes, range)):  # e.g. a datasets.Column
         leaf = list(leaf)
+    if isinstance(leaf, EqualSequences) and leaf.ndim > 1 and len(leaf):
+        leaf = leaf.as_rows()
     is_list_of_sequences = isinstance(leaf, list) and any(map(_is_sequence, leaf))
     if is_list_of_sequences or isinstance(leaf, (Rows, StoredSequences, tf.RaggedTensor)):
         return as_rows(leaf, name, copy)

@@ -88,7 +88,8 @@ def map_leaves(
 def leaves_like(template: Structure, structure: Structure, path: Path = ()) -> Iterator[AnyLeaf]:
     """The leaves of a structure in the order of `leaves`, provided that it is built like another one.
 
-    A tuple is a leaf where the template has a leaf, as a list is.
+    A tuple is a leaf where the template has a leaf, as a list is. The leaves of the template may be types, in the place
+    of objects of theirs.
 
     Raises:
         StructureError: Where the two differ first; leaves before that have been yielded by then.
@@ -133,4 +134,6 @@ def _describe_node(part: Structure) -> str:
         return f"a dict with the keys {show(sorted(map(str, part)))}"
     if isinstance(part, tuple):
         return f"a tuple of {len(part)}"
-    return "none" if part is None else type(part).__name__
+    if part is None:
+        return "none"
+    return part.__name__ if isinstance(part, type) else type(part).__name__

@@ -92,11 +92,25 @@ def map_element(function: Callable[[Path, Any], Any], element: Element) -> Eleme
     return x, y, weights
 
 
+def template_of(element: Element) -> Element:
+    """The structure of an element with the type of each leaf in its place, which keeps nothing of the element itself.
+
+    Raises:
+        TypeError: If a dict has keys that are not strings: no model has inputs or outputs of such names, and a folder
+            cannot tell 1 from "1".
+        ValueError: If a dict or tuple has no entries.
+    """
+    for name, part in zip(NAMES, element, strict=True):
+        check_structure(part, name)
+    return map_element(lambda _, leaf: type(leaf), element)
+
+
 def leaves_in_order(element: Element, template: Element, index: int) -> list[Any]:
-    """The leaves in the order of `leaves_of`; refuses an element that is built unlike the template, element 0."""
+    """The leaves in the order of `leaves_of`; refuses an element that is built unlike `template_of` element 0."""
     try:
         return list(leaves_like(template, element))
     except StructureError as error:
+        check_element(element, index)
         raise ValueError(
             f"All elements must have one structure. Expected {error.expected} for "
             f"`{leaf_name(_from_root(error.path))}` as in element 0, received {error.received} in element {index}."
@@ -174,10 +188,14 @@ def _is_none(spec: Any) -> bool:
     return type(spec).__name__ == "NoneTensorSpec"
 
 
-def specs_of_elements(elements: Sequence[Element]) -> Specs:
-    """The leaves of elements that have been read: an axis whose size differs among them is None."""
-    read = [leaves_of(element) for element in elements]
-    return {path: _common_spec([_spec_of(known[path]) for known in read if path in known]) for path in read[0]}
+def specs_of(element: Element) -> Specs:
+    """The leaves of an element that has been read."""
+    return {path: _spec_of(leaf) for path, leaf in leaves_of(element).items()}
+
+
+def common_specs(specs: Sequence[Specs]) -> Specs:
+    """The leaves of several elements: an axis whose size differs among them is None."""
+    return {path: _common_spec([known[path] for known in specs if path in known]) for path in specs[0]}
 
 
 def _common_spec(specs: list[LeafSpec]) -> LeafSpec:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import chain, islice
 from typing import Any, TextIO
 
 import numpy as np
@@ -27,7 +26,7 @@ from keras_bucketing.streams.elements import (
     Role,
     Roles,
     Specs,
-    check_element,
+    common_specs,
     describe_shapes,
     inputs_of,
     is_batched,
@@ -39,9 +38,11 @@ from keras_bucketing.streams.elements import (
     map_element,
     refuse_text,
     roles_in_batches,
-    specs_of_elements,
+    specs_of,
+    template_of,
     unclear_elements,
 )
+from keras_bucketing.streams.lookahead import Lookahead
 from keras_bucketing.streams.sources import Stream
 from keras_bucketing.unpadding.batches import (
     LENGTHS,
@@ -54,8 +55,10 @@ from keras_bucketing.unpadding.batches import (
     leaf_name,
 )
 from keras_bucketing.unpadding.labels import PaddedLabels
+from keras_bucketing.unpadding.spans import Span
 
 _LOOKAHEAD = 8  # elements that are looked at before it is decided what their axes mean
+_BLOCK_BYTES = 1 << 22  # of a padded batch that are copied at once
 _LABEL_LENGTHS: Path = ("x", "label_lengths")  # what include_lengths=True adds for labels of their own length
 _SILENT_SECONDS = 3.0  # whatever is faster needs no progress bar
 _BAR_WIDTH = 20
@@ -140,13 +143,11 @@ def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path
         TypeError: If a leaf does not hold numbers.
         ValueError: If rows do not fit together, there are none, or it is not certain what they are.
     """
-    elements = stream.elements()
-    first = list(islice(elements, _LOOKAHEAD))
-    if not first:
+    ahead = look_ahead(stream, stream.elements())
+    template = ahead.template
+    if template is None:
         raise ValueError(f"`{name}` has no sequences. Expected at least one element, received none.")
-    for index, element in enumerate(first):
-        check_element(element, index)
-    if first[0][0] is None:
+    if template[0] is None:
         raise TypeError(f"`{name}` must yield x, (x, y) or (x, y, sample_weight). Received None for x in element 0.")
     columns: list[ColumnBuilder] = []
 
@@ -159,17 +160,19 @@ def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path
 
     try:
         try:
-            reader = make_reader(stream, options, first, new_column)
+            reader = make_reader(stream, options, ahead, new_column)
         except UnclearError as error:
-            raise _all_questions(error, stream, options, first) from None
+            raise _all_questions(error, stream, options, ahead) from None
         progress = Progress(f"Reading `{name}`", "rows" if stream.counts_rows else "batches", stream.total)
-        count = 0
-        for index, element in enumerate(chain(first, elements)):
+        count = num_elements = 0
+        for element in ahead:
             reader.read(element)
-            count = reader.num_rows if stream.counts_rows else index + 1
+            del element  # before the source makes the next one
+            num_elements += 1  # noqa: SIM113  enumerate would keep the element
+            count = reader.num_rows if stream.counts_rows else num_elements
             progress.update(count)
         progress.finish(count)
-        return finish_columns(reader.columns, options)
+        return finish_columns(reader.finish(), options)
     except BaseException:
         for column in columns:
             column.abandon()
@@ -180,7 +183,7 @@ def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path
 _ASSUMED: dict[str, Any] = {"batched": True, "timestep_labels": True, "padding": "post"}
 
 
-def _all_questions(error: UnclearError, stream: Stream, options: BatchOptions, first: list[Element]) -> UnclearError:
+def _all_questions(error: UnclearError, stream: Stream, options: BatchOptions, ahead: Lookahead) -> UnclearError:
     """The error with what else the first elements leave open, so that one call of the user's answers all of it."""
     asked = {error.argument: error.question}
     latest = error
@@ -189,8 +192,8 @@ def _all_questions(error: UnclearError, stream: Stream, options: BatchOptions, f
         if options.batched:
             stream = replace(stream, batched=True, roles=None, unclear=None)
         try:
-            reader = make_reader(stream, options, first, _throwaway_column)
-            for element in first:
+            reader = make_reader(stream, options, ahead, _throwaway_column)
+            for element in ahead.held:
                 reader.read(element)
         except UnclearError as another:
             if another.argument in asked:
@@ -211,30 +214,41 @@ def _throwaway_column(path: Path, is_ragged: bool) -> ColumnBuilder:
     return ColumnBuilder(leaf_name(path), MemoryStore(), is_ragged)
 
 
+def look_ahead(stream: Stream, elements: Iterator[Element]) -> Lookahead:
+    """As many of the elements of a stream as it takes to decide what they are."""
+    is_known = stream.roles is not None or _are_rows(stream)
+    return Lookahead(elements, 1 if is_known else _LOOKAHEAD)
+
+
+def _are_rows(stream: Stream) -> bool:
+    """Whether elements are read as single rows, whatever their shapes are."""
+    return stream.batched is False or (stream.batched is None and stream.kind != "tf.data.Dataset")
+
+
 def make_reader(
-    stream: Stream, options: BatchOptions, first: list[Element], new_column: NewColumn
+    stream: Stream, options: BatchOptions, ahead: Lookahead, new_column: NewColumn
 ) -> BatchReader | RowReader:
     """Decides what the elements are, or says what the caller has to say."""
     if stream.unclear is not None:
         raise stream.unclear
+    held, template = ahead.held, template_of(ahead.held[0])
+    if _are_rows(stream):
+        return RowReader(held[0], template, new_column, refuse_batches=stream.batched is None)
     declared = None if stream.spec is None else leaves_of(stream.spec)
     if stream.roles is not None and declared is not None:
-        return BatchReader(first, declared, stream.roles, options, new_column)
-    seen = specs_of_elements(first)
-    batched = stream.batched
-    if batched is None and stream.kind == "tf.data.Dataset":
-        batched = is_batched(seen)
-    if not batched:
-        if batched is None and looks_like_batches(seen, len(first)):
-            raise unclear_elements(describe_shapes(seen) + f" in all of the first {len(first)} elements")
-        return RowReader(first[0], new_column)
+        return BatchReader(held, template, declared, stream.roles, options, new_column)
+    seen = common_specs(ahead.specs)
+    if stream.batched is None and not is_batched(seen):
+        return RowReader(held[0], template, new_column)
     if declared is None:
-        return BatchReader(first, seen, roles_in_batches(seen, options.timestep_labels), options, new_column)
-    if options.batched is None and len(first) > 1:
-        seen = specs_of_elements(first[:-1])
-        if looks_like_rows(declared, seen, len(first) - 1):
-            raise unclear_elements(describe_shapes(seen) + f" in the first {len(first) - 1} elements")
-    return BatchReader(first, declared, roles_in_batches(declared, options.timestep_labels), options, new_column)
+        return BatchReader(held, template, seen, roles_in_batches(seen, options.timestep_labels), options, new_column)
+    num_whole = len(ahead.specs) - 1  # the last batch may be a partial one
+    if options.batched is None and num_whole:
+        seen = common_specs(ahead.specs[:-1])
+        if looks_like_rows(declared, seen, num_whole):
+            raise unclear_elements(describe_shapes(seen) + f" in the first {num_whole} elements")
+    roles = roles_in_batches(declared, options.timestep_labels)
+    return BatchReader(held, template, declared, roles, options, new_column)
 
 
 def finish_columns(columns: Element, options: BatchOptions) -> Element:
@@ -268,32 +282,61 @@ class RowReader:
     """Reads elements that are one row each: a scalar is one value a row, everything with an axis is a sequence.
 
     Args:
-        template: The first element, whose structure all others share.
+        first: The first element. It is looked at, not read.
+        template: Its `template_of`, which that of all others must be.
         new_column: Makes the column of a leaf.
+        refuse_batches: Whether elements are refused that look like batches.
     """
 
-    def __init__(self, template: Element, new_column: NewColumn):
-        def make(path: Path, leaf: Any) -> ColumnBuilder:
-            return new_column(path, path == ("x",) or isinstance(leaf, (list, tuple)) or np.ndim(leaf) > 0)
+    def __init__(self, first: Element, template: Element, new_column: NewColumn, refuse_batches: bool = False):
+        def is_ragged(path: Path, leaf: Any) -> bool:
+            return path == ("x",) or isinstance(leaf, (list, tuple)) or np.ndim(leaf) > 0
 
         self.num_rows = 0
-        self._template, self._make_column = template, make
+        self._are_ragged: Element = map_element(is_ragged, first)
+        self._template, self._new_column = template, new_column
+        self._refuse_batches = refuse_batches
+        self._specs: list[Specs] = []  # of the first elements
         self.begin_columns()
 
     def begin_columns(self) -> None:
         """Lets the rows that follow go into columns of their own."""
-        self.columns: Element = map_element(self._make_column, self._template)
+        self.columns: Element = map_element(self._new_column, self._are_ragged)
         self._by_path: dict[Path, ColumnBuilder] = leaves_of(self.columns)
 
     def read(self, element: Element) -> None:
         """Appends one row to every column."""
-        row = self.num_rows
-        leaves = leaves_in_order(element, self._template, row)
-        for (path, column), leaf in zip(self._by_path.items(), leaves, strict=True):
-            where = f"{column.name}[{row}]"
-            convert = _as_sequence if column.is_ragged else _as_value
-            column.append(convert(leaf, (*path, row), where))
+        leaves = leaves_in_order(element, self._template, self.num_rows)
+        if self._refuse_batches and self.num_rows < _LOOKAHEAD:
+            self._specs.append(specs_of(element))
+            if len(self._specs) == _LOOKAHEAD:
+                self._check_rows()
+        try:
+            self._append(leaves)
+        except ValueError:
+            if len(self._specs) == self.num_rows + 1:
+                self._check_rows()
+            raise
         self.num_rows += 1
+
+    def finish(self) -> Element:
+        """The columns, with everything in them."""
+        if self.num_rows < _LOOKAHEAD:
+            self._check_rows()
+        return self.columns
+
+    def _append(self, leaves: list[Any]) -> None:
+        for (path, column), leaf in zip(self._by_path.items(), leaves, strict=True):
+            where = f"{column.name}[{self.num_rows}]"
+            convert = _as_sequence if column.is_ragged else _as_value
+            column.append(convert(leaf, (*path, self.num_rows), where))
+
+    def _check_rows(self) -> None:
+        if not self._refuse_batches:
+            return
+        seen, number = common_specs(self._specs), len(self._specs)
+        if looks_like_batches(seen, number):
+            raise unclear_elements(describe_shapes(seen) + f" in all of the first {number} elements")
 
 
 def _as_sequence(leaf: object, path: Path, name: str) -> np.ndarray:
@@ -328,17 +371,26 @@ class BatchReader:
 
     Args:
         first: The first batches. They are looked at, not read.
+        template: The `template_of` the first one, which that of all others must be.
         specs: The leaves as they were declared or seen.
         roles: What the leaves hold.
         options: What the caller said.
         new_column: Makes the column of a leaf.
     """
 
-    def __init__(self, first: list[Element], specs: Specs, roles: Roles, options: BatchOptions, new_column: NewColumn):
+    def __init__(
+        self,
+        first: list[Element],
+        template: Element,
+        specs: Specs,
+        roles: Roles,
+        options: BatchOptions,
+        new_column: NewColumn,
+    ):
         self.num_rows = 0
         self._num_batches = 0
-        self._template, self._roles, self._options = first[0], roles, options
-        self._paths = list(leaves_of(first[0]))
+        self._template, self._roles, self._options = template, roles, options
+        self._paths = list(leaves_of(template))
         batches = [self._leaves(element, index) for index, element in enumerate(first)]
         counts = _integers_of_rows(inputs_of(specs))
         self._groups = self._find_groups(counts, batches)
@@ -350,7 +402,7 @@ class BatchReader:
         # Leaves that say lengths get no column: what include_lengths=True adds is made anew from the sequences.
         lengths = {group.lengths for group in self._groups} - {None}
         no_columns = lengths | {label_lengths} | ({LENGTHS} if lengths else set())
-        x, y, weights = first[0]
+        x, y, weights = template
         if isinstance(x, dict):
             x = {key: value for key, value in x.items() if ("x", key) not in no_columns}
         self._columns_of = map_element(lambda *_: True, (x, y, weights))
@@ -377,13 +429,17 @@ class BatchReader:
                         f"`{column.name}` must be as long as its padded sequences. Expected {span.time} timesteps, "
                         f"received {batch[path].shape[1]} in the batch at row {self.num_rows}."
                     )
-                column.append_block(batch[path][span.is_real], span.lengths)
+                _append_real(column, batch[path], span)
             elif role is Role.SEQUENCE:
                 self._append_sequences(column, batch[path])
             else:
                 column.append_block(_as_values(batch[path], column.name))
         self.num_rows += _num_rows(batch[self._paths[0]])
         self._num_batches += 1
+
+    def finish(self) -> Element:
+        """The columns, with everything in them."""
+        return self.columns
 
     def _append_sequences(self, column: ColumnBuilder, leaf: HostLeaf) -> None:
         if isinstance(leaf, tf.RaggedTensor):
@@ -436,6 +492,15 @@ class BatchReader:
                 part = group if len(paths) == len(group.paths) else PaddedGroup(paths, group.mask, group.lengths)
                 spans |= dict.fromkeys(paths, part.span(batch, self._options, first_row))
         return spans
+
+
+def _append_real(column: ColumnBuilder, padded: np.ndarray, span: Span) -> None:
+    """Appends the real timesteps of a batch, some rows at a time: no second batch is ever in memory."""
+    step = max(_BLOCK_BYTES // max(padded[:1].nbytes, 1), 1)
+    for start in range(0, max(len(padded), 1), step):
+        rows = slice(start, start + step)
+        part = Span(span.start[rows], span.stop[rows], span.time)
+        column.append_block(padded[rows][part.is_real], part.lengths)
 
 
 def _integers_of_rows(specs: Specs) -> set[Path]:

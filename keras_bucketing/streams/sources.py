@@ -192,8 +192,11 @@ def _call(function: Callable[[], Any], name: str) -> Iterable[Any]:
 
 
 def _split_elements(elements: Iterable[Any], list_is_tuple: bool = False) -> Iterator[Element]:
-    for index, element in enumerate(elements):
+    index = 0
+    for element in elements:
         yield split_element(element, index, list_is_tuple)
+        del element
+        index += 1  # noqa: SIM113  enumerate would keep the element until the next one is there
 
 
 def _endless_error(name: str, fix: str) -> ValueError:
