@@ -113,7 +113,8 @@ class PassCounter:
         What tf.data reads, for a `take` or `map` on top, is not seen, and counts as read to its end.
         """
         number, _, first_batch = self.newest_pass()
-        return (number > 0 and self._read[:1] != (number,)) or self._read == (number, num_batches - first_batch)
+        read_number, num_read = self._newest_read
+        return number > 0 and (read_number < number or num_read == num_batches - first_batch)
 
     @property
     def variable(self) -> tf.Variable:
