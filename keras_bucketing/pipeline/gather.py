@@ -64,8 +64,9 @@ class BatchGatherer:
 
     def sequence_paths(self, as_given: bool = False) -> list[Path]:
         """Where the sequences are in the `x` of a batch, or in `x` as it was given, in the order of its leaves."""
-        around = ("sequences",) if self._lengths and not isinstance(self._x, dict) and not as_given else ()
-        return [(*around, *path) for path, table in tree.leaves(self._x) if not isinstance(table, _PlainTable)]
+        x = self._tables.x
+        around = ("sequences",) if self._tables.lengths and not isinstance(x, dict) and not as_given else ()
+        return [(*around, *path) for path, table in tree.leaves(x) if not isinstance(table, PlainTable)]
 
     def fingerprint_bytes(self) -> Iterator[bytes]:
         """What tells these data from others: dtypes, shapes, lengths, and the values of some rows; all, if few."""
