@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NoReturn
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -28,13 +29,21 @@ from keras_bucketing.padding.report import summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats, padding_of_plan
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
 from keras_bucketing.pipeline.gather import BatchGatherer
-from keras_bucketing.pipeline.passes import NO_CHECKPOINT, PassCounter, PassPosition, is_symbolic_build
-from keras_bucketing.pipeline.restore_order import restore_order
+from keras_bucketing.pipeline.passes import (
+    NO_CHECKPOINT,
+    PassCounter,
+    PassPosition,
+    counting_iterator,
+    is_symbolic_build,
+)
 from keras_bucketing.pipeline.stream import batch_stream, chosen_batches
 from keras_bucketing.planning.bucket_choice import check_bucket_arguments, choose_buckets
 from keras_bucketing.planning.buckets import check_minlen, check_shard, check_sizing
 from keras_bucketing.planning.cuts import BatchRules, cut_batches
 from keras_bucketing.planning.epoch_plan import Cut, EpochPlan, EpochPlanner
+from keras_bucketing.predicting.output_lengths import Sequences
+from keras_bucketing.predicting.predict import check_can_predict, predict
+from keras_bucketing.predicting.restore_order import restore_order
 from keras_bucketing.streams.saved_sequences import (
     check_batch_options,
     read_dataset,
@@ -257,6 +266,7 @@ class BucketedSequence(tf.data.Dataset):
             "remainder": remainder,
             "shuffle": shuffle,
         }
+        self._row_lengths, self._padding_value = inputs.lengths, float(padding_value)
         self._min_lengths = [1 if leaf.is_label else min_length for leaf in inputs.lengths.leaves]
         self._fingerprint: str | None = None
         self._counter = PassCounter(seed)
@@ -515,7 +525,7 @@ class BucketedSequence(tf.data.Dataset):
         if is_symbolic_build():
             return self._preview()
         iterator: Iterator[Any] = super().__iter__()
-        return iterator
+        return counting_iterator(iterator, self._counter) if tf.executing_eagerly() else iterator
 
     def with_options(self, options: tf.data.Options, name: str | None = None) -> tf.data.Dataset:
         """As of every `tf.data.Dataset`, but refuses what could not be restored.
@@ -758,30 +768,97 @@ class BucketedSequence(tf.data.Dataset):
         epoch, batch, seed = check_state(state, self._data_fingerprint(), self.seed, self._seed_was_given)
         self._counter.seek(*self._check_position(epoch, batch), seed)
 
-    def restore_order(self, outputs: object) -> Any:
-        """Puts predictions back into the order of the input.
+    # Predictions in the order of the input.
 
-        It undoes the order of the newest pass, so call it right after `predict`.
+    def predict(self, model: keras.Model, *, lengths: object = None, **options: Any) -> Any:
+        """Predicts every row, on any backend, and returns the predictions in the order of the input.
+
+        It plans a pass of its own over all rows, sorted by length, with the batch sizes and the padding of the dataset.
+        The passes of the dataset know nothing of it: `epoch`, `state_dict` and statistics stand still, also in the
+        middle of an epoch, and whether the dataset shuffles or leaves rows out does not matter.
+
+        An output holds one value a timestep if it grows when one batch is padded further, which is tried once. Its rows
+        are cut to the sequence that it grows with, and so is any other axis that grows, as of attention scores. An
+        output of another length, as of a model with strides, is refused unless `lengths` says how long its rows are.
+        Rows are sequences of their own: the states of stateful layers are reset before each batch, and brought back.
 
         Args:
-            outputs: What `model.predict(dataset)` returned: an array `(num_sequences, ...)`, or a dict or list of them.
-                A `tf.RaggedTensor` (predictions for each timestep, which the TensorFlow backend returns) is cut to the
-                real timesteps.
+            model: A Keras model. It need not be compiled.
+            lengths: How long the rows of an output are: the name of a sequence in `x` (a tuple of keys where it is
+                nested), ints `(num_sequences,)` in timesteps, or False for an output that holds values of a row. One
+                for all outputs with a time axis, or a dict or list like the outputs, with None for what is found by
+                itself. Defaults to None.
+            **options: `verbose` and `callbacks`, as in `keras.Model.predict`.
 
         Returns:
-            The same structure, with row i belonging to `x[i]`.
+            An array `(num_sequences, ...)` of an output with values of a row; a list of `num_sequences` arrays
+            `(length, ...)` of one with values of each timestep. Of several outputs, a dict or list like the model's.
 
         Raises:
-            TypeError: If `outputs` holds something other than arrays.
-            ValueError: If there is not one row for each sequence, or the epoch leaves rows out.
+            TypeError: If `model` is not a Keras model, `lengths` something else, or an option is not known.
+            ValueError: If rows were dropped as empty, or `num_shards` is above 1; if `steps` or `batch_size` are given;
+                if `lengths` does not fit, or is needed.
+            RuntimeError: If a callback stops the prediction.
+
+        Example:
+            >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=2)
+            >>> token_ids = keras.Input((None,), dtype="int32")
+            >>> dataset.predict(keras.Model(token_ids, token_ids + 1), verbose=0)
+            [array([2, 3, 4], dtype=int32), array([5], dtype=int32), array([6, 7], dtype=int32)]
+            >>> dataset.predict(keras.Model(token_ids, keras.ops.sum(token_ids, axis=1)), verbose=0)
+            array([ 6,  4, 11], dtype=int32)
+        """
+        check_can_predict(model, options, self._shard.num_shards, self._kept, len(self._lengths))
+        buckets, rules = self._buckets, self._batch_rules
+        cuts = cut_batches(buckets, remainder="spill", multiple=1)
+        planner = EpochPlanner(
+            self._row_lengths, buckets, cuts, rules.pad_to_bucket_boundary, shuffle=False, minlen=rules.min_length
+        )
+        batches = chosen_batches(self._gatherer, planner.tensors.sorted_rows, planner.tensors.cuts)
+        return predict(model, batches, planner.plan(0, 0), self._sequences(), lengths, **options)
+
+    def restore_order(self, outputs: object, lengths: object = None) -> Any:
+        """Puts predictions that are there already back into the order of the input.
+
+        It undoes the order of the newest pass, so call it right after `model.predict(dataset)`. `predict` does both,
+        without that restriction. What it returns depends on the call, never on the data.
+
+        Args:
+            outputs: What `model.predict(dataset)` returned: an array `(num_sequences, ...)`, or a `tf.RaggedTensor`
+                (predictions for each timestep, under TensorFlow), or a dict or list of them.
+            lengths: How long the rows of an output are: the name of a sequence in `x` (a tuple of keys where it is
+                nested), ints `(num_sequences,)` in timesteps, or False for an output that holds values of a row. One
+                for all outputs, or a dict or list like them. Defaults to None: a `tf.RaggedTensor` is cut to the
+                sequence that it is padded like, and an array holds values of a row.
+
+        Returns:
+            The same structure, with row i belonging to `x[i]`: a list of arrays `(length, ...)` of a `tf.RaggedTensor`
+            and wherever `lengths` says how long rows are; else an array.
+
+        Raises:
+            TypeError: If `outputs` holds something other than arrays, or `lengths` is something else.
+            ValueError: If there is not one row for each sequence, or the epoch leaves rows out; if the dataset shuffles
+                and the last batch of its newest pass was not handed out; if an output is shorter than its row; if the
+                second axis of an array is as long as all batches are padded and `lengths` does not say what it is.
 
         Example:
             >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], shuffle=False)
             >>> dataset.restore_order(np.array([[10.0], [20.0], [30.0]])).tolist()
             [[30.0], [10.0], [20.0]]
+            >>> predictions = np.array([[4, 0, 0], [5, 6, 0], [1, 2, 3]])
+            >>> [row.tolist() for row in dataset.restore_order(predictions, lengths=dataset.lengths)]
+            [[1, 2, 3], [4], [5, 6]]
         """
         plan = self.epoch_plan(self.newest_pass().epoch)
-        return restore_order(outputs, plan, self._lengths)
+        was_read = not self._plan_options["shuffle"] or self._counter.is_read_to_end(self.num_batches)
+        return restore_order(outputs, plan, self._sequences(), lengths, was_read)
+
+    def _sequences(self) -> Sequences:
+        """The sequences in the `x` of a batch, for predictions of each timestep."""
+        paths = self._gatherer.sequence_paths()
+        lengths = list(self._leaf_lengths.values())[: len(paths)]
+        given = self._gatherer.sequence_paths(as_given=True)
+        return Sequences(paths, given, lengths, self._lengths, self._padding_value)
 
     def _check_position(self, epoch: object, batch: object) -> tuple[int, int]:
         epoch, batch = check_integer("epoch", epoch, minimum=0), check_integer("batch", batch, minimum=0)

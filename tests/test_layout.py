@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "streams": {"checks", "call_errors", "data", "unpadding"},
     "planning": {"checks", "data"},
     "pipeline": {"checks", "data", "planning"},
+    "predicting": {"checks", "data", "planning"},
     "padding": {"checks", "data", "planning"},
     "monitoring": {"checks", "data", "unpadding", "planning", "pipeline", "padding"},
     "bucketed_sequence": {
@@ -26,6 +27,7 @@ MAY_IMPORT = {
         "streams",
         "planning",
         "pipeline",
+        "predicting",
         "padding",
     },
     "bucketed_stream": {"checks", "call_errors", "data", "streams", "planning", "pipeline", "padding", "monitoring"},
@@ -37,6 +39,7 @@ MAY_IMPORT = {
         "data",
         "planning",
         "pipeline",
+        "predicting",
         "padding",
         "monitoring",
         "bucketed_sequence",
