@@ -5,7 +5,8 @@ A page has the markers, and everything between them is made here:
     <!-- table: NAME -->  the table of that name, and when and with what it was measured  <!-- end -->
     <!-- figure: BENCHMARK.NAME -->one figure in the text<!-- end -->
 
-`tables(record)` and `figures(record)` of each benchmark make them of its record.
+`tables(record)` and `figures(record)` of each benchmark make them of its record, and `mask_list.page_tables` those of what
+keeps masks, of one record for each version of Keras in docs/figures/masks/.
 
     python -m benchmarks.update_docs                      write the pages from the records
     python -m benchmarks.update_docs --measure            first run all benchmarks, and draw all pictures
@@ -25,6 +26,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import mask_list
 from benchmarks.tables import Record, environment_line
 
 ROOT = Path(__file__).parent.parent
@@ -80,6 +82,8 @@ def make_all(records: dict[str, Record]) -> dict[tuple[str, str], str]:
             made["table", table.name] = f"\n{table.as_markdown()}\n\n*Measured {environment_line(record)}.*\n"
         for name, figure in getattr(module, "figures", lambda _: {})(record).items():
             made["figure", f"{benchmark}.{name}"] = figure
+    for name, table in mask_list.page_tables(mask_list.read_records(RECORDS / "masks")).items():
+        made["table", name] = f"\n{table}\n"
     return made
 
 
