@@ -422,7 +422,7 @@ def _newest(records: dict[str, Record], name: str) -> str | None:
 
 
 def _joined(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" if name[0].isupper() or "of" not in name.split() else name for name in sorted(names))
+    return ", ".join(name if " of " in name else f"`{name}`" for name in sorted(names))
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -5,8 +5,8 @@ A page has the markers, and everything between them is made here:
     <!-- table: NAME -->  the table of that name, and when and with what it was measured  <!-- end -->
     <!-- figure: BENCHMARK.NAME -->one figure in the text<!-- end -->
 
-`tables(record)` and `figures(record)` of each benchmark make them of its record, and `mask_list.page_tables` those of what
-keeps masks, of one record for each version of Keras in docs/figures/masks/.
+`tables(record)` and `figures(record)` of each benchmark make them of its record, and `mask_list.page_tables` those of
+what keeps masks: of one record for each version of Keras, in docs/figures/masks/.
 
     python -m benchmarks.update_docs                      write the pages from the records
     python -m benchmarks.update_docs --measure            first run all benchmarks, and draw all pictures
