@@ -298,6 +298,12 @@ def probe(make: Call, shape: Sequence[int] = (FEATURES,), in_graph: bool = True)
     Raises:
         Exception: If `make` does not take such a tensor, or gives back something else than a tensor of its rows.
     """
+    with warnings.catch_warnings():  # Keras warns of masks that end, in some versions and of some layers
+        warnings.simplefilter("ignore")
+        return _probe(make, shape, in_graph)
+
+
+def _probe(make: Call, shape: Sequence[int], in_graph: bool) -> str:
     rng = np.random.default_rng(0)
     rows = [rng.normal(size=(length, *shape)).astype("float32") for length in LENGTHS]
     dataset = BucketedSequence(rows, batch_size=len(rows), seed=0)
@@ -441,7 +447,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("output"), help="the folder of the record")
     parser.add_argument("--only", nargs="*", help="names of layers, for a look; nothing is written")
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore")  # Keras warns of masks that end, in some versions and some layers
     if arguments.only is not None:
         for name in arguments.only:
             print(name, verdict(COMBINATIONS[name]) if name in COMBINATIONS else probe_layer(name), flush=True)
