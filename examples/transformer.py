@@ -35,10 +35,10 @@ class AddPositions(keras.layers.Layer):
     def call(self, inputs):
         """Takes `(batch, time, width)`, with an even width."""
         width = inputs.shape[-1]
-        positions = keras.ops.arange(keras.ops.shape(inputs)[1], dtype=inputs.dtype)[:, np.newaxis]
-        rates = 10_000.0 ** (-np.arange(0, width, 2) / width).astype("float32")
-        angles = positions * keras.ops.cast(rates, inputs.dtype)
-        return inputs + keras.ops.concatenate([keras.ops.sin(angles), keras.ops.cos(angles)], axis=-1)
+        positions = keras.ops.arange(keras.ops.shape(inputs)[1], dtype="float32")[:, np.newaxis]
+        angles = positions * (10_000.0 ** (-np.arange(0, width, 2) / width)).astype("float32")
+        encoded = keras.ops.concatenate([keras.ops.sin(angles), keras.ops.cos(angles)], axis=-1)
+        return inputs + keras.ops.cast(encoded, inputs.dtype)
 
 
 def encoder_block(x, num_heads: int, dropout: float):
