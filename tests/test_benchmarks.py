@@ -28,6 +28,7 @@ def _logger_as_it_was():
         ("two_lengths", ["batches", "longest of the two"], ["efficiency"]),
         ("automatic_buckets", ["32 rows: before -> now", "one shape a bucket"], ["results"]),
         ("training", ["seconds an epoch", "updates an epoch"], ["results", "epochs"]),
+        ("transformer_training", ["seconds an epoch", "updates an epoch"], ["results", "epochs"]),
         ("compilation_cache", ["to the end of the first epoch", "second epoch"], ["results"]),
         ("fit_overhead", ["microseconds a step", "x one ready batch"], ["results"]),
         ("user_stages", ["num_parallel_calls", "autotuner on again"], ["results"]),
