@@ -1,8 +1,8 @@
 """How long it takes to choose buckets where nearly every length is another one, as of raw audio counted in samples.
 
-Lognormal lengths (median five seconds of 16,000 samples), processor time of the choice of buckets alone. Each way to size
-batches is compared with `batch_size=32` on the same lengths in the same round; a budget is said in rows of mean length.
-The heavy tail is the same with a few recordings of hours.
+Lognormal lengths (median five seconds of 16,000 samples), processor time of the choice of buckets alone. Each way to
+size batches is compared with `batch_size=32` on the same lengths in the same round; a budget is said in rows of mean
+length. The heavy tail is the same with a few recordings of hours.
 
     python -m benchmarks.many_lengths
 """

@@ -60,8 +60,11 @@ class BucketedSequence(tf.data.Dataset):
         batch_size: Int, rows of every batch, of all shards together. Defaults to 32 where no size is given.
         bucket_batch_sizes: Ints, rows, one for each bucket, as in tf.data. Defaults to None.
         max_timesteps_per_batch: Int, the maximum of padded timesteps in a batch: rows x padded length; of the longest
-            leaf where `x` has several. With `batch_size` next to it, that is the maximum of rows, as `max_sentences` in
-            fairseq. Defaults to None.
+            leaf where there are several, labels of their own length among them. With `batch_size` next to it, that is
+            the maximum of rows, as `max_sentences` in fairseq. Defaults to None.
+        quadratic_length: Int, in timesteps, next to `max_timesteps_per_batch`: a row of padded length L counts as
+            L + L^2 / quadratic_length, as with `quadratic_duration` in lhotse: attention takes time and memory for each
+            pair of timesteps. It is the length at which the pairs cost as much as all else. Defaults to None: L.
         batch_size_multiple: Int, every batch's rows are a multiple of it: the number of replicas, or 8 for tensor
             cores. Fewer rows than that may be left out of an epoch: which ones, of all rows, is drawn anew each epoch;
             without shuffling, they are the longest. Defaults to 1.
@@ -158,6 +161,7 @@ class BucketedSequence(tf.data.Dataset):
         batch_size: int | None = None,
         bucket_batch_sizes: Sequence[int] | None = None,
         max_timesteps_per_batch: int | None = None,
+        quadratic_length: int | None = None,
         batch_size_multiple: int = 1,
         bucket_boundaries: Sequence[int] | None = None,
         num_buckets: int | None = None,
@@ -190,7 +194,12 @@ class BucketedSequence(tf.data.Dataset):
         seed = random.randrange(2**31) if seed is None else check_integer("seed", seed, minimum=0, maximum=INT64_MAX)
         self._shard = check_shard(num_shards, shard_index, needs_seed=shuffle and not self._seed_was_given)
         sizing = check_sizing(
-            batch_size, bucket_batch_sizes, max_timesteps_per_batch, batch_size_multiple, self._shard.num_shards
+            batch_size,
+            bucket_batch_sizes,
+            max_timesteps_per_batch,
+            batch_size_multiple,
+            self._shard.num_shards,
+            quadratic_length,
         )
         inputs = collect_inputs(x, y, sample_weight, align_labels, check_flag("copy", copy))
         if maxlen is not None:
@@ -212,6 +221,7 @@ class BucketedSequence(tf.data.Dataset):
             inputs.kept,
             min_length,
             remainder,
+            labels=[leaf for leaf in inputs.lengths.leaves if leaf.is_label],
         )
         cuts = cut_batches(self._buckets, remainder, sizing.multiple)
         self._planner = EpochPlanner(inputs.lengths, self._buckets, cuts, pad_to_bucket_boundary, shuffle, min_length)

@@ -7,7 +7,7 @@ padding that is left once its batches are really cut. NumPy only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from keras_bucketing.checks import check_integer
 from keras_bucketing.data.row_splits import Lengths
+from keras_bucketing.data.rows import LeafLengths
 from keras_bucketing.planning.boundaries import (
     Counts,
     best_partitions,
@@ -47,6 +48,7 @@ def choose_buckets(
     kept: Counts | None = None,
     minlen: int = 1,
     remainder: str = "spill",
+    labels: Sequence[LeafLengths] = (),
 ) -> Buckets:
     """Finds the buckets, from given boundaries or as those of minimum padding.
 
@@ -61,12 +63,13 @@ def choose_buckets(
         minlen: Int, the length that every batch is padded to at least, so that no bucket ends below it unless the user
             says so, and that is what a budget holds.
         remainder: What becomes of rows that do not fill a batch of their bucket; the automatic number depends on it.
+        labels: Labels of their own length, each `(num_rows,)`: they choose no bucket, but a budget holds them as well.
     """
+    rules = BatchRules(remainder, sizing.multiple, pad_to_bucket_boundary, minlen)
     if bucket_boundaries is not None:
         boundaries = check_boundaries(bucket_boundaries)
         _check_number(num_buckets, boundaries)
     else:
-        rules = BatchRules(remainder, sizing.multiple, pad_to_bucket_boundary, minlen)
         boundaries = _find_boundaries(np.maximum(lengths, minlen), sizing, num_buckets, rules)
     if sizing.bucket_batch_sizes is not None and len(sizing.bucket_batch_sizes) != len(boundaries) + 1:
         raise ValueError(
@@ -80,9 +83,32 @@ def choose_buckets(
     if not pad_to_bucket_boundary:  # then a batch is no longer than the longest row of its bucket
         padded_lengths = np.where(buckets.counts > 0, buckets.longest(lengths), padded_lengths)
     padded_lengths = np.maximum(padded_lengths, minlen)
-    sizes = sizing.rows_at(padded_lengths)
-    _check_budget(buckets, sizes, padded_lengths, lengths, sizing, kept, minlen)
-    return replace(buckets, batch_sizes=np.maximum(sizes, sizing.multiple).tolist())
+    if sizing.max_timesteps_per_batch is None:
+        return replace(buckets, batch_sizes=sizing.rows_at(padded_lengths).tolist())
+    _check_budget(buckets, padded_lengths, lengths, sizing, kept, minlen)
+    for leaf in labels:
+        _check_labels_budget(leaf, sizing, kept)
+    if labels:
+        padded_lengths = _with_labels(buckets, padded_lengths, labels, sizing, rules)
+    return replace(buckets, batch_sizes=np.maximum(sizing.rows_at(padded_lengths), sizing.multiple).tolist())
+
+
+def _with_labels(
+    buckets: Buckets, padded_lengths: Lengths, labels: Sequence[LeafLengths], sizing: BatchSizing, rules: BatchRules
+) -> Lengths:
+    """The longest `(num_buckets,)` that any leaf of a batch is padded to, labels of spilled rows included.
+
+    Which rows spill into a bucket depends on the sizes of the shorter ones, so these come first.
+    """
+    longest_labels = np.maximum.reduce([buckets.longest(leaf.lengths) for leaf in labels])
+    ends = np.cumsum(buckets.counts)
+    padded = padded_lengths.copy()
+    for bucket in np.flatnonzero(buckets.counts).tolist():
+        sizes = np.maximum(sizing.rows_at(padded), sizing.multiple)
+        begin = batch_spans(buckets.counts, sizes, rules.remainder, rules.multiple).begins[bucket]
+        lowest = int(np.searchsorted(ends, begin, side="right"))
+        padded[bucket] = max(int(padded[bucket]), int(longest_labels[lowest : bucket + 1].max(initial=0)))
+    return padded
 
 
 def _find_boundaries(lengths: Lengths, sizing: BatchSizing, num_buckets: object, rules: BatchRules) -> list[int]:
@@ -115,7 +141,6 @@ def _check_number(num_buckets: object, boundaries: list[int]) -> None:
 
 def _check_budget(
     buckets: Buckets,
-    sizes: Counts,
     padded_lengths: Lengths,
     lengths: Lengths,
     sizing: BatchSizing,
@@ -123,21 +148,35 @@ def _check_budget(
     minlen: int,
 ) -> None:
     """Refuses a budget that cannot hold one row (or `multiple` rows) of some bucket, padded to `padded_lengths`."""
-    too_long = np.flatnonzero((buckets.counts > 0) & (sizes < 1))
-    if sizing.max_timesteps_per_batch is None or not too_long.size:
+    too_long = np.flatnonzero((buckets.counts > 0) & (padded_lengths > sizing.longest_in_budget))
+    if not too_long.size:
         return
     bucket = int(too_long[-1])
     row = int(np.argmax(np.where(buckets.row_buckets == bucket, lengths, -1)))
-    needed, fitting = int(padded_lengths[bucket]), sizing.max_timesteps_per_batch // sizing.multiple
+    needed = int(padded_lengths[bucket])
     padded = f", padded to {needed}" if needed > lengths[row] else ""
-    fix = f", or cut long sequences with maxlen={fitting}" if fitting else ""
+    fix = f", or cut long sequences with maxlen={sizing.longest_in_budget}" if sizing.longest_in_budget else ""
     if padded:
         fix = ", or lower minlen" if needed == minlen else ", or lower that bucket's boundary"
-    raise ValueError(
+    at = f"x[{row if kept is None else kept[row]}]{padded}"
+    raise ValueError(_too_small_a_budget(sizing, needed, int(lengths[row]), at, fix))
+
+
+def _check_labels_budget(leaf: LeafLengths, sizing: BatchSizing, kept: Counts | None) -> None:
+    """Refuses a budget that cannot hold the longest labels of their own length."""
+    row = int(np.argmax(leaf.lengths))
+    longest = int(leaf.lengths[row])
+    if longest > sizing.longest_in_budget:
+        at = f"{leaf.name}[{row if kept is None else kept[row]}]"
+        raise ValueError(_too_small_a_budget(sizing, longest, longest, at, ", or leave that row out"))
+
+
+def _too_small_a_budget(sizing: BatchSizing, padded: int, length: int, at: str, fix: str) -> str:
+    square = "" if sizing.quadratic_length is None else f", {padded} + {padded}^2 / {sizing.quadratic_length} each"
+    return (
         f"`max_timesteps_per_batch` must hold at least {sizing.multiple} row{'s' if sizing.multiple > 1 else ''} of "
-        f"every sequence. Expected at least {sizing.multiple * needed} for the {lengths[row]} timesteps of "
-        f"x[{row if kept is None else kept[row]}]{padded}, received {sizing.max_timesteps_per_batch}. "
-        f"Raise the budget{fix}."
+        f"every sequence. Expected at least {sizing.budget_for(padded)} for the {length} timesteps of {at}{square}, "
+        f"received {sizing.max_timesteps_per_batch}. Raise the budget{fix}."
     )
 
 
