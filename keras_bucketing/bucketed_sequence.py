@@ -72,8 +72,9 @@ class BucketedSequence(tf.data.Dataset):
             tf.data. Defaults to None: those that leave the least padding.
         num_buckets: Int, how many buckets to choose where `bucket_boundaries` is None. Defaults to None: as few as
             reach 97.5 % of the best padding efficiency that up to 32 buckets reach on these lengths, or 95 % where that
-            is less; none with fewer rows than its batch. With `pad_to_bucket_boundary`, where each bucket is a shape to
-            compile, only as many as save 1 % of the timesteps each.
+            is less; none with fewer rows than its batch, unless `remainder="spill"` and smaller ones do better by more
+            than 3.5 %: then the most random that are close to the best. With `pad_to_bucket_boundary`, where each
+            bucket is a shape to compile, only as many as save 1 % of the timesteps each.
         pad_to_bucket_boundary: Bool, whether to pad to the longest length that the bucket allows: more padding, but at
             most one shape a bucket and one more (with `remainder="keep"` two shapes a bucket), so that XLA recompiles
             less often. A leaf that is not the longest of every row is padded to the longest that it has in the bucket
@@ -103,8 +104,9 @@ class BucketedSequence(tf.data.Dataset):
             not twice, and do not change them. Arrays that are files mapped into memory, and Arrow columns that nobody
             can write to, are always used where they lie; see Notes. Defaults to True.
         remainder: What becomes of rows that do not fill a batch of their bucket. "spill" puts them into the next longer
-            one, so that one batch an epoch is partial; "keep" makes one partial batch a bucket, as tf.data does; "drop"
-            leaves them out. Defaults to "spill".
+            one, so that one batch an epoch is partial; nothing spills into a bucket of outliers (at most one row in a
+            hundred) that would cost more than a tenth of an epoch's timesteps, so that two are. "keep" makes one
+            partial batch a bucket, as tf.data does; "drop" leaves them out. Defaults to "spill".
         shuffle: Bool, whether rows inside their bucket and batches are shuffled, anew each epoch. If not, rows are
             sorted by length. Defaults to True.
         seed: Int, the same seed gives the same batches, epoch for epoch, in every process. Defaults to None: drawn from
@@ -248,6 +250,7 @@ class BucketedSequence(tf.data.Dataset):
             "num_shards": self._shard.num_shards,
             "remainder": remainder,
             "shuffle": shuffle,
+            **({} if self._buckets.apart is None else {"apart": self._buckets.apart}),
         }
         self._min_lengths = [1 if leaf.is_label else min_length for leaf in inputs.lengths.leaves]
         self._fingerprint: str | None = None

@@ -397,7 +397,7 @@ def _why(recommendation: PaddingRecommendation) -> Iterator[str]:
     call = recommendation.call
     yield (
         f"{_count(call.num_batches, 'batch', 'batches')} an epoch, from {_count(call.num_buckets, 'bucket')}: the "
-        "automatic number, none with fewer rows than a batch."
+        "automatic number."
     )
     yield (
         f"Padding efficiency {call.padding_efficiency:.3f}: "

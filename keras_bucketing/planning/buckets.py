@@ -25,12 +25,14 @@ class Buckets:
         upper_lengths: Int64 array `(num_buckets,)`: the longest length that each bucket allows, in timesteps; of the
             last one, which has no boundary, the longest that there is.
         row_buckets: Int32 array `(num_rows,)`: the bucket of each row.
+        apart: Int, the first bucket of a few outliers, which no rows spill into; None where there are none.
     """
 
     boundaries: list[int]
     batch_sizes: list[int]
     upper_lengths: Lengths
     row_buckets: NDArray[np.int32]
+    apart: int | None = None
 
     @classmethod
     def from_lengths(cls, lengths: Lengths, boundaries: list[int], batch_sizes: Sequence[int] = ()) -> Buckets:
