@@ -16,7 +16,7 @@ from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_in
 from keras_bucketing.data.collect import check_include_lengths, check_padding_value, collect_inputs, length_entries
 from keras_bucketing.data.loader import loaded_sequences
 from keras_bucketing.data.row_splits import Lengths, RowIndices
-from keras_bucketing.data.rows import rows_from_row_splits
+from keras_bucketing.data.rows import LeafLengths, rows_from_row_splits
 from keras_bucketing.padding.report import summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats, padding_of_plan
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
@@ -26,8 +26,9 @@ from keras_bucketing.pipeline.restore_order import restore_order
 from keras_bucketing.pipeline.stream import batch_stream, chosen_batches
 from keras_bucketing.planning.bucket_choice import choose_buckets
 from keras_bucketing.planning.buckets import check_minlen, check_shard, check_sizing
-from keras_bucketing.planning.cuts import BatchRules, cut_batches
+from keras_bucketing.planning.cuts import BatchCuts, BatchRules, cut_batches
 from keras_bucketing.planning.epoch_plan import Cut, EpochPlan, EpochPlanner
+from keras_bucketing.planning.outliers import Outliers, OutlierWarning, may_have_outliers, outliers_of_plan
 from keras_bucketing.streams.saved_sequences import check_batch_options, read_dataset
 from keras_bucketing.unpadding.arrays import check_masks_padding, sequences_from_padded
 from keras_bucketing.unpadding.labels import labels_from_padded
@@ -139,6 +140,10 @@ class BucketedSequence(tf.data.Dataset):
         file share its memory. `tf.distribute` strategies copy a dataset with all its data into memory before they split
         its batches; several processes with `num_shards` do not, and each reads its own rows only.
 
+    Warns:
+        OutlierWarning: If a few sequences, one in a hundred at most, cost more than a third of an epoch's padded
+            timesteps, and no `max_timesteps_per_batch` bounds their batches.
+
     Raises:
         TypeError: If an argument is of the wrong kind: text instead of numbers, a scalar instead of a sequence.
         ValueError: If an argument has a wrong value, or two of them do not fit together.
@@ -227,6 +232,7 @@ class BucketedSequence(tf.data.Dataset):
         )
         cuts = cut_batches(self._buckets, remainder, sizing.multiple)
         self._planner = EpochPlanner(inputs.lengths, self._buckets, cuts, pad_to_bucket_boundary, shuffle, min_length)
+        self._outliers = self._find_outliers(inputs.lengths.leaves, cuts)
         self._gatherer = BatchGatherer(
             inputs,
             padding_value,
@@ -257,6 +263,8 @@ class BucketedSequence(tf.data.Dataset):
         self._counter = PassCounter(seed)
         self._batches = batch_stream(self._counter, self._planner, self._gatherer)
         super().__init__(tf.data.experimental.to_variant(self._batches))
+        if self._outliers is not None and max_timesteps_per_batch is None:
+            warnings.warn(str(self._outliers), OutlierWarning, stacklevel=2)
 
     @classmethod
     def from_row_splits(
@@ -665,7 +673,7 @@ class BucketedSequence(tf.data.Dataset):
             1 - 3            3             2        2               0.857
             all              3                      2               0.857
         """
-        (print_fn or print)(summarize_buckets(self._buckets, self.padding_stats()))
+        (print_fn or print)(summarize_buckets(self._buckets, self.padding_stats(), self._outliers))
 
     def plot(self, ax: Any = None) -> Any:
         """Draws the histogram of the lengths with the buckets and the padding that each one leaves.
@@ -768,6 +776,16 @@ class BucketedSequence(tf.data.Dataset):
         """
         plan = self.epoch_plan(self.newest_pass().epoch)
         return restore_order(outputs, plan, self._lengths)
+
+    def _find_outliers(self, leaves: Sequence[LeafLengths], cuts: BatchCuts) -> Outliers | None:
+        """Those of epoch 0 with the seed 0, so that they do not depend on the seed."""
+        if not may_have_outliers(leaves, self._buckets, cuts):
+            return None
+        plan = self._planner.plan(epoch=0, seed=0)
+        outliers = outliers_of_plan(plan, leaves, self._buckets, self._batch_rules)
+        if outliers is None or self._kept is None:
+            return outliers
+        return outliers._replace(rows=self._kept[outliers.rows])
 
     def _check_position(self, epoch: object, batch: object) -> tuple[int, int]:
         epoch, batch = check_integer("epoch", epoch, minimum=0), check_integer("batch", batch, minimum=0)
