@@ -29,7 +29,7 @@ HEAVY_TAIL = f"{BY_ROWS}, heavy tail"
 def main() -> None:
     """Measures, prints, writes."""
     arguments = harness.parse_arguments(__doc__)
-    sizes, rounds = ([500, 1_000], 2) if arguments.quick else ([20_000, 200_000], 7)
+    sizes, rounds = ([500, 1_000], 2) if arguments.quick else ([20_000, 200_000], 3)
     results = {size: summarize(harness.interleave(contenders(audio_lengths(size)), rounds)) for size in sizes}
     harness.publish(arguments.output, "many_lengths", {"rounds": rounds, "results": results}, tables)
     harness.write_picture(arguments.output, "many_lengths", lambda axes: draw(axes, results), panels=len(results))
