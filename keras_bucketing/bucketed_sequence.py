@@ -24,7 +24,7 @@ from keras_bucketing.data.collect import (
 )
 from keras_bucketing.data.loader import loaded_sequences
 from keras_bucketing.data.row_splits import Lengths, RowIndices
-from keras_bucketing.data.rows import rows_from_row_splits
+from keras_bucketing.data.rows import LeafLengths, rows_from_row_splits
 from keras_bucketing.padding.report import summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats, padding_of_plan
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
@@ -39,8 +39,9 @@ from keras_bucketing.pipeline.passes import (
 from keras_bucketing.pipeline.stream import batch_stream, chosen_batches
 from keras_bucketing.planning.bucket_choice import check_bucket_arguments, choose_buckets
 from keras_bucketing.planning.buckets import check_minlen, check_shard, check_sizing
-from keras_bucketing.planning.cuts import BatchRules, cut_batches
+from keras_bucketing.planning.cuts import BatchCuts, BatchRules, cut_batches
 from keras_bucketing.planning.epoch_plan import Cut, EpochPlan, EpochPlanner
+from keras_bucketing.planning.outliers import Outliers, OutlierWarning, may_have_outliers, outliers_of_plan
 from keras_bucketing.predicting.output_lengths import Sequences
 from keras_bucketing.predicting.predict import check_can_predict, predict
 from keras_bucketing.predicting.restore_order import restore_order
@@ -81,8 +82,11 @@ class BucketedSequence(tf.data.Dataset):
         batch_size: Int, rows of every batch, of all shards together. Defaults to 32 where no size is given.
         bucket_batch_sizes: Ints, rows, one for each bucket, as in tf.data. Defaults to None.
         max_timesteps_per_batch: Int, the maximum of padded timesteps in a batch: rows x padded length; of the longest
-            leaf where `x` has several. With `batch_size` next to it, that is the maximum of rows, as `max_sentences` in
-            fairseq. Defaults to None.
+            leaf where there are several, labels of their own length among them. With `batch_size` next to it, that is
+            the maximum of rows, as `max_sentences` in fairseq. Defaults to None.
+        quadratic_length: Int, in timesteps, next to `max_timesteps_per_batch`: a row of padded length L counts as
+            L + L^2 / quadratic_length, as with `quadratic_duration` in lhotse: attention takes time and memory for each
+            pair of timesteps. It is the length at which the pairs cost as much as all else. Defaults to None: L.
         batch_size_multiple: Int, every batch's rows are a multiple of it: the number of replicas, or 8 for tensor
             cores. Fewer rows than that may be left out of an epoch: which ones, of all rows, is drawn anew each epoch;
             without shuffling, they are the longest. Defaults to 1.
@@ -90,8 +94,9 @@ class BucketedSequence(tf.data.Dataset):
             tf.data. Defaults to None: those that leave the least padding.
         num_buckets: Int, how many buckets to choose where `bucket_boundaries` is None. Defaults to None: as few as
             reach 97.5 % of the best padding efficiency that up to 32 buckets reach on these lengths, or 95 % where that
-            is less; none with fewer rows than its batch. With `pad_to_bucket_boundary`, where each bucket is a shape to
-            compile, only as many as save 1 % of the timesteps each.
+            is less; none with fewer rows than its batch, unless `remainder="spill"` and smaller ones do better by more
+            than 3.5 %: then the most random that are close to the best. With `pad_to_bucket_boundary`, where each
+            bucket is a shape to compile, only as many as save 1 % of the timesteps each.
         pad_to_bucket_boundary: Bool, whether to pad to the longest length that the bucket allows: more padding, but at
             most one shape a bucket and one more (with `remainder="keep"` two shapes a bucket), so that XLA recompiles
             less often. A leaf that is not the longest of every row is padded to the longest that it has in the bucket
@@ -121,8 +126,9 @@ class BucketedSequence(tf.data.Dataset):
             not twice, and do not change them. Arrays that are files mapped into memory, and Arrow columns that nobody
             can write to, are always used where they lie; see Notes. Defaults to True.
         remainder: What becomes of rows that do not fill a batch of their bucket. "spill" puts them into the next longer
-            one, so that one batch an epoch is partial; "keep" makes one partial batch a bucket, as tf.data does; "drop"
-            leaves them out. Defaults to "spill".
+            one, so that one batch an epoch is partial; nothing spills into a bucket of outliers (at most one row in a
+            hundred) that would cost more than a tenth of an epoch's timesteps, so that two are. "keep" makes one
+            partial batch a bucket, as tf.data does; "drop" leaves them out. Defaults to "spill".
         shuffle: Bool, whether rows inside their bucket and batches are shuffled, anew each epoch. If not, rows are
             sorted by length. Defaults to True.
         seed: Int, the same seed gives the same batches, epoch for epoch, in every process. Defaults to None: drawn from
@@ -155,6 +161,10 @@ class BucketedSequence(tf.data.Dataset):
         file share its memory. `tf.distribute` strategies copy a dataset with all its data into memory before they split
         its batches; several processes with `num_shards` do not, and each reads its own rows only.
 
+    Warns:
+        OutlierWarning: If a few sequences, one in a hundred at most, cost more than a third of an epoch's padded
+            timesteps, and no `max_timesteps_per_batch` bounds their batches.
+
     Raises:
         TypeError: If an argument is of the wrong kind: text instead of numbers, a scalar instead of a sequence.
         ValueError: If an argument has a wrong value, or two of them do not fit together.
@@ -180,6 +190,7 @@ class BucketedSequence(tf.data.Dataset):
         batch_size: int | None = None,
         bucket_batch_sizes: Sequence[int] | None = None,
         max_timesteps_per_batch: int | None = None,
+        quadratic_length: int | None = None,
         batch_size_multiple: int = 1,
         bucket_boundaries: Sequence[int] | None = None,
         num_buckets: int | None = None,
@@ -212,7 +223,12 @@ class BucketedSequence(tf.data.Dataset):
         seed = random.randrange(2**31) if seed is None else check_integer("seed", seed, minimum=0, maximum=INT64_MAX)
         self._shard = check_shard(num_shards, shard_index, needs_seed=shuffle and not self._seed_was_given)
         sizing = check_sizing(
-            batch_size, bucket_batch_sizes, max_timesteps_per_batch, batch_size_multiple, self._shard.num_shards
+            batch_size,
+            bucket_batch_sizes,
+            max_timesteps_per_batch,
+            batch_size_multiple,
+            self._shard.num_shards,
+            quadratic_length,
         )
         check_bucket_arguments(bucket_boundaries, num_buckets, sizing)
         check_on_empty(on_empty)
@@ -239,9 +255,11 @@ class BucketedSequence(tf.data.Dataset):
             inputs.kept,
             min_length,
             remainder,
+            labels=[leaf for leaf in inputs.lengths.leaves if leaf.is_label],
         )
         cuts = cut_batches(self._buckets, remainder, sizing.multiple)
         self._planner = EpochPlanner(inputs.lengths, self._buckets, cuts, pad_to_bucket_boundary, shuffle, min_length)
+        self._outliers = self._find_outliers(inputs.lengths.leaves, cuts)
         self._gatherer = BatchGatherer(
             inputs,
             padding_value,
@@ -265,6 +283,7 @@ class BucketedSequence(tf.data.Dataset):
             "num_shards": self._shard.num_shards,
             "remainder": remainder,
             "shuffle": shuffle,
+            **({} if self._buckets.apart is None else {"apart": self._buckets.apart}),
         }
         self._row_lengths, self._padding_value = inputs.lengths, float(padding_value)
         self._min_lengths = [1 if leaf.is_label else min_length for leaf in inputs.lengths.leaves]
@@ -272,6 +291,8 @@ class BucketedSequence(tf.data.Dataset):
         self._counter = PassCounter(seed)
         self._batches = batch_stream(self._counter, self._planner, self._gatherer)
         super().__init__(tf.data.experimental.to_variant(self._batches))
+        if self._outliers is not None and max_timesteps_per_batch is None:
+            warnings.warn(str(self._outliers), OutlierWarning, stacklevel=2)
 
     @classmethod
     @explain_calls
@@ -689,7 +710,7 @@ class BucketedSequence(tf.data.Dataset):
             1 - 3            3             2        2               0.857
             all              3                      2               0.857
         """
-        (print_fn or print)(summarize_buckets(self._buckets, self.padding_stats()))
+        (print_fn or print)(summarize_buckets(self._buckets, self.padding_stats(), self._outliers))
 
     def plot(self, ax: Any = None) -> Any:
         """Draws the histogram of the lengths with the buckets and the padding that each one leaves.
@@ -859,6 +880,16 @@ class BucketedSequence(tf.data.Dataset):
         lengths = list(self._leaf_lengths.values())[: len(paths)]
         given = self._gatherer.sequence_paths(as_given=True)
         return Sequences(paths, given, lengths, self._lengths, self._padding_value)
+
+    def _find_outliers(self, leaves: Sequence[LeafLengths], cuts: BatchCuts) -> Outliers | None:
+        """Those of epoch 0 with the seed 0, so that they do not depend on the seed."""
+        if not may_have_outliers(leaves, self._buckets, cuts):
+            return None
+        plan = self._planner.plan(epoch=0, seed=0)
+        outliers = outliers_of_plan(plan, leaves, self._buckets, self._batch_rules)
+        if outliers is None or self._kept is None:
+            return outliers
+        return outliers._replace(rows=self._kept[outliers.rows])
 
     def _check_position(self, epoch: object, batch: object) -> tuple[int, int]:
         epoch, batch = check_integer("epoch", epoch, minimum=0), check_integer("batch", batch, minimum=0)

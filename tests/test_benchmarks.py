@@ -37,6 +37,7 @@ def _logger_as_it_was():
         ("tuned_sizes", ["seconds an epoch", "after the last"], ["epochs", "accuracies"]),
         ("callback_cost", ["microseconds a step", "x the step without"], ["results"]),
         ("construction", ["milliseconds of processor time", "the same boundaries"], ["results"]),
+        ("many_lengths", ["seconds of processor time", "budget of 32 rows"], ["results"]),
         ("scale", ["construction, s", "steady state", "of it in use"], ["results", "measurements"]),
         ("larger_than_memory", ["construction, s", "sequences/s, warm", "cold"], ["results"]),
     ],
