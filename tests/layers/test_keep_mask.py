@@ -12,6 +12,8 @@ from keras import layers, ops
 from keras_bucketing import KeepMask, SequenceMasking
 from tests.support.default_layer import examples
 
+pytestmark = pytest.mark.filterwarnings("error:Layer .* was passed an input with a mask:UserWarning")
+
 RNG = np.random.default_rng(0)
 ROWS = [RNG.normal(size=(length, 3)).astype("float32") for length in (7, 4, 1, 9)]
 

@@ -13,6 +13,8 @@ from hypothesis.extra import numpy as npst
 from keras_bucketing import BucketedSequence, KeepMask, SequenceMasking
 from tests.support.default_layer import examples
 
+pytestmark = pytest.mark.filterwarnings("error:Layer .* was passed an input with a mask:UserWarning")
+
 quick = settings(max_examples=examples(60), deadline=None)
 
 

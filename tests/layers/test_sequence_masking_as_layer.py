@@ -13,6 +13,8 @@ from keras.src.testing import TestCase as KerasTestCase
 
 from keras_bucketing import KeepMask, SequenceMasking
 
+pytestmark = pytest.mark.filterwarnings("error:Layer .* was passed an input with a mask:UserWarning")
+
 X = np.array([[[1.0], [0.0], [2.0], [0.0]], [[1.0], [2.0], [3.0], [4.0]]], "float32")
 LENGTHS = np.array([3, 2], "int32")
 

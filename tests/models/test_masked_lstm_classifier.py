@@ -11,6 +11,8 @@ from keras import layers
 from keras_bucketing import MaskedLSTMClassifier, SequenceMasking
 from tests.support.classifier_configs import CLASSES, CONFIGS, FEATURES, make_model
 
+pytestmark = pytest.mark.filterwarnings("error:Layer .* was passed an input with a mask:UserWarning")
+
 
 def test_keras_own_numbers_for_a_masked_lstm():
     # keras/src/layers/rnn/lstm_test.py, test_masking: masks TTTF and TTFF.
