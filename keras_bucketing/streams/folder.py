@@ -87,8 +87,8 @@ class FolderWriter:
             self._check_target()
             self._files.make_parents(self.path)
         with with_argument_name(self._argument, self._work, "written"):
-            self._acquire()
             try:
+                self._acquire()
                 self._check_owned(self._work)
                 while self._finish_interrupted():
                     self._acquire()
@@ -98,10 +98,7 @@ class FolderWriter:
                     self._remove(self._replaced)
                 self._remove_files(self._work, keep={_LOCK})
             except BaseException:
-                with contextlib.suppress(OSError):  # what others have put there stays
-                    self._files.remove(self._work / _LOCK)
-                    self._files.remove_folder(self._work)
-                self._release()
+                self._give_up()
                 raise
         return self
 
@@ -234,23 +231,30 @@ class FolderWriter:
                 lock = self._files.open_lock(self._work / _LOCK)
             except FileNotFoundError:  # another process has moved or removed the folder
                 continue
-            if fcntl is not None:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    write_text(sys.stderr, f"Waiting for another process that writes {self.path.name}.\n")
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-                except OSError:  # a file system without locks
-                    pass
-            with contextlib.suppress(FileNotFoundError):
-                # The other process may have moved or removed the folder in the meantime.
-                if os.path.samestat(os.fstat(lock.fileno()), os.stat(self._work / _LOCK)):
-                    self._lock = lock
-                    lock.truncate(0)
-                    lock.write(self.path.name.encode("utf-8", "surrogateescape"))
-                    lock.flush()
-                    return
-            lock.close()
+            try:
+                self._wait_for(lock)
+                with contextlib.suppress(FileNotFoundError):
+                    # The other process may have moved or removed the folder in the meantime.
+                    if os.path.samestat(os.fstat(lock.fileno()), os.stat(self._work / _LOCK)):
+                        self._lock = lock
+                        lock.truncate(0)
+                        lock.write(self.path.name.encode("utf-8", "surrogateescape"))
+                        lock.flush()
+                        return
+            finally:
+                if self._lock is not lock:
+                    lock.close()
+
+    def _wait_for(self, lock: IO[bytes]) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            write_text(sys.stderr, f"Waiting for another process that writes {self.path.name}.\n")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
 
     def _refuse_strangers(self) -> None:
         """Refuses a folder that is somebody's own before anything in it is touched."""
@@ -301,10 +305,20 @@ class FolderWriter:
         for name in sorted(names, key=lambda name: (name != _DESCRIPTION, name == _LOCK, name)):
             self._files.remove(folder / name)
 
+    def _give_up(self) -> None:
+        """Leaves the folder to write in to the next writer; a whole one, which may wait for its place, stays marked."""
+        try:
+            if self._lock is not None and not is_finished(self._work):
+                with contextlib.suppress(OSError):  # what others have put there stays
+                    self._files.remove(self._work / _LOCK)
+                    self._files.remove_folder(self._work)
+        finally:
+            self._release()
+
     def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.close()
 
 
 def _unfinished(path: Path) -> Path:

@@ -1,5 +1,7 @@
 """Folders that are replaced, killed halfway, linked and shared: whole or refused, and nobody else's is touched."""
 
+import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -145,6 +147,47 @@ def test_every_step_of_an_overwrite_may_be_the_last(tmp_path):
         write(home / "s", 3)
         assert read(home / "s") == 3
         assert os.listdir(home) == ["s"]
+
+
+def overwrite_stopped(path, version, stop_at, kind):
+    """How many steps it takes to write the version, which is stopped at one; no file is left open."""
+    files = StoppingFiles(stop_at, kind)
+    with contextlib.suppress(Killed, OSError):
+        write(path, version, files)
+    return files.steps
+
+
+@pytest.mark.fit  # a thousand folders
+@pytest.mark.parametrize("kind", ["kill", "full disk"])
+def test_a_writer_is_stopped_anywhere_after_one_that_was_killed_anywhere(tmp_path, kind):
+    for first in itertools.count():
+        for second in itertools.count():
+            home = tmp_path / f"{first}-{second}"
+            write(home / "s", 1)
+            is_whole = overwrite_stopped(home / "s", 2, first, "kill") <= first
+            steps = overwrite_stopped(home / "s", 3, second, kind)
+            assert read(home / "s") in (1, 2, 3)
+            write(home / "s", 4)
+            assert read(home / "s") == 4
+            assert os.listdir(home) == ["s"]
+            if steps <= second:
+                break
+        if is_whole:
+            break
+
+
+def test_what_others_hold_stays_where_a_waiting_writer_is_interrupted(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    with FolderWriter(tmp_path / "s", "path", True):
+        before = contents_of(tmp_path)
+
+        def flock(file, operation):
+            raise BlockingIOError if operation & fcntl.LOCK_NB else KeyboardInterrupt
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "s", 1)
+        assert contents_of(tmp_path) == before
 
 
 def test_a_folder_is_read_while_it_is_replaced_between_any_two_files(tmp_path, monkeypatch):
