@@ -391,6 +391,7 @@ class BucketedSequence(tf.data.Dataset):
         dataset: object,
         *,
         cache: str | os.PathLike[str] | None = None,
+        max_rows: int | None = None,
         batched: bool | None = None,
         mask_value: float = 0,
         padding: Literal["post", "pre"] | None = None,
@@ -403,6 +404,9 @@ class BucketedSequence(tf.data.Dataset):
         standard error after three seconds. Rows keep the order in which they come, so leave out the pipeline's own
         shuffling, and whatever is random in it: every epoch sees what was read.
 
+        Whether a generator ever ends cannot be known beforehand. One that does not is read until memory is full, and
+        after a minute, or a million rows, the progress bar says so: bound it with `max_rows`, or use `BucketedStream`.
+
         Args:
             dataset: What yields `x`, `(x, y)` or `(x, y, sample_weight)`, with `fit`'s meaning:
                 a `tf.data.Dataset` of single rows, of ragged batches, or of padded ones, whose padding is removed;
@@ -413,6 +417,8 @@ class BucketedSequence(tf.data.Dataset):
                 there is read instead of the dataset, and refused if the structure, shapes, number or options are
                 others; a dataset that yields other values without changing these cannot be noticed: remove the
                 folder then. One that was not finished is begun again. Defaults to None.
+            max_rows: Int, how many rows to read at most, the first ones; then the dataset need not end. Defaults to
+                None: all rows.
             batched: Bool, whether an element is a batch. Defaults to None: found out from the elements' shapes, or an
                 error where those of a batch and of a single row are alike; an iterable yields single rows.
             mask_value: Number that padding holds, where nothing else tells it from the data. An entry "lengths" of a
@@ -427,8 +433,8 @@ class BucketedSequence(tf.data.Dataset):
 
         Raises:
             TypeError: If `dataset` cannot be read, or yields text.
-            ValueError: If it never ends, its rows do not fit together, the cache is another's, or it is not certain
-                what an element is; the message names the argument that says so.
+            ValueError: If it never ends and `max_rows` is None, its rows do not fit together, the cache is another's,
+                or it is not certain what an element is; the message names the argument that says so.
             OSError: If the cache cannot be read or written.
 
         Example:
@@ -448,7 +454,7 @@ class BucketedSequence(tf.data.Dataset):
             label_mask_value=check_number("label_padding_value", options.get("label_padding_value", 0)),
         )
         check_flag("copy", options.get("copy", True))
-        source = Unread(lambda: read_dataset(dataset, cache, batch_options))
+        source = Unread(lambda: read_dataset(dataset, cache, batch_options, max_rows))
         # What has been read belongs to the dataset already.
         return cls(source, **{"padding_value": batch_options.mask_value, **options, "copy": False})
 
