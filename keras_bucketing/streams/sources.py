@@ -136,7 +136,7 @@ def _num_entries(leaf: Any) -> int:
         return int(leaf.nrows())
     if isinstance(leaf, (list, tuple)):
         return len(leaf)
-    shape = getattr(leaf, "shape", ())
+    shape: Any = getattr(leaf, "shape", ())
     return int(shape[0]) if len(shape) else 1
 
 

@@ -253,6 +253,7 @@ class _WindowReader:
         if ahead.template is None:
             return
         reader = make_reader(self._stream, self._options, ahead, _new_column)
+        _check_same_structure(reader.columns, row_format)
         first_row = largest = 0
         for element in ahead:
             before = reader.num_rows
@@ -280,6 +281,27 @@ class _WindowReader:
         if drop_empty:
             keep = np.all([values[leaf.path].sizes > 0 for leaf in row_format.sequences], axis=0)
         return tuple(_converted(leaf, values[leaf.path], keep, first_row) for leaf in row_format.leaves)
+
+
+def _check_same_structure(columns: Element, row_format: RowFormat) -> None:
+    """Refuses a pass whose rows are built unlike those that the stream was made with."""
+    by_path = leaves_of(columns)
+    expected, received = [leaf.path for leaf in row_format.leaves], list(by_path)
+    if set(expected) != set(received):
+        raise ValueError(
+            f"All passes over `source` must have rows of one structure. Expected {_names(expected)} as when the stream "
+            f"was made, received {_names(received)}. Yield the same entries in every epoch."
+        )
+    for leaf in row_format.sequences:
+        if not by_path[leaf.path].is_ragged:
+            raise ValueError(
+                f"All passes over `source` must have rows of one structure. Expected a sequence in `{leaf.name}`, as "
+                "when the stream was made, received one value a row."
+            )
+
+
+def _names(paths: list[Path]) -> str:
+    return ", ".join(f"`{leaf_name(path)}`" for path in paths)
 
 
 def _named(elements: Iterator[Element]) -> Iterator[Element]:
