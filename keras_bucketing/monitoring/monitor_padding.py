@@ -542,7 +542,9 @@ class BatchLog:
             return written
         is_forgotten = (pass_number > self._last_asked.read_value()) & (index >= MAX_UNREAD_BATCHES)
         with tf.control_dependencies([written]):
-            return self._table.remove(tf.where(is_forgotten, key - MAX_UNREAD_BATCHES, -1)[tf.newaxis])
+            return self._table.remove(
+                tf.where(is_forgotten, key - MAX_UNREAD_BATCHES, tf.constant(-1, tf.int64))[tf.newaxis]
+            )
 
     def expect_questions(self, newest_pass: int) -> None:
         """Keeps all batches of that pass and the next one, as somebody may ask about them."""

@@ -168,23 +168,25 @@ def _spec(stream: Stream) -> Element:
 def _windows_in_graph(rows: tf.data.Dataset, row_format: RowFormat, num_rows: int, drop_empty: bool) -> tf.data.Dataset:
     """Windows of the rows of a dataset."""
 
-    def flat(*element: Any) -> tuple[Any, ...]:
+    def flat(*element: Any) -> list[Any]:
         x, y, weights = (*element, None, None)[:3]
-        return tuple(leaf for _, leaf in leaves((x, y, weights)))
+        return [leaf for _, leaf in leaves((x, y, weights))]
 
+    def has_timesteps(*row: Any) -> tf.Tensor:
+        by_leaf = zip(row_format.leaves, flat(*row), strict=True)
+        lengths = [tf.shape(value)[0] for leaf, value in by_leaf if leaf in row_format.sequences]
+        return tf.reduce_all(tf.stack(lengths) > 0)
+
+    # Rows are taken apart a window at a time: a function that is called for each of them costs as much as reading it.
     def window(*batch: Any) -> tuple[Any, ...]:
         return tuple(
             _as_window_leaf(value) if leaf.is_sequence else value
-            for leaf, value in zip(row_format.leaves, batch, strict=True)
+            for leaf, value in zip(row_format.leaves, flat(*batch), strict=True)
         )
 
-    flattened = rows.map(tf.autograph.experimental.do_not_convert(flat))
     if drop_empty:
-        at = [index for index, leaf in enumerate(row_format.leaves) if leaf in row_format.sequences]
-        flattened = flattened.filter(
-            lambda *row: tf.reduce_all(tf.stack([tf.shape(row[index])[0] > 0 for index in at]))
-        )
-    return flattened.ragged_batch(num_rows).map(tf.autograph.experimental.do_not_convert(window))
+        rows = rows.filter(tf.autograph.experimental.do_not_convert(has_timesteps))
+    return rows.ragged_batch(num_rows).map(tf.autograph.experimental.do_not_convert(window))
 
 
 def _as_window_leaf(batch: Any) -> WindowLeaf:
