@@ -11,6 +11,9 @@ Grouping by length makes batches less random than a plain shuffle. Three figures
 "in fair buckets" is what a perfect shuffle inside the same buckets gives on average; "in random batches" what one of
 all sequences does. Batches have 32 rows.
 
+A stream mixes the rows of its buffer only: the same figures by the size of the buffer, for a source that yields the
+sequences module by module, in the same order in every epoch, and for one that shuffles all of them before.
+
     python -m benchmarks.randomness
 """
 
@@ -19,6 +22,7 @@ from __future__ import annotations
 import ast
 import itertools
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +31,7 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.tables import Record, Table
 from keras_bucketing.bucketed_sequence import BucketedSequence
+from keras_bucketing.bucketed_stream import BucketedStream
 from keras_bucketing.planning.epoch_plan import EpochPlan
 
 
@@ -165,6 +170,39 @@ def measure(data: LabeledLengths, num_epochs: int, **options: object) -> dict[st
     }
 
 
+def measure_buffer(data: LabeledLengths, num_epochs: int, buffer_size: int, is_shuffled: bool) -> dict[str, Any]:
+    """The figures of a stream of one dataset, averaged over epochs."""
+    lengths, labels = data
+    random = np.random.default_rng(0)
+
+    def rows() -> Iterator[tuple[np.ndarray, int]]:
+        for row in random.permutation(len(lengths)) if is_shuffled else range(len(lengths)):
+            yield np.zeros(lengths[row], np.int8), row
+
+    stream = BucketedStream(rows, batch_size=32, buffer_size=buffer_size, seed=0)
+    plans = [_plan_of([(x.shape[1], y.numpy()) for x, y in stream], epoch) for epoch in range(num_epochs)]
+    sizes = np.diff(plans[0].batch_splits)[:, np.newaxis]
+    num_padded = [int((np.diff(plan.batch_splits) * plan.padded_lengths).sum()) for plan in plans]
+    repeated = [count_repeated_pairs(*pair, len(lengths)) for pair in itertools.pairwise(plans)]
+    return {
+        "buffer_size": buffer_size,
+        "is_shuffled": is_shuffled,
+        "padding_efficiency": num_epochs * float(lengths.sum()) / sum(num_padded),
+        "neighbors": float(np.mean([neighbor_correlation(plan) for plan in plans])),
+        "repeated_pairs": float(np.mean(repeated)),
+        "repeated_pairs_random": expected_repeated_pairs(sizes, np.array([len(lengths)])),
+        "imbalance": float(np.mean([label_imbalance(plan, labels) for plan in plans])),
+    }
+
+
+def _plan_of(batches: list[tuple[int, np.ndarray]], epoch: int) -> EpochPlan:
+    """The plan behind batches that were read: the padded length and the rows of each."""
+    padded_lengths, rows = zip(*batches, strict=True)
+    splits = np.cumsum([0, *map(len, rows)])
+    none = np.zeros(0, np.int64)
+    return EpochPlan(epoch, np.concatenate(rows), splits, np.array(padded_lengths), none, none)
+
+
 def main() -> None:
     """Measures, prints, writes."""
     arguments = harness.parse_arguments(__doc__)
@@ -177,7 +215,12 @@ def main() -> None:
         data = load()
         choices: tuple[dict[str, int], ...] = ({"num_buckets": 1}, {"num_buckets": 4}, {"num_buckets": 16}, {})
         results[name] = [measure(data, num_epochs, **options) for options in choices]
-    harness.publish(arguments.output, "randomness", {"epochs": num_epochs, "results": results}, tables)
+    functions, sizes = standard_library_functions(), (256, 1024) if arguments.quick else (256, 1024, 4096)
+    buffers = [
+        measure_buffer(functions, num_epochs, size, is_shuffled) for is_shuffled in (False, True) for size in sizes
+    ]
+    measured = {"epochs": num_epochs, "results": results, "buffers": buffers}
+    harness.publish(arguments.output, "randomness", measured, tables)
     harness.write_picture(arguments.output, "randomness", lambda axes: draw(axes, results), panels=2)
 
 
@@ -200,7 +243,27 @@ def tables(record: Record) -> list[Table]:
         for row in choices
     ]
     title = f"batches of {record['epochs']} epochs; x: as multiples of random batches"
-    return [Table("randomness", title, [*header, "label imbalance", "in fair buckets"], rows)]
+    made = [Table("randomness", title, [*header, "label imbalance", "in fair buckets"], rows)]
+    if "buffers" in record:
+        made.append(_table_of_buffers(record))
+    return made
+
+
+def _table_of_buffers(record: Record) -> Table:
+    rows = [
+        [
+            "shuffled" if row["is_shuffled"] else "module by module",
+            f"{row['buffer_size']:,}",
+            f"{row['padding_efficiency']:.3f}",
+            f"{row['neighbors']:.3f}",
+            f"{row['repeated_pairs'] / row['repeated_pairs_random']:.1f} x",
+            f"{row['imbalance']:.2f} x",
+        ]
+        for row in record["buffers"]
+    ]
+    title = f"streams of the functions of the standard library, {record['epochs']} epochs"
+    header = ["source", "buffer, rows", "padding efficiency", "neighbors", "repeated pairs", "label imbalance"]
+    return Table("randomness_buffers", title, header, rows)
 
 
 def draw(axes: Any, results: dict[str, list[dict[str, float]]]) -> None:

@@ -412,6 +412,7 @@ class BucketedSequence(tf.data.Dataset):
         dataset: object,
         *,
         cache: str | os.PathLike[str] | None = None,
+        max_rows: int | None = None,
         batched: bool | None = None,
         mask_value: float = 0,
         padding: Literal["post", "pre"] | None = None,
@@ -424,6 +425,9 @@ class BucketedSequence(tf.data.Dataset):
         standard error after three seconds. Rows keep the order in which they come, so leave out the pipeline's own
         shuffling, and whatever is random in it: every epoch sees what was read.
 
+        Whether a generator ever ends cannot be known beforehand. One that does not is read until memory is full, and
+        after a minute, or a million rows, the progress bar says so: bound it with `max_rows`, or use `BucketedStream`.
+
         Args:
             dataset: What yields `x`, `(x, y)` or `(x, y, sample_weight)`, with `fit`'s meaning:
                 a `tf.data.Dataset` of single rows, of ragged batches, or of padded ones, whose padding is removed;
@@ -434,6 +438,8 @@ class BucketedSequence(tf.data.Dataset):
                 there is read instead of the dataset, and refused if the structure, shapes, number or options are
                 others; a dataset that yields other values without changing these cannot be noticed: remove the
                 folder then. One that was not finished is begun again. Defaults to None.
+            max_rows: Int, how many rows to read at most, the first ones; then the dataset need not end. Defaults to
+                None: all rows.
             batched: Bool, whether an element is a batch. Defaults to None: found out from the elements' shapes, or an
                 error where those of a batch and of a single row are alike; an iterable yields single rows.
             mask_value: Number that padding holds, where nothing else tells it from the data. An entry "lengths" of a
@@ -448,8 +454,8 @@ class BucketedSequence(tf.data.Dataset):
 
         Raises:
             TypeError: If `dataset` cannot be read, or yields text.
-            ValueError: If it never ends, its rows do not fit together, the cache is another's, or it is not certain
-                what an element is; the message names the argument that says so.
+            ValueError: If it never ends and `max_rows` is None, its rows do not fit together, the cache is another's,
+                or it is not certain what an element is; the message names the argument that says so.
             OSError: If the cache cannot be read or written.
 
         Example:
@@ -469,7 +475,7 @@ class BucketedSequence(tf.data.Dataset):
             label_mask_value=check_number("label_padding_value", options.get("label_padding_value", 0)),
         )
         check_flag("copy", options.get("copy", True))
-        source = Unread(lambda: read_dataset(dataset, cache, batch_options))
+        source = Unread(lambda: read_dataset(dataset, cache, batch_options, max_rows))
         # What has been read belongs to the dataset already.
         return cls(source, **{"padding_value": batch_options.mask_value, **options, "copy": False})
 
@@ -477,13 +483,13 @@ class BucketedSequence(tf.data.Dataset):
     @explain_calls
     def from_loader(
         cls,
-        load: Callable[[int], object],
+        load: Callable[[int], object] | Callable[[int, int], object],
         lengths: object,
         y: object = None,
         sample_weight: object = None,
         *,
         output_signature: object,
-        length_tolerance: int = 0,
+        length_tolerance: int | float = 0,
         num_parallel_loads: int | None = None,
         **options: Any,
     ) -> BucketedSequence:
@@ -494,7 +500,10 @@ class BucketedSequence(tf.data.Dataset):
 
         Args:
             load: Function from a row index, an int, to its sequence: an array `(length, *features)`, or a dict or tuple
-                of them. It is called in several threads at once, and again in every epoch.
+                of them. It is called in several threads at once, and again in every epoch. A function that requires
+                two positional arguments gets the epoch as well, an int from 0 on: `load(row, epoch)` can augment
+                differently in every epoch, and the same way again after `seek`, `load_state_dict` or a restart. What
+                is loaded outside of a pass, as by `check_padding` or `tune_batch_sizes`, is loaded for epoch 0.
             lengths: Ints `(num_sequences,)`, in timesteps; or a dict or tuple of them, as in `output_signature`. A row
                 of length 0 is not loaded; see `on_empty`.
             y: As in `BucketedSequence`, in memory.
@@ -503,7 +512,8 @@ class BucketedSequence(tf.data.Dataset):
                 `tf.data.Dataset.from_generator`, or a dict or tuple of them where a row has several. Floats are rounded
                 to its dtype, integers must fit.
             length_tolerance: Int, by how many timesteps a sequence may be longer or shorter than announced, where
-                lengths are estimates, as of compressed audio. What is longer than announced is cut, by `truncating`, so
+                lengths are estimates, as of compressed audio; or a float below 1, by what fraction of the announced
+                length, rounded up to whole timesteps. What is longer than announced is cut, by `truncating`, so
                 that plans and shapes stay exact: announce the most that is possible to lose nothing. The lengths that
                 `include_lengths` adds are those that were loaded; statistics and `restore_order` go by those announced.
                 Labels of each timestep need exact lengths. Defaults to 0.
@@ -513,10 +523,10 @@ class BucketedSequence(tf.data.Dataset):
 
         A row that cannot be loaded ends the pass: `fit` raises `tf.errors.InvalidArgumentError`, whose text has the row
         index, what was wrong and the traceback of `load`. A state from `state_dict` tells datasets apart by lengths,
-        signature, labels and options; what `load` returns must stay the same.
+        signature, labels and options; what `load` returns for a row and an epoch must stay the same.
 
         Raises:
-            TypeError: If `load` is no function, or the signature no `tf.TensorSpec` of numbers.
+            TypeError: If `load` is no function of a row index, or the signature no `tf.TensorSpec` of numbers.
             ValueError: If lengths and signature do not fit together.
 
         Example:
@@ -526,6 +536,17 @@ class BucketedSequence(tf.data.Dataset):
             ... )
             >>> next(iter(dataset)).numpy().tolist()
             [[4, 0, 0], [5, 6, 0], [1, 2, 3]]
+
+            Noise that is drawn again in every epoch, and can be drawn once more:
+
+            >>> def load(row, epoch):
+            ...     return files[row] + np.random.default_rng([row, epoch]).normal(size=len(files[row]))
+            >>> signature = tf.TensorSpec((None,), tf.float32)
+            >>> dataset = BucketedSequence.from_loader(load, [3, 1, 2], output_signature=signature)
+            >>> first, second = (next(iter(dataset)).numpy() for _ in range(2))
+            >>> dataset.seek(epoch=1)
+            >>> np.array_equal(next(iter(dataset)), second), np.array_equal(first, second)
+            (True, False)
         """
         check_option_names(cls, options)
         x = loaded_sequences(load, lengths, output_signature, length_tolerance, num_parallel_loads)
@@ -567,11 +588,11 @@ class BucketedSequence(tf.data.Dataset):
 
     def _preview(self) -> Iterator[Any]:
         """The batches of the next pass, which stays the next one."""
-        position = [tf.constant(part, tf.int64) for part in (*self._counter.next_position, self.seed)]
+        epoch, first_batch, seed = (tf.constant(at, tf.int64) for at in (*self._counter.next_position, self.seed))
         with tf.device("CPU:0"):
-            rows, cuts = self._planner.tensors.batches(*position)
+            rows, cuts = self._planner.tensors.batches(epoch, first_batch, seed)
             for cut in zip(*cuts, strict=True):
-                yield self._gatherer(rows, Cut(*cut))
+                yield self._gatherer(rows, Cut(*cut), epoch)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

@@ -212,7 +212,9 @@ class BucketedStream(tf.data.Dataset):
             [], {**_described(self._rules), "source": opened.description, "buffer_size": buffer_size}
         )
         self._counter = PassCounter(seed)
-        self._log = BatchLog([leaf.name for leaf in self._format.padded], boundaries, is_endless=True)
+        self._log = BatchLog(
+            [leaf.name for leaf in self._format.padded], boundaries, is_endless=True, forgets_unasked=True
+        )
         self._stream = WindowStream(self._format, self._rules, self._boundaries_of, self._counter, self._log)
         self._source = opened
         self._windows = self._windows_of(_window_size(self._sizing, buffer_size, rows))
@@ -285,13 +287,16 @@ class BucketedStream(tf.data.Dataset):
 
     def newest_pass(self) -> PassPosition:
         """The newest pass that has yielded a batch, as of `BucketedSequence`."""
-        return self._counter.newest_pass()
+        newest = self._counter.newest_pass()
+        self._log.expect_questions(newest.number)
+        return newest
 
     def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
         """What some batches of a pass padded, for a training loop of your own; `fit` has `PaddingStatsCallback`.
 
         They can be asked for again, until batches after them are: what lies before `start` is forgotten. Of passes that
-        are not asked about, at least the newest two are remembered.
+        are not asked about, at least the newest two are remembered, and of these the newest 65,536 batches; of a pass
+        during which, or before which, `newest_pass` was called, all are.
 
         Args:
             position: The pass, from `newest_pass`.

@@ -33,8 +33,8 @@ def fewer_recordings(monkeypatch):
     [
         (
             "pipeline",
-            ["thousand sequences per second, x `bucket_by_sequence_length`", "the empty loop"],
-            ["headlines", "growth"],
+            ["thousand sequences per second, x `bucket_by_sequence_length`", "the empty loop", "generator function"],
+            ["headlines", "growth", "streams"],
         ),
         ("padding", ["boundaries", "distinct lengths"], ["efficiency", "seconds_to_find"]),
         ("two_lengths", ["batches", "longest of the two"], ["efficiency"]),
@@ -44,7 +44,7 @@ def fewer_recordings(monkeypatch):
         ("compilation_cache", ["to the end of the first epoch", "second epoch"], ["results"]),
         ("fit_overhead", ["microseconds a step", "x one ready batch"], ["results"]),
         ("user_stages", ["num_parallel_calls", "autotuner on again"], ["results"]),
-        ("randomness", ["padding efficiency", "label imbalance"], ["results"]),
+        ("randomness", ["padding efficiency", "label imbalance", "buffer, rows"], ["results", "buffers"]),
         ("few_buckets", ["accuracy in cross-validation"], ["cross_validated", "test"]),
         ("tuned_sizes", ["seconds an epoch", "after the last"], ["epochs", "accuracies"]),
         ("callback_cost", ["microseconds a step", "x the step without"], ["results"]),

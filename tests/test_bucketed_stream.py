@@ -4,8 +4,11 @@ Each stream traces graphs for a third of a second, so that most of these tests a
 """
 
 import functools
+import gc
 import itertools
 import json
+import tracemalloc
+import weakref
 
 import keras
 import numpy as np
@@ -15,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing import BucketedStream, PaddingStatsCallback
+from keras_bucketing.monitoring import monitor_padding
 
 STRUCTURES = ("x", "labels", "timestep labels", "weights", "own labels", "two sequences")
 KINDS = ("list", "function", "rows", "ragged batches", "padded batches", "PyDataset")
@@ -190,6 +194,7 @@ def test_whatever_the_source_and_the_sizes(lengths, kind_and_structure, sizing, 
     check_passes(Rows(lengths, structure), kind, buffer_size=buffer_size, shuffle=shuffle, seed=seed, **sizing)
 
 
+LENGTHS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4]
 ROWS = Rows([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8], "labels")
 
 
@@ -286,16 +291,85 @@ def test_a_multiple_leaves_out_less_than_one_of_it():
     assert [len(batch) for batch in ids(stream)] == [4, 4, 2]
 
 
-@pytest.mark.fit
-def test_a_buffer_that_is_filled_again_and_again_is_copied():
-    def rows():
-        buffer = np.zeros(3)
-        for row in range(6):
-            buffer[:] = row
-            yield buffer
+BUFFERS = {
+    "array": (lambda: np.zeros(3, np.float32), lambda buffer: buffer, {}),
+    "view": (lambda: np.zeros((1, 3), np.float32), lambda buffer: buffer[0], {}),
+    "list": (lambda: [0] * 3, lambda buffer: buffer, {}),
+    "dict": (lambda: np.zeros(3, np.float32), lambda buffer: {"a": buffer}, {}),
+    "batch": (lambda: np.zeros((1, 3), np.float32), lambda buffer: buffer, {"batched": True, "mask_value": -1}),
+    "batch of lists": (lambda: [0] * 3, lambda buffer: [buffer], {"batched": True}),
+    "memory": (lambda: memoryview(bytearray(3)), lambda buffer: buffer, {}),
+}
 
-    batches = list(BucketedStream(rows, batch_size=2, buffer_size=4, shuffle=False))
-    assert sorted(batch.numpy()[row, 0] for batch in batches for row in range(2)) == [0, 1, 2, 3, 4, 5]
+
+@pytest.mark.fit
+@pytest.mark.parametrize("kind", BUFFERS)
+def test_a_buffer_that_is_filled_again_and_again_is_copied(kind):
+    make, element_of, options = BUFFERS[kind]
+
+    def elements():
+        buffer = make()
+        element = element_of(buffer)
+        for row in range(30):
+            for at in range(len(buffer)):
+                buffer[at] = row
+            yield element
+
+    batches = list(BucketedStream(elements, batch_size=2, buffer_size=4, **options))
+    rows = np.concatenate([tf.nest.flatten(batch)[0] for batch in batches])
+    assert sorted(rows[:, 0]) == list(range(30))
+    assert rows.shape == (30, 3)
+
+
+@pytest.mark.fit
+@pytest.mark.parametrize(
+    ("first", "later", "message"),
+    [
+        ([1, 2], ([1, 2], 1), "Expected `x` as when the stream was made, received `x`, `y`"),
+        (([1, 2], 1), [1, 2], "Expected `x`, `y` as when the stream was made, received `x`"),
+        ({"a": [1], "b": [1]}, {"a": [1], "c": [1]}, r"received `x\['a'\]`, `x\['c'\]`"),
+        ({"a": [1], "b": [1]}, {"a": [1], "b": 1}, r"Expected a sequence in `x\['b'\]`"),
+        (([1, 2], 1), ([1, 2], [1, 2, 3]), "`y` must have one dtype and shape"),
+    ],
+)
+def test_passes_have_rows_of_one_structure(first, later, message):
+    elements = [first] * 3
+    stream = BucketedStream(lambda: iter(elements), batch_size=2)
+    assert len(list(stream)) == 2
+    elements[:] = [later] * 3
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        list(stream)
+    elements[:] = [first] * 3
+    assert len(list(stream)) == 2
+
+
+@pytest.mark.fit
+@pytest.mark.parametrize("kind", ["rows", "ragged batches", "list"])
+def test_without_the_rewriting_of_graphs_nothing_differs(kind):
+    stream = BucketedStream(ROWS.source(kind), batch_size=2, buffer_size=8, seed=3)
+    options = tf.data.Options()
+    options.experimental_optimization.apply_default_optimizations = False
+    options.autotune.enabled = False
+    batches = ids(stream)
+    stream.seek(0)
+    assert ids(stream.with_options(options)) == batches
+    preview = stream._stream.preview(stream._windows, 0, 0, 3)
+    assert ids(preview.with_options(options)) == ids(preview) == batches
+
+
+@pytest.mark.fit
+@settings(max_examples=6)
+@given(st.integers(1, 40), st.integers(1, 6), st.booleans(), st.booleans(), st.sampled_from([1, -1]))
+def test_batches_larger_than_the_buffer_and_padded_on_the_left(rows_at_once, batch_size, is_left, shuffle, order):
+    rows = [np.full(length, row + 1, np.int32) for row, length in enumerate(sorted(LENGTHS)[::order])]
+    padded = [
+        keras.utils.pad_sequences(rows[start : start + rows_at_once], padding="pre" if is_left else "post")
+        for start in range(0, len(rows), rows_at_once)
+    ]
+    options = {"batched": True, "padding": "pre" if is_left else "post", "shuffle": shuffle, "seed": 1}
+    stream = BucketedStream(padded, batch_size=batch_size, buffer_size=8, **options)
+    received = [row[row > 0] for batch in stream for row in batch.numpy()]
+    assert sorted(map(tuple, received)) == sorted(map(tuple, rows))
 
 
 def test_inherited_constructors_and_other_names_are_refused():
@@ -399,3 +473,64 @@ def test_fit_and_validation_on_streams():
     small_model().fit(stream, epochs=2, validation_data=validation, callbacks=[callback], verbose=0)
     assert [stats.num_sequences for stats in [*callback.history, *callback.val_history]] == [30] * 4
     assert stream.epoch == 2
+
+
+# What is in memory.
+
+
+class Alive:
+    """Counts the rows of a generator that somebody holds."""
+
+    def __init__(self):
+        self.number = self.most = 0
+
+    def rows(self):
+        for row in itertools.count():
+            array = np.ones(row % 7 + 1)
+            weakref.finalize(array, self.free)
+            self.number += 1
+            self.most = max(self.most, self.number)
+            yield array
+
+    def free(self):
+        self.number -= 1
+
+
+def read_and_measure(batches, number):
+    """Python's memory in bytes, after so many batches more."""
+    for _ in range(number):
+        next(batches)
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+@pytest.mark.fit
+def test_memory_stays_flat_over_a_generator_without_end(monkeypatch):
+    monkeypatch.setattr(monitor_padding, "MAX_UNREAD_BATCHES", 40)
+    alive = Alive()
+    stream = BucketedStream(alive.rows, batch_size=8, buffer_size=64, seed=1)
+    batches = iter(stream)
+    tracemalloc.start()
+    try:
+        before, after = (read_and_measure(batches, number) for number in (200, 800))
+    finally:
+        tracemalloc.stop()
+    assert after - before < 16_000
+    assert alive.most <= 2 * 64 + 8
+    assert int(stream._log._table.size()) <= 40 + 8 + 2  # those prefetched, and being made
+    stats = stream.pass_stats(stream.newest_pass(), 980, 1000)
+    assert stats.num_sequences == 160
+
+
+@pytest.mark.fit
+def test_a_pass_that_is_asked_about_keeps_all_batches(monkeypatch):
+    monkeypatch.setattr(monitor_padding, "MAX_UNREAD_BATCHES", 4)
+    stream = BucketedStream(Alive().rows, batch_size=8, buffer_size=64, seed=1)
+    callback = PaddingStatsCallback(stream)
+    model = keras.Sequential(
+        [keras.layers.Rescaling(1.0), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(1)]
+    )
+    model.compile("sgd", "mse")
+    labeled = stream.map(lambda x: (x[..., tf.newaxis], tf.zeros([tf.shape(x)[0]])))
+    model.fit(labeled, steps_per_epoch=30, epochs=2, callbacks=[callback], verbose=0)
+    assert [stats.num_sequences for stats in callback.history] == [240, 240]

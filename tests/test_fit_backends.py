@@ -41,6 +41,47 @@ print("trained with", keras.backend.backend())
 """
 
 
+# An endless stream, whose epochs `steps_per_epoch` cuts out of one pass, and one with an end.
+STREAMS = """
+import warnings
+warnings.simplefilter("error")
+warnings.filterwarnings("ignore", message="`shuffle=True` was passed")
+warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)
+import itertools
+import keras, numpy as np
+from keras_bucketing import BucketedStream, PaddingStatsCallback
+
+def endless():
+    for row in itertools.count():
+        yield np.full((3, 5, 5)[row % 3], row % 20), row % 2
+
+def rows():
+    return itertools.islice(endless(), 18)
+
+def fit(stream, **arguments):
+    layers = [keras.layers.Embedding(20, 4), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(1)]
+    model = keras.Sequential(layers)
+    model.compile("sgd", "mse")
+    callback = PaddingStatsCallback(stream)
+    losses = model.fit(stream, verbose=0, callbacks=[callback], **arguments).history["loss"]
+    assert np.isfinite(losses).all(), losses
+    return callback.history
+
+options = {"batch_size": 8, "buffer_size": 32, "seed": 1}
+stream = BucketedStream(endless, **options)
+history = fit(stream, steps_per_epoch=5, epochs=3)
+assert [stats.num_sequences for stats in history] == [40, 40, 40], history
+assert stream.newest_pass() == (1, 0, 0), stream.newest_pass()  # one pass, although Keras may have read to build
+
+warnings.filterwarnings("ignore", message="Your input ran out of data")  # of unknown length, in the first epoch
+stream = BucketedStream(rows, **options)
+history = fit(stream, epochs=2)
+assert [stats.num_sequences for stats in history] == [18, 18], history
+assert stream.newest_pass() == (2, 1, 0), stream.newest_pass()
+print("streams on", keras.backend.backend())
+"""
+
+
 # `fit` begins with epoch 0 although Keras reads a batch to build the model, and where it does not, as
 # docs/troubleshooting.md says.
 FIRST_EPOCH = """
@@ -105,6 +146,6 @@ print("began with", keras.backend.backend())
 @pytest.mark.backends
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_model_begins_with_epoch_0_trains_and_predicts_on_another_backend(backend):
-    # One process for both: to start it takes as long as either.
-    printed = run_on_backend(backend, "-c", FIRST_EPOCH + TRAIN).splitlines()
-    assert printed == [f"began with {backend}", f"trained with {backend}"]
+    # One process for all: to start it takes as long as either.
+    printed = run_on_backend(backend, "-c", FIRST_EPOCH + TRAIN + STREAMS).splitlines()
+    assert printed == [f"began with {backend}", f"trained with {backend}", f"streams on {backend}"]

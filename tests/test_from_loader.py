@@ -339,3 +339,75 @@ def test_a_state_is_refused_where_lengths_signature_or_options_differ():
     cut = [from_loader(seed=1, maxlen=4, truncating=end) for end in ("pre", "post")]
     with pytest.raises(ValueError, match="belongs to another dataset"):
         cut[0].load_state_dict(cut[1].state_dict())
+
+
+# A function that takes the epoch.
+
+
+def of_epoch(row, epoch):
+    return np.full_like(X[row], epoch + 1)
+
+
+def epochs_of(batches):
+    """The epoch that each batch was loaded for; one for all of its rows."""
+    epochs = [np.unique(inputs["sequences"].max(axis=(1, 2))) - 1 for inputs, _ in batches]
+    assert all(len(of_batch) == 1 for of_batch in epochs)
+    return [int(of_batch[0]) for of_batch in epochs]
+
+
+EPOCHS = {"load": of_epoch, "include_lengths": True, "batch_size": 4}
+
+
+@settings(max_examples=examples(15))
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4), st.integers(1, 6)), max_size=4), seeds())
+def test_rows_are_loaded_for_the_epoch_of_their_pass(jumps, seed):
+    dataset, resumed = (from_loader(**EPOCHS, seed=seed) for _ in range(2))
+    assert epochs_of(arrays_of(dataset)) == [0] * dataset.num_batches
+    for epoch, batch, num_batches in jumps:
+        dataset.seek(epoch, batch)
+        expected = [epoch] * min(dataset.num_batches - batch, num_batches)
+        assert epochs_of(arrays_of(dataset.take(num_batches))) == expected
+        assert epochs_of(arrays_of(dataset)) == [epoch + 1] * dataset.num_batches
+        resumed.load_state_dict(dataset.state_dict(epoch, batch))
+        dataset.seek(epoch, batch)
+        for one, other in itertools.zip_longest(arrays_of(resumed), arrays_of(dataset)):
+            tf.nest.map_structure(np.testing.assert_array_equal, one, other)
+
+
+def test_passes_at_once_and_repeated_ones_have_their_own_epochs():
+    dataset = from_loader(**EPOCHS, seed=1)
+    iterators = [iter(dataset) for _ in range(3)]
+    batches = list(zip(*iterators, strict=True))
+    assert [epochs_of(arrays_of(of_pass)) for of_pass in zip(*batches, strict=True)] == [
+        [epoch] * dataset.num_batches for epoch in range(3)
+    ]
+    assert epochs_of(arrays_of(dataset.repeat(2))) == [3] * dataset.num_batches + [4] * dataset.num_batches
+
+
+def test_what_is_loaded_outside_of_a_pass_is_loaded_for_epoch_0():
+    dataset = from_loader(**EPOCHS, seed=1)
+    dataset.seek(5)
+    assert epochs_of(arrays_of(dataset._batches_of_rows([np.array([1, 2]), np.array([3])]))) == [0, 0]
+    assert dataset.epoch == 5
+
+    scope = {"__name__": "keras.src.trainers.trainer", "dataset": dataset}
+    exec("def _symbolic_build():\n    return next(iter(dataset))", scope)
+    assert epochs_of(arrays_of([scope["_symbolic_build"]()])) == [5]
+    assert dataset.epoch == 5
+
+
+def test_whether_the_function_takes_the_epoch_is_no_part_of_a_state():
+    state = from_loader(seed=1).state_dict()
+    from_loader(load=lambda row, epoch: X[row], seed=1).load_state_dict(state)
+    from_loader(length_tolerance=0.0, seed=1).load_state_dict(state)
+    with pytest.raises(ValueError, match="belongs to another dataset"):
+        from_loader(length_tolerance=0.1, seed=1).load_state_dict(state)
+
+
+def test_a_fraction_is_taken_of_each_announced_length():
+    x = [np.ones(length, np.int32) for length in (11, 45)]
+    dataset = from_loader(x, lengths=[10, 50], y=None, length_tolerance=0.1, include_lengths=True, shuffle=False)
+    (batch,) = arrays_of(dataset)
+    assert batch["lengths"].tolist() == [10, 45]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Expected 9 to within 1"):
+        list(from_loader(x, lengths=[9, 50], y=None, length_tolerance=0.1))

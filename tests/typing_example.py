@@ -20,3 +20,10 @@ version: str = keras_bucketing.__version__
 loaded: BucketedSequence = BucketedSequence.from_loader(
     lambda row: np.zeros(row), [3, 4], output_signature=tf.TensorSpec((None,), tf.float32)
 )
+augmented: BucketedSequence = BucketedSequence.from_loader(
+    lambda row, epoch: np.zeros(row + epoch),
+    [3, 4],
+    output_signature=tf.TensorSpec((None,), tf.float32),
+    length_tolerance=0.5,
+)
+first_rows: BucketedSequence = BucketedSequence.from_dataset([[1], [2, 3]], max_rows=1)

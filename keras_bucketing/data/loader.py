@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -51,25 +54,29 @@ class Loader:
     """Loads rows and checks them, in any thread.
 
     Attributes:
-        load: The user's function, from a row index to its sequence, or to a dict or tuple of sequences.
+        load: The user's function, from a row index to its sequence, or to a dict or tuple of sequences; or from a row
+            index and an epoch.
+        takes_epoch: Whether it takes the epoch.
         leaves: The sequences that a row has, in the order of `tree.leaves`.
-        length_tolerance: How many timesteps a sequence may be longer or shorter than announced.
+        length_tolerance: How many timesteps a sequence may be longer or shorter than announced, or, below 1 and no
+            integer, what fraction of what was announced.
         num_parallel_loads: In how many threads the function may run at once.
     """
 
-    load: Callable[[int], object]
+    load: Callable[..., object]
+    takes_epoch: bool
     leaves: tuple[LoadedLeaf, ...]
-    length_tolerance: int
+    length_tolerance: int | float
     num_parallel_loads: int
 
-    def read(self, row: int) -> list[np.ndarray]:
+    def read(self, row: int, epoch: int) -> list[np.ndarray]:
         """Loads one row; returns its sequences, of the announced dtype and feature shape.
 
         Raises:
             LoadError: If the function fails or returns something else.
         """
         try:
-            returned = self.load(row)
+            returned = self.load(row, epoch) if self.takes_epoch else self.load(row)
         except BaseException as error:  # SystemExit in a thread must not end the training without a word
             reason = shorten(" ".join(f"{type(error).__name__}: {error}".split())).rstrip(".")
             raise LoadError(
@@ -80,19 +87,28 @@ class Loader:
 
     def check_length(self, leaf: LoadedLeaf, row: int, received: int, announced: int) -> None:
         """Refuses a sequence that is not as long as announced, or has no timesteps: cuDNN aborts on a masked row."""
-        tolerance = self.length_tolerance
-        if abs(received - announced) > tolerance:
+        tolerance, excess = self._timesteps_of_tolerance(announced), abs(received - announced)
+        if excess > tolerance:
             expected = f"{announced} to within {tolerance}" if tolerance else f"{announced}"
+            wider: int | float = excess
+            if isinstance(self.length_tolerance, float) and excess < announced:
+                wider = min(math.ceil(100 * excess / announced) / 100, 0.99)
             raise LoadError(
                 f"`load` must return as many timesteps as announced. Expected {expected} as in lengths{leaf.suffix}"
                 f"[{row}], received {received} in load({row}){leaf.suffix}. Correct `lengths`, or pass "
-                f"length_tolerance={abs(received - announced)} where lengths are estimates."
+                f"length_tolerance={wider} where lengths are estimates."
             )
         if not received and announced:
             raise LoadError(
                 f"`load` must return at least one timestep. Expected {announced} as in lengths{leaf.suffix}[{row}], "
                 f"received none in load({row}){leaf.suffix}. Leave that row out."
             )
+
+    def _timesteps_of_tolerance(self, announced: int) -> int:
+        if isinstance(self.length_tolerance, int):
+            return self.length_tolerance
+        # As it is written: 0.07 x 100 is above 7 in binary, and would be rounded up to 8.
+        return math.ceil(Fraction(repr(self.length_tolerance)) * announced)
 
     def _split_row(self, returned: object, row: int) -> list[object]:
         """The sequences of a row in the order of the leaves."""
@@ -223,7 +239,7 @@ class Loaded(Rows):
 
 
 def loaded_sequences(
-    load: Callable[[int], object],
+    load: Callable[..., object],
     lengths: object,
     output_signature: object,
     length_tolerance: object,
@@ -240,16 +256,53 @@ def loaded_sequences(
             "`load` must be a function from a row index to a sequence. Received "
             f"{show_typed(load)}. Sequences in memory belong in BucketedSequence itself."
         )
+    takes_epoch = _takes_epoch(load)
     leaves = loaded_leaves_of(output_signature)
-    tolerance = check_integer("length_tolerance", length_tolerance, minimum=0)
+    tolerance = _check_tolerance(length_tolerance)
     if num_parallel_loads is None:
         # What ThreadPoolExecutor takes by itself: some threads wait for the disk while others decode.
         num_parallel_loads = min(32, (os.cpu_count() or 1) + 4)
-    loader = Loader(load, tuple(leaves), tolerance, check_integer("num_parallel_loads", num_parallel_loads))
+    num_parallel_loads = check_integer("num_parallel_loads", num_parallel_loads)
+    loader = Loader(load, takes_epoch, tuple(leaves), tolerance, num_parallel_loads)
     parts = [_loaded(loader, leaf, _lengths_of(lengths, leaf, output_signature)) for leaf in leaves]
     if isinstance(output_signature, dict):
         return {leaf.key: part for leaf, part in zip(leaves, parts, strict=True)}
     return tuple(parts) if isinstance(output_signature, tuple) else parts[0]
+
+
+def _takes_epoch(load: Callable[..., object]) -> bool:
+    """Whether a function takes two positional arguments and needs both; refuses one that takes no row index."""
+    try:
+        signature = inspect.signature(load)
+    except (TypeError, ValueError):  # a function in C that does not say
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = [
+        parameter
+        for parameter in signature.parameters.values()
+        if parameter.kind in positional and parameter.default is inspect.Parameter.empty
+    ]
+    takes_epoch = len(required) == 2
+    try:
+        signature.bind(*((0, 0) if takes_epoch else (0,)))
+    except TypeError as error:
+        raise TypeError(
+            "`load` must take a row index, as in load(row), or a row index and the epoch, as in load(row, epoch). "
+            f"Received a function of {shorten(str(signature))}. Give other parameters a default, or bind them with "
+            "functools.partial."
+        ) from error
+    return takes_epoch
+
+
+def _check_tolerance(length_tolerance: Any) -> int | float:
+    if not isinstance(length_tolerance, (float, np.floating)):
+        return check_integer("length_tolerance", length_tolerance, minimum=0)
+    if not 0 <= length_tolerance < 1:
+        raise ValueError(
+            "`length_tolerance` must be a fraction below 1 where it is a float. Received "
+            f"{show_typed(length_tolerance)}. Pass an int for timesteps."
+        )
+    return float(str(length_tolerance)) or 0  # the decimals that it is written with, also of float32; 0.0 is none
 
 
 def _loaded(loader: Loader, leaf: LoadedLeaf, lengths: Lengths) -> Loaded:

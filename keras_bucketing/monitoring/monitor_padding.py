@@ -510,14 +510,21 @@ class BatchLog:
         names: What statistics call the leaves of a batch.
         bucket_boundaries: Optional list of ints, to tell the bucket of a batch from its padded length; may be replaced.
         is_endless: Whether a pass has no end, or its figures as a whole are not asked for.
+        forgets_unasked: Whether a pass that is not asked about keeps its newest batches only; `expect_questions` says
+            which ones are.
     """
 
-    def __init__(self, names: list[str], bucket_boundaries: list[int] | None, is_endless: bool):
+    def __init__(
+        self, names: list[str], bucket_boundaries: list[int] | None, is_endless: bool, forgets_unasked: bool = False
+    ):
         self._names = names
         self.bucket_boundaries = bucket_boundaries
         self._is_endless = is_endless
         self._finished = outside_of_scopes(lambda: tf.Variable(0, dtype=tf.int64, trainable=False, name="finished"))
         self._finished_stats = (0, PaddingStats())  # of the pass of that number
+        self._last_asked: tf.Variable | None = None  # the newest pass that is asked about
+        if forgets_unasked:
+            self._last_asked = outside_of_scopes(lambda: tf.Variable(0, dtype=tf.int64, trainable=False, name="asked"))
         self._read_entries: dict[int, dict[int, LogEntry]] = {}  # by pass and key, for the figures of whole passes
         with tf.device("CPU:0"):
             # A table holds values of one shape only, batches have as many lengths as rows: hence serialized.
@@ -530,7 +537,19 @@ class BatchLog:
         """Notes a batch, with the lengths of its leaves as `row_lengths` returns them; in graph."""
         key = tf.bitwise.left_shift(pass_number, tf.constant(_PASS_SHIFT, tf.int64)) + index
         entry = tf.io.serialize_tensor(entry_of_batch(lengths, padded_lengths))
-        return self._table.insert(key, entry)
+        written = self._table.insert(key, entry)
+        if self._last_asked is None:
+            return written
+        is_forgotten = (pass_number > self._last_asked.read_value()) & (index >= MAX_UNREAD_BATCHES)
+        with tf.control_dependencies([written]):
+            return self._table.remove(
+                tf.where(is_forgotten, key - MAX_UNREAD_BATCHES, tf.constant(-1, tf.int64))[tf.newaxis]
+            )
+
+    def expect_questions(self, newest_pass: int) -> None:
+        """Keeps all batches of that pass and the next one, as somebody may ask about them."""
+        if self._last_asked is not None:
+            self._last_asked.assign(newest_pass + 1)
 
     def forget_old_passes(self, newest_pass: tf.Tensor) -> tf.Tensor:
         """Drops passes where too much was never read; in graph. Returns how many entries.

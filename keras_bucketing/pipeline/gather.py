@@ -58,9 +58,10 @@ class BatchGatherer:
             weighs_timesteps=timestep_weights and bool(inputs.label_owners),
         )
 
-    def __call__(self, rows: tf.Tensor, cut: Cut) -> Any:
+    def __call__(self, rows: tf.Tensor, cut: Cut, epoch: tf.Tensor | int = 0) -> Any:
         """Gathers the batch that is cut from the rows `(num_rows,)`, as `RowTables.gather` does."""
-        return self._tables.gather(RowsOfBatch(tf.slice(rows, cut.start, cut.size), cut.min_lengths, self._shard))
+        picked = tf.slice(rows, cut.start, cut.size)
+        return self._tables.gather(RowsOfBatch(picked, cut.min_lengths, self._shard, epoch))
 
     def sequence_paths(self, as_given: bool = False) -> list[Path]:
         """Where the sequences are in the `x` of a batch, or in `x` as it was given, in the order of its leaves."""
@@ -129,10 +130,10 @@ def _gather(tables: Structure, batch: RowsOfBatch) -> Structure:
 
 
 class RowsOfBatch:
-    """The rows of one batch; all shards' rows, where there are several, set the padded length."""
+    """The rows of one batch of an epoch; all shards' rows, where there are several, set the padded length."""
 
-    def __init__(self, all_rows: tf.Tensor, min_lengths: tf.Tensor, shard: Shard):
-        self.all_rows = all_rows
+    def __init__(self, all_rows: tf.Tensor, min_lengths: tf.Tensor, shard: Shard, epoch: tf.Tensor | int = 0):
+        self.all_rows, self.epoch = all_rows, epoch
         self.rows = all_rows[shard.index :: shard.num_shards] if shard.num_shards > 1 else all_rows
         self._min_lengths = min_lengths
         self._scalars: dict[int, tf.Tensor] = {}

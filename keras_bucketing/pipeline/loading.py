@@ -78,11 +78,13 @@ class Batch(Protocol):
     Attributes:
         rows: Int32 tensor: the rows to gather.
         all_rows: Int32 tensor: those of all shards, which set the padded length.
+        epoch: Int64 scalar: the epoch that a function which takes it is called with.
         loaded: What has been loaded for this batch, by the object that loads it.
     """
 
     rows: tf.Tensor
     all_rows: tf.Tensor
+    epoch: tf.Tensor | int
     loaded: dict[Any, list[tf.Tensor]]
 
     def padded_to(self, column: int) -> tf.Tensor:
@@ -204,15 +206,17 @@ class RowLoader:
         if self not in batch.loaded:
             padded_lengths = tf.stack([part.padded_length(batch) for part in self._parts])
             dtypes = [*(part.leaf.values.dtype for part in self._parts), tf.int32]
-            batch.loaded[self] = tf.numpy_function(_make_weak_loader(self), [batch.rows, padded_lengths], dtypes)
+            inputs = [batch.rows, padded_lengths, tf.cast(batch.epoch, tf.int64)]
+            batch.loaded[self] = tf.numpy_function(_make_weak_loader(self), inputs, dtypes)
         return batch.loaded[self]
 
-    def load_batch(self, rows: np.ndarray, padded_lengths: np.ndarray) -> list[np.ndarray]:
+    def load_batch(self, rows: np.ndarray, padded_lengths: np.ndarray, epoch: int) -> list[np.ndarray]:
         """Loads and pads a batch; NumPy.
 
         Args:
             rows: Int array `(num_rows,)`.
             padded_lengths: Int array `(num_leaves,)`.
+            epoch: Int, the epoch of the batch.
 
         Returns:
             The padded sequences of each leaf, and the lengths, int32 `(num_leaves, num_rows)`.
@@ -224,7 +228,7 @@ class RowLoader:
         padded = [part.empty_batch(len(rows), length) for part, length in parts]
         lengths = np.empty((len(padded), len(rows)), np.int32)
         loads = [
-            self._threads.submit(self._load_row, row, [batch[at] for batch in padded], lengths[:, at])
+            self._threads.submit(self._load_row, row, epoch, [batch[at] for batch in padded], lengths[:, at])
             for at, row in enumerate(rows.tolist())
         ]
         try:
@@ -235,13 +239,13 @@ class RowLoader:
                 load.cancel()
         return [*padded, lengths]
 
-    def _load_row(self, row: int, padded: list[np.ndarray], lengths: np.ndarray) -> None:
+    def _load_row(self, row: int, epoch: int, padded: list[np.ndarray], lengths: np.ndarray) -> None:
         """Loads one row into its place in the batch."""
         if not any(part.leaf.announced[row] for part in self._parts):  # on_empty="keep"
             lengths[:] = 1
             return
         given_row = int(self._parts[0].leaf.rows[row])
-        sequences = self._loader.read(given_row)
+        sequences = self._loader.read(given_row, epoch)
         for position, part in enumerate(self._parts):
             sequence = sequences[part.index]
             self._loader.check_length(part.leaf.leaf, given_row, len(sequence), int(part.leaf.announced[row]))
@@ -250,14 +254,14 @@ class RowLoader:
             lengths[position] = max(len(sequence), 1)
 
 
-def _make_weak_loader(row_loader: RowLoader) -> Callable[[np.ndarray, np.ndarray], list[np.ndarray]]:
+def _make_weak_loader(row_loader: RowLoader) -> Callable[[np.ndarray, np.ndarray, np.ndarray], list[np.ndarray]]:
     known_weakly = weakref.ref(row_loader)
 
-    def load_batch(rows: np.ndarray, padded_lengths: np.ndarray) -> list[np.ndarray]:
+    def load_batch(rows: np.ndarray, padded_lengths: np.ndarray, epoch: np.ndarray) -> list[np.ndarray]:
         row_loader = known_weakly()
         if row_loader is None:
             raise LoadError("The BucketedSequence that loads these rows is gone. Hold on to it.")
         with _calls.track():
-            return row_loader.load_batch(rows, padded_lengths)
+            return row_loader.load_batch(rows, padded_lengths, int(epoch))
 
     return load_batch

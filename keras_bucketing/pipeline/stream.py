@@ -40,9 +40,8 @@ def _cuts_of_passes(state: tf.Variable, first_number: tf.Tensor, tensors: EpochT
     """The cuts of one pass over one epoch, each with the rows it is a cut of; fewer after `seek(epoch, batch)`."""
 
     def batches(start: PassStart, has_batches: tf.Tensor) -> tf.data.Dataset:
-        return _cuts_with_rows(
-            *tensors.batches(start.epoch, start.first_batch, start.seed, tf.cast(has_batches, tf.int32))
-        )
+        rows, cuts = tensors.batches(start.epoch, start.first_batch, start.seed, tf.cast(has_batches, tf.int32))
+        return _cuts_with_rows(rows, cuts, start.epoch)
 
     one_pass = refuse_restored_iterators(lambda: begin_pass(state), batches, first_number)
     return declare_length(one_pass, tf.size(tensors.cuts.start, tf.int64))
@@ -94,13 +93,18 @@ def chosen_batches(gatherer: BatchGatherer, rows: np.ndarray | tf.Tensor, cuts: 
     """Batches of the rows `(num_rows,)`, gathered as those of a pass are, but they begin no pass."""
     with tf.device("CPU:0"):
         in_memory = Cut(*(tf.constant(part, tf.int32) for part in cuts))
-        cuts_with_rows = _cuts_with_rows(tf.constant(rows, tf.int32), in_memory)
+        cuts_with_rows = _cuts_with_rows(tf.constant(rows, tf.int32), in_memory, tf.constant(0, tf.int64))
     return _gather_ahead(cuts_with_rows, gatherer.__call__)
 
 
-def _gather_ahead(cuts: tf.data.Dataset, gather: Callable[[tf.Tensor, Cut], Any]) -> tf.data.Dataset:
+def _gather_ahead(cuts: tf.data.Dataset, gather: Callable[[tf.Tensor, Cut, tf.Tensor], Any]) -> tf.data.Dataset:
     """Gathers batches before they are asked for."""
-    batches = cuts.map(without_autograph(gather), num_parallel_calls=PARALLEL_GATHERS, deterministic=True)
+
+    def gather_cut(of_epoch: tuple[tf.Tensor, tf.Tensor], cut: Cut) -> Any:
+        rows, epoch = of_epoch
+        return gather(rows, cut, epoch)
+
+    batches = cuts.map(without_autograph(gather_cut), num_parallel_calls=PARALLEL_GATHERS, deterministic=True)
     return batches.prefetch(PREFETCHED_BATCHES).with_options(_no_graph_optimizations())
 
 
@@ -116,9 +120,10 @@ def _no_graph_optimizations() -> tf.data.Options:
     return options
 
 
-def _cuts_with_rows(rows: tf.Tensor, cuts: Cut) -> tf.data.Dataset:
-    """The cuts of an epoch, each with the rows it is a cut of (the same tensor every time, not a copy)."""
-    return tf.data.Dataset.zip((tf.data.Dataset.from_tensors(rows).repeat(), tf.data.Dataset.from_tensor_slices(cuts)))
+def _cuts_with_rows(rows: tf.Tensor, cuts: Cut, epoch: tf.Tensor) -> tf.data.Dataset:
+    """The cuts of an epoch, each with the rows it is a cut of (the same tensor every time, no copy) and the epoch."""
+    of_epoch = tf.data.Dataset.from_tensors((rows, epoch)).repeat()
+    return tf.data.Dataset.zip((of_epoch, tf.data.Dataset.from_tensor_slices(cuts)))
 
 
 def _unused_branch(like: tf.data.Dataset) -> tf.data.Dataset:

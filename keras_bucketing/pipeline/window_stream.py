@@ -402,7 +402,7 @@ def _picked(leaf: Any, rows: tf.Tensor) -> Any:
 def _assert_as_long(value: WindowLeaf, name: str, owner: WindowLeaf, what: str, rows_read: tf.Tensor) -> tf.Operation:
     """Refuses labels, or weights, that are not as long as what they belong to."""
     is_other = tf.not_equal(value.sizes, owner.sizes)
-    at = tf.argmax(tf.cast(is_other, tf.int32))
+    at = _first_true(is_other)
     message = f"`{name}` must have one {what} a timestep. Row, expected and received timesteps:"
     data = [message, rows_read + at, _entry(owner.sizes, at), _entry(value.sizes, at)]
     return tf.debugging.Assert(~tf.reduce_any(is_other), data)
@@ -414,7 +414,12 @@ def _assert_not_empty(value: WindowLeaf, name: str, rows_read: tf.Tensor) -> tf.
         f'Sequences must not be empty. Pass on_empty="drop" to leave such rows out, or on_empty="keep" to give them '
         f"one timestep of padding. Received length 0 in `{name}` of row"
     )
-    return tf.debugging.Assert(~tf.reduce_any(is_empty), [message, rows_read + tf.argmax(tf.cast(is_empty, tf.int32))])
+    return tf.debugging.Assert(~tf.reduce_any(is_empty), [message, rows_read + _first_true(is_empty)])
+
+
+def _first_true(mask: tf.Tensor) -> tf.Tensor:
+    """The position of the first True, an int64 scalar; the size of the mask if there is none."""
+    return tf.argmax(tf.cast(tf.concat([mask, [True]], 0), tf.int32))  # `argmax` fails where there are no entries
 
 
 def _entry(sizes: tf.Tensor, at: tf.Tensor) -> tf.Tensor:

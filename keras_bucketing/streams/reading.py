@@ -62,6 +62,7 @@ _BLOCK_BYTES = 1 << 22  # of a padded batch that are copied at once
 _LABEL_LENGTHS: Path = ("x", "label_lengths")  # what include_lengths=True adds for labels of their own length
 _SILENT_SECONDS = 3.0  # whatever is faster needs no progress bar
 _BAR_WIDTH = 20
+_LONG_SECONDS, _LONG_COUNT = 60.0, 1_000_000  # after which a source of unknown size may be one without end
 
 NewColumn = Callable[[Path, bool], ColumnBuilder]  # from a leaf's path, and whether it holds sequences
 
@@ -75,6 +76,7 @@ class Progress:
         total: How many there will be, or None where nobody knows.
         stream: Where to write. Defaults to None: standard error.
         clock: Function that returns seconds.
+        hint: What to say, once, where `total` is None and it takes long.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Progress:
         total: int | None = None,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        hint: str | None = None,
     ):
         self._what, self._unit, self._total = what, unit, total
         self._stream = sys.stderr if stream is None else stream
@@ -94,13 +97,19 @@ class Progress:
         self._is_terminal = _is_terminal(self._stream)
         self._seconds_between_lines = 0.2 if self._is_terminal else 30.0
         self._has_written = False
+        self._hint = None if total else hint
 
     def update(self, count: int) -> None:
         """Notes that `count` have been read so far."""
         now = self._clock()
         if now >= self._due:
             self._due = now + self._seconds_between_lines
-            self._write(count, now, "\n" if not self._is_terminal else "")
+            is_long = count >= _LONG_COUNT or now - self._started >= _LONG_SECONDS
+            hint, self._hint = (self._hint, None) if is_long else (None, self._hint)
+            self._write(count, now, "\n" if hint or not self._is_terminal else "")
+            if hint:
+                self._stream.write(f"{hint}\n")
+                self._stream.flush()
 
     def finish(self, count: int) -> None:
         """Writes the last line, if there has been one before."""
@@ -163,7 +172,12 @@ def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path
             reader = make_reader(stream, options, ahead, new_column)
         except UnclearError as error:
             raise _all_questions(error, stream, options, ahead) from None
-        progress = Progress(f"Reading `{name}`", "rows" if stream.counts_rows else "batches", stream.total)
+        progress = Progress(
+            f"Reading `{name}`",
+            "rows" if stream.counts_rows else "batches",
+            stream.total,
+            hint=None if stream.is_bounded else _endless_hint(name),
+        )
         count = num_elements = 0
         for element in ahead:
             reader.read(element)
@@ -177,6 +191,13 @@ def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path
         for column in columns:
             column.abandon()
         raise
+
+
+def _endless_hint(name: str) -> str:
+    return (
+        f"`{name}` does not say how many rows it has, and all of them are read. If it has no end, memory or the disk "
+        "will be full: pass max_rows, or use BucketedStream, which reads while a model trains."
+    )
 
 
 # What is assumed, where an argument should say it, to find out what else should be said.

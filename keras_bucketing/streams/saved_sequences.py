@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_bucketing.call_errors import explain_calls
-from keras_bucketing.checks import check_choice, check_flag, check_number, show, show_typed
+from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number, show, show_typed
 from keras_bucketing.data.arrays import stored_floatx
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.rows import LeafLengths, RowLengths, StoredSequences
@@ -20,7 +20,7 @@ from keras_bucketing.streams.elements import NAMES, Element
 from keras_bucketing.streams.folder import FolderWriter, Source, is_finished, map_folder, with_argument_name
 from keras_bucketing.streams.folder_files import FolderFiles
 from keras_bucketing.streams.reading import read_stream
-from keras_bucketing.streams.sources import Stream, open_stream
+from keras_bucketing.streams.sources import Stream, bound_rows, open_stream
 from keras_bucketing.unpadding.batches import BatchOptions
 
 
@@ -30,6 +30,7 @@ def save_sequences(
     sequences: Any,
     *,
     overwrite: bool = False,
+    max_rows: int | None = None,
     batched: bool | None = None,
     mask_value: float = 0,
     padding: str | None = None,
@@ -49,6 +50,7 @@ def save_sequences(
             `fit`'s meaning, `(x, y)` or `(x, y, sample_weight)`, whose parts may be dicts or tuples themselves.
         overwrite: Bool, whether a folder of saved sequences that is there is replaced, when the new one is complete.
             Nothing else is ever removed. Defaults to False.
+        max_rows: As in `BucketedSequence.from_dataset`.
         batched: As in `BucketedSequence.from_dataset`.
         mask_value: As in `BucketedSequence.from_dataset`.
         padding: As in `BucketedSequence.from_dataset`.
@@ -56,7 +58,7 @@ def save_sequences(
 
     Raises:
         TypeError: If something is of the wrong kind, e.g. text instead of numbers.
-        ValueError: If the rows do not fit together, or never end.
+        ValueError: If the rows do not fit together, or never end and `max_rows` is None.
         OSError: If the folder is there already, cannot be written or the disk is full; nothing is left behind then.
 
     Example:
@@ -69,7 +71,7 @@ def save_sequences(
     """
     options = check_batch_options(batched, mask_value, padding, timestep_labels)
     folder, overwrite = _folder(path, "path"), check_flag("overwrite", overwrite)
-    stream = open_stream(sequences, options, "sequences")
+    stream = _open(sequences, options, "sequences", max_rows)
     _write(folder, "path", stream, options, None, overwrite, "sequences")
 
 
@@ -116,22 +118,25 @@ def load_lengths(path: Path) -> Lengths:
     return RowLengths(tuple(LeafLengths(name, leaf.lengths) for name, leaf in sequences)).longest
 
 
-def read_dataset(dataset: Any, cache: str | os.PathLike[str] | None, options: BatchOptions) -> Element:
+def read_dataset(
+    dataset: Any, cache: str | os.PathLike[str] | None, options: BatchOptions, max_rows: int | None = None
+) -> Element:
     """Reads a stream once, or its cache.
 
     Args:
         dataset: What `open_stream` takes.
         cache: The folder to keep it in, or None.
         options: What the caller said about its elements.
+        max_rows: How many rows to read at most; None for all.
 
     Returns:
         The structures of `x`, `y` and `sample_weight`, with leaves that `collect_inputs` takes.
     """
     folder = None if cache is None else _folder(cache, "cache")
-    stream = open_stream(dataset, options, "dataset")
+    stream = _open(dataset, options, "dataset", max_rows)
     if folder is None:
         return read_stream(stream, options, lambda _: MemoryStore(), "dataset")
-    source = {**stream.describe(), **vars(options), "floatx": stored_floatx().name}
+    source = {**stream.describe(), **vars(options), "floatx": stored_floatx().name, "max_rows": max_rows}
     with with_argument_name("cache", folder, "read"):
         has_read = not is_finished(folder)
     if has_read:
@@ -166,6 +171,13 @@ def refuse_data_beside_elements(options: Mapping[str, object]) -> None:
         f"{names} cannot stand next to `dataset`, whose elements hold labels and weights. Let it yield {element}: "
         f"tf.data.Dataset.zip({element.replace('(x', '(dataset')}), or a generator of such tuples, e.g. zip(x, y)."
     )
+
+
+def _open(source: Any, options: BatchOptions, name: str, max_rows: object) -> Stream:
+    if max_rows is None:
+        return open_stream(source, options, name)
+    most = check_integer("max_rows", max_rows, maximum=INT64_MAX)
+    return bound_rows(open_stream(source, options, name, may_be_endless=True), most)
 
 
 def check_batch_options(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -22,10 +22,13 @@ from keras_bucketing.streams.elements import (
     Roles,
     as_json,
     check_element,
+    common_specs,
     is_batched,
     leaves_of,
+    map_element,
     roles_in_rows,
     spec_of_dataset,
+    specs_of,
     split_element,
 )
 from keras_bucketing.unpadding.batches import BatchOptions, leaf_name
@@ -33,6 +36,7 @@ from keras_bucketing.unpadding.batches import BatchOptions, leaf_name
 # One call for so many rows: a tf.data.Dataset hands 3,000 single elements a second over to Python, and 37,000 rows in
 # batches of 32. A model's batch is no smaller, so this much memory is there.
 _ROWS_AT_ONCE = 32
+_LOOKAHEAD = 8  # elements that are looked at before it is decided whether they are batches
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Stream:
         spec: A `LeafSpec` for each leaf of an element as it was declared, or None.
         roles: What its leaves hold where that is known from the declaration.
         unclear: What its declaration leaves open, or None.
+        is_bounded: Whether the caller has said how many rows to read at most.
     """
 
     kind: str
@@ -58,6 +63,7 @@ class Stream:
     spec: Element | None = None
     roles: Roles | None = None
     unclear: UnclearError | None = None
+    is_bounded: bool = False
 
     def describe(self) -> dict[str, object]:
         """What can be compared with another stream without reading either, for JSON."""
@@ -88,7 +94,54 @@ def open_stream(source: Any, options: BatchOptions, name: str, may_be_endless: b
         return _open_dataset(source, options, name, may_be_endless)
     if isinstance(source, keras.utils.PyDataset):
         return _open_py_dataset(source, options, name, may_be_endless)
-    return _open_iterable(source, options, name)
+    return _open_iterable(source, options, name, may_be_endless)
+
+
+def bound_rows(stream: Stream, max_rows: int) -> Stream:
+    """The same stream, which ends after so many rows; the batch that has more is cut."""
+
+    def read() -> Iterator[Element]:
+        elements = stream.elements()
+        are_batches, remaining = stream.batched, max_rows
+        if stream.unclear is not None:  # whoever reads it asks
+            yield from elements
+        if are_batches is None and stream.kind == "tf.data.Dataset":  # the shapes are for the elements to tell
+            first = list(itertools.islice(elements, _LOOKAHEAD))
+            are_batches = bool(first) and is_batched(common_specs([specs_of(element) for element in first]))
+            elements = itertools.chain(first, elements)
+        for element in elements:
+            num_rows = _num_rows(element) if are_batches else 1
+            yield element if num_rows <= remaining else _first_rows(element, remaining)
+            del element  # before the source makes the next one
+            remaining -= num_rows
+            if remaining <= 0:
+                return
+
+    total = stream.total
+    if stream.counts_rows:
+        total = max_rows if total in (None, tf.data.INFINITE_CARDINALITY) else min(total, max_rows)
+    elif total == tf.data.INFINITE_CARDINALITY:
+        total = None
+    return replace(stream, elements=read, total=total, is_bounded=True)
+
+
+def _num_rows(batch: Element) -> int:
+    """The rows of a batch; 1 where its leaves do not have equally many, which is for the reader to refuse."""
+    numbers = {_num_entries(leaf) for leaf in leaves_of(batch).values()}
+    return numbers.pop() if len(numbers) == 1 else 1
+
+
+def _num_entries(leaf: Any) -> int:
+    if isinstance(leaf, tf.RaggedTensor):
+        return int(leaf.nrows())
+    if isinstance(leaf, (list, tuple)):
+        return len(leaf)
+    shape: Any = getattr(leaf, "shape", ())
+    return int(shape[0]) if len(shape) else 1
+
+
+def _first_rows(batch: Element, number: int) -> Element:
+    return map_element(lambda _, leaf: leaf[:number], batch)
 
 
 def _open_dataset(dataset: tf.data.Dataset, options: BatchOptions, name: str, may_be_endless: bool) -> Stream:
@@ -130,8 +183,8 @@ def _open_py_dataset(dataset: keras.utils.PyDataset, options: BatchOptions, name
     return Stream("keras.utils.PyDataset", read, batched, number, not batched)
 
 
-def _open_iterable(source: Any, options: BatchOptions, name: str) -> Stream:
-    if isinstance(source, (itertools.count, itertools.cycle)):
+def _open_iterable(source: Any, options: BatchOptions, name: str, may_be_endless: bool) -> Stream:
+    if isinstance(source, (itertools.count, itertools.cycle)) and not may_be_endless:
         raise _endless_error(name, "Pass the rows of one epoch, e.g. itertools.islice(rows, number).")
     is_iterable = hasattr(source, "__iter__")
     if isinstance(source, (str, bytes, dict, np.generic)) or not (callable(source) or is_iterable):
@@ -200,4 +253,7 @@ def _split_elements(elements: Iterable[Any], list_is_tuple: bool = False) -> Ite
 
 
 def _endless_error(name: str, fix: str) -> ValueError:
-    return ValueError(f"`{name}` never ends, so it cannot be read once from beginning to end. {fix}")
+    return ValueError(
+        f"`{name}` never ends, so it cannot be read once from beginning to end. {fix} Or pass max_rows, or use "
+        "BucketedStream, which reads while a model trains."
+    )

@@ -168,23 +168,25 @@ def _spec(stream: Stream) -> Element:
 def _windows_in_graph(rows: tf.data.Dataset, row_format: RowFormat, num_rows: int, drop_empty: bool) -> tf.data.Dataset:
     """Windows of the rows of a dataset."""
 
-    def flat(*element: Any) -> tuple[Any, ...]:
+    def flat(*element: Any) -> list[Any]:
         x, y, weights = (*element, None, None)[:3]
-        return tuple(leaf for _, leaf in leaves((x, y, weights)))
+        return [leaf for _, leaf in leaves((x, y, weights))]
 
+    def has_timesteps(*row: Any) -> tf.Tensor:
+        by_leaf = zip(row_format.leaves, flat(*row), strict=True)
+        lengths = [tf.shape(value)[0] for leaf, value in by_leaf if leaf in row_format.sequences]
+        return tf.reduce_all(tf.stack(lengths) > 0)
+
+    # Rows are taken apart a window at a time: a function that is called for each of them costs as much as reading it.
     def window(*batch: Any) -> tuple[Any, ...]:
         return tuple(
             _as_window_leaf(value) if leaf.is_sequence else value
-            for leaf, value in zip(row_format.leaves, batch, strict=True)
+            for leaf, value in zip(row_format.leaves, flat(*batch), strict=True)
         )
 
-    flattened = rows.map(tf.autograph.experimental.do_not_convert(flat))
     if drop_empty:
-        at = [index for index, leaf in enumerate(row_format.leaves) if leaf in row_format.sequences]
-        flattened = flattened.filter(
-            lambda *row: tf.reduce_all(tf.stack([tf.shape(row[index])[0] > 0 for index in at]))
-        )
-    return flattened.ragged_batch(num_rows).map(tf.autograph.experimental.do_not_convert(window))
+        rows = rows.filter(tf.autograph.experimental.do_not_convert(has_timesteps))
+    return rows.ragged_batch(num_rows).map(tf.autograph.experimental.do_not_convert(window))
 
 
 def _as_window_leaf(batch: Any) -> WindowLeaf:
@@ -253,6 +255,7 @@ class _WindowReader:
         if ahead.template is None:
             return
         reader = make_reader(self._stream, self._options, ahead, _new_column)
+        _check_same_structure(reader.columns, row_format)
         first_row = largest = 0
         for element in ahead:
             before = reader.num_rows
@@ -280,6 +283,27 @@ class _WindowReader:
         if drop_empty:
             keep = np.all([values[leaf.path].sizes > 0 for leaf in row_format.sequences], axis=0)
         return tuple(_converted(leaf, values[leaf.path], keep, first_row) for leaf in row_format.leaves)
+
+
+def _check_same_structure(columns: Element, row_format: RowFormat) -> None:
+    """Refuses a pass whose rows are built unlike those that the stream was made with."""
+    by_path = leaves_of(columns)
+    expected, received = [leaf.path for leaf in row_format.leaves], list(by_path)
+    if set(expected) != set(received):
+        raise ValueError(
+            f"All passes over `source` must have rows of one structure. Expected {_names(expected)} as when the stream "
+            f"was made, received {_names(received)}. Yield the same entries in every epoch."
+        )
+    for leaf in row_format.sequences:
+        if not by_path[leaf.path].is_ragged:
+            raise ValueError(
+                f"All passes over `source` must have rows of one structure. Expected a sequence in `{leaf.name}`, as "
+                "when the stream was made, received one value a row."
+            )
+
+
+def _names(paths: list[Path]) -> str:
+    return ", ".join(f"`{leaf_name(path)}`" for path in paths)
 
 
 def _named(elements: Iterator[Element]) -> Iterator[Element]:

@@ -1,5 +1,7 @@
 """Rows that are not in memory: their lengths go the way of those in memory."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -46,7 +48,15 @@ def test_lengths_change_as_those_in_memory(lengths, maxlen, truncating, data):
         ({"lengths": [1.5]}, ValueError, "`lengths` must be whole numbers of timesteps"),
         ({"lengths": "abc"}, ValueError, "`lengths` must have one dimension"),
         ({"length_tolerance": -1}, ValueError, "`length_tolerance` is too small"),
-        ({"length_tolerance": 0.5}, TypeError, "`length_tolerance` must be an integer"),
+        ({"length_tolerance": "5"}, TypeError, "`length_tolerance` must be an integer"),
+        ({"length_tolerance": True}, TypeError, "`length_tolerance` must be an integer"),
+        ({"length_tolerance": 1.0}, ValueError, "Received 1.0 (float). Pass an int for timesteps."),
+        ({"length_tolerance": -0.1}, ValueError, "`length_tolerance` must be a fraction below 1"),
+        ({"length_tolerance": np.nan}, ValueError, "`length_tolerance` must be a fraction below 1"),
+        ({"load": lambda: None}, TypeError, "`load` must take a row index, as in load(row)"),
+        ({"load": lambda row, epoch, more: None}, TypeError, "Received a function of (row, epoch, more). Give"),
+        ({"load": lambda row, *, rng: None}, TypeError, "Received a function of (row, *, rng)"),
+        ({"load": lambda row, epoch, *, rng: None}, TypeError, "Received a function of (row, epoch, *, rng)"),
         ({"num_parallel_loads": 0}, ValueError, "`num_parallel_loads` is too small"),
         ({"output_signature": {"a": SPEC}}, ValueError, "Expected a dict with lengths for each of ['a'], received [3]"),
         ({"output_signature": (SPEC,)}, ValueError, "Expected a tuple with lengths for each of"),
@@ -88,11 +98,11 @@ IDS = tf.TensorSpec((None,), tf.int32)
 
 
 def loader(returned, signature=FLOATS, tolerance=0):
-    return Loader(lambda row: returned, tuple(loaded_leaves_of(signature)), tolerance, 1)
+    return Loader(lambda row: returned, False, tuple(loaded_leaves_of(signature)), tolerance, 1)
 
 
 def read(returned, signature=FLOATS):
-    return loader(returned, signature).read(3)
+    return loader(returned, signature).read(3, 0)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +183,7 @@ def test_an_error_of_the_function_is_chained_and_its_text_bounded():
         raise RuntimeError("endless\n" * 10_000)
 
     with pytest.raises(LoadError, match="`load` failed at row 3 with RuntimeError: endless endless") as raised:
-        Loader(load, tuple(loaded_leaves_of(IDS)), 0, 1).read(3)
+        Loader(load, False, tuple(loaded_leaves_of(IDS)), 0, 1).read(3, 0)
     assert isinstance(raised.value.__cause__, RuntimeError)
     assert len(str(raised.value)) < 1000
 
@@ -184,6 +194,9 @@ def test_an_error_of_the_function_is_chained_and_its_text_bounded():
         (0, 5, 4, "Expected 4 as in lengths[7], received 5 in load(7). Correct `lengths`, or pass length_tolerance=1 "),
         (2, 1, 4, "Expected 4 to within 2 as in lengths[7], received 1 in load(7)."),
         (2, 0, 1, "must return at least one timestep. Expected 1 as in lengths[7], received none in load(7)"),
+        (0.1, 48, 40, "Expected 40 to within 4 as in lengths[7], received 48 in load(7). Correct `lengths`, or pass "),
+        (0.1, 48, 40, "length_tolerance=0.2 where lengths are estimates"),
+        (0.1, 100, 40, "length_tolerance=60 where lengths are estimates"),
     ],
 )
 def test_a_length_that_is_not_as_announced_is_refused(tolerance, received, announced, text):
@@ -192,7 +205,72 @@ def test_a_length_that_is_not_as_announced_is_refused(tolerance, received, annou
         it.check_length(it.leaves[0], 7, received, announced)
     assert text in str(raised.value)
     it.check_length(it.leaves[0], 7, announced, announced)
-    it.check_length(it.leaves[0], 7, announced + tolerance, announced)
+    allowed = tolerance if isinstance(tolerance, int) else int(tolerance * announced)
+    it.check_length(it.leaves[0], 7, announced + allowed, announced)
+
+
+@given(st.integers(0, 999), st.integers(1, 10**6), st.sampled_from([float, np.float64, np.float32]))
+def test_a_fraction_counts_as_it_is_written_and_is_rounded_up(thousandths, announced, number):
+    leaf = loaded_sequences(lambda row: None, [announced], SPEC, number(thousandths / 1000), None)
+    allowed = -(-thousandths * announced // 1000)
+    longest = announced + allowed
+    leaf.loader.check_length(leaf.leaf, 0, longest, announced)
+    with pytest.raises(LoadError, match="as many timesteps as announced"):
+        leaf.loader.check_length(leaf.leaf, 0, longest + 1, announced)
+    if announced - allowed > 1:
+        leaf.loader.check_length(leaf.leaf, 0, announced - allowed, announced)
+        with pytest.raises(LoadError, match="as many timesteps as announced"):
+            leaf.loader.check_length(leaf.leaf, 0, announced - allowed - 1, announced)
+
+
+class Loads:
+    def method(self, row, epoch):
+        return [row, epoch]
+
+    @staticmethod
+    def static(row, epoch):
+        return [row, epoch]
+
+    def __call__(self, row, epoch):
+        return [row, epoch]
+
+
+def of_row(row, epoch=-1, *more, scale=1):
+    return [row, epoch, *more]
+
+
+def of_both(row, epoch, /, scale=1, *, offset=0):
+    return [row, epoch]
+
+
+def of_three(folder, row, epoch):
+    return [row, epoch]
+
+
+@pytest.mark.parametrize(
+    ("load", "expected"),
+    [
+        (of_both, [3, 5]),
+        (lambda row, epoch: [row, epoch], [3, 5]),
+        (Loads().method, [3, 5]),
+        (Loads.static, [3, 5]),
+        (Loads(), [3, 5]),
+        (functools.partial(of_three, "folder"), [3, 5]),
+        (functools.partial(of_both, scale=2), [3, 5]),
+        (functools.lru_cache(of_both), [3, 5]),
+        (of_row, [3, -1]),
+        (lambda *args: list(args), [3]),
+        (lambda row, *args: [row, *args], [3]),
+        (lambda row, **options: [row], [3]),
+        (functools.partial(lambda row, epoch: [row, epoch], epoch=7), [3, 7]),
+        (functools.partial(lambda epoch, row: [row, epoch], 7), [3, 7]),
+        ([[0], [1], [2], [3]].__getitem__, [3]),
+        (np.array([[0], [1], [2], [3]]).__getitem__, [3]),
+    ],
+)
+def test_a_function_that_requires_two_positional_arguments_gets_the_epoch(load, expected):
+    leaf = loaded_sequences(load, [1], SPEC, 0, None)
+    assert leaf.loader.read(3, 5)[0].tolist() == expected
 
 
 @pytest.mark.parametrize(

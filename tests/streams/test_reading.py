@@ -1,11 +1,16 @@
 """The progress line: silent at first, one line on a terminal, a line now and then in a file."""
 
 import io
+import itertools
+import json
 
+import numpy as np
+import pytest
 import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from keras_bucketing import BucketedSequence, load_sequences, save_sequences
 from keras_bucketing.data.collect import collect_inputs
 from keras_bucketing.data.rows import Rows
 from keras_bucketing.streams.reading import Progress
@@ -39,14 +44,14 @@ class Clock:
         return self.now
 
 
-def lines_of(stream, seconds, total=None):
+def lines_of(stream, seconds, total=None, step=10, hint=None):
     """What 100 updates in so many seconds write."""
     clock = Clock()
-    progress = Progress("Reading", "rows", total, stream, clock)
+    progress = Progress("Reading", "rows", total, stream, clock, hint)
     for count in range(1, 101):
         clock.now += seconds / 100
-        progress.update(count * 10)
-    progress.finish(1000)
+        progress.update(count * step)
+    progress.finish(100 * step)
     return stream.getvalue()
 
 
@@ -80,6 +85,34 @@ def test_more_than_was_announced_is_no_error():
     assert "[####################] 1,000 of 500 rows" in lines_of(Terminal(), 10, total=500)
 
 
+HINT = "It may be without end."
+
+
+def test_what_takes_a_minute_may_be_without_end():
+    assert lines_of(io.StringIO(), 100, hint=HINT).splitlines() == [
+        "Reading: 30 rows, 3 s",
+        "Reading: 330 rows, 33 s",
+        "Reading: 630 rows, 63 s",
+        HINT,
+        "Reading: 930 rows, 93 s",
+        "Reading: 1,000 rows, 100 s",
+    ]
+    assert f" rows, 60 s\n{HINT}\n\rReading: 610 rows" in lines_of(Terminal(), 100, hint=HINT)
+
+
+def test_so_do_a_million_rows():
+    text = lines_of(Terminal(), 20, step=15_000, hint=HINT)
+    assert text.count(HINT) == 1
+    assert f"Reading: 1,005,000 rows, 13 s\n{HINT}\n" in text
+    assert HINT in lines_of(Terminal(), 4, step=15_000, hint=HINT)
+
+
+def test_nothing_is_said_of_what_is_short_or_of_known_size():
+    assert lines_of(Terminal(), 2.9, step=10**6, hint=HINT) == ""
+    assert HINT not in lines_of(Terminal(), 59, hint=HINT)
+    assert HINT not in lines_of(Terminal(), 1000, total=1000, hint=HINT)
+
+
 # Streams of every kind: what is read is what went in, row by row.
 
 
@@ -88,8 +121,8 @@ properties = settings(
 )
 
 
-def read(stream, cache=None, **options):
-    return collect_inputs(*read_dataset(stream, cache, BatchOptions(**options)))
+def read(stream, cache=None, max_rows=None, **options):
+    return collect_inputs(*read_dataset(stream, cache, BatchOptions(**options), max_rows))
 
 
 def contents(inputs):
@@ -168,3 +201,91 @@ def test_a_cache_holds_what_was_read(tmp_path_factory, triple, batch_size):
 
     other = tf.data.Dataset.from_generator(read_again, output_signature=stream.element_spec)
     check_same(triple, other, batched=True, cache=str(folder))
+
+
+FORMS = ("rows", "generator", "tf.data rows", "ragged", "padded", "PyDataset", "batched generator")
+
+
+@properties
+@given(datasets(several_sequences=False, vectors_in_x=False), st.sampled_from(FORMS), st.data(), st.booleans())
+def test_so_many_rows_are_the_first_ones(triple, form, data, repeats):
+    rows = rows_of(triple)
+    max_rows = data.draw(st.integers(1, 2 * len(rows)))
+    batch_size = data.draw(st.integers(1, 5))
+    options = {"batched": form not in ("rows", "generator", "tf.data rows")}
+    if options["batched"] and form != "ragged" and has_timestep_labels(triple):
+        options["timestep_labels"] = True
+    whole = {
+        "rows": lambda: rows,
+        "generator": lambda: lambda: iter(rows),
+        "tf.data rows": lambda: single_rows(triple),
+        "ragged": lambda: single_rows(triple).ragged_batch(batch_size),
+        "padded": lambda: single_rows(triple).padded_batch(batch_size),
+        "PyDataset": lambda: Batches(triple, batch_size, list),
+        "batched generator": lambda: list(batched_generator(triple, batch_size, list)),
+    }[form]()
+    if repeats and isinstance(whole, tf.data.Dataset):
+        source = whole.repeat()
+    elif repeats and isinstance(whole, list):
+        source = itertools.cycle(whole)
+    else:
+        repeats, source = False, whole
+    expected = contents(read(whole, **options))
+    if len(rows) < max_rows and not repeats:
+        assert contents(read(source, max_rows=max_rows, **options)) == expected
+        return
+    got = read(source, max_rows=max_rows, **options)
+    number = min(max_rows, len(rows)) if not repeats else max_rows
+    assert len(got.lengths.longest) == number
+    as_lists = map_leaves(lambda leaf: list(leaf), triple)
+    first = map_leaves(lambda leaf: (leaf * 3)[:number], as_lists)
+    assert contents(got) == contents(collect_inputs(*first))
+
+
+class Counting:
+    """Batches of two rows without end, which count how many were asked for."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def __iter__(self):
+        while True:
+            self.asked += 1
+            yield np.full((2, 3), self.asked)
+
+
+def test_no_more_is_read_than_is_needed():
+    source = Counting()
+    read(source, batched=False, max_rows=20)
+    assert source.asked == 20
+    source = Counting()
+    assert read(source, batched=True, max_rows=41).x.values[-1] == 21
+    assert source.asked == 21
+
+
+def test_a_cache_of_so_many_rows_is_not_that_of_others(tmp_path):
+    rows = [[1, 2, 3], [4], [5, 6]]
+    for name, read_first, read_then in (("two", 2, None), ("all", None, 2), ("two again", 2, 1)):
+        folder = tmp_path / name
+        first = contents(read(rows, cache=folder, max_rows=read_first))
+        assert contents(read(rows, cache=folder, max_rows=read_first)) == first
+        with pytest.raises(ValueError, match="`cache` belongs to another dataset"):
+            read(rows, cache=folder, max_rows=read_then)
+    description = json.loads((tmp_path / "all" / "description.json").read_text())
+    del description["source"]["max_rows"]  # as of version 0.2.0
+    (tmp_path / "all" / "description.json").write_text(json.dumps(description))
+    assert contents(read(rows, cache=tmp_path / "all")) == contents(read(rows))
+    with pytest.raises(ValueError, match="`cache` belongs to another dataset"):
+        read(rows, cache=tmp_path / "all", max_rows=2)
+
+
+@pytest.mark.parametrize(
+    ("max_rows", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError), (True, TypeError)]
+)
+def test_a_number_of_rows_is_one_or_more(tmp_path, max_rows, error):
+    with pytest.raises(error, match="`max_rows`"):
+        BucketedSequence.from_dataset([[1]], max_rows=max_rows)
+    with pytest.raises(error, match="`max_rows`"):
+        save_sequences(tmp_path / "folder", [[1]], max_rows=max_rows)
+    save_sequences(tmp_path / "folder", itertools.cycle([[1], [2, 3]]), max_rows=3)
+    assert load_sequences(tmp_path / "folder").lengths.tolist() == [1, 2, 1]

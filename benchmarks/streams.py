@@ -1,0 +1,101 @@
+"""Streams: BucketedStream beside `bucket_by_sequence_length` on one and the same source, read once by each of them.
+
+The source is a `tf.data.Dataset` of rows, which stays in graph, or a generator function, which tf.data reads with
+`from_generator`. Neither is shuffled before: the stream mixes the rows of its buffer, `bucket_by_sequence_length` none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from benchmarks import harness
+from benchmarks.lengths import lognormal_lengths
+from benchmarks.sequences import Sequences, token_sequences
+from benchmarks.tables import Record, Table, spread
+from keras_bucketing import BucketedStream
+
+BATCH_SIZE, BUFFER_SIZE = 32, 4096
+BOUNDARIES = [100, 200, 300, 400]  # as one would choose them for reviews
+STREAM, RIVAL = "`BucketedStream`", "`bucket_by_sequence_length`"
+
+
+def measure_streams(num_sequences: int, rounds: int) -> dict[str, Any]:
+    """Processor seconds of a pass, and how many padded timesteps are real, by source and by who reads it."""
+    lengths = lognormal_lengths(num_sequences, mean=235, median=174, longest=2500)  # as those of IMDB's reviews
+    sequences = token_sequences(lengths)
+    results: dict[str, Any] = {}
+    for name, (source, rows) in sources(sequences).items():
+        # A buffer of few rows, where the benchmark only shows that it runs.
+        stream = BucketedStream(source, batch_size=BATCH_SIZE, buffer_size=min(BUFFER_SIZE, num_sequences), seed=0)
+        datasets = {STREAM: stream, RIVAL: bucket_rows(rows)}
+        seconds = harness.interleave({each: _processor_time(of) for each, of in datasets.items()}, rounds)
+        results[name] = {
+            each: {
+                "seconds": harness.spread_of(seconds[each]),
+                "times_rival": harness.ratios_within_rounds(seconds[each], seconds[RIVAL]),
+                "padding_efficiency": padding_efficiency(of, int(lengths.sum())),
+            }
+            for each, of in datasets.items()
+        }
+    return {"num_sequences": num_sequences, "batch_size": BATCH_SIZE, "buffer_size": BUFFER_SIZE, "sources": results}
+
+
+def sources(sequences: Sequences) -> dict[str, tuple[Any, tf.data.Dataset]]:
+    """What the stream takes, and the same rows as a `tf.data.Dataset`."""
+    ragged_rows = tf.data.Dataset.from_tensor_slices((sequences.ragged, sequences.labels))
+    # A slice of a RaggedTensor is a ragged element of rank 0; the map function's result is a plain tensor.
+    rows = ragged_rows.map(lambda x, y: (x, y), num_parallel_calls=tf.data.AUTOTUNE)
+    arrays = sequences.arrays
+
+    def generate() -> Iterator[tuple[np.ndarray, Any]]:
+        yield from zip(arrays, sequences.labels, strict=True)
+
+    signature = (tf.TensorSpec((None,), tf.int32), tf.TensorSpec((), tf.int32))
+    generated = tf.data.Dataset.from_generator(generate, output_signature=signature)
+    return {"tf.data rows": (rows, rows), "generator function": (generate, generated)}
+
+
+def bucket_rows(rows: tf.data.Dataset) -> tf.data.Dataset:
+    """tf.data's own bucketing."""
+    bucketed = rows.bucket_by_sequence_length(
+        lambda x, y: tf.shape(x)[0],
+        bucket_boundaries=BOUNDARIES,
+        bucket_batch_sizes=[BATCH_SIZE] * (len(BOUNDARIES) + 1),
+    )
+    return bucketed.prefetch(tf.data.AUTOTUNE)
+
+
+def padding_efficiency(dataset: tf.data.Dataset, num_real: int) -> float:
+    """Real over padded timesteps of a pass."""
+    return num_real / sum(int(np.prod(x.shape)) for x, _ in dataset)
+
+
+def _processor_time(dataset: tf.data.Dataset) -> Callable[[], float]:
+    def seconds() -> float:
+        begin = time.process_time()
+        for _ in dataset:
+            pass
+        return time.process_time() - begin
+
+    return seconds
+
+
+def streams_table(record: Record) -> Table:
+    """One line for each source and reader."""
+    rows = [
+        [source, name, spread(row["seconds"]), spread(row["times_rival"]), f"{row['padding_efficiency']:.3f}"]
+        for source, readers in record["sources"].items()
+        for name, row in readers.items()
+    ]
+    return Table(
+        "pipeline_streams",
+        f"{record['num_sequences']:,} rows as long as IMDB's reviews, {record['batch_size']} rows a batch, a buffer of "
+        f"{record['buffer_size']:,}",
+        ["source", "pipeline", "processor time, s", f"x {RIVAL}", "padding efficiency"],
+        rows,
+    )
