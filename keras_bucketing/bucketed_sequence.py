@@ -6,6 +6,7 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from typing import Any, Literal, NoReturn
 
 import keras
@@ -216,7 +217,7 @@ class BucketedSequence(tf.data.Dataset):
         shard_index: int = 0,
     ):
         arguments = dict(locals())
-        self._given_options = {name: arguments[name] for name in _OPTION_NAMES}
+        self._given_options = {name: deepcopy(arguments[name]) for name in _OPTION_NAMES}
         check_choice("remainder", remainder, ("spill", "keep", "drop"))
         check_choice("truncating", truncating, ("post", "pre"))
         wanted_lengths = check_include_lengths(include_lengths)

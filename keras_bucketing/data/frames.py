@@ -362,9 +362,12 @@ def _numbers(column: Column, label: Label, name: str) -> np.ndarray:
     """A column of numbers, none of them missing."""
     _refuse_missing(column, label, name)
     array = column.values()
-    if array.dtype.kind not in "biufmMc" and hasattr(next(iter(array), None), "isoformat"):
-        array = np.asarray(array, "datetime64[us]")
-    if array.dtype.kind not in "biufmMc":
+    if array.dtype.kind in "mM" or hasattr(array[0], "isoformat"):  # those with a time zone are objects
+        raise TypeError(
+            f"`{name}` must hold numbers. Received times in column {show(label)}. Convert them, e.g. (times - "
+            "times.min()).dt.total_seconds()."
+        )
+    if array.dtype.kind not in "biufc":
         entries = array.tolist()
         at = next((row for row, entry in enumerate(entries) if not isinstance(entry, NUMBERS)), None)
         if at is not None or array.ndim > 1:
@@ -378,11 +381,6 @@ def _numbers(column: Column, label: Label, name: str) -> np.ndarray:
         raise TypeError(
             f"`{name}` must name columns of numbers. Received vectors of shape {array.shape[1:]} in column "
             f"{show(label)}. Pass one column for each feature."
-        )
-    if array.dtype.kind in "mM":
-        raise TypeError(
-            f"`{name}` must hold numbers. Received times, {array.dtype}, in column {show(label)}. Convert them, e.g. "
-            "(times - times.min()).dt.total_seconds()."
         )
     standard_dtype(array.dtype, name)  # refuses what is left
     return array
@@ -542,6 +540,8 @@ def _join(sequences: Structure, static: Any, table: Table, groups: _Groups) -> S
         added = list(static.items())
     else:
         labels = static if isinstance(static, (list, tuple)) and not _columns(table, static) else [static]
+        for label in labels:
+            _find(table, label, "static")
         added = [(label, label) for label in labels]
     for key, spec in added:
         if isinstance(key, str) and key in entries:
