@@ -36,11 +36,10 @@ def main() -> None:
             "times_argsort": harness.ratios_within_rounds(figures[name_of(frame)], figures[ARGSORT]),
         }
     record = {"rounds": rounds, "groups": num_groups, "rows": num_rows, "results": results}
-    harness.publish(arguments.output, "frames", record, tables)
-    harness.write_picture(arguments.output, "frames", lambda axes: draw(axes, results), panels=1)
+    harness.publish(arguments.output, "frames", record, make_tables)
 
 
-def tables(record: Record) -> list[Table]:
+def make_tables(record: Record) -> list[Table]:
     """The seconds, and their multiple of the argsort's."""
     return [
         Table(
@@ -90,7 +89,9 @@ def name_of(frame: Any) -> str:
 def contenders(frame: Any) -> dict[str, Callable[[], float]]:
     """Functions that return the seconds they took."""
     column = frame["id"]
-    ids = np.asarray(column.cat.codes if str(column.dtype if hasattr(column, "dtype") else "") == "category" else column)
+    ids = np.asarray(
+        column.cat.codes if str(column.dtype if hasattr(column, "dtype") else "") == "category" else column
+    )
 
     def argsort() -> float:
         begin = time.perf_counter()
@@ -103,13 +104,6 @@ def contenders(frame: Any) -> dict[str, Callable[[], float]]:
         return time.perf_counter() - begin
 
     return {ARGSORT: argsort, name_of(frame): from_dataframe}
-
-
-def draw(axes: Any, results: dict[str, Any]) -> None:
-    """Bars of the ratios."""
-    bars = {name.replace(", ", ",\n", 1): row["times_argsort"] for name, row in results.items()}
-    harness.draw_bars(axes[0], bars, "x one stable argsort of the ids", "pandas", "{:,.1f}")
-    axes[0].set_title("from_dataframe", loc="left")
 
 
 if __name__ == "__main__":

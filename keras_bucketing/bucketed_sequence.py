@@ -541,6 +541,7 @@ class BucketedSequence(tf.data.Dataset):
         return cls(x, y, sample_weight, **options)
 
     @classmethod
+    @explain_calls
     def from_dataframe(
         cls,
         frame: object,
@@ -600,11 +601,16 @@ class BucketedSequence(tf.data.Dataset):
             >>> sequences.numpy().tolist(), labels.numpy().tolist()
             ([[10, 20, 0], [1, 2, 3]], [0, 1])
         """
-        inspect.signature(cls).bind(None, **options)  # a wrong name is said before everything has been copied
+        check_option_names(cls, options)
         timestep_labels = check_flag("timestep_labels", timestep_labels)
-        found = sequences_of_frame(frame, by, x, y, sample_weight, static, sort_by, timestep_labels)
-        dataset = cls(found.x, found.y, found.sample_weight, **options)
-        dataset._frame_rows = found.rows.truncate(options.get("maxlen"), options.get("truncating", "post"))
+        found: list[FrameSequences] = []
+
+        def read() -> tuple[Any, Any, Any]:
+            found.append(sequences_of_frame(frame, by, x, y, sample_weight, static, sort_by, timestep_labels))
+            return found[0].x, found[0].y, found[0].sample_weight
+
+        dataset = cls(Unread(read), **options)
+        dataset._frame_rows = found[0].rows.truncate(options.get("maxlen"), options.get("truncating", "post"))
         return dataset
 
     # Some of the rows.
@@ -634,6 +640,7 @@ class BucketedSequence(tf.data.Dataset):
             >>> x.numpy().tolist(), y.numpy().tolist()
             ([[5, 6, 0], [5, 6, 0], [1, 2, 3]], [2, 2, 0])
         """
+        check_option_names(BucketedSequence, options)
         indices = row_indices_of(rows, len(self._lengths), "rows")
         check_options_of_subset(self._given_options, options, self._stored.is_cut)
         merged = {**self._given_options, **options}

@@ -194,8 +194,8 @@ def test_rows_that_are_none_are_refused(rows, error, message):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"batchsize": 3}, TypeError, "`batchsize` is no option of BucketedSequence. Did you mean `batch_size`?"),
-        ({"y": [1]}, TypeError, "`y` is no option of BucketedSequence. The data of a subset are those of the dataset."),
+        ({"batchsize": 3}, TypeError, "`batchsize` is no option of BucketedSequence."),
+        ({"y": [1]}, TypeError, "`y` is no option of subset()."),
         ({"maxlen": None}, ValueError, "`maxlen` must be at most 4, to which the dataset has cut its sequences."),
         ({"maxlen": 5}, ValueError, "`maxlen` must be at most 4"),
         ({"truncating": "pre"}, ValueError, "`truncating` must be 'post', by which the dataset has cut its sequences."),
@@ -417,5 +417,7 @@ def test_what_is_handed_out_is_a_copy():
 def test_a_wrong_option_is_said_before_the_table_is_read():
     with pytest.raises(TypeError, match="batchsize"):
         BucketedSequence.from_dataframe(None, by="id", x="f1", batchsize=3)
+    with pytest.raises(ValueError, match="`batch_size` is too small"):
+        BucketedSequence.from_dataframe(None, by="id", x="f1", batch_size=0)
     with pytest.raises(TypeError, match="`timestep_labels` must be a boolean"):
         BucketedSequence.from_dataframe(long_frame(), by="id", x="f1", timestep_labels=1)

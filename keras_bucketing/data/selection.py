@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,19 +58,17 @@ def row_indices_of(rows: Any, num_rows: int, name: str) -> RowIndices:
 
 
 def check_options_of_subset(given: Mapping[str, Any], options: Mapping[str, Any], is_cut: bool) -> None:
-    """Refuses options of a subset that the dataset does not have, or that need what it does not hold any more.
+    """Refuses options of a subset that need what the dataset does not hold, or not any more.
 
     Args:
         given: The options of the dataset.
         options: Those that are to be others.
         is_cut: Whether the dataset has cut sequences.
     """
-    unknown = next((name for name in options if name not in given), None)
-    if unknown is not None:
-        near = difflib.get_close_matches(unknown, given, 1)
+    data = next((name for name in options if name not in given), None)
+    if data is not None:
         raise TypeError(
-            f"`{unknown}` is no option of BucketedSequence."
-            + (f" Did you mean `{near[0]}`?" if near else " The data of a subset are those of the dataset.")
+            f"`{data}` is no option of subset(). Received `rows` and `{data}`. The data are those of the rows."
         )
     if "align_labels" in options and options["align_labels"] != given["align_labels"]:
         raise ValueError(
