@@ -1,7 +1,7 @@
 """Tables in long format: a million sequences of ten million rows, beside one stable argsort of their ids.
 
 Five float64 features, an int64 id and a float64 label. The rows of a sequence follow one another, or all rows are mixed
-and sorted by a time. `from_dataframe` and the argsort take turns; what is measured of the former is all of it, until the
+and sorted by a time. `from_dataframe` and the argsort take turns; the former is measured until the
 dataset can be iterated over. Ids are int64; text as pandas' categories.
 
     python -m benchmarks.frames
