@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from typing import Any, Literal, NoReturn
 
 import keras
@@ -22,9 +24,11 @@ from keras_bucketing.data.collect import (
     collect_inputs,
     length_entries,
 )
+from keras_bucketing.data.frames import FrameRows, FrameSequences, sequences_of_frame
 from keras_bucketing.data.loader import loaded_sequences
 from keras_bucketing.data.row_splits import Lengths, RowIndices
 from keras_bucketing.data.rows import LeafLengths, rows_from_row_splits
+from keras_bucketing.data.selection import check_options_of_subset, row_indices_of, rows_to_hold_out
 from keras_bucketing.padding.report import summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats, padding_of_plan
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
@@ -142,6 +146,8 @@ class BucketedSequence(tf.data.Dataset):
         num_batches: Int, the batches of every epoch.
         num_sequences: Int, the sequences of every epoch, on all shards.
         lengths: Int array, one entry for each sequence of the input, in timesteps; 0 for one that was dropped as empty.
+        row_keys: Array, one id for each sequence of the input where that was a table; else None.
+        frame_rows: Int array, the position of each timestep in that table, sequence by sequence; else None.
         bucket_boundaries: Ints, in timesteps.
         bucket_batch_sizes: Ints, rows, one for each bucket.
         epoch: Int, the epoch that the next pass reads.
@@ -211,6 +217,8 @@ class BucketedSequence(tf.data.Dataset):
         num_shards: int = 1,
         shard_index: int = 0,
     ):
+        arguments = dict(locals())
+        self._given_options = {name: deepcopy(arguments[name]) for name in _OPTION_NAMES}
         check_choice("remainder", remainder, ("spill", "keep", "drop"))
         check_choice("truncating", truncating, ("post", "pre"))
         wanted_lengths = check_include_lengths(include_lengths)
@@ -269,6 +277,8 @@ class BucketedSequence(tf.data.Dataset):
             pads_further=pad_to_bucket_boundary or min_length > 1,
             shard=self._shard,
         )
+        self._stored = self._gatherer.stored(inputs)
+        self._frame_rows: FrameRows | None = None
         # What the batches depend on besides the data and the seed; names and values are part of saved states.
         self._plan_options = {
             "boundaries": self._buckets.boundaries,
@@ -552,6 +562,159 @@ class BucketedSequence(tf.data.Dataset):
         x = loaded_sequences(load, lengths, output_signature, length_tolerance, num_parallel_loads)
         return cls(x, y, sample_weight, **options)
 
+    @classmethod
+    @explain_calls
+    def from_dataframe(
+        cls,
+        frame: object,
+        *,
+        by: Any,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        static: Any = None,
+        sort_by: Any = None,
+        timestep_labels: bool = False,
+        **options: Any,
+    ) -> BucketedSequence:
+        """Makes a dataset from a table in long format, with one row for each timestep: sensors, events, logs.
+
+        The rows of a sequence may lie anywhere in the table. They are sorted once, and their values are copied once as
+        a block, never sequence by sequence. Sequences come in the order in which they appear first. `row_keys` has
+        their ids in that order, and `frame_rows` the positions of the table's rows in the order of the timesteps, so
+        that predictions find their way back. What is missing or not clear is refused, with the row; rows are counted
+        from 0, whatever the index of the table.
+
+        Args:
+            frame: A pandas or polars DataFrame, or any table with `__arrow_c_stream__`, as of pyarrow or DuckDB; the
+                latter are read by way of pyarrow.
+            by: Str, the column whose value tells which sequence a row belongs to; or a list of several, whose ids are
+                tuples. With pandas, a level of the index has a name too. Categories without rows are ignored.
+            x: Str, a column of numbers, for sequences `(length,)`; a list of columns, for sequences of vectors
+                `(length, len(x))`; or a dict or tuple of them, for several leaves.
+            y: Str, a column of numbers, the label of each sequence, which must not vary in it; a list of columns, for
+                labels that are vectors; or a dict or tuple of them, for several outputs. Defaults to None.
+            sample_weight: The column of the weights of sequences, as `y`. Defaults to None.
+            static: Str or a list, columns with one value a sequence that join `x` under their names; or a dict from
+                names to columns, or lists of columns. If `x` is no dict, it becomes `{"sequences": x, ...}`. Defaults
+                to None.
+            sort_by: Str or a list, the columns that order the rows of each sequence, as a time; no two rows of a
+                sequence may be equal. Defaults to None: the order of the table.
+            timestep_labels: Bool, whether `y` and `sample_weight` have one value for each timestep. Defaults to False.
+            **options: The other arguments of `BucketedSequence`.
+
+        Raises:
+            TypeError: If `frame` is no table, or a column holds text (map it to ids with `pd.factorize`) or times.
+            ValueError: If a column is not there; if an entry or an id is missing (NaN too); if a label, weight or
+                static value varies in a sequence; if two rows of a sequence are equal in `sort_by`.
+            ImportError: If pyarrow is needed and missing, the extra `arrow`.
+
+        Example:
+            >>> import pandas as pd
+            >>> frame = pd.DataFrame(
+            ...     {"id": list("babab"), "time": [1, 9, 2, 4, 3], "f1": [1, 20, 2, 10, 3], "label": [1, 0, 1, 0, 1]}
+            ... )
+            >>> dataset = BucketedSequence.from_dataframe(
+            ...     frame, by="id", x="f1", y="label", sort_by="time", shuffle=False
+            ... )
+            >>> dataset.row_keys.tolist(), dataset.frame_rows.tolist()
+            (['b', 'a'], [0, 2, 4, 3, 1])
+            >>> sequences, labels = next(iter(dataset))
+            >>> sequences.numpy().tolist(), labels.numpy().tolist()
+            ([[10, 20, 0], [1, 2, 3]], [0, 1])
+        """
+        check_option_names(cls, options)
+        timestep_labels = check_flag("timestep_labels", timestep_labels)
+        found: list[FrameSequences] = []
+
+        def read() -> tuple[Any, Any, Any]:
+            found.append(sequences_of_frame(frame, by, x, y, sample_weight, static, sort_by, timestep_labels))
+            return found[0].x, found[0].y, found[0].sample_weight
+
+        dataset = cls(Unread(read), **options)
+        dataset._frame_rows = found[0].rows.truncate(options.get("maxlen"), options.get("truncating", "post"))
+        return dataset
+
+    # Some of the rows.
+
+    def subset(self, rows: object, **options: Any) -> BucketedSequence:
+        """Makes a dataset of some of the rows, which shares the data of this one.
+
+        The options are those that this one was given; what it found, such as boundaries, is found again for these rows.
+
+        Args:
+            rows: Ints, indices into the input, in any order and also repeated, or a boolean mask `(len(x),)`. Row i of
+                the new dataset is `rows[i]`. Rows that were dropped as empty stay dropped.
+            **options: Arguments of `BucketedSequence` that are to be others, e.g. `shuffle=False`.
+
+        Returns:
+            A dataset of its own, which begins with epoch 0. Its `row_keys` and `frame_rows` are those of its rows.
+
+        Raises:
+            TypeError: If `rows` are no indices and no mask, or an option is not known.
+            ValueError: If there are no rows, a mask has another length, or an option would need values that this
+                dataset has cut off (`maxlen`) or left out (`on_empty`).
+            IndexError: If an index is out of range.
+
+        Example:
+            >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], y=[0, 1, 2], shuffle=False)
+            >>> x, y = next(iter(dataset.subset([2, 0, 2])))
+            >>> x.numpy().tolist(), y.numpy().tolist()
+            ([[5, 6, 0], [5, 6, 0], [1, 2, 3]], [2, 2, 0])
+        """
+        check_option_names(BucketedSequence, options)
+        indices = row_indices_of(rows, len(self._lengths), "rows")
+        check_options_of_subset(self._given_options, options, self._stored.is_cut)
+        merged = {**self._given_options, **options}
+        dataset = BucketedSequence(self._stored.take(indices), **merged)
+        if self._frame_rows is not None:
+            dataset._frame_rows = self._frame_rows.take(indices).truncate(merged["maxlen"], merged["truncating"])
+        return dataset
+
+    def split(
+        self,
+        fraction: float,
+        *,
+        stratify: object = None,
+        groups: object = None,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> tuple[BucketedSequence, BucketedSequence]:
+        """Holds out a fraction of the rows for validation, as two datasets that share the data of this one.
+
+        Both are subsets with their rows in the order of the input; see `subset`. The second one has `shuffle=False`, so
+        that `validation_data` is the same in every epoch. Rows that were dropped as empty are in neither.
+
+        Args:
+            fraction: Float between 0 and 1, the share of the rows that is held out: as many as with
+                `validation_split` in `fit`.
+            stratify: Values `(len(x),)`, such as classes: each has its share of the held-out rows, to within a row.
+                Defaults to None.
+            groups: Values `(len(x),)`, such as persons: the rows of one are never on both sides. Whole groups are held
+                out, about the fraction of the rows. Defaults to None.
+            shuffle: Bool, whether the held-out rows are drawn. If not, they are the last ones (of each class, or the
+                last groups), as with `validation_split`: by time, where the rows are in its order. Defaults to True.
+            seed: Int, what they are drawn by. Defaults to 0.
+
+        Returns:
+            The dataset of the rest, and the dataset of the rows that are held out.
+
+        Raises:
+            TypeError: If an argument is of the wrong kind.
+            ValueError: If one of the two would have no rows; if `stratify` or `groups` have no value for a row; if both
+                are given.
+
+        Example:
+            >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6], [7]], shuffle=False)
+            >>> rest, held_out = dataset.split(0.25, shuffle=False)
+            >>> rest.lengths.tolist(), held_out.lengths.tolist()
+            ([3, 1, 2], [1])
+        """
+        rows = np.arange(len(self._lengths)) if self._kept is None else self._kept
+        shuffle = check_flag("shuffle", shuffle)
+        rest, held_out = rows_to_hold_out(rows, fraction, stratify, groups, shuffle, seed, len(self._lengths))
+        return self.subset(rest), self.subset(held_out, shuffle=False)
+
     # What tf.data asks of a subclass.
 
     def _inputs(self) -> list[tf.data.Dataset]:
@@ -616,6 +779,16 @@ class BucketedSequence(tf.data.Dataset):
     def lengths(self) -> Lengths:
         """Int array `(len(x),)`: timesteps, in the order of the input; 0 for a row that was dropped as empty."""
         return self._lengths.copy()
+
+    @property
+    def row_keys(self) -> np.ndarray | None:
+        """Array `(len(x),)`: the id of each sequence of `from_dataframe`; None for other data."""
+        return None if self._frame_rows is None else self._frame_rows.keys.copy()
+
+    @property
+    def frame_rows(self) -> RowIndices | None:
+        """Int array: where each timestep of `from_dataframe` stands in the table, row by row; None for other data."""
+        return None if self._frame_rows is None else self._frame_rows.frame_rows.copy()
 
     @property
     def bucket_boundaries(self) -> list[int]:
@@ -937,3 +1110,10 @@ class BucketedSequence(tf.data.Dataset):
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self._gatherer.fingerprint_bytes(), self._plan_options)
         return self._fingerprint
+
+
+_OPTION_NAMES = [
+    name
+    for name, parameter in inspect.signature(BucketedSequence.__init__).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+]

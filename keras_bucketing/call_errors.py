@@ -109,7 +109,7 @@ _OTHER_NAMES: tuple[tuple[str, _Hint], ...] = (
         "All rows are shuffled, anew each epoch: pass shuffle=True or False.",
     ),
     ("repeat count epochs n_epochs num_epochs", "Each epoch of fit(epochs=...) is a pass: leave it out."),
-    ("validation_split test_size train_size", "Split the rows, and pass two datasets to fit()."),
+    ("validation_split test_size train_size", "Pass two datasets to fit(): train, validation = dataset.split(0.2)."),
     ("class_weight steps_per_epoch callbacks verbose validation_data", "Pass it to fit()."),
     ("label labels target targets outputs", "Pass y=..."),
     ("sample_weights weights weight", "Pass sample_weight=..."),

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial, reduce
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,10 @@ from keras_bucketing.data.arrays import aligned_empty
 from keras_bucketing.data.convert import Leaf, as_leaf, as_rows, as_weights
 from keras_bucketing.data.loader import Loaded
 from keras_bucketing.data.row_splits import Lengths, RowIndices
-from keras_bucketing.data.rows import LeafLengths, RowLengths, Rows
+from keras_bucketing.data.rows import LeafLengths, PickedValues, RowLengths, Rows
 from keras_bucketing.data.tree import Path, Structure, name_of
+
+_ALL_EMPTY = 'All sequences are empty, so on_empty="drop" leaves none. Expected at least one timestep.'
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,13 @@ class Inputs:
     """What one row of the dataset is made of.
 
     Attributes:
-        x: Structure of leaves. A leaf is `Rows` (one sequence a row) or an array `(num_rows, ...)` (one value a row).
+        x: Structure of leaves. A leaf is `Rows` (one sequence a row), an array `(num_rows, ...)` (one value a row) or,
+            of some rows of another dataset, `PickedValues`.
         y: Structure of leaves, or None. A leaf of `Rows` holds one label a timestep, or labels of their own length.
         sample_weight: None, one leaf, or a structure like `y`.
         num_given: How many rows the input had.
         kept: Where each row stood in the input, `(num_rows,)`; None where none was dropped.
+        is_cut: Whether some sequence was longer.
         align_labels: Whether ragged leaves of `y` hold one label a timestep, and so have the lengths of a leaf of `x`.
         label_owners: For each leaf of `y` that does, that leaf of `x`.
     """
@@ -52,6 +57,7 @@ class Inputs:
     kept: RowIndices | None = None
     align_labels: bool = True
     label_owners: dict[Path, Path] = field(default_factory=dict)
+    is_cut: bool = False
 
     @cached_property
     def lengths(self) -> RowLengths:
@@ -92,16 +98,33 @@ class Inputs:
         def cut(_: Path, leaf: Leaf) -> Leaf:
             return leaf.truncate(maxlen, truncating) if isinstance(leaf, Rows) else leaf
 
+        is_cut = self.is_cut or any(leaf.sizes.max(initial=0) > maxlen for _, leaf in _sequences(self.x))
         if self.align_labels:
-            return self._mapped(cut)
-        return replace(self, x=tree.map_leaves(cut, self.x))
+            return replace(self._mapped(cut), is_cut=is_cut)
+        return replace(self, x=tree.map_leaves(cut, self.x), is_cut=is_cut)
+
+    def take(self, rows: RowIndices) -> Inputs:
+        """The rows at some indices of the input, without a copy; those that were dropped as empty stay dropped."""
+        positions, kept = rows, None
+        if self.kept is not None:
+            found = np.minimum(np.searchsorted(self.kept, rows), len(self.kept) - 1)
+            is_kept = self.kept[found] == rows
+            if not is_kept.any():
+                raise ValueError(_ALL_EMPTY)
+            positions, kept = found[is_kept], None if is_kept.all() else np.flatnonzero(is_kept)
+        return replace(self._mapped(partial(_select, keep=positions)), num_given=len(rows), kept=kept)
 
     def without_empty(self, on_empty: str) -> Inputs:
         """Refuses, drops or fills rows without timesteps.
 
         A batch must not hold a fully masked row: cuDNN aborts on it.
         """
-        empty = np.zeros(self.num_given, bool)
+        if self.kept is not None and on_empty != "drop":
+            raise ValueError(
+                f"`on_empty` must be 'drop' where empty sequences have been dropped. Received {on_empty!r}. Leave them "
+                "out of `rows`, or make the dataset again."
+            )
+        empty = np.zeros(self.num_given if self.kept is None else len(self.kept), bool)
         for name, leaf in _sequences(self.x):
             has_none = leaf.lengths == 0
             empty |= has_none
@@ -117,8 +140,10 @@ class Inputs:
         if on_empty == "keep":
             return replace(self, x=tree.map_leaves(_fill_empty, self.x))
         if empty.all():
-            raise ValueError('All sequences are empty, so on_empty="drop" leaves none. Expected at least one timestep.')
-        return replace(self._mapped(partial(_select, keep=~empty)), kept=np.flatnonzero(~empty))
+            raise ValueError(_ALL_EMPTY)
+        kept = np.flatnonzero(~empty)
+        selected = self._mapped(partial(_compress, keep=~empty))
+        return replace(selected, kept=kept if self.kept is None else self.kept[kept])
 
     @cached_property
     def _columns(self) -> dict[tuple[str, Path], int]:
@@ -136,7 +161,7 @@ class Inputs:
         leaf: Rows = reduce(operator.getitem, path, self.x if root == "x" else self.y)
         return leaf
 
-    def _mapped(self, function: Callable[[Path, Leaf], Leaf]) -> Inputs:
+    def _mapped(self, function: Callable[[Path, Any], Any]) -> Inputs:
         x, y, weights = (tree.map_leaves(function, part) for part in (self.x, self.y, self.sample_weight))
         return replace(self, x=x, y=y, sample_weight=weights)
 
@@ -148,6 +173,8 @@ def collect_inputs(x: object, y: object, sample_weight: object, align_labels: bo
         TypeError: If something is of the wrong kind: text, a scalar where a sequence belongs, no collection at all.
         ValueError: If there are no sequences, or leaves do not fit together.
     """
+    if isinstance(x, Inputs):  # rows of another dataset
+        return x
     if isinstance(x, Unread):
         x, y, sample_weight = x.read()
     for name, value in (("y", y), ("sample_weight", sample_weight)):
@@ -231,8 +258,12 @@ def _fill_empty(_: Path, leaf: Leaf) -> Leaf:
     return leaf.fill_empty() if isinstance(leaf, Rows) else leaf
 
 
-def _select(_: Path, leaf: Leaf, keep: NDArray[np.bool_]) -> Leaf:
-    if isinstance(leaf, Rows):
+def _select(_: Path, leaf: Leaf | PickedValues, keep: RowIndices) -> Leaf | PickedValues:
+    return PickedValues(leaf, keep) if isinstance(leaf, np.ndarray) else leaf.select(keep)
+
+
+def _compress(_: Path, leaf: Leaf | PickedValues, keep: NDArray[np.bool_]) -> Leaf | PickedValues:
+    if not isinstance(leaf, np.ndarray):
         return leaf.select(keep)
     selected = aligned_empty((int(np.count_nonzero(keep)), *leaf.shape[1:]), leaf.dtype)
     np.compress(keep, leaf, axis=0, out=selected)

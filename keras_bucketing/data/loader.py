@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras_bucketing.checks import check_integer, check_lengths, shorten, show, show_typed
 from keras_bucketing.data.arrays import as_regular_array, standard_dtype
 from keras_bucketing.data.row_splits import Lengths, RowIndices
-from keras_bucketing.data.rows import Rows
+from keras_bucketing.data.rows import Rows, Selection
 from keras_bucketing.data.tree import Structure
 
 Key = str | int | None  # of a sequence in what a row is loaded as; None where that is the sequence itself
@@ -225,8 +225,8 @@ class Loaded(Rows):
         """Cuts every row to `maxlen` timesteps, at its end ("post") or at its beginning ("pre")."""
         return replace(self, sizes=np.minimum(self.sizes, maxlen), truncating=truncating)
 
-    def select(self, keep: np.ndarray) -> Loaded:
-        """The rows where the boolean array `keep` is True."""
+    def select(self, keep: Selection) -> Loaded:
+        """The rows where the boolean array `keep` is True, or those at its indices."""
         return replace(super().select(keep), rows=self.rows[keep], announced=self.announced[keep])
 
     def refuse_estimates(self, labels: str) -> None:

@@ -11,8 +11,8 @@ from keras_bucketing.data.arrays import comes_from
 
 # How to get from a table in long format, with a row for each timestep, to a dataset.
 FRAME_ADVICE = (
-    "Sort it by sequence and time, frame = frame.sort_values(['id', 'time']), and pass the columns as flat values: "
-    "BucketedSequence.from_row_splits(frame[['a', 'b']].to_numpy(), np.cumsum([0, *frame.groupby('id').size()]))."
+    "If it has a row for each timestep, pass it to BucketedSequence.from_dataframe(frame, by='id', x=['a', 'b'], "
+    "y='label', sort_by='time')."
 )
 
 

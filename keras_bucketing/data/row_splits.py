@@ -24,6 +24,19 @@ def row_splits_of(lengths: Lengths) -> Offsets:
     return splits
 
 
+def ranges_of(starts: Offsets, sizes: Lengths) -> Offsets:
+    """The indices of several ranges, one after the other.
+
+    Example:
+        >>> ranges_of(np.array([5, 0]), np.array([2, 3])).tolist()
+        [5, 6, 0, 1, 2]
+    """
+    splits = row_splits_of(sizes)
+    indices = np.arange(splits[-1])
+    indices += np.repeat(starts - splits[:-1], sizes)
+    return indices
+
+
 def row_ranges_of(row_splits: np.ndarray, num_values: int, name: str) -> tuple[Offsets, Offsets]:
     """The starts and sizes of rows by their splits `(num_rows + 1,)`, or by starts and stops `(num_rows, 2)`; checked.
 

@@ -12,7 +12,7 @@ file need not be read.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar, overload
@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 
 from keras_bucketing.checks import INT32_MAX
 from keras_bucketing.data.arrays import aligned_empty, as_regular_array, is_mapped, standard_dtype
-from keras_bucketing.data.row_splits import Lengths, Offsets, row_ranges_of, row_splits_of
+from keras_bucketing.data.row_splits import Lengths, Offsets, RowIndices, ranges_of, row_ranges_of, row_splits_of
+from keras_bucketing.data.selection import row_indices_of
 
+Selection = NDArray[np.bool_] | RowIndices
 Self = TypeVar("Self", bound="Rows")
 
 _BLOCK_BYTES = 1 << 25  # of values that are picked at once, so that no second copy of them all is made
@@ -81,8 +83,8 @@ class Rows:
         starts = self.starts if truncating == "post" else self.starts + (self.sizes - sizes)
         return replace(self, starts=starts, sizes=sizes)
 
-    def select(self: Self, keep: NDArray[np.bool_]) -> Self:
-        """The rows where `keep` is True."""
+    def select(self: Self, keep: Selection) -> Self:
+        """The rows where the boolean array `keep` is True, or those at its indices."""
         return replace(self, starts=self.starts[keep], sizes=self.sizes[keep])
 
     def fill_empty(self: Self) -> Self:
@@ -108,7 +110,7 @@ class Rows:
         if np.array_equal(self.starts, splits[:-1] + self.starts[0]):
             first = int(self.starts[0])
             return self.values[first : first + int(splits[-1])], splits
-        return np.concatenate(list(self)), splits
+        return self.values[ranges_of(self.starts, self.sizes)], splits
 
     def as_array(self) -> np.ndarray:
         """Rows of one length as an array `(num_rows, length, *feature_shape)`."""
@@ -119,6 +121,31 @@ class Rows:
     def as_tensors(self, as_tensor: Callable[[np.ndarray], tf.Tensor]) -> RowTensors:
         """Where the rows lie, for use in a graph; `as_tensor` puts an array into host memory."""
         return RowTensors(as_tensor(self.starts), as_tensor(self.sizes.astype(np.int32, copy=False)), self.min_length)
+
+
+@dataclass(frozen=True, eq=False)
+class PickedValues:
+    """One leaf with one value a row that is a row of an array, which need not be copied: row i is `values[rows[i]]`.
+
+    Attributes:
+        values: Array `(num_values, ...)`.
+        rows: Which of the values, `(num_rows,)`.
+    """
+
+    values: np.ndarray
+    rows: RowIndices
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of the array of these rows."""
+        return (len(self.rows), *self.values.shape[1:])
+
+    def select(self, keep: Selection) -> PickedValues:
+        """The rows where the boolean array `keep` is True, or those at its indices."""
+        return replace(self, rows=self.rows[keep])
 
 
 class RowTensors(NamedTuple):
@@ -339,15 +366,17 @@ class StoredSequences:
     """What `load_sequences` returns: sequences whose values stay in their file until they are used.
 
     It is a leaf of `x`, `y` or `sample_weight` of `BucketedSequence`, and a list of read-only arrays to everyone else.
+    `stored[rows]`, with an array of indices or of booleans, are these sequences, which stay in the file as well.
 
     Args:
         values: Array `(num_values, *features)`, the timesteps of all sequences, concatenated; mapped, as a rule.
-        row_splits: Int64 array `(num_sequences + 1,)`: sequence i is `values[row_splits[i]:row_splits[i + 1]]`.
+        row_splits: Int64 array `(num_sequences + 1,)`: sequence i is `values[row_splits[i]:row_splits[i + 1]]`; or
+            `(num_sequences, 2)`, where each sequence starts and stops.
         name: What it was called where it was saved.
 
     Attributes:
         values: As above.
-        row_splits: As above.
+        row_splits: As above; a start and a stop for each where the sequences were picked by their indices.
         lengths: Int64 array `(num_sequences,)`, in timesteps.
         rows: The same as `Rows`.
 
@@ -355,6 +384,8 @@ class StoredSequences:
         >>> stored = StoredSequences(np.arange(6), np.array([0, 3, 4, 6]))
         >>> len(stored), stored[0].tolist(), stored.lengths.tolist()
         (3, [0, 1, 2], [3, 1, 2])
+        >>> [sequence.tolist() for sequence in stored[np.array([2, 0])]]
+        [[4, 5], [0, 1, 2]]
     """
 
     def __init__(self, values: np.ndarray, row_splits: np.ndarray, name: str = "x"):
@@ -362,24 +393,34 @@ class StoredSequences:
         self.row_splits = row_splits
         self._name = name
         # A plain view, since slices of an np.memmap cost twice as much; one view, so that slices have one base.
-        self.rows = rows_from_lengths(values.view(np.ndarray), np.diff(row_splits), name)
+        starts, stops = row_splits.T if row_splits.ndim == 2 else (row_splits[:-1], row_splits[1:])
+        self.rows = rows_from_ranges(values.view(np.ndarray), starts, stops - starts, name)
 
     @property
     def lengths(self) -> np.ndarray:
         """Int64 array `(num_sequences,)`: the timesteps of each sequence."""
-        return np.diff(self.row_splits)
+        return self.rows.sizes.astype(np.int64)
 
     def __len__(self) -> int:
-        return len(self.row_splits) - 1
+        return len(self.rows)
 
     @overload
     def __getitem__(self, index: int) -> np.ndarray: ...
     @overload
     def __getitem__(self, index: slice) -> list[np.ndarray]: ...
+    @overload
+    def __getitem__(self, index: Sequence[int] | np.ndarray) -> StoredSequences: ...
     def __getitem__(self, index: Any) -> Any:
-        """Sequence `index` as an array `(length, *features)`; a list of them for a slice."""
+        """Sequence `index` as an array `(length, *features)`; a list of them for a slice.
+
+        For an array or a list of indices or of booleans, these sequences as `StoredSequences`.
+        """
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self)))]
+        if np.ndim(index):
+            picked = self.rows.select(row_indices_of(index, len(self), "index"))
+            ranges = np.stack([picked.starts, picked.starts + picked.sizes], axis=1)
+            return StoredSequences(self.values, ranges, self._name)
         at = operator.index(index)
         if not -len(self) <= at < len(self):
             raise IndexError(f"Sequence {at} is out of range. Expected -{len(self)} to {len(self) - 1}.")
@@ -391,8 +432,8 @@ class StoredSequences:
 
     def __repr__(self) -> str:
         return (
-            f"<{len(self)} sequences `{self._name}`, {len(self.values)} timesteps of {self.values.dtype.name}"
-            f"{list(self.values.shape[1:]) or ''}>"
+            f"<{len(self)} sequences `{self._name}`, {self.rows.sizes.sum(dtype=np.int64)} timesteps of "
+            f"{self.values.dtype.name}{list(self.values.shape[1:]) or ''}>"
         )
 
 

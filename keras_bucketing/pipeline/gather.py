@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from keras_bucketing.data.arrays import advise_random_access, host_tensor, stand
 from keras_bucketing.data.collect import Inputs
 from keras_bucketing.data.convert import Leaf
 from keras_bucketing.data.loader import Loaded, Loader
-from keras_bucketing.data.rows import Rows, RowTensors
+from keras_bucketing.data.rows import PickedValues, Rows, RowTensors
 from keras_bucketing.data.tree import Path, Structure
 from keras_bucketing.pipeline.dataset_state import sampled_rows, sampled_timesteps
 from keras_bucketing.pipeline.host_values import HostValues
@@ -74,6 +75,14 @@ class BatchGatherer:
         for _, table in tree.leaves((self._tables.x, self._tables.y, self._tables.sample_weight)):
             yield from table.fingerprint_bytes()
 
+    def stored(self, inputs: Inputs) -> Inputs:
+        """The data as they are held here, with empty rows empty: what another dataset of the same rows shares."""
+        x, y, weights = (
+            tree.map_leaves(lambda _, table: _without_filling(table.leaf), part)
+            for part in (self._tables.x, self._tables.y, self._tables.sample_weight)
+        )
+        return replace(inputs, x=x, y=y, sample_weight=weights)
+
 
 class RowTables(NamedTuple):
     """A table for each leaf, each of which gathers its part of a batch.
@@ -123,6 +132,10 @@ class RowTables(NamedTuple):
             return mask * row_weights[:, tf.newaxis]
 
         return tree.map_leaves(weigh, y)
+
+
+def _without_filling(leaf: Leaf | PickedValues) -> Leaf | PickedValues:
+    return replace(leaf, min_length=0) if isinstance(leaf, Rows) and leaf.min_length else leaf
 
 
 def _gather(tables: Structure, batch: RowsOfBatch) -> Structure:
@@ -180,28 +193,49 @@ class PlainTable:
         values: Those of all rows.
         shape: The shape of all of them, where it is known before they are in a graph.
         row_bytes: Int, the bytes of one of them in memory.
+        leaf: What the values are, where they are in memory or in a mapped file.
+        picked: Int64 tensor `(num_rows,)`, which of the values are the rows; None where all are, in their order.
     """
 
-    def __init__(self, values: Values, shape: tuple[int, ...] = (0,), row_bytes: int = 0):
+    def __init__(
+        self,
+        values: Values,
+        shape: tuple[int, ...] = (0,),
+        row_bytes: int = 0,
+        leaf: np.ndarray | PickedValues | None = None,
+        picked: tf.Tensor = None,
+    ):
         self._values, self._shape, self._row_bytes = values, shape, row_bytes
+        self.leaf, self._picked = leaf, picked
 
     @classmethod
     def from_array(cls, array: np.ndarray) -> PlainTable:
         """The table of an array `(num_rows, ...)` in memory."""
         array = np.ascontiguousarray(array)
         values = HostValues(array, standard_dtype(array.dtype, "y"))
-        return cls(values, array.shape, array[:1].nbytes)
+        return cls(values, array.shape, array[:1].nbytes, array)
+
+    @classmethod
+    def from_picked(cls, leaf: PickedValues, picked: tf.Tensor) -> PlainTable:
+        """The table of some of the values of an array; `picked` are their indices as a tensor."""
+        values = HostValues(leaf.values, standard_dtype(leaf.values.dtype, "y"))
+        return cls(values, leaf.shape, leaf.values[:1].nbytes, leaf, picked)
 
     def fingerprint_bytes(self) -> Iterator[bytes]:
         """What tells these values from others."""
         rows = sampled_rows(np.full(self._shape[0], self._row_bytes, np.int64))
-        values = self._values.take(tf.constant(rows + self._values.begin))
+        values = self._take(tf.constant(rows))
         yield f"{values.dtype.name}{self._shape}".encode()
         yield values.numpy().tobytes()
 
     def gather(self, batch: RowsOfBatch) -> tf.Tensor:
         """The values of the batch's rows."""
-        return self._values.take(batch.rows + self._values.begin if self._values.begin else batch.rows)
+        return self._take(batch.rows)
+
+    def _take(self, rows: tf.Tensor) -> tf.Tensor:
+        if self._picked is not None:
+            rows = tf.gather(self._picked, rows)
+        return self._values.take(rows + self._values.begin if self._values.begin else rows)
 
 
 class LengthsTable:
@@ -225,6 +259,7 @@ class RaggedTable:
         ranges: Where the rows lie in the values.
         column: Int, the column of the cut that says how far the leaf is padded at least, where `pads_further`.
         pads_further: Bool, whether batches may be padded beyond their own longest row.
+        leaf: The rows, where they are in memory or in a mapped file; another dataset can share them.
     """
 
     def __init__(
@@ -235,9 +270,10 @@ class RaggedTable:
         ranges: RowTensors,
         column: int,
         pads_further: bool,
+        leaf: Rows | None = None,
     ):
         self._values, self._padding, self._feature_shape = values, padding, feature_shape
-        self.ranges = ranges
+        self.ranges, self.leaf = ranges, leaf
         self._column, self._pads_further = column, pads_further
 
     @classmethod
@@ -248,7 +284,9 @@ class RaggedTable:
         values = HostValues(rows.values, rows.dtype)
         advise_random_access(rows.values, rows.values[:1].nbytes * float(rows.sizes.mean()))
         padding = padding_scalar(padding_value, rows.dtype)
-        return cls(values, padding, rows.feature_shape, ranges, column, pads_further)
+        # np.asarray shares the memory of the tensor, so that the starts are there once.
+        leaf = replace(rows, starts=np.asarray(ranges.starts), shared=True)
+        return cls(values, padding, rows.feature_shape, ranges, column, pads_further, leaf)
 
     def fingerprint_bytes(self) -> Iterator[bytes]:
         """What tells these rows from others."""
@@ -289,7 +327,9 @@ class _Tables:
     def of(self, structure: Structure, padding_value: Any, inputs: Inputs, root: str) -> Structure:
         """The tables of a structure, whose leaves are padded like those of "x" or "y"."""
 
-        def table(path: Path, leaf: Leaf) -> _Table:
+        def table(path: Path, leaf: Leaf | PickedValues) -> _Table:
+            if isinstance(leaf, PickedValues):
+                return PlainTable.from_picked(leaf, self._tensor(leaf.rows))
             if not isinstance(leaf, Rows):
                 return PlainTable.from_array(leaf)
             column = inputs.column_of(root, path)

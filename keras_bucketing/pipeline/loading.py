@@ -105,11 +105,11 @@ class LoadedTable:
         self._row_loader = row_loader
         self._position = row_loader.add(leaf, padding_value, column)
         self._shape = [None, None, *leaf.leaf.feature_shape]
-        self._leaf = leaf
+        self.leaf = leaf
 
     def fingerprint_bytes(self) -> Iterator[bytes]:
         """What tells these rows from others: dtype, features and lengths; nothing is loaded."""
-        leaf = self._leaf
+        leaf = self.leaf
         yield f"{leaf.dtype.name}{leaf.leaf.feature_shape}{leaf.loader.length_tolerance}{leaf.truncating}".encode()
         for array in (leaf.rows, leaf.lengths, leaf.announced):
             yield array.astype(np.int64).tobytes()
