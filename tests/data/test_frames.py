@@ -199,6 +199,21 @@ def test_groups_come_in_the_order_of_their_first_row(codes, dtype, step):
     assert [part.tolist() for part in np.split(rows, np.cumsum(sizes)[:-1])] == expected
 
 
+@pytest.mark.parametrize("library", sorted(LIBRARIES))
+def test_ids_and_times_of_every_kind_in_every_library(library):
+    """The property draws a pair of a rare kind and a library seldom."""
+    ids, times = np.array([4, 1, 1, 4, 0, 1, 4, 0]), np.array([7, 2, 1, 3, 5, 0, 9, 4])
+    numbers = {"id2": np.zeros(8, int), "f1": times, "rank": times}
+    for kind, make_ids in IDS.items():
+        columns = {**numbers, "id": make_ids(ids), "time": times}
+        rows = find(LIBRARIES[library](columns), by="id", x="f1").rows.frame_rows.tolist()
+        assert rows == [row for rows in loop(columns, ["id"], sort=False).values() for row in rows], kind
+    for kind, make_times in TIMES.items():
+        columns = {**numbers, "id": ids, "time": make_times(times)}
+        rows = find(LIBRARIES[library](columns), by="id", x="f1", sort_by="time").rows.frame_rows.tolist()
+        assert rows == [3, 0, 6, 5, 2, 1, 7, 4], kind
+
+
 FRAME = {
     "id": ["a", "a", "b", "b", "b"],
     "time": [1.0, 2.0, 5.0, 3.0, 4.0],
