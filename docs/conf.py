@@ -36,3 +36,13 @@ napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Attributes", "params_style"), ("Call arguments", "params_style")]
 
 copybutton_exclude = ".linenos, .gp, .go"  # the prompts and the output of the docstrings' examples
+
+
+def setup(app):
+    """Called by Sphinx."""
+    app.connect("autodoc-skip-member", _skip_refused)
+
+
+def _skip_refused(app, what, name, member, skip, options):
+    """Leaves out the constructors of `tf.data.Dataset` that the datasets refuse."""
+    return True if (getattr(member, "__doc__", None) or "").startswith("Refused: ") else None

@@ -156,21 +156,19 @@ def overwrite_stopped(path, version, stop_at, kind):
     return files.steps
 
 
-@pytest.mark.fit  # a thousand folders
+@pytest.mark.fit  # hundreds of folders
 @pytest.mark.parametrize("kind", ["kill", "full disk"])
-def test_a_writer_is_stopped_anywhere_after_one_that_was_killed_anywhere(tmp_path, kind):
+def test_a_writer_is_stopped_as_it_begins_after_one_that_was_killed_anywhere(tmp_path, kind):
     for first in itertools.count():
-        for second in itertools.count():
+        for second in range(12):  # until what the first one left is moved or removed
             home = tmp_path / f"{first}-{second}"
             write(home / "s", 1)
             is_whole = overwrite_stopped(home / "s", 2, first, "kill") <= first
-            steps = overwrite_stopped(home / "s", 3, second, kind)
+            overwrite_stopped(home / "s", 3, second, kind)
             assert read(home / "s") in (1, 2, 3)
             write(home / "s", 4)
             assert read(home / "s") == 4
             assert os.listdir(home) == ["s"]
-            if steps <= second:
-                break
         if is_whole:
             break
 
