@@ -162,12 +162,25 @@ def collect_inputs(x: object, y: object, sample_weight: object, align_labels: bo
 
 def check_padding_value(name: str, value: object, structure: Structure) -> None:
     """Refuses a padding value that the dtype of some ragged leaf cannot hold."""
-    number = check_number(name, value)
+    if isinstance(value, np.ndarray) and value.ndim:
+        _check_timestep_of_padding(name, value, structure)
+        numbers = value.reshape(-1).tolist()
+    else:
+        numbers = [check_number(name, value)]
     for _, leaf in _sequences(structure):
-        if not can_hold(leaf.dtype, number):
+        if not all(can_hold(leaf.dtype, number) for number in numbers):
             raise ValueError(
                 f"`{name}` must be a value of the data's dtype. Expected one that {leaf.dtype} can hold, received "
                 f"{show(value)}. Convert the data first, or choose another value."
+            )
+
+
+def _check_timestep_of_padding(name: str, value: np.ndarray, structure: Structure) -> None:
+    for leaf_name, leaf in _sequences(structure):
+        if leaf.feature_shape != value.shape or isinstance(leaf, Loaded):
+            raise ValueError(
+                f"`{name}` must be a number, or have the shape of a timestep. Expected {leaf.feature_shape} as in "
+                f"`{leaf_name}`, received {value.shape}. Pass a number."
             )
 
 

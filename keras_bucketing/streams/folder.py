@@ -32,7 +32,7 @@ from keras_bucketing.data.row_splits import row_splits_of
 from keras_bucketing.data.rows import Rows, StoredSequences
 from keras_bucketing.streams.columns import FileStore, map_npy, npy_header
 from keras_bucketing.streams.elements import NAMES, Element, map_element
-from keras_bucketing.unpadding.batches import leaf_name
+from keras_bucketing.unpadding.entries import leaf_name
 
 try:
     import fcntl

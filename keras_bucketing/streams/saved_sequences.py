@@ -6,17 +6,23 @@ import os
 from pathlib import Path
 from typing import Any
 
-from keras_bucketing.checks import check_choice, check_flag, check_number, show, show_typed
+import numpy as np
+
+from keras_bucketing.checks import check_choice, check_flag, show, show_typed
 from keras_bucketing.data.arrays import stored_floatx
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.rows import LeafLengths, RowLengths, StoredSequences
 from keras_bucketing.data.tree import leaves, name_of
 from keras_bucketing.streams.columns import MemoryStore
-from keras_bucketing.streams.elements import Element
 from keras_bucketing.streams.folder import FolderWriter, Source, is_finished, map_folder
-from keras_bucketing.streams.reading import read_stream
+from keras_bucketing.streams.reading import Contents, read_stream
 from keras_bucketing.streams.sources import Stream, open_stream
 from keras_bucketing.unpadding.batches import BatchOptions
+from keras_bucketing.unpadding.entries import check_keys
+from keras_bucketing.unpadding.spans import check_mask_value
+
+# What a cache tells besides the options that it was read with.
+_LABEL_PADDING, _MASKS = "label_padding", "masks"
 
 
 def save_sequences(
@@ -25,7 +31,7 @@ def save_sequences(
     *,
     overwrite: bool = False,
     batched: bool | None = None,
-    mask_value: float = 0,
+    mask_value: Any = 0,
     padding: str | None = None,
     timestep_labels: bool | None = None,
 ) -> None:
@@ -109,7 +115,7 @@ def load_lengths(path: Path) -> Lengths:
     return RowLengths(tuple(LeafLengths(name, leaf.lengths) for name, leaf in sequences)).longest
 
 
-def read_dataset(dataset: Any, cache: str | os.PathLike[str] | None, options: BatchOptions) -> Element:
+def read_dataset(dataset: Any, cache: str | os.PathLike[str] | None, options: BatchOptions) -> Contents:
     """Reads a stream once, or its cache.
 
     Args:
@@ -118,13 +124,13 @@ def read_dataset(dataset: Any, cache: str | os.PathLike[str] | None, options: Ba
         options: What the caller said about its elements.
 
     Returns:
-        The structures of `x`, `y` and `sample_weight`, with leaves that `collect_inputs` takes.
+        The structures of `x`, `y` and `sample_weight`, with leaves that `collect_inputs` takes, and what else there is.
     """
     stream = open_stream(dataset, options, "dataset")
     if cache is None:
         return read_stream(stream, options, lambda _: MemoryStore(), "dataset")
     folder = _folder(cache, "cache")
-    source = {**stream.describe(), **vars(options), "floatx": stored_floatx().name}
+    source = {**stream.describe(), **_as_json(options), "floatx": stored_floatx().name}
     if not is_finished(folder):
         try:
             _write(folder, "cache", stream, options, source, False, "dataset")
@@ -133,7 +139,8 @@ def read_dataset(dataset: Any, cache: str | os.PathLike[str] | None, options: Ba
                 raise
     element, cached = map_folder(folder, "cache")
     _check_same_source(cached, source)
-    return element
+    found: dict[str, Any] = dict(cached or {})
+    return Contents(element, found.get(_LABEL_PADDING), tuple(found.get(_MASKS, ())))
 
 
 def check_batch_options(
@@ -143,15 +150,17 @@ def check_batch_options(
     timestep_labels: object,
     labels_align: bool = True,
     label_mask_value: float = 0,
+    sequences: object = None,
 ) -> BatchOptions:
     """Checks what a caller says about the elements of a stream."""
     return BatchOptions(
         batched=None if batched is None else check_flag("batched", batched),
         timestep_labels=None if timestep_labels is None else check_flag("timestep_labels", timestep_labels),
         padding=None if padding is None else check_choice("padding", padding, ("post", "pre")),
-        mask_value=check_number("mask_value", mask_value),
+        mask_value=check_mask_value(mask_value),
         labels_align=labels_align,
         label_mask_value=label_mask_value,
+        sequences=None if sequences is None else check_keys(sequences),
     )
 
 
@@ -165,7 +174,24 @@ def _write(
     name: str,
 ) -> None:
     with FolderWriter(folder, argument, overwrite) as writer:
-        writer.finish(read_stream(stream, options, writer.new_store, name), source)
+        contents = read_stream(stream, options, writer.new_store, name)
+        if source is not None and contents.label_padding is not None:
+            source = {**source, _LABEL_PADDING: contents.label_padding}
+        if source is not None and contents.masks:
+            source = {**source, _MASKS: list(contents.masks)}
+        writer.finish(contents.element, source)
+
+
+def _as_json(options: BatchOptions) -> dict[str, object]:
+    """The options by their names; those that 0.2.0 did not have only where they are given."""
+    values = {**vars(options)}
+    if isinstance(options.mask_value, np.ndarray):
+        values["mask_value"] = str(options.mask_value.tolist())  # as text, in which NaN equals NaN
+    if options.sequences is None:
+        del values["sequences"]
+    else:
+        values["sequences"] = list(options.sequences)
+    return values
 
 
 def _folder(path: object, argument: str) -> Path:

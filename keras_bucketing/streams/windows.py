@@ -32,7 +32,8 @@ from keras_bucketing.streams.elements import (
 )
 from keras_bucketing.streams.reading import finish_columns, make_reader
 from keras_bucketing.streams.sources import Stream, open_stream
-from keras_bucketing.unpadding.batches import BatchOptions, leaf_name
+from keras_bucketing.unpadding.batches import BatchOptions
+from keras_bucketing.unpadding.entries import leaf_name
 
 _LOOKAHEAD = 8  # elements that are looked at before it is decided what a row is made of
 
@@ -209,7 +210,7 @@ def _first_rows(stream: Stream, options: BatchOptions) -> tuple[Inputs, Element]
     reader = make_reader(stream, options, first, _new_column)
     for element in first:
         reader.read(element)
-    columns = finish_columns(reader.columns, options)
+    columns = finish_columns(reader.columns, options, reader.values_of_rows)
     return collect_inputs(*columns, align_labels=options.labels_align), columns
 
 
