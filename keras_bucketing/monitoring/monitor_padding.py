@@ -73,7 +73,8 @@ def monitor_padding(
             or a generator function or an iterable, which begins a pass with each loop over it. The sequences have the
             shape `(batch, time)` or `(batch, time, ...)`, padded right or left.
         mask_value: What padding holds, the id or symbol that the tokenizer pads with: a number, or an array of the
-            shape of a timestep, `(features,)`, as of a one-hot symbol. Defaults to 0; `""` for strings; `nan` works too.
+            shape of a timestep, `(features,)`, as of a one-hot symbol. Defaults to 0; `""` for strings; `nan`
+            works too.
         sequences: Optional str or int, which entry of a dict or tuple `x` holds the sequences, or a list of several.
         bucket_boundaries: Optional list of ints as in `tf.data.Dataset.bucket_by_sequence_length`, to get
             figures for each bucket. Defaults to None: those of `dataset`, if it has any.
