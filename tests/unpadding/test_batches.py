@@ -82,6 +82,14 @@ def test_lengths_tell_the_end(x, options, expected):
     assert spans_of([{"a": x, "lengths": [2, 3]}], **options)["a"] == expected
 
 
+def test_an_end_that_a_later_batch_contradicts_is_refused():
+    first, later = {"a": [[0, 8, 9], [1, 2, 3]], "lengths": [2, 3]}, {"a": [[4, 5, 9]], "lengths": [2]}
+    assert spans_of([first])["a"] == [(1, 3), (0, 3)]
+    with pytest.raises(ValueError, match=r"`padding` must be given.*rows that are padded at one end before"):
+        spans_of([first, later])
+    assert spans_of([first, later], padding="post")["a"] == [(0, 2), (0, 3), (0, 2)]
+
+
 @pytest.mark.parametrize(
     ("batch", "text"),
     [
