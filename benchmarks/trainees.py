@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import keras
@@ -72,13 +73,14 @@ class KerasTrainee:
         validation: BucketedSequence,
         jit_compile: bool,
         share: int = 1,
+        make: Callable[[bool], keras.Model] = make_model,
     ):
         self._scale = 1.0
         if share > 1:
             few = max(1, len(dataset) // share)
             dataset, self._scale = dataset.take(few), len(dataset) / few
         self._dataset, self._evaluator, self._validation = dataset, evaluator, validation
-        self._model = make_model(jit_compile)
+        self._model = make(jit_compile)
         # Tracing is not part of an epoch: two batches, then back to the beginning.
         optimizer = self._model.optimizer
         optimizer.build(self._model.trainable_variables)

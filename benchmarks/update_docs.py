@@ -5,7 +5,8 @@ A page has the markers, and everything between them is made here:
     <!-- table: NAME -->  the table of that name, and when and with what it was measured  <!-- end -->
     <!-- figure: BENCHMARK.NAME -->one figure in the text<!-- end -->
 
-`tables(record)` and `figures(record)` of each benchmark make them of its record.
+`tables(record)` and `figures(record)` of each benchmark make them of its record, and `mask_list.page_tables` those of
+what keeps masks: of one record for each version of Keras, in docs/figures/masks/.
 
     python -m benchmarks.update_docs                      write the pages from the records
     python -m benchmarks.update_docs --measure            first run all benchmarks, and draw all pictures
@@ -25,14 +26,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import mask_list
 from benchmarks.tables import Record, environment_line
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "docs" / "figures"
 BENCHMARKS = (
-    *("training", "compilation_cache", "pipeline", "fit_overhead", "user_stages", "padding", "two_lengths", "scale"),
-    *("larger_than_memory", "randomness", "few_buckets", "automatic_buckets", "tuned_sizes", "callback_cost"),
-    "construction",
+    *("training", "transformer_training", "compilation_cache", "pipeline", "fit_overhead", "user_stages", "padding"),
+    *("two_lengths", "scale", "larger_than_memory", "randomness", "few_buckets", "automatic_buckets", "tuned_sizes"),
+    *("callback_cost", "construction", "many_lengths"),
 )
 # What draws the pictures of the pages.
 PICTURES = (
@@ -80,6 +82,8 @@ def make_all(records: dict[str, Record]) -> dict[tuple[str, str], str]:
             made["table", table.name] = f"\n{table.as_markdown()}\n\n*Measured {environment_line(record)}.*\n"
         for name, figure in getattr(module, "figures", lambda _: {})(record).items():
             made["figure", f"{benchmark}.{name}"] = figure
+    for name, table in mask_list.page_tables(mask_list.read_records(RECORDS / "masks")).items():
+        made["table", name] = f"\n{table}\n"
     return made
 
 

@@ -18,7 +18,7 @@ import argparse
 import keras
 import numpy as np
 
-from keras_bucketing import BucketedSequence, PaddingStatsCallback, SequenceMasking
+from keras_bucketing import BucketedSequence, KeepMask, PaddingStatsCallback, SequenceMasking
 
 KEYS = "123A456B789C*0#D"  # key i is class i + 1: 0 is CTC's blank
 LOW, HIGH = (697, 770, 852, 941), (1209, 1336, 1477, 1633)  # Hz
@@ -53,7 +53,8 @@ class Recognizer(keras.Model):
     def __init__(self, units: int = 32) -> None:
         super().__init__()
         self.masking = SequenceMasking()
-        self.recurrent = keras.layers.Bidirectional(keras.layers.GRU(units, return_sequences=True))
+        # KeepMask hands the mask on, which recurrent layers no longer do from Keras 3.16 on.
+        self.recurrent = KeepMask(keras.layers.Bidirectional(keras.layers.GRU(units, return_sequences=True)))
         self.classifier = keras.layers.Dense(len(KEYS) + 1)
 
     def call(self, x):

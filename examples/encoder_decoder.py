@@ -20,7 +20,7 @@ import argparse
 import keras
 import numpy as np
 
-from keras_bucketing import BucketedSequence, PaddingStatsCallback
+from keras_bucketing import BucketedSequence, KeepMask, PaddingStatsCallback
 
 ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 ONES += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
@@ -57,9 +57,11 @@ def make_model(units: int = 64) -> keras.Model:
     source = keras.Input((None,), name="source", dtype="int32")
     decoder_input = keras.Input((None,), name="decoder_input", dtype="int32")
     embedded = keras.layers.Embedding(11, units, mask_zero=True)(source)
-    encoded = keras.layers.Bidirectional(keras.layers.GRU(units // 2, return_sequences=True))(embedded)
+    # KeepMask hands the masks on, which recurrent layers no longer do from Keras 3.16 on.
+    encoder = keras.layers.Bidirectional(keras.layers.GRU(units // 2, return_sequences=True))
+    encoded = KeepMask(encoder)(embedded)
     words = keras.layers.Embedding(len(WORDS), units, mask_zero=True)(decoder_input)
-    decoded = keras.layers.GRU(units, return_sequences=True)(words)
+    decoded = KeepMask(keras.layers.GRU(units, return_sequences=True))(words)
     read = keras.layers.MultiHeadAttention(num_heads=1, key_dim=units)(decoded, encoded)
     outputs = keras.layers.Dense(len(WORDS))(keras.layers.Concatenate()([decoded, read]))
     model = keras.Model({"source": source, "decoder_input": decoder_input}, outputs)

@@ -96,7 +96,7 @@ def add_noise(inputs: dict, deviation: float) -> dict:
 def predict(model: keras.Model, x: list[np.ndarray]) -> np.ndarray:
     """The probabilities `(num_recordings, 9)`, in the order of the recordings."""
     dataset = BucketedSequence(x, batch_size=64, include_lengths=True, shuffle=False)
-    return dataset.restore_order(model.predict(dataset, verbose=0))
+    return dataset.predict(model, verbose=0)
 
 
 def make_folds(speakers: np.ndarray, num_folds: int) -> np.ndarray:

@@ -25,7 +25,7 @@ import keras
 import numpy as np
 from functions_corpus import load_functions
 
-from keras_bucketing import BucketedSequence, PaddingStatsCallback
+from keras_bucketing import BucketedSequence, KeepMask, PaddingStatsCallback
 
 MARKS = ["none", "(", ")", "[", "]", ",", ".", ":", "=", "other"]  # a label is an index into it
 MAXLEN = 200
@@ -53,11 +53,14 @@ class TimestepAccuracy(keras.metrics.SparseCategoricalAccuracy):
 
 
 def make_model(vocabulary_size: int) -> keras.Model:
-    """A bidirectional tagger. A plain `Dense` labels each timestep; `TimeDistributed` would be tied to one length."""
+    """A bidirectional tagger. A plain `Dense` labels each timestep; `TimeDistributed` would be tied to one length.
+
+    `KeepMask` hands the mask on, which recurrent layers no longer do from Keras 3.16 on.
+    """
     model = keras.Sequential(
         [
             keras.layers.Embedding(vocabulary_size, 32, mask_zero=True),
-            keras.layers.Bidirectional(keras.layers.LSTM(32, return_sequences=True)),
+            KeepMask(keras.layers.Bidirectional(keras.layers.LSTM(32, return_sequences=True))),
             keras.layers.Dense(len(MARKS)),
         ]
     )

@@ -89,7 +89,7 @@ def train(
 def predict(model: keras.Model, x: tf.RaggedTensor) -> np.ndarray:
     """The probability of each class, in the order of the texts."""
     dataset = BucketedSequence(x, max_timesteps_per_batch=MAX_TIMESTEPS_PER_BATCH, shuffle=False, **OPTIONS)
-    return dataset.restore_order(model.predict(dataset, verbose=0))
+    return dataset.predict(model, verbose=0)
 
 
 def run(train_corpus: Corpus, test_corpus: Corpus, seeds: list[int], units: int, epochs: int) -> list[float]:

@@ -102,7 +102,7 @@ def main() -> None:
     model.fit(dataset, epochs=arguments.epochs, callbacks=callbacks, shuffle=False, verbose=2)
 
     held_out = dataset_of([paths[row] for row in test], labels[test], saved["test"], shuffle=False)
-    predicted = held_out.restore_order(model.predict(held_out, verbose=0)).argmax(axis=1)
+    predicted = held_out.predict(model, verbose=0).argmax(axis=1)
     for path, label in [(paths[row], classes[predicted[at]]) for at, row in enumerate(test[:3])]:
         print(f"{path.relative_to(arguments.folder)}: {label}")
     print(f"test accuracy {np.mean(predicted == labels[test]):.3f}, {len(test)} recordings of {len(classes)} classes")

@@ -21,6 +21,7 @@ from keras_bucketing.padding.stats import BucketPaddingStats, LeafPaddingStats, 
 from keras_bucketing.pipeline.passes import PassPosition
 from keras_bucketing.planning.boundaries import optimal_bucket_boundaries
 from keras_bucketing.planning.epoch_plan import EpochPlan
+from keras_bucketing.planning.outliers import OutlierWarning
 from keras_bucketing.streams.saved_sequences import load_sequences, save_sequences
 from keras_bucketing.tuning.choose import EpochForecast
 from keras_bucketing.tuning.measure import StepCosts
@@ -39,6 +40,7 @@ __all__ = [
     "LeafPaddingStats",
     "MaskedLSTMClassifier",
     "MeasuredStep",
+    "OutlierWarning",
     "PaddingCheck",
     "PaddingRecommendation",
     "PaddingReport",

@@ -2,37 +2,60 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NoReturn
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_bucketing.call_errors import check_option_names, explain_calls, refuse_inherited_constructors
 from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number, show_typed
-from keras_bucketing.data.collect import check_include_lengths, check_padding_value, collect_inputs, length_entries
+from keras_bucketing.data.collect import (
+    Unread,
+    check_include_lengths,
+    check_on_empty,
+    check_padding_value,
+    collect_inputs,
+    length_entries,
+)
 from keras_bucketing.data.loader import loaded_sequences
 from keras_bucketing.data.row_splits import Lengths, RowIndices
-from keras_bucketing.data.rows import rows_from_row_splits
+from keras_bucketing.data.rows import LeafLengths, rows_from_row_splits
 from keras_bucketing.padding.report import summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats, padding_of_plan
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
 from keras_bucketing.pipeline.gather import BatchGatherer
-from keras_bucketing.pipeline.passes import NO_CHECKPOINT, PassCounter, PassPosition, is_symbolic_build
-from keras_bucketing.pipeline.restore_order import restore_order
+from keras_bucketing.pipeline.passes import (
+    NO_CHECKPOINT,
+    PassCounter,
+    PassPosition,
+    counting_iterator,
+    is_symbolic_build,
+)
 from keras_bucketing.pipeline.stream import batch_stream, chosen_batches
-from keras_bucketing.planning.bucket_choice import choose_buckets
+from keras_bucketing.planning.bucket_choice import check_bucket_arguments, choose_buckets
 from keras_bucketing.planning.buckets import check_minlen, check_shard, check_sizing
-from keras_bucketing.planning.cuts import BatchRules, cut_batches
+from keras_bucketing.planning.cuts import BatchCuts, BatchRules, cut_batches
 from keras_bucketing.planning.epoch_plan import Cut, EpochPlan, EpochPlanner
-from keras_bucketing.streams.saved_sequences import check_batch_options, read_dataset
+from keras_bucketing.planning.outliers import Outliers, OutlierWarning, may_have_outliers, outliers_of_plan
+from keras_bucketing.predicting.output_lengths import Sequences
+from keras_bucketing.predicting.predict import check_can_predict, predict
+from keras_bucketing.predicting.restore_order import restore_order
+from keras_bucketing.streams.saved_sequences import (
+    check_batch_options,
+    read_dataset,
+    refuse_data_beside_elements,
+)
 from keras_bucketing.unpadding.arrays import refuse_padding_of_masks, unpad_arrays
 from keras_bucketing.unpadding.labels import unpad_labels
 from keras_bucketing.unpadding.unnoticed import warn_of
 
 
+@refuse_inherited_constructors
 class BucketedSequence(tf.data.Dataset):
     """Batches of sequences of similar length, padded, masked by lengths, shuffled anew each epoch.
 
@@ -59,8 +82,11 @@ class BucketedSequence(tf.data.Dataset):
         batch_size: Int, rows of every batch, of all shards together. Defaults to 32 where no size is given.
         bucket_batch_sizes: Ints, rows, one for each bucket, as in tf.data. Defaults to None.
         max_timesteps_per_batch: Int, the maximum of padded timesteps in a batch: rows x padded length; of the longest
-            leaf where `x` has several. With `batch_size` next to it, that is the maximum of rows, as `max_sentences` in
-            fairseq. Defaults to None.
+            leaf where there are several, labels of their own length among them. With `batch_size` next to it, that is
+            the maximum of rows, as `max_sentences` in fairseq. Defaults to None.
+        quadratic_length: Int, in timesteps, next to `max_timesteps_per_batch`: a row of padded length L counts as
+            L + L^2 / quadratic_length, as with `quadratic_duration` in lhotse: attention takes time and memory for each
+            pair of timesteps. It is the length at which the pairs cost as much as all else. Defaults to None: L.
         batch_size_multiple: Int, every batch's rows are a multiple of it: the number of replicas, or 8 for tensor
             cores. Fewer rows than that may be left out of an epoch: which ones, of all rows, is drawn anew each epoch;
             without shuffling, they are the longest. Defaults to 1.
@@ -68,8 +94,9 @@ class BucketedSequence(tf.data.Dataset):
             tf.data. Defaults to None: those that leave the least padding.
         num_buckets: Int, how many buckets to choose where `bucket_boundaries` is None. Defaults to None: as few as
             reach 97.5 % of the best padding efficiency that up to 32 buckets reach on these lengths, or 95 % where that
-            is less; none with fewer rows than its batch. With `pad_to_bucket_boundary`, where each bucket is a shape to
-            compile, only as many as save 1 % of the timesteps each.
+            is less; none with fewer rows than its batch, unless `remainder="spill"` and smaller ones do better by more
+            than 3.5 %: then the most random that are close to the best. With `pad_to_bucket_boundary`, where each
+            bucket is a shape to compile, only as many as save 1 % of the timesteps each.
         pad_to_bucket_boundary: Bool, whether to pad to the longest length that the bucket allows: more padding, but at
             most one shape a bucket and one more (with `remainder="keep"` two shapes a bucket), so that XLA recompiles
             less often. A leaf that is not the longest of every row is padded to the longest that it has in the bucket
@@ -99,8 +126,9 @@ class BucketedSequence(tf.data.Dataset):
             not twice, and do not change them. Arrays that are files mapped into memory, and Arrow columns that nobody
             can write to, are always used where they lie; see Notes. Defaults to True.
         remainder: What becomes of rows that do not fill a batch of their bucket. "spill" puts them into the next longer
-            one, so that one batch an epoch is partial; "keep" makes one partial batch a bucket, as tf.data does; "drop"
-            leaves them out. Defaults to "spill".
+            one, so that one batch an epoch is partial; nothing spills into a bucket of outliers (at most one row in a
+            hundred) that would cost more than a tenth of an epoch's timesteps, so that two are. "keep" makes one
+            partial batch a bucket, as tf.data does; "drop" leaves them out. Defaults to "spill".
         shuffle: Bool, whether rows inside their bucket and batches are shuffled, anew each epoch. If not, rows are
             sorted by length. Defaults to True.
         seed: Int, the same seed gives the same batches, epoch for epoch, in every process. Defaults to None: drawn from
@@ -133,6 +161,10 @@ class BucketedSequence(tf.data.Dataset):
         file share its memory. `tf.distribute` strategies copy a dataset with all its data into memory before they split
         its batches; several processes with `num_shards` do not, and each reads its own rows only.
 
+    Warns:
+        OutlierWarning: If a few sequences, one in a hundred at most, cost more than a third of an epoch's padded
+            timesteps, and no `max_timesteps_per_batch` bounds their batches.
+
     Raises:
         TypeError: If an argument is of the wrong kind: text instead of numbers, a scalar instead of a sequence.
         ValueError: If an argument has a wrong value, or two of them do not fit together.
@@ -148,6 +180,7 @@ class BucketedSequence(tf.data.Dataset):
         0.833
     """
 
+    @explain_calls
     def __init__(
         self,
         x: object,
@@ -157,6 +190,7 @@ class BucketedSequence(tf.data.Dataset):
         batch_size: int | None = None,
         bucket_batch_sizes: Sequence[int] | None = None,
         max_timesteps_per_batch: int | None = None,
+        quadratic_length: int | None = None,
         batch_size_multiple: int = 1,
         bucket_boundaries: Sequence[int] | None = None,
         num_buckets: int | None = None,
@@ -189,8 +223,25 @@ class BucketedSequence(tf.data.Dataset):
         seed = random.randrange(2**31) if seed is None else check_integer("seed", seed, minimum=0, maximum=INT64_MAX)
         self._shard = check_shard(num_shards, shard_index, needs_seed=shuffle and not self._seed_was_given)
         sizing = check_sizing(
-            batch_size, bucket_batch_sizes, max_timesteps_per_batch, batch_size_multiple, self._shard.num_shards
+            batch_size,
+            bucket_batch_sizes,
+            max_timesteps_per_batch,
+            batch_size_multiple,
+            self._shard.num_shards,
+            quadratic_length,
         )
+        check_bucket_arguments(bucket_boundaries, num_buckets, sizing)
+        check_on_empty(on_empty)
+        if not isinstance(padding_value, np.ndarray):
+            check_number("padding_value", padding_value)
+        check_number("label_padding_value", label_padding_value)
+        # All that is wrong whatever the data are has been refused here: from_dataset reads its source only now.
+        if isinstance(x, Unread):
+            source, contents = x, x.read()
+            if source.takes_label_padding and contents.label_padding is not None:
+                label_padding_value = contents.label_padding
+            refuse_padding_of_masks(list(contents.masks), padding_value)
+            x, y, sample_weight = contents.element
         inputs = collect_inputs(x, y, sample_weight, align_labels, check_flag("copy", copy))
         if maxlen is not None:
             inputs = inputs.truncate(maxlen, truncating)
@@ -211,9 +262,11 @@ class BucketedSequence(tf.data.Dataset):
             inputs.kept,
             min_length,
             remainder,
+            labels=[leaf for leaf in inputs.lengths.leaves if leaf.is_label],
         )
         cuts = cut_batches(self._buckets, remainder, sizing.multiple)
         self._planner = EpochPlanner(inputs.lengths, self._buckets, cuts, pad_to_bucket_boundary, shuffle, min_length)
+        self._outliers = self._find_outliers(inputs.lengths.leaves, cuts)
         self._gatherer = BatchGatherer(
             inputs,
             padding_value,
@@ -237,14 +290,19 @@ class BucketedSequence(tf.data.Dataset):
             "num_shards": self._shard.num_shards,
             "remainder": remainder,
             "shuffle": shuffle,
+            **({} if self._buckets.apart is None else {"apart": self._buckets.apart}),
         }
+        self._row_lengths, self._padding_value = inputs.lengths, padding_value
         self._min_lengths = [1 if leaf.is_label else min_length for leaf in inputs.lengths.leaves]
         self._fingerprint: str | None = None
         self._counter = PassCounter(seed)
         self._batches = batch_stream(self._counter, self._planner, self._gatherer)
         super().__init__(tf.data.experimental.to_variant(self._batches))
+        if self._outliers is not None and max_timesteps_per_batch is None:
+            warnings.warn(str(self._outliers), OutlierWarning, stacklevel=2)
 
     @classmethod
+    @explain_calls
     def from_row_splits(
         cls, values: object, row_splits: object, y: object = None, sample_weight: object = None, **options: Any
     ) -> BucketedSequence:
@@ -275,9 +333,11 @@ class BucketedSequence(tf.data.Dataset):
             >>> next(iter(dataset)).numpy().tolist()
             [[5, 6, 0], [1, 2, 3]]
         """
+        check_option_names(cls, options)
         return cls(rows_from_row_splits(values, row_splits), y, sample_weight, **options)
 
     @classmethod
+    @explain_calls
     def from_padded(
         cls,
         x: object,
@@ -340,6 +400,7 @@ class BucketedSequence(tf.data.Dataset):
             >>> next(iter(dataset)).numpy().tolist()
             [[4, 0, 0], [5, 6, 0], [1, 2, 3]]
         """
+        check_option_names(cls, options)
         if timestep_labels is not None:
             timestep_labels = check_flag("timestep_labels", timestep_labels)
         elif options.get("align_labels", True) is False:
@@ -360,6 +421,7 @@ class BucketedSequence(tf.data.Dataset):
         return dataset
 
     @classmethod
+    @explain_calls
     def from_dataset(
         cls,
         dataset: object,
@@ -418,24 +480,27 @@ class BucketedSequence(tf.data.Dataset):
             >>> sequences.numpy().tolist(), labels.numpy().tolist()
             ([[4, 0, 0], [5, 6, 0], [1, 2, 3]], [1, 0, 0])
         """
+        refuse_data_beside_elements(options)
         batch_options = check_batch_options(
             batched,
             mask_value,
             padding,
             timestep_labels,
-            labels_align=bool(options.get("align_labels", True)),
+            labels_align=check_flag("align_labels", options.get("align_labels", True)),
             label_mask_value=check_number("label_padding_value", options.get("label_padding_value", 0)),
             sequences=sequences,
         )
-        inspect.signature(cls).bind(None, **options)  # a wrong name is said before everything has been read
-        contents = read_dataset(dataset, cache, batch_options)
+        check_flag("copy", options.get("copy", True))
         options.setdefault("padding_value", batch_options.mask_value)
-        if contents.label_padding is not None:
-            options.setdefault("label_padding_value", contents.label_padding)
-        refuse_padding_of_masks(list(contents.masks), options["padding_value"])
-        return cls(*contents.element, **options)
+        source = Unread(
+            lambda: read_dataset(dataset, cache, batch_options),
+            takes_label_padding="label_padding_value" not in options,
+        )
+        # What has been read belongs to the dataset already.
+        return cls(source, **{**options, "copy": False})
 
     @classmethod
+    @explain_calls
     def from_loader(
         cls,
         load: Callable[[int], object],
@@ -488,6 +553,7 @@ class BucketedSequence(tf.data.Dataset):
             >>> next(iter(dataset)).numpy().tolist()
             [[4, 0, 0], [5, 6, 0], [1, 2, 3]]
         """
+        check_option_names(cls, options)
         x = loaded_sequences(load, lengths, output_signature, length_tolerance, num_parallel_loads)
         return cls(x, y, sample_weight, **options)
 
@@ -506,7 +572,7 @@ class BucketedSequence(tf.data.Dataset):
         if is_symbolic_build():
             return self._preview()
         iterator: Iterator[Any] = super().__iter__()
-        return iterator
+        return counting_iterator(iterator, self._counter) if tf.executing_eagerly() else iterator
 
     def with_options(self, options: tf.data.Options, name: str | None = None) -> tf.data.Dataset:
         """As of every `tf.data.Dataset`, but refuses what could not be restored.
@@ -670,7 +736,7 @@ class BucketedSequence(tf.data.Dataset):
             1 - 3            3             2        2               0.857
             all              3                      2               0.857
         """
-        (print_fn or print)(summarize_buckets(self._buckets, self.padding_stats()))
+        (print_fn or print)(summarize_buckets(self._buckets, self.padding_stats(), self._outliers))
 
     def plot(self, ax: Any = None) -> Any:
         """Draws the histogram of the lengths with the buckets and the padding that each one leaves.
@@ -749,30 +815,107 @@ class BucketedSequence(tf.data.Dataset):
         epoch, batch, seed = check_state(state, self._data_fingerprint(), self.seed, self._seed_was_given)
         self._counter.seek(*self._check_position(epoch, batch), seed)
 
-    def restore_order(self, outputs: object) -> Any:
-        """Puts predictions back into the order of the input.
+    # Predictions in the order of the input.
 
-        It undoes the order of the newest pass, so call it right after `predict`.
+    def predict(self, model: keras.Model, *, lengths: object = None, **options: Any) -> Any:
+        """Predicts every row, on any backend, and returns the predictions in the order of the input.
+
+        It plans a pass of its own over all rows, sorted by length, with the batch sizes and the padding of the dataset.
+        The passes of the dataset know nothing of it: `epoch`, `state_dict` and statistics stand still, also in the
+        middle of an epoch, and whether the dataset shuffles or leaves rows out does not matter.
+
+        An output holds one value a timestep if it grows when one batch is padded further, which is tried once. Its rows
+        are cut to the sequence that it grows with, and so is any other axis that grows, as of attention scores. An
+        output of another length, as of a model with strides, is refused unless `lengths` says how long its rows are.
+        Rows are sequences of their own: the states of stateful layers are reset before each batch, and brought back.
 
         Args:
-            outputs: What `model.predict(dataset)` returned: an array `(num_sequences, ...)`, or a dict or list of them.
-                A `tf.RaggedTensor` (predictions for each timestep, which the TensorFlow backend returns) is cut to the
-                real timesteps.
+            model: A Keras model. It need not be compiled.
+            lengths: How long the rows of an output are: the name of a sequence in `x` (a tuple of keys where it is
+                nested), ints `(num_sequences,)` in timesteps, or False for an output that holds values of a row. One
+                for all outputs with a time axis, or a dict or list like the outputs, with None for what is found by
+                itself. Defaults to None.
+            **options: `verbose` and `callbacks`, as in `keras.Model.predict`.
 
         Returns:
-            The same structure, with row i belonging to `x[i]`.
+            An array `(num_sequences, ...)` of an output with values of a row; a list of `num_sequences` arrays
+            `(length, ...)` of one with values of each timestep. Of several outputs, a dict or list like the model's.
 
         Raises:
-            TypeError: If `outputs` holds something other than arrays.
-            ValueError: If there is not one row for each sequence, or the epoch leaves rows out.
+            TypeError: If `model` is not a Keras model, `lengths` something else, or an option is not known.
+            ValueError: If rows were dropped as empty, or `num_shards` is above 1; if `steps` or `batch_size` are given;
+                if `lengths` does not fit, or is needed.
+            RuntimeError: If a callback stops the prediction.
+
+        Example:
+            >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=2)
+            >>> token_ids = keras.Input((None,), dtype="int32")
+            >>> dataset.predict(keras.Model(token_ids, token_ids + 1), verbose=0)
+            [array([2, 3, 4], dtype=int32), array([5], dtype=int32), array([6, 7], dtype=int32)]
+            >>> dataset.predict(keras.Model(token_ids, keras.ops.sum(token_ids, axis=1)), verbose=0)
+            array([ 6,  4, 11], dtype=int32)
+        """
+        check_can_predict(model, options, self._shard.num_shards, self._kept, len(self._lengths))
+        buckets, rules = self._buckets, self._batch_rules
+        cuts = cut_batches(buckets, remainder="spill", multiple=1)
+        planner = EpochPlanner(
+            self._row_lengths, buckets, cuts, rules.pad_to_bucket_boundary, shuffle=False, minlen=rules.min_length
+        )
+        batches = chosen_batches(self._gatherer, planner.tensors.sorted_rows, planner.tensors.cuts)
+        return predict(model, batches, planner.plan(0, 0), self._sequences(), lengths, **options)
+
+    def restore_order(self, outputs: object, lengths: object = None) -> Any:
+        """Puts predictions that are there already back into the order of the input.
+
+        It undoes the order of the newest pass, so call it right after `model.predict(dataset)`. `predict` does both,
+        without that restriction. What it returns depends on the call, never on the data.
+
+        Args:
+            outputs: What `model.predict(dataset)` returned: an array `(num_sequences, ...)`, or a `tf.RaggedTensor`
+                (predictions for each timestep, under TensorFlow), or a dict or list of them.
+            lengths: How long the rows of an output are: the name of a sequence in `x` (a tuple of keys where it is
+                nested), ints `(num_sequences,)` in timesteps, or False for an output that holds values of a row. One
+                for all outputs, or a dict or list like them. Defaults to None: a `tf.RaggedTensor` is cut to the
+                sequence that it is padded like, and an array holds values of a row.
+
+        Returns:
+            The same structure, with row i belonging to `x[i]`: a list of arrays `(length, ...)` of a `tf.RaggedTensor`
+            and wherever `lengths` says how long rows are; else an array.
+
+        Raises:
+            TypeError: If `outputs` holds something other than arrays, or `lengths` is something else.
+            ValueError: If there is not one row for each sequence, or the epoch leaves rows out; if the dataset shuffles
+                and the last batch of its newest pass was not handed out; if an output is shorter than its row; if the
+                second axis of an array is as long as all batches are padded and `lengths` does not say what it is.
 
         Example:
             >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], shuffle=False)
             >>> dataset.restore_order(np.array([[10.0], [20.0], [30.0]])).tolist()
             [[30.0], [10.0], [20.0]]
+            >>> predictions = np.array([[4, 0, 0], [5, 6, 0], [1, 2, 3]])
+            >>> [row.tolist() for row in dataset.restore_order(predictions, lengths=dataset.lengths)]
+            [[1, 2, 3], [4], [5, 6]]
         """
         plan = self.epoch_plan(self.newest_pass().epoch)
-        return restore_order(outputs, plan, self._lengths)
+        was_read = not self._plan_options["shuffle"] or self._counter.is_read_to_end(self.num_batches)
+        return restore_order(outputs, plan, self._sequences(), lengths, was_read)
+
+    def _sequences(self) -> Sequences:
+        """The sequences in the `x` of a batch, for predictions of each timestep."""
+        paths = self._gatherer.sequence_paths()
+        lengths = list(self._leaf_lengths.values())[: len(paths)]
+        given = self._gatherer.sequence_paths(as_given=True)
+        return Sequences(paths, given, lengths, self._lengths, self._padding_value)
+
+    def _find_outliers(self, leaves: Sequence[LeafLengths], cuts: BatchCuts) -> Outliers | None:
+        """Those of epoch 0 with the seed 0, so that they do not depend on the seed."""
+        if not may_have_outliers(leaves, self._buckets, cuts):
+            return None
+        plan = self._planner.plan(epoch=0, seed=0)
+        outliers = outliers_of_plan(plan, leaves, self._buckets, self._batch_rules)
+        if outliers is None or self._kept is None:
+            return outliers
+        return outliers._replace(rows=self._kept[outliers.rows])
 
     def _check_position(self, epoch: object, batch: object) -> tuple[int, int]:
         epoch, batch = check_integer("epoch", epoch, minimum=0), check_integer("batch", batch, minimum=0)

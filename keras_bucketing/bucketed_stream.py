@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 import tensorflow as tf
 
+from keras_bucketing.call_errors import explain_calls, refuse_inherited_constructors
 from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number, show, show_typed
 from keras_bucketing.data.collect import Inputs, check_include_lengths, check_padding_value, length_entries
 from keras_bucketing.data.row_format import RowFormat
@@ -34,6 +35,7 @@ _MAX_BUCKETS = 64
 _PARTS_OF_BUFFER = 8
 
 
+@refuse_inherited_constructors
 class BucketedStream(tf.data.Dataset):
     """Batches of sequences of similar length, from a source that is read as it comes.
 
@@ -122,6 +124,7 @@ class BucketedStream(tf.data.Dataset):
         [[3, 3, 3, 0], [4, 4, 4, 4]] [1, 0]
     """
 
+    @explain_calls
     def __init__(
         self,
         source: object,

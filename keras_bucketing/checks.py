@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
+import re
 import reprlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,8 @@ INT32_MAX = int(np.iinfo(np.int32).max)
 INT64_MAX = int(np.iinfo(np.int64).max)
 
 _MAX_CHARACTERS = 200  # of what a message shows of a value, so that no message is longer than a screen
+
+_LINE_BREAKS = re.compile(r"\s*\n\s*")
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 120
@@ -30,9 +34,11 @@ def show(value: object) -> str:
         '[0, 1, 2, 3, 4, 5, ...]'
     """
     try:
+        if isinstance(getattr(value, "shape", None), tuple) and getattr(value, "size", 0) != 1:
+            return f"an array of shape {value.shape}"  # type: ignore[attr-defined]
         return shorten(_repr.repr(value))
-    except ValueError:  # Python refuses to print integers of more than 4,300 digits
-        return f"a {type(value).__name__} too long to print"
+    except Exception:  # of a class of the user's, or an integer of more than 4,300 digits, which Python does not print
+        return f"a {type(value).__name__} that cannot be printed"
 
 
 def show_typed(value: object) -> str:
@@ -40,12 +46,49 @@ def show_typed(value: object) -> str:
     return f"{show(value)} ({type(value).__name__})"
 
 
-def shorten(text: str) -> str:
-    """Text in an error message, cut in its middle where it is long."""
-    if len(text) <= _MAX_CHARACTERS:
-        return text
-    half = _MAX_CHARACTERS // 2
-    return f"{text[:half]} ... {text[-half:]}"
+def shorten(text: str, max_characters: int = _MAX_CHARACTERS) -> str:
+    """Text in an error message on one line, cut in its middle where it is long.
+
+    Example:
+        >>> shorten("a" * 1000, max_characters=10)
+        'aaaaa ... aaaaa'
+    """
+    if len(text) > max_characters:
+        half = max_characters // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    return _LINE_BREAKS.sub(" ", text)
+
+
+def list_some(texts: Sequence[str], number: int = 4) -> str:
+    """The first of several texts in an error message, each shortened, and how many there are beside them.
+
+    Example:
+        >>> list_some(["a", "b", "c", "d", "e", "f"])
+        'a, b, c, d and 2 more'
+    """
+    shown = ", ".join(shorten(text, _MAX_CHARACTERS // 2) for text in texts[:number])
+    return shown + (f" and {len(texts) - number} more" if len(texts) > number else "")
+
+
+class UnclearError(ValueError):
+    """Two readings of the data fit, and an argument says which.
+
+    Attributes:
+        argument: The argument.
+        question: What to pass for which reading.
+    """
+
+    def __init__(self, message: str, argument: str, question: str):
+        super().__init__(message)
+        self.argument, self.question = argument, question
+
+
+def write_text(stream: TextIO | None, text: str) -> None:
+    """Writes to standard output or error, which may be missing, as in pythonw, or closed: then nothing is written."""
+    if stream is not None:
+        with contextlib.suppress(OSError, ValueError):
+            stream.write(text)
+            stream.flush()
 
 
 def can_hold(dtype: np.dtype[Any], number: float) -> bool:

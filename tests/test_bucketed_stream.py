@@ -284,6 +284,13 @@ def test_a_buffer_that_is_filled_again_and_again_is_copied():
     assert sorted(batch.numpy()[row, 0] for batch in batches for row in range(2)) == [0, 1, 2, 3, 4, 5]
 
 
+def test_inherited_constructors_and_other_names_are_refused():
+    with pytest.raises(TypeError, match="BucketedStream"):
+        BucketedStream.from_generator(lambda: iter([[1]]))
+    with pytest.raises(TypeError, match="remainder"):
+        BucketedStream([[1]], drop_remainder=True)
+
+
 def ragged(*lengths):
     return [np.ones(length) for length in lengths]
 

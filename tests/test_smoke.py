@@ -20,6 +20,7 @@ from keras_bucketing import (
     LeafPaddingStats,
     MaskedLSTMClassifier,
     MeasuredStep,
+    OutlierWarning,
     PaddingCheck,
     PaddingRecommendation,
     PaddingReport,
@@ -172,6 +173,12 @@ def test_monitor_padding():
     small_model().fit(monitored, verbose=0, shuffle=False, callbacks=[callback])
     (stats,) = callback.history
     assert (stats.num_sequences, stats.real_timesteps, stats.total_timesteps) == (8, sum(LENGTHS), 8 * 9)
+
+
+@pytest.mark.smoke("OutlierWarning", fits=0)
+def test_outlier_warning():
+    with pytest.warns(OutlierWarning, match=r"x\[200\] \(5000 timesteps\)"):
+        BucketedSequence([[1] * length for length in [*range(10, 60)] * 4 + [5000]])
 
 
 @pytest.mark.smoke("optimal_bucket_boundaries", fits=0)

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import tempfile
+import threading
+import weakref
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.callbacks.backup_files import BackupFiles
+from keras_bucketing.callbacks.backup_files import BackupFiles, is_local
 from keras_bucketing.callbacks.backup_store import WEIGHTS_FILE, BackupStore, State
-from keras_bucketing.callbacks.fit_hooks import Logs, PreemptionSignal, RunAfterCallbacks, set_first_epoch
+from keras_bucketing.callbacks.fit_hooks import (
+    Logs,
+    PreemptionSignal,
+    RunAfterCallbacks,
+    call_while_alive,
+    copy_callback,
+    set_first_epoch,
+)
 from keras_bucketing.callbacks.training_pass import TrainingPass
 from keras_bucketing.checks import check_flag, check_integer, show, show_typed
 
@@ -41,7 +52,10 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
     must be passes: `steps_per_epoch`, `take` and `repeat` are refused.
 
     A directory belongs to one call of `fit`. In a program with several, give each its own, and all but the last one
-    `delete_checkpoint=False`, so that a restart skips what was finished.
+    `delete_checkpoint=False`, so that a restart skips what was finished. A copy of the callback, as tuners make one for
+    each trial, shares the dataset. In one process `fit` refuses the directory that a copy has used, or another callback
+    whose `fit` has ended and that is still there, so that no trial goes on with another one's weights. A new process
+    resumes, and so does a new callback after an interruption.
 
     Args:
         dataset: The `BucketedSequence` that `fit` gets, as it is or wrapped by `map` or `prefetch`.
@@ -61,8 +75,9 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If `backup_dir` is empty or not a directory, or `save_freq` out of range. When `fit` begins: if the
-            model is not built, an epoch is not a pass over the data, all backups are damaged, or the backup is that of
-            another model or of other data or options. In the first epoch: if `fit` reads another dataset.
+            model is not built, an epoch is not a pass over the data, another callback of this process, or a copy, has
+            used the directory, all backups are damaged, or the backup is that of another model or of other data or
+            options. In the first epoch: if `fit` reads another dataset.
 
     Example:
         >>> dataset = keras_bucketing.BucketedSequence([[1], [2, 3]], y=[0, 1], batch_size=1, seed=1)
@@ -99,8 +114,10 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
             )
         self._save_freq = _check_save_freq(save_freq, self._save_before_preemption)
         self._files = BackupFiles()
-        self._store = BackupStore(_check_directory(backup_dir), self._files)
+        self._directory = _check_directory(backup_dir)
+        self._store = BackupStore(self._directory, self._files)
         self._store.check()
+        self._copies = _Copies()
         self._dataset = dataset
         self._pass = TrainingPass(dataset)
         self._after_callbacks: RunAfterCallbacks
@@ -110,10 +127,27 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         self._steps = 0
         self._saved_steps = 0
         self._next_pass: State = {}
+        self._has_finished = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BackupAndRestoreSequence:
+        """A callback with the same dataset and directory that has trained nothing: tuners copy callbacks."""
+        new = BackupAndRestoreSequence(
+            self._dataset,
+            self._directory,
+            self._save_freq,
+            self._delete_checkpoint,
+            self._is_chief,
+            self._save_before_preemption,
+        )
+        own = {**vars(new), "_copies": self._copies, "_after_callbacks": None}
+        copied: BackupAndRestoreSequence = copy_callback(self, memo, own)
+        return copied
 
     def on_train_begin(self, logs: Logs = None) -> None:
         """Restores the newest backup, if there is one."""
         self._check_fit()
+        _claim_directory(self, self._directory, self._is_chief, self._copies)
+        self._has_finished = False
         if self._is_chief:
             self._store.prepare()
         self._pass = TrainingPass(self._dataset)
@@ -152,6 +186,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Logs = None) -> None:
         """Deletes the backups, unless told otherwise."""
+        self._has_finished = True
         if self._first_epoch is not None:  # all epochs were trained before the restart
             self._first_epoch = None
             set_first_epoch(self.model, 0)
@@ -175,31 +210,30 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
 
     def _run_after_callbacks(self) -> None:
         """Follows the pass of `fit` closely, and saves what all callbacks have made of a batch or an epoch."""
-        # keras/src/backend/torch/trainer.py reads a batch before on_train_batch_begin, the other two after it.
-        reads_before_first_step = keras.backend.backend() == "torch"
-
-        def begin_training(logs: Logs = None) -> None:
-            self._pass.restore_position()
-
-        def begin_epoch(epoch: int, logs: Logs = None) -> None:
-            self._pass.restore_position()
-            if reads_before_first_step:
-                self._pass.mark_before_read()
-
-        def begin_step(step: int, logs: Logs = None) -> None:
-            if step == 0 and not reads_before_first_step:
-                self._pass.mark_before_read()
-
         hooks: dict[str, Callable[..., None]] = {
-            "on_train_begin": begin_training,
-            "on_epoch_begin": begin_epoch,
-            "on_train_batch_begin": begin_step,
-            "on_train_batch_end": lambda step, logs=None: self._save_inside_epoch(),
-            "on_epoch_end": lambda epoch, logs=None: self._save_end_of_epoch(),
+            "on_train_begin": self._after_train_begin,
+            "on_epoch_begin": self._after_epoch_begin,
+            "on_train_batch_begin": self._after_batch_begin,
+            "on_train_batch_end": self._save_inside_epoch,
+            "on_epoch_end": self._save_end_of_epoch,
         }
-        self._after_callbacks = RunAfterCallbacks(self.model, hooks)
+        # The History of a model that is still there after an interruption must not keep this callback.
+        weak_hooks = {name: call_while_alive(hook) for name, hook in hooks.items()}
+        self._after_callbacks = RunAfterCallbacks(self.model, weak_hooks)
 
-    def _save_inside_epoch(self) -> None:
+    def _after_train_begin(self, logs: Logs = None) -> None:
+        self._pass.restore_position()
+
+    def _after_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        self._pass.restore_position()
+        if _reads_before_first_step():
+            self._pass.mark_before_read()
+
+    def _after_batch_begin(self, step: int, logs: Logs = None) -> None:
+        if step == 0 and not _reads_before_first_step():
+            self._pass.mark_before_read()
+
+    def _save_inside_epoch(self, step: int = 0, logs: Logs = None) -> None:
         """Backs up every `save_freq` batches; the end of a pass is backed up as that of its epoch."""
         # If a callback stops here, a validation on the same dataset takes the next pass before the epoch's end is
         # saved.
@@ -211,7 +245,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         self._save(self._epoch, self._pass.state_inside(self._next_batch, self._next_pass))
         self._leave_if_preempted()
 
-    def _save_end_of_epoch(self) -> None:
+    def _save_end_of_epoch(self, epoch: int = 0, logs: Logs = None) -> None:
         """Backs up the end of an epoch, or where a callback has stopped inside of it."""
         if self._is_whole:
             state, next_epoch = self._pass.state(), self._epoch + 1
@@ -282,6 +316,11 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
             self.model.save_weights(f"{nowhere}/{WEIGHTS_FILE}", overwrite=True)
 
 
+def _reads_before_first_step() -> bool:
+    # keras/src/backend/torch/trainer.py reads a batch before on_train_batch_begin, the other two after it.
+    return bool(keras.backend.backend() == "torch")
+
+
 def _check_save_freq(save_freq: object, saves_before_preemption: bool) -> str | int:
     if isinstance(save_freq, str) and save_freq == "epoch":
         return save_freq
@@ -307,6 +346,56 @@ def _check_directory(backup_dir: str | os.PathLike[str]) -> str:
             'strings, e.g. "gs://bucket/run".'
         )
     return directory.removeprefix("file://").rstrip("/") or "/"
+
+
+# Who has a directory: one callback in a process, or the next trial of a tuner would go on with the weights of the last.
+
+
+class _Copies:
+    """What a callback and its copies have in common."""
+
+
+class _Owner(NamedTuple):
+    """The callback whose `fit` has used a directory last, without keeping it alive, and its copies."""
+
+    callback: weakref.ref[BackupAndRestoreSequence]
+    copies: _Copies
+    process: int
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether the callback is still there, and its `fit` came to an end."""
+        callback = self.callback()
+        return callback is not None and callback._has_finished
+
+
+_owners: dict[tuple[str, bool], _Owner] = {}  # by the directory, and whether it is the chief that uses it
+_owners_lock = threading.Lock()
+
+
+def _claim_directory(callback: BackupAndRestoreSequence, directory: str, is_chief: bool, copies: _Copies) -> None:
+    """Notes that this callback uses a directory.
+
+    A callback that is gone or was interrupted, and was no copy of the same one, leaves its directory to the next: so a
+    notebook's cell that was interrupted can be run again, and goes on.
+
+    Raises:
+        ValueError: If another callback has used it in this process.
+    """
+    key = (os.path.realpath(directory) if is_local(directory) else directory, is_chief)
+    with _owners_lock:
+        owner = _owners.get(key)
+        if owner is not None and owner.process == os.getpid() and owner.callback() is not callback:
+            if owner.copies is not copies and owner.has_finished:
+                gc.collect()  # fit() leaves cycles behind, of the model and its callbacks
+            if owner.copies is copies or owner.has_finished:
+                raise ValueError(
+                    f"`backup_dir` belongs to another {type(callback).__name__} of this process, or to a copy of this "
+                    f"one, whose run would go on here. Received {show(directory)}. Give each fit() a directory of its "
+                    "own, as each trial of a tuner; to go on with that run, pass that very callback, or restart the "
+                    "program."
+                )
+        _owners[key] = _Owner(weakref.ref(callback), copies, os.getpid())
 
 
 # What a backup holds of the model: its weights in a file, and a state that the file has no place for.

@@ -1,13 +1,16 @@
 """What a callback does to the `fit` that calls it, for which Keras has no hook.
 
-It runs code after all other callbacks, keeps SIGTERM until a step has ended, and chooses the epoch to begin with.
+It runs code after all other callbacks, keeps SIGTERM until a step has ended, and chooses the epoch to begin with. And
+how a callback is copied, as tuners do for each trial.
 """
 
 from __future__ import annotations
 
+import copy
 import signal
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, NoReturn
@@ -156,3 +159,35 @@ class _ModelWithoutWeights:
 
     def save_weights(self, filepath: str, overwrite: bool = True) -> None:
         """Writes nothing."""
+
+
+def call_while_alive(method: Callable[..., None]) -> Callable[..., None]:
+    """A function that calls a method as long as its object is alive, and does not keep it alive."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*args: object, **kwargs: object) -> None:
+        bound = reference()
+        if bound is not None:
+            bound(*args, **kwargs)
+
+    return call
+
+
+def copy_callback(callback: Any, memo: dict[int, Any], own: Mapping[str, object]) -> Any:
+    """A deep copy that belongs to no model yet, e.g. for another trial of a tuner.
+
+    Args:
+        callback: What is copied.
+        memo: As in `copy.deepcopy`.
+        own: The attributes that the copy gets as they are: datasets, which are shared, and what begins anew with it.
+    """
+    copied = object.__new__(type(callback))
+    memo[id(callback)] = copied
+    memo.update((id(value), value) for value in own.values())  # also where an attribute of a subclass holds it
+    keras.callbacks.Callback.__init__(copied)
+    of_keras = set(vars(copied))  # the model and what fit() has said
+    for name, value in vars(callback).items():
+        if name not in own and name not in of_keras:
+            setattr(copied, name, copy.deepcopy(value, memo))
+    vars(copied).update(own)
+    return copied

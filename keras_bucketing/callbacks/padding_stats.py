@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import numbers
 import sys
 import warnings
 from collections.abc import Callable
@@ -11,8 +12,8 @@ from typing import Any
 import keras
 
 from keras_bucketing.callbacks.consumed_batches import RunningCall
-from keras_bucketing.callbacks.fit_hooks import Logs
-from keras_bucketing.checks import show
+from keras_bucketing.callbacks.fit_hooks import Logs, copy_callback
+from keras_bucketing.checks import show, show_typed, write_text
 from keras_bucketing.monitoring.batch_log import EntryKeys, MaskValue
 from keras_bucketing.monitoring.counted_arrays import CountedArrays, is_arrays
 from keras_bucketing.monitoring.counted_dataset import CountedDataset, refuse_uncounted
@@ -114,8 +115,11 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         verbose: int = 0,
     ):
         super().__init__()
-        if verbose not in (0, 1):
-            raise ValueError(f"`verbose` must be 0 or 1. Received {verbose!r}.")
+        given: object = verbose
+        if not isinstance(given, numbers.Integral) or given not in (0, 1):
+            raise ValueError(
+                f"`verbose` must be 0 or 1. Received {show_typed(verbose)}. 1 prints a line for each epoch."
+            )
         options: dict[str, Any] = {
             "mask_value": mask_value,
             "sequences": sequences,
@@ -138,9 +142,11 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         self._begins_call = False
         self._validation: PaddingStats | None = None
 
-    def __deepcopy__(self, memo: dict[int, object]) -> PaddingStatsCallback:
+    def __deepcopy__(self, memo: dict[int, Any]) -> PaddingStatsCallback:
         """A callback that starts counting again, on the same datasets: tuners copy callbacks for each trial."""
-        return type(self)(self.dataset, self.validation_data, verbose=self.verbose)
+        new = PaddingStatsCallback(self.dataset, self.validation_data, verbose=self.verbose)
+        copied: PaddingStatsCallback = copy_callback(self, memo, vars(new))
+        return copied
 
     # What happened.
 
@@ -257,7 +263,8 @@ class PaddingStatsCallback(keras.callbacks.Callback):
                 logs["val_padding_efficiency"] = validation.padding_efficiency
         self._missing_rows = self._training.num_missing_rows
         if self.verbose:
-            sys.stdout.write(f"\nEpoch {epoch + 1}: {'. '.join([describe(stats, validation), *self._notes()])}\n")
+            notes = ". ".join([describe(stats, validation), *self._notes()])
+            write_text(sys.stdout, f"\nEpoch {epoch + 1}: {notes}\n")
 
     # Evaluation, alone, as validation, and in a hook of another callback.
 

@@ -20,13 +20,13 @@ from keras_bucketing.checking.runs import (
     half_precision,
     in_float32,
     inputs_by_position,
-    layers_inside,
     restored,
     rounding_factor,
 )
 from keras_bucketing.checking.sample import Array, Batch, Sample, sample_rows
 from keras_bucketing.checking.trace import Leak, find_leak, find_random_layer, masked_rows, recorded_calls
-from keras_bucketing.checks import check_integer, check_number, shorten, show_typed
+from keras_bucketing.checks import check_integer, check_number, shorten, show, show_typed
+from keras_bucketing.predicting.batch_runs import declared_batch_size, layers_inside
 
 
 @dataclass(frozen=True)
@@ -132,15 +132,6 @@ def check_padding(
     return _Check(model, sample, extra_timesteps, tolerance).result()
 
 
-def _declared_batch_size(model: keras.Model) -> int | None:
-    """The batch size of the model's inputs, if they have one."""
-    try:
-        shapes = [tensor.shape for tensor in keras.tree.flatten(model.inputs)]
-    except (AttributeError, ValueError):
-        return None
-    return next((int(shape[0]) for shape in shapes if shape and shape[0] is not None), None)
-
-
 def _mask_value(model: keras.Model) -> Any:
     values = [getattr(layer, "mask_value", None) for layer in layers_inside(model)]
     return next((value for value in values if isinstance(value, (int, float))), 0)
@@ -174,7 +165,7 @@ class _Check:
         self.model, self.sample, self.extra, self.tolerance = model, sample, extra, tolerance
         self.notes: list[str] = []
         is_stateful = any(getattr(layer, "stateful", False) for layer in layers_inside(model))
-        self._fill_batches_of(_declared_batch_size(model) if is_stateful else None)
+        self._fill_batches_of(declared_batch_size(model) if is_stateful else None)
 
     def _fill_batches_of(self, size: int | None) -> None:
         """Takes each row once, or as often as it takes to fill a batch of that size."""
@@ -193,7 +184,7 @@ class _Check:
 
     def _built(self) -> Batch:
         """Runs the model once, so that all its weights are there; returns the batch."""
-        base, declared = self.sample.batch(self.rows), _declared_batch_size(self.model)
+        base, declared = self.sample.batch(self.rows), declared_batch_size(self.model)
         try:
             Runner(self.model).eagerly(base)
         except Exception:
@@ -497,7 +488,7 @@ def _position_lines(by_position: dict[str, str]) -> list[str]:
     lengths = sorted(name for name in by_position if name.endswith("lengths"))
     what = (
         "The model declares fewer inputs than the dataset has entries, and before Keras 3.16 it is then fed by "
-        f"position: its input {name!r} gets the entry {key!r}."
+        f"position: its input {show(name)} gets the entry {show(key)}."
     )
     cure = (
         f"only the entries that it declares: include_lengths={lengths or False} in place of include_lengths=True, or "

@@ -14,29 +14,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.checking.sample import Array, Batch
+from keras_bucketing.predicting.batch_runs import layers_inside, reset_states, stateful_layers, value_of
+from keras_bucketing.predicting.time_axes import axis_that_grew
 
 _EPSILONS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 _FLOAT32_EPSILON = 2.0**-23
-
-
-def layers_inside(model: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """A model and all layers inside of it, at any depth, each once."""
-    found: dict[int, keras.layers.Layer] = {}
-    waiting: list[Any] = [model]
-    seen: set[int] = set()
-    while waiting:
-        value = waiting.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, keras.layers.Layer):
-            found[id(value)] = value
-            waiting += list(vars(value).values())
-        elif isinstance(value, dict):
-            waiting += list(value.values())
-        elif isinstance(value, (list, tuple, set)):
-            waiting += list(value)
-    return list(found.values())
 
 
 # What a model computes.
@@ -52,7 +34,7 @@ class Runner:
     def __init__(self, model: keras.Model):
         self.model = model
         self.graph_error: str | None = None
-        self._stateful = [layer for layer in layers_inside(model) if getattr(layer, "stateful", False)]
+        self._stateful = stateful_layers(model)
         parameters = inspect.signature(model.call).parameters
         self._options = {"training": False} if "training" in parameters else {}
         self._names = _input_names(model)
@@ -93,9 +75,7 @@ class Runner:
 
     def reset_states(self) -> None:
         """Sets the states of stateful layers to zero."""
-        for layer in self._stateful:
-            if getattr(layer, "states", True) is not None and hasattr(layer, "reset_state"):
-                layer.reset_state()
+        reset_states(self._stateful)
 
 
 def _input_names(model: keras.Model) -> set[str] | None:
@@ -146,7 +126,7 @@ def to_array(tensor: Any) -> Array | None:
 @contextmanager
 def restored(model: keras.Model) -> Iterator[None]:
     """Brings back the values of all variables at the end, and the random states of Python and NumPy."""
-    values = [(variable, _value_of(variable)) for variable in _variables(model)]
+    values = [(variable, value_of(variable)) for variable in _variables(model)]
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     known = {id(variable) for variable, _ in values}
     try:
@@ -156,15 +136,10 @@ def restored(model: keras.Model) -> Iterator[None]:
             if any(id(variable) not in known for variable in metric.variables):
                 metric.reset_state()
         for variable, value in values:
-            if _value_of(variable).tobytes() != value.tobytes():
+            if value_of(variable).tobytes() != value.tobytes():
                 variable.assign(value)
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
-
-
-def _value_of(variable: Any) -> Array:
-    # By way of a copy: `convert_to_numpy` hands TensorFlow's variables to NumPy 2, whose `copy` they do not know.
-    return np.array(keras.ops.convert_to_numpy(keras.ops.copy(variable.value)))
 
 
 def _variables(model: keras.Model) -> list[Any]:
@@ -181,7 +156,7 @@ def fill_zero_weights(model: keras.Model) -> None:
     """
     rng = np.random.default_rng(0)
     for variable in model.trainable_variables:
-        value = _value_of(variable)
+        value = value_of(variable)
         if not np.any(value != 0):
             variable.assign(rng.normal(scale=0.1, size=value.shape).astype(np.float32))
 
@@ -285,8 +260,9 @@ def real_sizes(
         if growth == 0:
             sizes.append(size)
             continue
-        grown = [index for index in range(len(padded)) if others[index] != padded[index]]
-        exact = next((index for index in grown if others[index] - padded[index] == growth), None)
+        growths = [of_other - size_of_axis for size_of_axis, of_other in zip(padded, others, strict=True)]
+        grown = [index for index in range(len(padded)) if growths[index]]
+        exact = axis_that_grew(growth, growths)
         if exact is not None:
             real = lengths[exact] + size - padded[exact]
         elif grown and (len(grown) == 1 or len(set(padded)) == 1):

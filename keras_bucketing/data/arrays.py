@@ -193,7 +193,10 @@ def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
 
 
 def is_mapped(array: np.ndarray) -> bool:
-    """Whether the memory of an array is a file that is mapped into it.
+    """Whether the memory of an array is a file that NumPy has mapped from a path, however the array is viewed.
+
+    Other mapped memory is not: that of `multiprocessing.shared_memory` and of an anonymous `mmap` is written to by
+    other processes, and is gone once it is closed.
 
     Example:
         >>> is_mapped(np.zeros(3))
@@ -232,7 +235,10 @@ def memory_bytes() -> int:
 
 
 def _mapping_of(array: np.ndarray) -> mmap.mmap | None:
-    owner: Any = array  # not isinstance(array, np.memmap): copies and results of arithmetic may be of that class
+    owner: Any = array
+    has_path = False
     while owner is not None and not isinstance(owner, mmap.mmap):
+        # Copies and results of arithmetic may be an np.memmap too, but have no filename.
+        has_path = has_path or (isinstance(owner, np.memmap) and owner.filename is not None)
         owner = owner.obj if isinstance(owner, memoryview) else getattr(owner, "base", None)
-    return owner
+    return owner if has_path else None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial, reduce
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,19 @@ from keras_bucketing.data.loader import Loaded
 from keras_bucketing.data.row_splits import Lengths, RowIndices
 from keras_bucketing.data.rows import LeafLengths, RowLengths, Rows
 from keras_bucketing.data.tree import Path, Structure, name_of
+
+
+@dataclass(frozen=True)
+class Unread:
+    """An `x` that is read, with its labels and weights, when everything else about the call has been checked.
+
+    Attributes:
+        read: Function that returns the structures of `x`, `y` and `sample_weight`, and what else there is.
+        takes_label_padding: Whether labels are padded with what the source has padded them with.
+    """
+
+    read: Callable[[], Any]
+    takes_label_padding: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,7 +104,6 @@ class Inputs:
 
         A batch must not hold a fully masked row: cuDNN aborts on it.
         """
-        check_choice("on_empty", on_empty, ("raise", "drop", "keep"))
         empty = np.zeros(self.num_given, bool)
         for name, leaf in _sequences(self.x):
             has_none = leaf.lengths == 0
@@ -138,6 +151,8 @@ def collect_inputs(x: object, y: object, sample_weight: object, align_labels: bo
         TypeError: If something is of the wrong kind: text, a scalar where a sequence belongs, no collection at all.
         ValueError: If there are no sequences, or leaves do not fit together.
     """
+    for name, value in (("y", y), ("sample_weight", sample_weight)):
+        _refuse_batch_size(name, value)
     is_structure = isinstance(x, (dict, tuple))
     inputs_x = _convert(x, "x", as_leaf if is_structure else as_rows, copy)
     sequences = list(_sequences(inputs_x))
@@ -158,6 +173,20 @@ def collect_inputs(x: object, y: object, sample_weight: object, align_labels: bo
                 "into pieces."
             )
     return Inputs(inputs_x, inputs_y, weights, len(sequences[0][1]), None, align_labels, owners)
+
+
+def _refuse_batch_size(name: str, value: object) -> None:
+    """Refuses a whole number where an array belongs: `BucketedSequence(x, y, 32)`."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise TypeError(
+            f"`{name}` must have one row for each sequence. Received the scalar {show(value)}. Pass a list or an "
+            f"array. If it is meant as the rows of a batch, pass it by name, batch_size={show(value)}."
+        )
+
+
+def check_on_empty(on_empty: object) -> None:
+    """Refuses what is no way to treat rows without timesteps."""
+    check_choice("on_empty", on_empty, ("raise", "drop", "keep"))
 
 
 def check_padding_value(name: str, value: object, structure: Structure) -> None:
@@ -191,6 +220,12 @@ def _sequences(structure: Structure, root: str = "x") -> Iterator[tuple[str, Row
 
 def _convert(structure: Structure, root: str, convert: Callable[[object, str, bool], Leaf], copy: bool) -> Structure:
     tree.check_structure(structure, root)
+    missing = [path for path, leaf in tree.leaves(structure, none_is_leaf=True) if leaf is None]
+    if missing and root == "sample_weight":
+        raise ValueError(
+            f"`{name_of(root, missing[0])}` is None. Every output needs weights: give it ones, np.ones(len(x)), or the "
+            "lengths of its labels, [np.ones(len(row)) for row in y...]."
+        )
     return tree.map_leaves(lambda path, leaf: convert(leaf, name_of(root, path), copy), structure, none_is_leaf=True)
 
 
@@ -301,7 +336,7 @@ def _check_weights(y: Structure, weights: Structure) -> None:
     if not is_one_array and weight_leaves.keys() != labels.keys():
         raise ValueError(
             f"`sample_weight` must be one array or have the structure of `y`. Expected {_describe(y)}, received "
-            f"{_describe(weights)}."
+            f"{_describe(weights)}.{_ones_hint(labels.keys() - weight_leaves.keys(), labels)}"
         )
     for path, weight in weight_leaves.items():
         name = name_of("sample_weight", path)
@@ -311,6 +346,15 @@ def _check_weights(y: Structure, weights: Structure) -> None:
             raise ValueError(
                 f"`{name}` must have one weight a row. Expected shape ({len(weight)},), received {weight.shape}."
             )
+
+
+def _ones_hint(missing: Set[Path], labels: dict[Path, Leaf]) -> str:
+    """What to say of outputs without weights."""
+    if not missing or missing == labels.keys():
+        return ""
+    first = min(missing, key=str)
+    ones = "[np.ones(len(row)) for row in y...]" if isinstance(labels[first], Rows) else "np.ones(len(x))"
+    return f" Every output needs weights: give {name_of('sample_weight', first)} ones, {ones}."
 
 
 def _check_timestep_weights(name: str, weight: Rows, y_name: str, label: Leaf) -> None:

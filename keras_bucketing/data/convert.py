@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.checks import show
+from keras_bucketing.checks import shorten, show
 from keras_bucketing.data import columns, lists
 from keras_bucketing.data.arrays import (
     aligned_empty,
     as_regular_array,
+    comes_from,
     first_non_number,
     is_mapped,
     standard_dtype,
     stored_floatx,
 )
+from keras_bucketing.data.other_kinds import as_dense, is_frame, refuse_frame
 from keras_bucketing.data.row_splits import common_width
-from keras_bucketing.data.rows import Rows, StoredSequences, rows_from_row_splits
+from keras_bucketing.data.rows import EqualSequences, Rows, StoredSequences, rows_from_row_splits
 
 Leaf = Rows | np.ndarray  # one sequence a row, or an array `(num_rows, ...)` with one value a row
 
@@ -49,12 +51,14 @@ def as_leaf(leaf: Any, name: str, copy: bool = True) -> Leaf:
         leaf = leaf.tolist()
     if isinstance(leaf, Sequence) and not isinstance(leaf, (list, tuple, str, bytes, range)):  # e.g. a datasets.Column
         leaf = list(leaf)
+    if isinstance(leaf, EqualSequences) and leaf.ndim > 1 and len(leaf):
+        leaf = leaf.as_rows()
     is_list_of_sequences = isinstance(leaf, list) and any(map(_is_sequence, leaf))
     if is_list_of_sequences or isinstance(leaf, (Rows, StoredSequences, tf.RaggedTensor)):
         return as_rows(leaf, name, copy)
     if columns.is_ragged_column(leaf):
         return as_rows(leaf, name, copy)
-    array = as_regular_array(columns.as_plain_array(leaf, name), name, "Give every row the same shape.")
+    array = as_regular_array(_as_plain(leaf, name), name, "Give every row the same shape.")
     _check_values(array, leaf, name)
     dtype = standard_dtype(array.dtype, name)
     if not copy or is_mapped(array):
@@ -62,6 +66,15 @@ def as_leaf(leaf: Any, name: str, copy: bool = True) -> Leaf:
     stored = aligned_empty(array.shape, dtype)
     np.copyto(stored, array, casting="unsafe")
     return stored
+
+
+def _as_plain(leaf: Any, name: str) -> Any:
+    """A column of lists of one length, a sparse matrix, or a table with a row for each sequence, as an array."""
+    if is_frame(leaf):
+        if not hasattr(leaf, "to_numpy"):  # groups of rows, or a table that has not been computed yet
+            refuse_frame(leaf, name)
+        return leaf if comes_from("pandas", leaf) else leaf.to_numpy()
+    return as_dense(columns.as_plain_array(leaf, name))
 
 
 def as_weights(leaf: Any, name: str, copy: bool = True) -> Leaf:
@@ -115,7 +128,8 @@ def _check_values(array: np.ndarray, leaf: object, name: str) -> None:
         raise TypeError(f"`{name}` must be a list, an array or a tensor. Received {type(leaf).__name__}.")
     if array.dtype.kind in "OSU":
         at = first_non_number(array.tolist())
+        received = f"{shorten(str(array[at]))} ({type(array[at]).__name__})"
         raise TypeError(
-            f"`{name}` must hold numbers. Received {array[at]!s} ({type(array[at]).__name__}) at {name}[{at}]. Map "
+            f"`{name}` must hold numbers. Received {received} at {name}[{at}]. Map "
             "strings to ids first, e.g. with keras.layers.StringLookup, and drop rows without a value."
         )

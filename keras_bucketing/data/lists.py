@@ -18,11 +18,18 @@ from keras_bucketing.data.arrays import (
     refuse_missing,
     standard_dtype,
 )
+from keras_bucketing.data.other_kinds import as_dense, is_sparse, refuse_frame, refuse_sparse
 from keras_bucketing.data.rows import Rows, rows_from_lengths, rows_from_memory
 
 Sequences = list[Any]  # arrays, tensors or lists, one for each row
 
 _MAX_INPUTS = 8  # of a model; a longer list is one of sequences
+
+# What to do about timesteps that are lists of their own lengths.
+INNER_AXIS = (
+    "Give every timestep the same features. If a timestep is a list itself, as a sentence of a document, pad this "
+    "inner axis: [keras.utils.pad_sequences(row, maxlen=width, padding='post') for row in x]."
+)
 
 
 def rows_of_list(sequences: Sequences, name: str, copy: bool) -> Rows:
@@ -139,7 +146,7 @@ def _feature_shape(arrays: list[np.ndarray], lengths: np.ndarray, name: str) -> 
             raise ValueError(
                 f"All sequences must share one feature shape. Expected {expected} as in {name}[{first}], received "
                 f"{array.shape[1:]} at {name}[{index}]. Reshape or drop that sequence."
-                f"{list_of_inputs_hint(arrays, name)}"
+                f"{_inner_axis_hint(expected, array.shape[1:])}{list_of_inputs_hint(arrays, name)}"
             )
     for index, array in enumerate(arrays):
         if len(array) == 0:
@@ -147,10 +154,17 @@ def _feature_shape(arrays: list[np.ndarray], lengths: np.ndarray, name: str) -> 
     return expected
 
 
+def _inner_axis_hint(expected: tuple[int, ...], received: tuple[int, ...]) -> str:
+    """What to say of timesteps that have an axis of their own in all rows, but of another size."""
+    return f" {INNER_AXIS.partition('. ')[2]}" if len(expected) == len(received) > 0 else ""
+
+
 def as_list(rows: Any, name: str) -> Sequences:
     """The rows of a list, an object array or a pandas Series, as a list."""
     if isinstance(rows, list):
         return rows
+    refuse_frame(rows, name)
+    refuse_sparse(rows, name)
     refuse_missing(rows, name)
     if isinstance(rows, np.ndarray) and rows.dtype == object and rows.ndim == 1:
         return list(rows.tolist())
@@ -176,7 +190,13 @@ def as_list(rows: Any, name: str) -> Sequences:
     raise TypeError(
         f"`{name}` is not a collection of sequences. Expected a list of arrays, an object array, a tf.RaggedTensor, a "
         f"pyarrow list array, a pandas or polars Series of lists or an awkward array, received {type(rows).__name__}."
+        + (f" If it yields sequences, use BucketedSequence.from_dataset({name})." if _may_yield(rows) else "")
     )
+
+
+def _may_yield(rows: object) -> bool:
+    """Whether this is a generator, a function that returns one, a pipeline or any other iterable."""
+    return not isinstance(rows, (str, bytes, tuple, type)) and (callable(rows) or hasattr(rows, "__iter__"))
 
 
 def as_row(row: Any, name: str) -> np.ndarray:
@@ -192,7 +212,8 @@ def as_row(row: Any, name: str) -> np.ndarray:
         )
     if isinstance(row, Iterable) and not hasattr(row, "__len__") and not hasattr(row, "__array__"):
         row = list(row)
-    array = as_regular_array(row, name, "Give every timestep the same features.")
+    refuse_frame(row, name)
+    array = as_regular_array(as_dense(row) if is_sparse(row) else row, name, INNER_AXIS)
     if array.ndim == 0:
         raise TypeError(
             f"`{name}` must be a sequence. Received the scalar {show(row)}. Wrap each sequence in a list or an array."

@@ -394,3 +394,20 @@ class StoredSequences:
             f"<{len(self)} sequences `{self._name}`, {len(self.values)} timesteps of {self.values.dtype.name}"
             f"{list(self.values.shape[1:]) or ''}>"
         )
+
+
+class EqualSequences(np.ndarray):
+    """Labels of one length for every row, which may hold one value a row or sequences: an array `(num_rows, length)`.
+
+    It is an array to everyone but `as_leaf`, to which it is what the rows were: sequences, in a list of its own.
+
+    Example:
+        >>> labels = np.array([[1, 0], [0, 1]]).view(EqualSequences)
+        >>> labels.shape, labels.as_rows().lengths.tolist()
+        ((2, 2), [2, 2])
+    """
+
+    def as_rows(self) -> Rows:
+        """The sequences, where they lie."""
+        lengths = np.full(self.shape[0], self.shape[1], np.int64)
+        return rows_from_padded(self.view(np.ndarray), np.zeros_like(lengths), lengths)

@@ -51,18 +51,18 @@ def check_structure(structure: Structure, root: str) -> None:
         raise ValueError(f"`{root}` is an empty {_kind(structure)}. Expected at least one entry.")
     for key, value in _entries(structure):
         if isinstance(structure, dict) and not isinstance(key, str):
-            raise TypeError(f"`{root}` must have strings as keys. Received {show(key)}.")
+            raise TypeError(f"`{root}` must have strings as keys. Received {show(key)}. Rename that entry.")
         check_structure(value, name_of(root, (key,)))
 
 
-def leaves(structure: Structure) -> list[tuple[Path, AnyLeaf]]:
+def leaves(structure: Structure, none_is_leaf: bool = False) -> list[tuple[Path, AnyLeaf]]:
     """The leaves with their paths, dict entries in the order of their keys, as in `keras.tree.flatten_with_path`.
 
     Example:
         >>> leaves({"b": ([1, 2], None), "a": 3})
         [(('a',), 3), (('b', 0), [1, 2])]
     """
-    return list(_leaves(structure, ()))
+    return list(_leaves(structure, (), none_is_leaf))
 
 
 def map_leaves(
@@ -88,7 +88,8 @@ def map_leaves(
 def leaves_like(template: Structure, structure: Structure, path: Path = ()) -> Iterator[AnyLeaf]:
     """The leaves of a structure in the order of `leaves`, provided that it is built like another one.
 
-    A tuple is a leaf where the template has a leaf, as a list is.
+    A tuple is a leaf where the template has a leaf, as a list is. The leaves of the template may be types, in the place
+    of objects of theirs.
 
     Raises:
         StructureError: Where the two differ first; leaves before that have been yielded by then.
@@ -113,14 +114,14 @@ def _entries(structure: Structure) -> list[tuple[Any, Structure]]:
     return list(structure.items() if isinstance(structure, dict) else enumerate(structure))
 
 
-def _leaves(structure: Structure, path: Path) -> Iterator[tuple[Path, AnyLeaf]]:
+def _leaves(structure: Structure, path: Path, none_is_leaf: bool) -> Iterator[tuple[Path, AnyLeaf]]:
     if isinstance(structure, dict):
         for key in sorted(structure):
-            yield from _leaves(structure[key], (*path, key))
+            yield from _leaves(structure[key], (*path, key), none_is_leaf)
     elif isinstance(structure, tuple):
         for index, value in enumerate(structure):
-            yield from _leaves(value, (*path, index))
-    elif structure is not None:
+            yield from _leaves(value, (*path, index), none_is_leaf)
+    elif structure is not None or none_is_leaf:
         yield path, structure
 
 
@@ -133,4 +134,6 @@ def _describe_node(part: Structure) -> str:
         return f"a dict with the keys {show(sorted(map(str, part)))}"
     if isinstance(part, tuple):
         return f"a tuple of {len(part)}"
-    return "none" if part is None else type(part).__name__
+    if part is None:
+        return "none"
+    return part.__name__ if isinstance(part, type) else type(part).__name__

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bucketing.checks import can_hold, show_typed
+from keras_bucketing.checks import can_hold, show, show_typed
 
 Tensor = Any  # of the active Keras backend, or a symbolic keras.KerasTensor
 Inputs = Tensor | dict[str, Tensor]  # sequences `(batch, time, *features)`, or a dict of "sequences" and "lengths"
@@ -192,7 +192,7 @@ class PaddingMask(keras.Operation):
         if not can_hold(np.dtype(dtype), self.mask_value):
             raise ValueError(
                 f"`mask_value` must be a value that padding can hold. Expected one of dtype {dtype}, received "
-                f"{self.mask_value!r}. Pass lengths, or what the padding holds, for example 0."
+                f"{show(self.mask_value)}. Pass lengths, or what the padding holds, for example 0."
             )
         return int(self.mask_value)
 

@@ -18,12 +18,14 @@ from keras_bucketing.planning.bucket_choice import choose_buckets
 from keras_bucketing.planning.buckets import BatchSizing, Buckets
 from keras_bucketing.planning.cuts import BatchRules
 from keras_bucketing.planning.forecast import BATCHMATE_EPOCHS, Labels, ShuffledBatches
+from keras_bucketing.planning.outliers import Outliers, find_outliers
 
 _NUM_BUCKETS = (4, 8, 16)
 # Below it the batches lose more randomness than they save timesteps.
 MIN_SAVED = 0.05
 # Labels may stray so much further than those of random batches, in variance: 1.4 times as far.
 MAX_LABEL_IMBALANCE = 2.0
+_SHARE_OF_REACHABLE = 0.9  # with outliers the plain call stays the recommended one from here on
 _LESS_MEMORY = 0.5  # a budget is worth a line where it bounds batches to this share or less
 
 
@@ -65,6 +67,8 @@ class PaddingReport:
         batch_size: Int, rows.
         strategies: Tuple of `PaddingStrategy`, the first of which pads everything to the longest.
         recommendation: `PaddingRecommendation`, the call to make and what comes of it.
+        outliers: Tuple of ints, the sequences that cost more than a third of the padded timesteps of the recommended
+            epochs, one in a hundred at most; the longest first.
 
     Example:
         >>> report = padding_report([1, 1, 2, 9], batch_size=2)
@@ -79,6 +83,7 @@ class PaddingReport:
     batch_size: int
     strategies: tuple[PaddingStrategy, ...]
     recommendation: PaddingRecommendation
+    outliers: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         padded = self.strategies[0].total_timesteps
@@ -171,6 +176,12 @@ def padding_report(lengths: ArrayLike, batch_size: int = 32, y: ArrayLike | None
             for boundaries in choices
         ),
     ]
+    outliers = _outliers(lengths, batch_size)
+    has_outliers = outliers is not None
+    recommendation = _recommend(lengths, batch_size, budget, strategies[1].total_timesteps, labels, has_outliers)
+    if outliers is not None:
+        named = str(outliers._replace(name="lengths", rows=order[outliers.rows]))
+        recommendation = dataclasses.replace(recommendation, reasons=(*recommendation.reasons, named))
     return PaddingReport(
         num_sequences=lengths.size,
         shortest=int(lengths[0]),
@@ -178,12 +189,16 @@ def padding_report(lengths: ArrayLike, batch_size: int = 32, y: ArrayLike | None
         longest=int(lengths[-1]),
         batch_size=batch_size,
         strategies=tuple(strategies),
-        recommendation=_recommend(lengths, batch_size, budget, strategies[1].total_timesteps, labels),
+        recommendation=recommendation,
+        outliers=() if outliers is None else tuple(order[outliers.rows].tolist()),
     )
 
 
-def summarize_buckets(buckets: Buckets, stats: PaddingStats) -> str:
-    """The buckets as a text table, with the padding of one epoch; where there are several leaves, of each as well."""
+def summarize_buckets(buckets: Buckets, stats: PaddingStats, outliers: Outliers | None = None) -> str:
+    """The buckets as a text table, with the padding of one epoch; where there are several leaves, of each as well.
+
+    Below it, the sequences that cost much.
+    """
     padded = {bucket.bucket: bucket for bucket in stats.buckets}
     columns = ([1, *buckets.boundaries], buckets.upper_lengths, buckets.counts, buckets.batch_sizes)
     rows: list[list[object]] = []
@@ -193,7 +208,8 @@ def summarize_buckets(buckets: Buckets, stats: PaddingStats) -> str:
         rows.append([f"{lower} - {max(upper, lower)}", count, size, batches, efficiency])
     rows.append(["all", stats.num_sequences, "", stats.num_batches, f"{stats.padding_efficiency:.3f}"])
     rows += [[leaf.name, "", "", "", f"{leaf.padding_efficiency:.3f}"] for leaf in stats.leaves]
-    return format_table(["lengths", "sequences", "rows a batch", "batches", "padding efficiency"], rows)
+    table = format_table(["lengths", "sequences", "rows a batch", "batches", "padding efficiency"], rows)
+    return table if outliers is None else f"{table}\n\n{outliers}"
 
 
 def _strategy(
@@ -270,7 +286,7 @@ class RecommendedCall(PaddedTimesteps):
         ({'batch_size': 10}, 3, 6)
     """
 
-    options: dict[str, int]
+    options: dict[str, Any]
     boundaries: tuple[int, ...]
     num_batches: int
     real_timesteps: int
@@ -289,7 +305,7 @@ class RecommendedCall(PaddedTimesteps):
         return {**super().to_dict(), "options": dict(self.options), "num_buckets": self.num_buckets}
 
     def __str__(self) -> str:
-        options = ", ".join(f"{name}={value}" for name, value in self.options.items())
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
         return f"BucketedSequence(x, y, {options})"
 
 
@@ -342,12 +358,33 @@ class PaddingRecommendation:
         }
 
 
+def _outliers(lengths: Lengths, batch_size: int) -> Outliers | None:
+    """The outliers of increasing lengths, in the epochs of the plain call."""
+    buckets = choose_buckets(lengths, BatchSizing(batch_size, None, None, multiple=1))
+
+    def padded_if_cut(length: int) -> float:
+        return ShuffledBatches.from_buckets(np.minimum(lengths, length), buckets, BatchRules()).padded_timesteps
+
+    return find_outliers(lengths, padded_if_cut)
+
+
 def _recommend(
-    lengths: Lengths, batch_size: int, budget: int, random_timesteps: float, labels: Labels | None
+    lengths: Lengths,
+    batch_size: int,
+    budget: int,
+    random_timesteps: float,
+    labels: Labels | None,
+    has_outliers: bool,
 ) -> PaddingRecommendation:
     """Chooses the call for increasing lengths with labels in the same order."""
     single = _try_call({"batch_size": batch_size, "num_buckets": 1}, lengths, labels)
     automatic = _try_call({"batch_size": batch_size}, lengths, labels)
+    if has_outliers:
+        budgeted = {"batch_size": batch_size, "max_timesteps_per_batch": budget}
+        kept = {"batch_size": batch_size, "num_buckets": 8, "remainder": "keep"}
+        calls = [automatic, _try_call(budgeted, lengths, labels), _try_call(kept, lengths, labels)]
+        enough = _SHARE_OF_REACHABLE * max(call.padding_efficiency for call in calls)
+        automatic = next(call for call in calls if call.padding_efficiency >= enough)
     worth_it = bool(automatic.total_timesteps <= (1 - MIN_SAVED) * random_timesteps)
     bounded = _try_call({"max_timesteps_per_batch": budget}, lengths, labels)
     saves_memory = bounded.largest_batch <= _LESS_MEMORY * automatic.largest_batch
@@ -365,10 +402,11 @@ def _recommend(
     return dataclasses.replace(recommendation, reasons=reasons)
 
 
-def _try_call(options: dict[str, int], lengths: Lengths, labels: Labels | None) -> RecommendedCall:
+def _try_call(options: dict[str, Any], lengths: Lengths, labels: Labels | None) -> RecommendedCall:
     sizing = BatchSizing(options.get("batch_size"), None, options.get("max_timesteps_per_batch"), multiple=1)
-    buckets = choose_buckets(lengths, sizing, num_buckets=options.get("num_buckets"))
-    batches = ShuffledBatches.from_buckets(lengths, buckets, BatchRules())
+    rules = BatchRules(options.get("remainder", "spill"))
+    buckets = choose_buckets(lengths, sizing, num_buckets=options.get("num_buckets"), remainder=rules.remainder)
+    batches = ShuffledBatches.from_buckets(lengths, buckets, rules)
     return RecommendedCall(
         options=options,
         boundaries=tuple(buckets.boundaries),
@@ -396,8 +434,8 @@ def _with_even_labels(automatic: RecommendedCall, lengths: Lengths, labels: Labe
 def _why(recommendation: PaddingRecommendation) -> Iterator[str]:
     call = recommendation.call
     yield (
-        f"{_count(call.num_batches, 'batch', 'batches')} an epoch, from {_count(call.num_buckets, 'bucket')}: the "
-        "automatic number, none with fewer rows than a batch."
+        f"{_count(call.num_batches, 'batch', 'batches')} an epoch, from {_count(call.num_buckets, 'bucket')}"
+        f"{'.' if 'num_buckets' in call.options else ': the automatic number.'}"
     )
     yield (
         f"Padding efficiency {call.padding_efficiency:.3f}: "

@@ -62,6 +62,12 @@ class BatchGatherer:
         """Gathers the batch that is cut from the rows `(num_rows,)`, as `RowTables.gather` does."""
         return self._tables.gather(RowsOfBatch(tf.slice(rows, cut.start, cut.size), cut.min_lengths, self._shard))
 
+    def sequence_paths(self, as_given: bool = False) -> list[Path]:
+        """Where the sequences are in the `x` of a batch, or in `x` as it was given, in the order of its leaves."""
+        x = self._tables.x
+        around = ("sequences",) if self._tables.lengths and not isinstance(x, dict) and not as_given else ()
+        return [(*around, *path) for path, table in tree.leaves(x) if not isinstance(table, PlainTable)]
+
     def fingerprint_bytes(self) -> Iterator[bytes]:
         """What tells these data from others: dtypes, shapes, lengths, and the values of some rows; all, if few."""
         for _, table in tree.leaves((self._tables.x, self._tables.y, self._tables.sample_weight)):

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import tensorflow as tf
 
@@ -89,6 +89,7 @@ class PassCounter:
         self._state = outside_of_scopes(
             lambda: tf.Variable(_State(0, 0, 0, 0, 0, seed), dtype=tf.int64, trainable=False, name="passes")
         )
+        self._newest_read = (0, 0)  # the newest pass that Python code reads, and how many batches it got
 
     def begin_pass(self) -> PassStart:
         """Begins a pass; in graph."""
@@ -98,6 +99,22 @@ class PassCounter:
         """The newest pass that has begun."""
         state = self._read()
         return PassPosition(state.number, state.epoch, state.first_batch)
+
+    def count_read(self, iterator: Any) -> None:
+        """Counts a batch that Python code got from an iterator over the dataset itself."""
+        if not iterator.num_read:
+            iterator.pass_number = self.newest_pass().number
+        iterator.num_read += 1
+        self._newest_read = max(self._newest_read, (iterator.pass_number, iterator.num_read))
+
+    def is_read_to_end(self, num_batches: int) -> bool:
+        """Whether the newest pass has handed out the last of the batches of its epoch, as far as can be seen.
+
+        What tf.data reads, for a `take` or `map` on top, is not seen, and counts as read to its end.
+        """
+        number, _, first_batch = self.newest_pass()
+        read_number, num_read = self._newest_read
+        return number > 0 and (read_number < number or num_read == num_batches - first_batch)
 
     @property
     def variable(self) -> tf.Variable:
@@ -128,6 +145,34 @@ class PassCounter:
 
     def _read(self) -> _State:
         return _State(*self._state.numpy().tolist())
+
+
+def counting_iterator(iterator: Any, counter: PassCounter) -> Any:
+    """The same iterator, which tells the counter of each batch that Python code gets from it."""
+    base: Any = type(iterator)
+    iterator.__class__ = _counting_class(base)
+    iterator.pass_counter, iterator.pass_number, iterator.num_read = counter, 0, 0
+    return iterator
+
+
+@functools.cache
+def _counting_class(base: Any) -> Any:
+    # A class of its own, not a wrapper: Keras hands the iterators of tf.data to its graphs.
+    class CountingIterator(base):
+        """Counts what Python code gets."""
+
+        def __next__(self) -> Any:
+            batch = super().__next__()
+            self.pass_counter.count_read(self)
+            return batch
+
+        def get_next(self) -> Any:
+            batch = super().get_next()
+            if tf.executing_eagerly():
+                self.pass_counter.count_read(self)
+            return batch
+
+    return CountingIterator
 
 
 def begin_pass(state: tf.Variable) -> PassStart:

@@ -90,7 +90,7 @@ def _spec_of(tensors: EpochTensors) -> EpochTensors:
     return EpochTensors(*(tf.nest.map_structure(spec, value) for value in tensors))
 
 
-def chosen_batches(gatherer: BatchGatherer, rows: np.ndarray, cuts: Cut) -> tf.data.Dataset:
+def chosen_batches(gatherer: BatchGatherer, rows: np.ndarray | tf.Tensor, cuts: Cut) -> tf.data.Dataset:
     """Batches of the rows `(num_rows,)`, gathered as those of a pass are, but they begin no pass."""
     with tf.device("CPU:0"):
         in_memory = Cut(*(tf.constant(part, tf.int32) for part in cuts))

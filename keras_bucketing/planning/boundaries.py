@@ -109,11 +109,15 @@ def best_partitions(
     latest_start = np.searchsorted(rows_before, rows_before[1:] - min_rows, side="right") - 1
     latest_start = np.concatenate([[-1], np.minimum(latest_start, np.arange(size))])
     starts: list[Counts] = []
+    first_end = int(np.argmax(best < _UNREACHABLE)) if best[size] < _UNREACHABLE else size + 1
     for buckets in range(1, max_buckets + 1):
         if buckets > 1:
-            best, start = _add_bucket(best, distinct, rows_before, latest_start)
-            starts.append(start)
-        if best[size] >= _UNREACHABLE:
+            # What can be reached is reached from here on: both `best` and `latest_start` are staircases.
+            first_start, first_end = first_end, int(np.searchsorted(latest_start, first_end))
+            if first_end <= size:
+                best, start = _add_bucket(best, distinct, rows_before, latest_start, first_start, first_end)
+                starts.append(start)
+        if first_end > size:
             if buckets == 1:  # fewer rows than one batch: a single bucket all the same
                 yield [size], int(distinct[-1] * rows_before[-1])
             return
@@ -123,43 +127,42 @@ def best_partitions(
         yield ends[::-1], int(best[size])
 
 
-def _add_bucket(best: Lengths, distinct: Lengths, rows_before: Counts, latest_start: Counts) -> tuple[Lengths, Counts]:
+def _add_bucket(
+    best: Lengths, distinct: Lengths, rows_before: Counts, latest_start: Counts, first_start: int, first_end: int
+) -> tuple[Lengths, Counts]:
     """One more bucket behind every partition: the new costs, and where the last bucket of each starts, `(U + 1,)` both.
 
     `best[j]` is the cost of the best partition of the j shortest of U distinct lengths, `rows_before[j]` their rows,
-    and `latest_start[j]` the last start that leaves a bucket ending at j enough rows, -1 for none.
+    and `latest_start[j]` the last start that leaves a bucket ending at j enough rows, -1 for none. Nothing can end
+    before `first_end`, nor the last bucket start before `first_start`; behind them something always does.
     """
     size = len(distinct)
     new_best = np.full(size + 1, _UNREACHABLE, np.int64)
     new_start = np.zeros(size + 1, np.int64)
     # Divide and conquer, all nodes of one level at once. A node (first, last, lowest, highest) says: the ends
     # first..last are open, and their best starts lie in lowest..highest. The end in the middle tries all of these; what
-    # it finds bounds the starts of the ends on its left from above, on its right from below.
-    first, last = np.array([1]), np.array([size])
-    lowest, highest = np.array([0]), np.array([size - 1])
+    # it finds bounds the starts of the ends on its left from above, on its right from below. The nodes of a level share
+    # at most their bounds, so that a level tries about as many starts as there are lengths.
+    first, last = np.array([first_end]), np.array([size])
+    lowest, highest = np.array([first_start]), np.array([size - 1])
     while first.size:
         middle = (first + last) // 2
         # The starts of all nodes lie one after the other in `candidates`; each node has one at least.
-        high = np.maximum(np.minimum(highest, latest_start[middle]), lowest)
-        widths = high - lowest + 1
+        widths = np.minimum(highest, latest_start[middle]) - lowest + 1
         offsets = np.concatenate([[0], np.cumsum(widths)[:-1]])
         node = np.repeat(np.arange(middle.size), widths)
-        candidates = np.arange(widths.sum()) - offsets[node] + lowest[node]
-        rows = rows_before[middle][node] - rows_before[candidates]
-        cost = np.minimum(best[candidates] + distinct[middle - 1][node] * rows, _UNREACHABLE)
-        cost[candidates > latest_start[middle][node]] = _UNREACHABLE
+        candidates = np.arange(len(node)) + (lowest - offsets)[node]
+        cost = best[candidates] + distinct[middle - 1][node] * (rows_before[middle][node] - rows_before[candidates])
         min_cost = np.minimum.reduceat(cost, offsets)
         # Of several starts with the minimum, the first.
         hits = np.flatnonzero(cost == min_cost[node])
-        start = candidates[hits[np.unique(node[hits], return_index=True)[1]]]
+        start = candidates[hits[np.searchsorted(node[hits], np.arange(middle.size))]]
         new_best[middle], new_start[middle] = min_cost, start
-        # Where nothing reaches `middle`, nothing is known of its neighbors' starts: leave their ranges as they are.
-        reached = min_cost < _UNREACHABLE
         left, right = first < middle, middle < last
         first, last, lowest, highest = (
             np.concatenate([first[left], (middle + 1)[right]]),
             np.concatenate([(middle - 1)[left], last[right]]),
-            np.concatenate([lowest[left], np.where(reached, start, lowest)[right]]),
-            np.concatenate([np.where(reached, start, highest)[left], highest[right]]),
+            np.concatenate([lowest[left], start[right]]),
+            np.concatenate([start[left], highest[right]]),
         )
     return new_best, new_start

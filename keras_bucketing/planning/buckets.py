@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,12 +25,14 @@ class Buckets:
         upper_lengths: Int64 array `(num_buckets,)`: the longest length that each bucket allows, in timesteps; of the
             last one, which has no boundary, the longest that there is.
         row_buckets: Int32 array `(num_rows,)`: the bucket of each row.
+        apart: Int, the first bucket of a few outliers, which no rows spill into; None where there are none.
     """
 
     boundaries: list[int]
     batch_sizes: list[int]
     upper_lengths: Lengths
     row_buckets: NDArray[np.int32]
+    apart: int | None = None
 
     @classmethod
     def from_lengths(cls, lengths: Lengths, boundaries: list[int], batch_sizes: Sequence[int] = ()) -> Buckets:
@@ -68,34 +71,64 @@ class BatchSizing:
         bucket_batch_sizes: Ints, rows, one for each bucket.
         max_timesteps_per_batch: Int, the most padded timesteps (rows x padded length) of a batch.
         multiple: Int, every batch's rows are a multiple of it.
+        quadratic_length: Int, in the budget a row of padded length L counts as L + L^2 / quadratic_length; None for L.
     """
 
     batch_size: int | None
     bucket_batch_sizes: list[int] | None
     max_timesteps_per_batch: int | None
     multiple: int
+    quadratic_length: int | None = None
 
     def rows_at(self, upper_lengths: Lengths) -> Counts:
         """The rows of a batch, for each longest length of a bucket; 0 where not even `multiple` of them fit."""
         if self.max_timesteps_per_batch is not None:
-            rows = rows_within_budget(upper_lengths, self.max_timesteps_per_batch, self.multiple)
+            rows = rows_within_budget(upper_lengths, self.max_timesteps_per_batch, self.multiple, self.quadratic_length)
             return rows if self.batch_size is None else np.minimum(rows, self.batch_size)
         if self.batch_size is not None:
             return np.full(len(upper_lengths), self.batch_size)
         return np.full(len(upper_lengths), max(DEFAULT_BATCH_SIZE // self.multiple, 1) * self.multiple)
 
+    def budget_for(self, length: int) -> int:
+        """The least budget that holds `multiple` rows of this padded length."""
+        if self.quadratic_length is None:
+            return self.multiple * length
+        return -(-self.multiple * length * (length + self.quadratic_length) // self.quadratic_length)
 
-def rows_within_budget(upper_lengths: ArrayLike, max_timesteps: int, multiple: int = 1) -> Counts:
+    @property
+    def longest_in_budget(self) -> int:
+        """The longest padded length of which the budget holds `multiple` rows; 0 of none."""
+        budget = self.max_timesteps_per_batch or 0
+        if self.quadratic_length is None:
+            return budget // self.multiple
+        # The larger root of multiple x L x (L + quadratic_length) = budget x quadratic_length, rounded down: whether
+        # the square root is, and then the half, makes no difference to that.
+        square = self.quadratic_length**2 + 4 * (budget * self.quadratic_length // self.multiple)
+        return (math.isqrt(square) - self.quadratic_length) // 2
+
+
+def rows_within_budget(
+    upper_lengths: ArrayLike, max_timesteps: int, multiple: int = 1, quadratic_length: int | None = None
+) -> Counts:
     """The most rows whose padded timesteps stay within a budget, as a multiple of `multiple`, 0 where none fit.
 
-    The rule of OpenNMT-tf's `batch_type="tokens"` and of fairseq's `--max-tokens`.
+    The rule of OpenNMT-tf's `batch_type="tokens"` and of fairseq's `--max-tokens`; with `quadratic_length`, of lhotse's
+    `quadratic_duration`.
 
     >>> rows_within_budget([3, 6, 9, 12], 512).tolist()
     [170, 85, 56, 42]
     >>> rows_within_budget([3, 6, 9, 12], 512, multiple=8).tolist()
     [168, 80, 56, 40]
+    >>> rows_within_budget([3, 6, 9, 12], 512, quadratic_length=6).tolist()  # 4.5, 12, 22.5 and 36 timesteps a row
+    [113, 42, 22, 14]
     """
-    rows: Counts = max_timesteps // np.asarray(upper_lengths) // multiple * multiple
+    lengths = np.asarray(upper_lengths)
+    if quadratic_length is not None:
+        longest, max_timesteps = int(lengths.max(initial=0)), max_timesteps * quadratic_length
+        if max(longest * (longest + quadratic_length), max_timesteps) > INT64_MAX:
+            lengths = lengths.astype(object)  # integers of Python
+        lengths = lengths * (lengths + quadratic_length)
+    rows: Counts = (max_timesteps // lengths // multiple * multiple).astype(np.int64)
     return rows
 
 
@@ -105,6 +138,7 @@ def check_sizing(
     max_timesteps_per_batch: object,
     batch_size_multiple: object,
     num_shards: int,
+    quadratic_length: object = None,
 ) -> BatchSizing:
     """Checks the arguments that size batches."""
     others = {"batch_size": batch_size, "max_timesteps_per_batch": max_timesteps_per_batch}
@@ -127,7 +161,14 @@ def check_sizing(
         ]
     if max_timesteps_per_batch is not None:
         max_timesteps_per_batch = check_integer("max_timesteps_per_batch", max_timesteps_per_batch, maximum=INT64_MAX)
-    return BatchSizing(batch_size, bucket_batch_sizes, max_timesteps_per_batch, multiple)
+    if quadratic_length is not None:
+        quadratic_length = check_integer("quadratic_length", quadratic_length, maximum=INT64_MAX)
+        if max_timesteps_per_batch is None:
+            raise ValueError(
+                "`quadratic_length` says what a row counts in a budget. Expected max_timesteps_per_batch next to it, "
+                f"received quadratic_length={quadratic_length} alone. Pass max_timesteps_per_batch, or leave it out."
+            )
+    return BatchSizing(batch_size, bucket_batch_sizes, max_timesteps_per_batch, multiple, quadratic_length)
 
 
 @dataclass(frozen=True)

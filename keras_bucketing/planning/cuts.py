@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_bucketing.checks import show
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.rows import RowLengths
 from keras_bucketing.planning.boundaries import Counts
@@ -27,7 +28,8 @@ class BatchRules:
 
     Attributes:
         remainder: Str, what becomes of the rows that do not fill a batch of their bucket. "spill": they go into the
-            next longer bucket, and what is left at the end makes one partial batch. "keep": each bucket makes one
+            next longer bucket, and what is left at the end makes one partial batch; another one where `Buckets.apart`
+            says that nothing may spill further. "keep": each bucket makes one
             partial batch. "drop": they are left out.
         multiple: Int. Every batch has a multiple of it, so fewer than that many rows may be spare.
         pad_to_bucket_boundary: Bool, whether batches are padded to the longest length that their bucket allows.
@@ -66,7 +68,9 @@ class BatchSpans:
         return num_batches
 
 
-def batch_spans(counts: Counts, batch_sizes: Sequence[int] | Counts, remainder: str, multiple: int) -> BatchSpans:
+def batch_spans(
+    counts: Counts, batch_sizes: Sequence[int] | Counts, remainder: str, multiple: int, apart: int | None = None
+) -> BatchSpans:
     """Finds the rows that the batches of each bucket take; `remainder` and `multiple` as in `BatchRules`.
 
     Args:
@@ -74,6 +78,7 @@ def batch_spans(counts: Counts, batch_sizes: Sequence[int] | Counts, remainder: 
         batch_sizes: Ints, the rows of a batch of each bucket: multiples of `multiple`.
         remainder: Str.
         multiple: Int.
+        apart: Int, a bucket that no rows spill into, as of `Buckets`; or None.
 
     Example:
         Five rows and four, in batches of three: two rows of the first bucket spill into the second.
@@ -92,11 +97,13 @@ def batch_spans(counts: Counts, batch_sizes: Sequence[int] | Counts, remainder: 
     bucket_ends = np.cumsum(counts).tolist()
     sizes = np.asarray(batch_sizes)
     steps = sizes.tolist()
+    end_in_partial = set(filled if remainder == "keep" else filled[-1:] if remainder == "spill" else [])
+    if apart is not None:
+        end_in_partial |= set([bucket for bucket in filled if bucket < apart][-1:])
     begin = 0
     for bucket in filled:
         available = max(bucket_ends[bucket] - num_spare, begin)
-        takes_partial = remainder == "keep" or (remainder == "spill" and bucket == filled[-1])
-        step = multiple if takes_partial else steps[bucket]
+        step = multiple if bucket in end_in_partial else steps[bucket]
         begins[bucket] = begin
         ends[bucket] = begin = begin + (available - begin) // step * step
         if remainder == "drop":
@@ -145,7 +152,7 @@ def cut_batches(buckets: Buckets, remainder: str, multiple: int) -> BatchCuts:
     Raises:
         ValueError: If there is no batch at all.
     """
-    spans = batch_spans(buckets.counts, buckets.batch_sizes, remainder, multiple)
+    spans = batch_spans(buckets.counts, buckets.batch_sizes, remainder, multiple, buckets.apart)
     if not spans.rows.any():
         raise ValueError(_no_batches(buckets, remainder, multiple))
     return BatchCuts.from_spans(spans, count_spare_rows(len(buckets.row_buckets), remainder, multiple))
@@ -159,8 +166,9 @@ def _no_batches(buckets: Buckets, remainder: str, multiple: int) -> str:
             f"num_shards), received {rows}. Lower batch_size_multiple or num_shards."
         )
     return (
-        f"No bucket of `x` has enough sequences for a full batch, and remainder={remainder!r} leaves the rest out. "
-        f"Received {buckets.counts.tolist()} sequences for batches of {buckets.batch_sizes}. Lower the batch size or "
+        f"No bucket of `x` has enough sequences for a full batch, and remainder={show(remainder)} leaves the rest "
+        f"out. Received {show(buckets.counts.tolist())} sequences for batches of {show(buckets.batch_sizes)}. Lower "
+        "the batch size or "
         'pass remainder="spill".'
     )
 

@@ -58,7 +58,7 @@ class ShuffledBatches:
         spans: The rows that the batches of each bucket take. Spare rows are taken for the longest.
         counts: Int array `(num_buckets,)`: the rows in each bucket.
         max_lengths: Int array `(num_buckets,)`: what a batch of each bucket is padded to at most, in timesteps.
-        lengths: Int64 array `(num_rows,)`, increasing; None where all batches are padded to these maxima.
+        lengths: The lengths of all rows; None where all batches are padded to these maxima.
 
     Example:
         Batches of two rows, from buckets of three rows and one: the second batch takes one of each.
@@ -74,16 +74,16 @@ class ShuffledBatches:
     spans: BatchSpans
     counts: Counts
     max_lengths: Lengths
-    lengths: Lengths | None = None
+    lengths: LengthTable | None = None
 
     @classmethod
     def from_buckets(cls, lengths: Lengths, buckets: Buckets, rules: BatchRules) -> ShuffledBatches:
         """The batches of rows in these buckets; their lengths in increasing order, whatever that of the buckets is."""
-        spans = batch_spans(buckets.counts, buckets.batch_sizes, rules.remainder, rules.multiple)
+        spans = batch_spans(buckets.counts, buckets.batch_sizes, rules.remainder, rules.multiple, buckets.apart)
         if rules.pad_to_bucket_boundary:
             return cls(spans, buckets.counts, buckets.upper_lengths)
         last_rows = np.maximum(np.cumsum(buckets.counts), 1) - 1
-        return cls(spans, buckets.counts, lengths[last_rows], lengths)
+        return cls(spans, buckets.counts, lengths[last_rows], LengthTable.from_counts(*count_lengths(lengths)))
 
     @property
     def num_batches(self) -> int:
@@ -133,11 +133,17 @@ class ShuffledBatches:
         longest = self.max_lengths[self.kinds.buckets].astype(np.float64)
         if self.lengths is None:
             return longest
+        # The longest row is of the longest bucket that the batch has rows of.
+        rows, kinds = self.kinds.rows, np.arange(len(longest))
+        buckets = rows.shape[1] - 1 - np.argmax(rows[:, ::-1] > 0, axis=1)
         ends = np.cumsum(self.counts)
-        for kind, rows in enumerate(self.kinds.rows):
-            bucket = np.flatnonzero(rows)[-1]  # the longest row is of the longest bucket that the batch has rows of
-            in_bucket = self.lengths[ends[bucket] - self.counts[bucket] : ends[bucket]]
-            longest[kind] = expected_random_timesteps(in_bucket, rows[[bucket]]) / rows[bucket]
+        drawn = rows[kinds, buckets]
+        # A batch of all rows of a bucket has its longest.
+        some = drawn < self.counts[buckets]
+        last, size = ends[buckets] - 1, self.counts[buckets]
+        longest[~some] = self.lengths.length_of(last[~some])
+        if some.any():
+            longest[some] = self.lengths.expected_longest((last - size + 1)[some], size[some], drawn[some])
         return longest
 
     def distinct_batchmates(self, num_epochs: int = BATCHMATE_EPOCHS) -> float:
@@ -219,14 +225,93 @@ class Labels:
         return means, (squares / some).sum(axis=1)
 
 
-_log_factorial = np.vectorize(lambda number: math.lgamma(number + 1.0), otypes=[np.float64])
+@dataclass(frozen=True)
+class LengthTable:
+    """Lengths in increasing order, each distinct one once, with its rows.
+
+    Attributes:
+        distinct: Int64 array `(num_distinct,)`, increasing.
+        rows_up_to: Int64 array `(num_distinct,)`: how many rows are not longer.
+        timesteps_up_to: Int64 array `(num_distinct,)`: how many timesteps these have together.
+        max_points: Int, expectations over more distinct lengths are sums over about so many groups of them; None for
+            exact ones.
+    """
+
+    distinct: Lengths
+    rows_up_to: Counts
+    timesteps_up_to: Counts
+    max_points: int | None = None
+
+    @classmethod
+    def from_counts(cls, distinct: Lengths, counts: Counts, max_points: int | None = None) -> LengthTable:
+        """The table of what `count_lengths` returns."""
+        return cls(distinct, np.cumsum(counts), np.cumsum(distinct * counts), max_points)
+
+    def length_of(self, rows: Counts) -> Lengths:
+        """The lengths of the rows at these positions."""
+        return self.distinct[np.searchsorted(self.rows_up_to, rows, side="right")]
+
+    def expected_longest(self, first_rows: Counts, num_rows: Counts, drawn: Counts) -> Figures:
+        """Expects the longest of some rows that are drawn from consecutive ones, without replacement.
+
+        The longest of m rows out of n is at most `l` with the hypergeometric probability
+        `C(rows not longer than l, m) / C(n, m)`.
+
+        Args:
+            first_rows: Int array `(num_cases,)`: the position of the first row that may be drawn, in each case.
+            num_rows: Int array `(num_cases,)`: how many rows from there on may be drawn.
+            drawn: Int array `(num_cases,)`: how many are, from 1 to that number.
+        """
+        first = np.searchsorted(self.rows_up_to, first_rows, side="right")
+        last = np.searchsorted(self.rows_up_to, first_rows + num_rows - 1, side="right")
+        points, means = zip(*map(self._points, first_rows.tolist(), first.tolist(), last.tolist()), strict=True)
+        cases = np.repeat(np.arange(len(drawn)), [len(part) for part in points])
+        rows = np.minimum(np.concatenate(points), (first_rows + num_rows)[cases]) - first_rows[cases]
+        # Fewer rows than are drawn cannot hold them all.
+        m, n = drawn[cases], num_rows[cases]
+        enough = rows >= m
+        rows = np.where(enough, rows, m)
+        log_ways = _log_factorial(rows) - _log_factorial(rows - m)
+        log_all = _log_factorial(num_rows) - _log_factorial(num_rows - drawn)
+        at_most = np.where(enough, np.exp(log_ways - log_all[cases]), 0.0)
+        at_most[enough & (rows == n)] = 1.0
+        starts = np.searchsorted(cases, np.arange(len(drawn)))
+        exactly = np.diff(at_most, prepend=0.0)
+        exactly[starts] = at_most[starts]
+        return np.add.reduceat(exactly * np.concatenate(means), starts)
+
+    def _points(self, first_row: int, first: int, last: int) -> tuple[Counts, Figures]:
+        """Of the distinct lengths first..last, or of groups of them: the last row, exclusive, and the mean length."""
+        if self.max_points is None or last - first < self.max_points:
+            return self.rows_up_to[first : last + 1], self.distinct[first : last + 1].astype(float)
+        # The longest row is most likely among the longest few, so the groups get finer towards them.
+        half = self.max_points // 2
+        span = last - first
+        from_end = np.concatenate([np.geomspace(1, span + 1, half), np.linspace(1, span + 1, half)])
+        ends = np.union1d(last + 1 - from_end.astype(np.int64), [last])
+        rows = self.rows_up_to[ends]
+        timesteps = self.timesteps_up_to[ends]
+        before = int(self.rows_up_to[first - 1]) if first else 0
+        timesteps_before = int(self.timesteps_up_to[first - 1]) if first else 0
+        means = np.diff(timesteps, prepend=timesteps_before) / np.diff(rows, prepend=before)
+        return rows, means
+
+
+_SMALL_FACTORIALS = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, 32)))])
+
+
+def _log_factorial(numbers: Counts) -> Figures:
+    """The logarithm of each factorial: by Stirling's series, whose next term is below 1e-15 from 32 on."""
+    large = np.maximum(numbers, 32).astype(float)
+    inverse = 1 / large
+    series = inverse * (1 / 12 - inverse**2 * (1 / 360 - inverse**2 * (1 / 1260 - inverse**2 / 1680)))
+    stirling = large * (np.log(large) - 1) + 0.5 * np.log(2 * np.pi * large) + series
+    figures: Figures = np.where(numbers < 32, _SMALL_FACTORIALS[np.minimum(numbers, 31)], stirling)
+    return figures
 
 
 def expected_random_timesteps(lengths: Lengths, batch_rows: Counts) -> float:
-    """Expects the padded timesteps of random batches, each of them padded to its longest row.
-
-    The longest of m rows drawn without replacement from n is at most `l` with the hypergeometric probability
-    `C(rows not longer than l, m) / C(n, m)`, which gives its expectation exactly.
+    """Expects the padded timesteps of random batches, each of them padded to its longest row: exactly.
 
     Args:
         lengths: Int array of shape `(num_sequences,)`, at least 0, in timesteps.
@@ -242,17 +327,13 @@ def expected_random_timesteps(lengths: Lengths, batch_rows: Counts) -> float:
         >>> round(expected_random_timesteps(np.array([1, 1, 4]), np.array([2])), 9)
         6.0
     """
-    if lengths.size == 0:
-        return 0.0
-    distinct, counts = count_lengths(lengths)
-    rows_up_to = np.cumsum(counts)
-    log_factorial_up_to = _log_factorial(rows_up_to)
     sizes, num_batches = np.unique(batch_rows[batch_rows > 0], return_counts=True)
-    timesteps = 0.0
-    for size, batches in zip(sizes.tolist(), num_batches.tolist(), strict=True):
-        enough = rows_up_to >= size  # fewer rows than the batch takes cannot hold all of it
-        log_ways = log_factorial_up_to[enough] - _log_factorial(rows_up_to[enough] - size)
-        at_most = np.exp(log_ways - log_ways[-1])
-        longest = float(distinct[enough] @ np.diff(at_most, prepend=0.0))
-        timesteps += batches * size * longest
-    return timesteps
+    if not sizes.size:
+        return 0.0
+    table = LengthTable.from_counts(*count_lengths(lengths))
+    first, num_rows = np.array([0]), np.array([lengths.size])
+    timesteps = (
+        batches * size * float(table.expected_longest(first, num_rows, np.array([size]))[0])  # one by one, for memory
+        for size, batches in zip(sizes.tolist(), num_batches.tolist(), strict=True)
+    )
+    return math.fsum(timesteps)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+import mmap
 import os
 import pathlib
 from array import array
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +17,17 @@ from numpy.typing import NDArray
 from keras_bucketing.data.arrays import aligned_empty, common_dtype, standard_dtype
 from keras_bucketing.data.convert import Leaf
 from keras_bucketing.data.row_splits import Lengths
-from keras_bucketing.data.rows import rows_from_lengths
+from keras_bucketing.data.rows import EqualSequences, rows_from_lengths
+from keras_bucketing.streams.folder_files import FolderFiles
 
 _PENDING_BYTES = 1 << 20  # small rows are put together before they are copied on; a multiple of every itemsize
-_PENDING_ROWS = 4096
 
 
 class ColumnBuilder:
     """Puts a leaf together, to which rows are appended one by one or many at a time.
+
+    What is appended has been copied when the call returns, and nothing refers to it then: it may be a buffer that is
+    filled again for the next row, or a view of something large.
 
     A row's dtype may be wider than that of the rows before it, as `[0, 1]` followed by `[0.5]` in a text file: then
     what has been stored is converted, as a list of all rows would have been.
@@ -32,10 +36,12 @@ class ColumnBuilder:
         name: What to call the leaf in an error message.
         store: Where its values go.
         is_ragged: Whether a row is a sequence `(length, *features)`, or one value `features`.
+        hint: What else a message may suggest about rows of other shapes, behind a fix.
     """
 
-    def __init__(self, name: str, store: Store, is_ragged: bool):
+    def __init__(self, name: str, store: Store, is_ragged: bool, hint: str = ""):
         self.name = name
+        self._hint = hint
         self.is_ragged = is_ragged
         self.num_rows = 0
         self._store = store
@@ -45,8 +51,9 @@ class ColumnBuilder:
         self._first_row_of_features = 0
         self._dtype: np.dtype | None = None  # common to the rows with timesteps, before standard_dtype
         self._first_dtype: np.dtype = np.dtype(np.float64)  # counts where no row has a timestep
-        self._pending: list[np.ndarray] = []
-        self._pending_bytes = 0
+        self._stored: np.dtype = self._first_dtype  # standard_dtype of _dtype
+        self._pending = np.empty(0, self._stored)  # numbers that are not in the store yet, and room for more
+        self._num_pending = 0
 
     @property
     def lengths(self) -> Lengths:
@@ -67,20 +74,21 @@ class ColumnBuilder:
             self._count_rows(len(lengths), lengths.tolist())
 
     def finish(self, as_values: bool = False) -> Leaf:
-        """The leaf; with `as_values`, sequences, all of one length, are values `(length, *features)` of their rows."""
+        """The leaf; with `as_values`, sequences, all of one length, are an array `(num_rows, length, *features)`."""
         self._flush()
         dtype = standard_dtype(self._first_dtype if self._dtype is None else self._dtype, self.name)
         features = self._features or ()
         if self.is_ragged and not as_values:
             values = self._store.finish((self._num_values, *features), dtype)
             return rows_from_lengths(values, self.lengths, owned=True)
-        if as_values:
-            features = (self._num_values // max(self.num_rows, 1), *features)
-        return self._store.finish((self.num_rows, *features), dtype)
+        if not as_values:
+            return self._store.finish((self.num_rows, *features), dtype)
+        length = self._num_values // max(self.num_rows, 1)
+        return self._store.finish((self.num_rows, length, *features), dtype).view(EqualSequences)
 
     def abandon(self) -> None:
         """Lets go of everything."""
-        self._pending = []
+        self._pending, self._num_pending = self._pending[:0].copy(), 0
         self._store.abandon()
 
     def _append(self, block: np.ndarray) -> None:
@@ -93,11 +101,15 @@ class ColumnBuilder:
         # NumPy takes None for float64 where dtypes are compared.
         if self._dtype is None or block.dtype != self._dtype or block.shape[1:] != self._features:
             self._check_block(block)
-        self._pending.append(block)
-        self._pending_bytes += block.nbytes
         self._num_values += len(block)
-        if self._pending_bytes >= _PENDING_BYTES or len(self._pending) >= _PENDING_ROWS:
+        if self._num_pending + block.size > len(self._pending):
             self._flush()
+            if block.size > len(self._pending):
+                self._write_through(block)
+                return
+        end = self._num_pending + block.size
+        self._pending[self._num_pending : end] = block.reshape(-1)
+        self._num_pending = end
 
     def _count_rows(self, num_rows: int, lengths: list[int]) -> None:
         self._lengths.extend(lengths)
@@ -112,27 +124,47 @@ class ColumnBuilder:
             raise ValueError(
                 f"All rows of `{self.name}` must share one {'feature ' if self.is_ragged else ''}shape. Expected "
                 f"{self._features} as in {self.name}[{self._first_row_of_features}], received {features} at "
-                f"{self.name}[{self.num_rows}]. Reshape or drop that row; if each element of the dataset is a batch of "
-                "rows, pass batched=True."
+                f"{self.name}[{self.num_rows}]. Reshape or drop that row{self._hint}."
             )
         if not len(block):
             return
         standard_dtype(block.dtype, f"{self.name}[{self.num_rows}]")  # says what is wrong with it
         if self._dtype is None:
-            self._dtype = block.dtype
+            self._set_dtype(block.dtype)
             return
         wider = common_dtype({self._dtype, block.dtype}, self.name)
-        stored, to_store = standard_dtype(self._dtype, self.name), standard_dtype(wider, self.name)
-        if stored != to_store:
+        to_store = standard_dtype(wider, self.name)
+        if self._stored != to_store:
             self._flush()
-            self._store.convert(stored, to_store)
-        self._dtype = wider
+            self._store.convert(self._stored, to_store)
+        self._set_dtype(wider)
+
+    def _set_dtype(self, dtype: np.dtype) -> None:
+        """Takes over the dtype that is common to the rows so far; all that is pending has been flushed."""
+        self._dtype, self._stored = dtype, standard_dtype(dtype, self.name)
+        if self._pending.dtype != self._stored or not len(self._pending):
+            self._pending = np.empty(_PENDING_BYTES // self._stored.itemsize, self._stored)
+
+    def _write_through(self, block: np.ndarray) -> None:
+        """Writes a block that is larger than what may be pending, converted piece by piece."""
+        flags: Any = [["readonly", "contig"]]  # NumPy's own types do not know the flag "contig"
+        pieces = np.nditer(
+            [block],
+            ["external_loop", "buffered"],
+            flags,
+            [self._stored],
+            order="C",
+            casting="unsafe",
+            buffersize=max(len(self._pending), 1),
+        )
+        with pieces:
+            for piece in pieces:
+                self._store.write(np.asarray(piece).reshape(-1))
 
     def _flush(self) -> None:
-        if self._pending and self._dtype is not None:
-            stored = standard_dtype(self._dtype, self.name)
-            self._store.write(np.concatenate(self._pending, dtype=stored, casting="unsafe"))
-            self._pending, self._pending_bytes = [], 0
+        if self._num_pending:
+            self._store.write(self._pending[: self._num_pending])
+            self._num_pending = 0
 
 
 class Store(Protocol):
@@ -151,14 +183,13 @@ class Store(Protocol):
         """Lets go of what has been written."""
 
 
-_FIRST_CHUNK, _LAST_CHUNK = 1 << 16, 1 << 26  # bytes
+_FIRST_CHUNK, _LAST_CHUNK = 1 << 16, 1 << 24  # bytes, powers of 2
 
 
 class MemoryStore:
     """Keeps the bytes in chunks of memory, which are put together, and let go of, one by one at the end.
 
-    So hardly more than the result is ever in memory. Chunks as large as the last ones go back to the operating system
-    at once: `malloc` keeps no freed memory of 32 MB and more.
+    So hardly more than the result is ever in memory. Chunks are mapped, since what `malloc` gets back it may keep.
     """
 
     def __init__(self) -> None:
@@ -172,7 +203,7 @@ class MemoryStore:
         while len(data):
             if not self._free:
                 self._free = min(max(_FIRST_CHUNK, self._size), _LAST_CHUNK)
-                self._chunks.append(np.empty(self._free, np.uint8))
+                self._chunks.append(_new_chunk(self._free))
             chunk, start = self._chunks[-1], len(self._chunks[-1]) - self._free
             part = data[: self._free]
             chunk[start : start + len(part)] = part
@@ -184,7 +215,8 @@ class MemoryStore:
         """Converts what has been written from one dtype to another."""
         converted = MemoryStore()
         for chunk in self._pop_chunks():
-            converted.write(chunk.view(old).astype(new))  # chunks are powers of 2: no number lies in two of them
+            for start in range(0, len(chunk), _PENDING_BYTES):  # powers of 2: no number lies in two pieces
+                converted.write(chunk[start : start + _PENDING_BYTES].view(old).astype(new))
         self._chunks, self._free, self._size = converted._chunks, converted._free, converted._size
 
     def finish(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -208,16 +240,25 @@ class MemoryStore:
             yield chunk if self._chunks else chunk[: len(chunk) - self._free]
 
 
+def _new_chunk(num_bytes: int) -> NDArray[np.uint8]:
+    """Memory that goes back to the operating system with the array."""
+    if os.name == "nt":
+        return np.frombuffer(mmap.mmap(-1, num_bytes), np.uint8)
+    # Private: the memory of a process, and not some that it shares with the processes it forks.
+    return np.frombuffer(mmap.mmap(-1, num_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+
+
 class FileStore:
     """Writes the bytes into a `.npy` file, whose header is filled in when the shape is known.
 
     Args:
         path: The file; one that is there is written over.
+        files: The operations on files.
     """
 
-    def __init__(self, path: pathlib.Path):
-        self._path = path
-        self._file = path.open("wb")
+    def __init__(self, path: pathlib.Path, files: FolderFiles | None = None):
+        self._path, self._files = path, files or FolderFiles()
+        self._file = self._files.create(path)
         self._file.write(bytes(HEADER_BYTES))
 
     def write(self, block: np.ndarray) -> None:
@@ -228,21 +269,20 @@ class FileStore:
         """Converts what has been written from one dtype to another."""
         self._file.close()
         before = self._path.with_suffix(".before")
-        os.replace(self._path, before)
-        self._file = self._path.open("wb")
+        self._files.rename(self._path, before)
+        self._file = self._files.create(self._path)
         self._file.write(bytes(HEADER_BYTES))
         with before.open("rb") as file:
             file.seek(HEADER_BYTES)
             while data := file.read(_PENDING_BYTES):
                 self.write(np.frombuffer(data, old).astype(new))
-        before.unlink()
+        self._files.remove(before)
 
     def finish(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Everything that was written, as one array, mapped and read-only."""
         self._file.seek(0)
         self._file.write(npy_header(shape, dtype))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._files.flush(self._file)
         self._file.close()
         return map_npy(self._path, shape, dtype)
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.checks import show
-from keras_bucketing.data.tree import Path, Structure, StructureError, leaves, leaves_like, map_leaves
+from keras_bucketing.checks import UnclearError, list_some, show
+from keras_bucketing.data.tree import Path, Structure, StructureError, check_structure, leaves, leaves_like, map_leaves
 from keras_bucketing.unpadding.entries import EntryKind, leaf_name, read_table
 
 NAMES = ("x", "y", "sample_weight")
@@ -72,6 +72,15 @@ def split_element(element: Any, index: int = 0, list_is_tuple: bool = False) -> 
     return x, y, weights
 
 
+def check_element(element: Element, index: int) -> None:
+    """Refuses an element whose dicts have other keys than strings, before their entries are put in order."""
+    try:
+        for name, structure in zip(NAMES, element, strict=True):
+            check_structure(structure, name)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{error} It is in element {index}.") from None
+
+
 def leaves_of(element: Element) -> dict[Path, Any]:
     """The leaves by their paths, in the order of `tree.leaves`."""
     return {_from_root(path): leaf for path, leaf in leaves(element)}
@@ -83,11 +92,25 @@ def map_element(function: Callable[[Path, Any], Any], element: Element) -> Eleme
     return x, y, weights
 
 
+def template_of(element: Element) -> Element:
+    """The structure of an element with the type of each leaf in its place, which keeps nothing of the element itself.
+
+    Raises:
+        TypeError: If a dict has keys that are not strings: no model has inputs or outputs of such names, and a folder
+            cannot tell 1 from "1".
+        ValueError: If a dict or tuple has no entries.
+    """
+    for name, part in zip(NAMES, element, strict=True):
+        check_structure(part, name)
+    return map_element(lambda _, leaf: type(leaf), element)
+
+
 def leaves_in_order(element: Element, template: Element, index: int) -> list[Any]:
-    """The leaves in the order of `leaves_of`; refuses an element that is built unlike the template, element 0."""
+    """The leaves in the order of `leaves_of`; refuses an element that is built unlike `template_of` element 0."""
     try:
         return list(leaves_like(template, element))
     except StructureError as error:
+        check_element(element, index)
         raise ValueError(
             f"All elements must have one structure. Expected {error.expected} for "
             f"`{leaf_name(_from_root(error.path))}` as in element 0, received {error.received} in element {index}."
@@ -116,13 +139,20 @@ def spec_of_dataset(element_spec: Any) -> Element | None:
         return LeafSpec(tuple(spec.shape), tf.as_dtype(spec.dtype).name, ragged_rank)
 
     element = split_element(element_spec)
+    check_element(element, 0)
     for path, spec in leaves_of(element).items():
         if _is_none(spec):
             continue
+        if isinstance(spec, tf.SparseTensorSpec):
+            raise TypeError(
+                f"`{leaf_name(path)}` must be a dense or ragged tensor. Received SparseTensorSpec of shape "
+                f"{spec.shape}. Make it dense, and hand the rest on: dataset.map({_dense_lambda(element_spec)})"
+                + (", or tf.RaggedTensor.from_sparse for a batch of sequences." if spec.shape.rank != 1 else ".")
+            )
         if not isinstance(spec, (tf.TensorSpec, tf.RaggedTensorSpec)):
             raise TypeError(
                 f"`{leaf_name(path)}` must be a dense or ragged tensor. Received {type(spec).__name__}. Map it to one "
-                "first, e.g. dataset.map(tf.sparse.to_dense)."
+                "first: dataset.map(function), with a function that hands the other entries on."
             )
         refuse_text(tf.as_dtype(spec.dtype).name, path)
         if spec.shape.rank is None:
@@ -130,15 +160,42 @@ def spec_of_dataset(element_spec: Any) -> Element | None:
     return map_element(convert, element)
 
 
+def _dense_lambda(element_spec: Any) -> str:
+    """The function that makes the sparse tensors of an element dense and keeps the rest, as Python."""
+    if not isinstance(element_spec, tuple):
+        return f"lambda x: {_dense(element_spec, 'x')}"
+    names = ["x", "y", "w"][: len(element_spec)]
+    parts = [_dense(part, name) for part, name in zip(element_spec, names, strict=True)]
+    return f"lambda {', '.join(names)}: ({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+
+
+def _dense(spec: Any, text: str) -> str:
+    if isinstance(spec, tf.SparseTensorSpec):
+        return f"tf.sparse.to_dense({text})"
+    if isinstance(spec, dict):
+        entries = [(f"{text}[{show(key)}]", key, part) for key, part in spec.items()]
+        changed = [f"{show(key)}: {made}" for old, key, part in entries if (made := _dense(part, old)) != old]
+        return f"{{**{text}, {', '.join(changed)}}}" if changed else text
+    if isinstance(spec, tuple):
+        parts = [f"{text}[{index}]" for index in range(len(spec))]
+        dense = [_dense(part, old) for part, old in zip(spec, parts, strict=True)]
+        return f"({', '.join(dense)}{',' if len(dense) == 1 else ''})" if dense != parts else text
+    return text
+
+
 def _is_none(spec: Any) -> bool:
     """Whether this is the spec of None; by name, since `tf.NoneTensorSpec` is younger than TensorFlow 2.18."""
     return type(spec).__name__ == "NoneTensorSpec"
 
 
-def specs_of_elements(elements: Sequence[Element]) -> Specs:
-    """The leaves of elements that have been read: an axis whose size differs among them is None."""
-    read = [leaves_of(element) for element in elements]
-    return {path: _common_spec([_spec_of(known[path]) for known in read if path in known]) for path in read[0]}
+def specs_of(element: Element) -> Specs:
+    """The leaves of an element that has been read."""
+    return {path: _spec_of(leaf) for path, leaf in leaves_of(element).items()}
+
+
+def common_specs(specs: Sequence[Specs]) -> Specs:
+    """The leaves of several elements: an axis whose size differs among them is None."""
+    return {path: _common_spec([known[path] for known in specs if path in known]) for path in specs[0]}
 
 
 def _common_spec(specs: list[LeafSpec]) -> LeafSpec:
@@ -208,7 +265,7 @@ def describe_shapes(specs: Specs) -> str:
         f"{leaf_name(path)} of shape ({', '.join('None' if size is None else str(size) for size in spec.shape)})"
         for path, spec in specs.items()
     ]
-    return ", ".join(shapes[:8]) + (", ..." if len(shapes) > 8 else "")
+    return list_some(shapes)
 
 
 # Whether elements are single rows or batches of them.
@@ -254,12 +311,14 @@ def looks_like_rows(specs: Specs, seen: Specs, num_elements: int) -> bool:
     return num_elements > 1 and bool(shapes) and all(shape[0] is None and shape[1] for shape in shapes)
 
 
-def unclear_elements(received: str) -> ValueError:
+def unclear_elements(received: str) -> UnclearError:
     """The error where an element may be a row or a batch of rows."""
-    return ValueError(
+    question = "batched=False if it is one sequence (time, features), batched=True if it is a batch (rows, time)"
+    return UnclearError(
         "It is not clear whether an element of the dataset is one sequence or a batch of sequences. Received "
-        f"{received}. Say which: batched=False if it is one sequence (time, features), batched=True if it is a "
-        "batch (rows, time)."
+        f"{received}. Say which: {question}.",
+        "batched",
+        question,
     )
 
 
@@ -345,12 +404,15 @@ def _named_leaves(in_x: Specs, paths: list[Path], sequences: tuple[str | int, ..
     return list(dict.fromkeys([*named, *(masks[path] for path in named if path in masks)]))
 
 
-def unclear_labels(path: Path, specs: Specs) -> ValueError:
+def unclear_labels(path: Path, specs: Specs) -> UnclearError:
     """The error where labels may hold one value a timestep or values of a row."""
-    return ValueError(
+    return UnclearError(
         f"`{leaf_name(path)}` may hold one label a timestep, or {specs[path].shape[1]} values a row, as one-hot "
         f"labels do. Received {describe_shapes(specs)}. Say which it is: timestep_labels=True or "
-        "timestep_labels=False."
+        "timestep_labels=False.",
+        "timestep_labels",
+        f"timestep_labels=True if `{leaf_name(path)}` holds one label a timestep, timestep_labels=False if it holds "
+        f"{specs[path].shape[1]} values a row",
     )
 
 

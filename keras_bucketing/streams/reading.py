@@ -8,26 +8,26 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import chain, islice
+from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.checks import show, show_typed
+from keras_bucketing.checks import UnclearError, show, show_typed, write_text
 from keras_bucketing.data.arrays import as_regular_array, first_non_number
 from keras_bucketing.data.convert import Leaf, as_rows
 from keras_bucketing.data.lists import as_row
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.tree import Path
-from keras_bucketing.streams.columns import ColumnBuilder, Store
+from keras_bucketing.streams.columns import ColumnBuilder, MemoryStore, Store
 from keras_bucketing.streams.elements import (
     Element,
     LeafSpec,
     Role,
     Roles,
     Specs,
+    common_specs,
     describe_shapes,
     inputs_of,
     is_batched,
@@ -39,10 +39,12 @@ from keras_bucketing.streams.elements import (
     map_element,
     refuse_text,
     roles_in_batches,
-    specs_of_elements,
+    specs_of,
+    template_of,
     unclear_elements,
     unclear_labels,
 )
+from keras_bucketing.streams.lookahead import Lookahead
 from keras_bucketing.streams.sources import Stream
 from keras_bucketing.unpadding.batches import Batch, BatchOptions, HostLeaf, Spans, Unpadder, fitting_table
 from keras_bucketing.unpadding.entries import EntryKind, EntryTable, leaf_name, read_table
@@ -51,6 +53,7 @@ from keras_bucketing.unpadding.spans import SideOfRuns, Span, runs_at_both_ends
 from keras_bucketing.unpadding.unnoticed import warn_of
 
 _LOOKAHEAD = 8  # elements that are looked at before it is decided what their axes mean
+_BLOCK_BYTES = 1 << 22  # of a padded batch that are copied at once
 _SILENT_SECONDS = 3.0  # whatever is faster needs no progress bar
 _BAR_WIDTH = 20
 
@@ -82,7 +85,7 @@ class Progress:
         self._started = clock()
         self._due = self._started + _SILENT_SECONDS
         # A terminal's line is written over; in a log file every line stays.
-        self._is_terminal = self._stream.isatty()
+        self._is_terminal = _is_terminal(self._stream)
         self._seconds_between_lines = 0.2 if self._is_terminal else 30.0
         self._has_written = False
 
@@ -107,9 +110,15 @@ class Progress:
             bar = "#" * filled + "." * (_BAR_WIDTH - filled)
             text = f"{self._what} [{bar}] {count:,} of {self._total:,}"
         begin = "\r" if self._is_terminal else ""
-        self._stream.write(f"{begin}{text} {self._unit}, {seconds:,.0f} s{end}")
-        self._stream.flush()
+        write_text(self._stream, f"{begin}{text} {self._unit}, {seconds:,.0f} s{end}")
         self._has_written = True
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except (OSError, ValueError, AttributeError):  # closed, or an object that can only be written to
+        return False
 
 
 @dataclass(frozen=True)
@@ -143,25 +152,33 @@ def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path
         TypeError: If a leaf does not hold numbers.
         ValueError: If rows do not fit together, there are none, or it is not certain what they are.
     """
-    elements = stream.elements()
-    first = list(islice(elements, _LOOKAHEAD))
-    if not first:
+    ahead = look_ahead(stream, stream.elements())
+    template = ahead.template
+    if template is None:
         raise ValueError(f"`{name}` has no sequences. Expected at least one element, received none.")
-    if first[0][0] is None:
+    if template[0] is None:
         raise TypeError(f"`{name}` must yield x, (x, y) or (x, y, sample_weight). Received None for x in element 0.")
     columns: list[ColumnBuilder] = []
 
+    may_be_batches = options.batched is None and not stream.batched and stream.roles is None
+    hint = "; if each element of the dataset is a batch of rows, pass batched=True" if may_be_batches else ""
+
     def new_column(path: Path, is_ragged: bool) -> ColumnBuilder:
-        columns.append(ColumnBuilder(leaf_name(path), new_store(path), is_ragged))
+        columns.append(ColumnBuilder(leaf_name(path), new_store(path), is_ragged, hint))
         return columns[-1]
 
     try:
-        reader = make_reader(stream, options, first, new_column)
+        try:
+            reader = make_reader(stream, options, ahead, new_column)
+        except UnclearError as error:
+            raise _all_questions(error, stream, options, ahead) from None
         progress = Progress(f"Reading `{name}`", "rows" if stream.counts_rows else "batches", stream.total)
-        count = 0
-        for index, element in enumerate(chain(first, elements)):
+        count = num_elements = 0
+        for element in ahead:
             reader.read(element)
-            count = reader.num_rows if stream.counts_rows else index + 1
+            del element  # before the source makes the next one
+            num_elements += 1  # noqa: SIM113  enumerate would keep the element
+            count = reader.num_rows if stream.counts_rows else num_elements
             progress.update(count)
         progress.finish(count)
         warnings = reader.finish()
@@ -176,30 +193,76 @@ def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path
         raise
 
 
+# What is assumed, where an argument should say it, to find out what else should be said.
+_ASSUMED: dict[str, Any] = {"batched": True, "timestep_labels": True, "padding": "post"}
+
+
+def _all_questions(error: UnclearError, stream: Stream, options: BatchOptions, ahead: Lookahead) -> UnclearError:
+    """The error with what else the first elements leave open, so that one call of the user's answers all of it."""
+    asked = {error.argument: error.question}
+    latest = error
+    while latest.argument in _ASSUMED:
+        options = replace(options, **{latest.argument: _ASSUMED[latest.argument]})
+        if options.batched:
+            stream = replace(stream, batched=True, roles=None, unclear=None)
+        try:
+            reader = make_reader(stream, options, ahead, _throwaway_column)
+            for element in ahead.held:
+                reader.read(element)
+        except UnclearError as another:
+            if another.argument in asked:
+                break
+            asked[another.argument], latest = another.question, another
+        except (TypeError, ValueError):  # not what is assumed
+            break
+        else:
+            break
+    others = [question for argument, question in asked.items() if argument != error.argument]
+    if not others:
+        return error
+    when = "If it is a batch, say as well" if error.argument == "batched" else "Say as well"
+    return UnclearError(f"{error} {when}: {'; '.join(others)}.", error.argument, error.question)
+
+
+def _throwaway_column(path: Path, is_ragged: bool) -> ColumnBuilder:
+    return ColumnBuilder(leaf_name(path), MemoryStore(), is_ragged)
+
+
+def look_ahead(stream: Stream, elements: Iterator[Element]) -> Lookahead:
+    """As many of the elements of a stream as it takes to decide what they are."""
+    is_known = stream.roles is not None or _are_rows(stream)
+    return Lookahead(elements, 1 if is_known else _LOOKAHEAD)
+
+
+def _are_rows(stream: Stream) -> bool:
+    """Whether elements are read as single rows, whatever their shapes are."""
+    return stream.batched is False or (stream.batched is None and stream.kind != "tf.data.Dataset")
+
+
 def make_reader(
-    stream: Stream, options: BatchOptions, first: list[Element], new_column: NewColumn
+    stream: Stream, options: BatchOptions, ahead: Lookahead, new_column: NewColumn
 ) -> BatchReader | RowReader:
     """Decides what the elements are, or says what the caller has to say."""
+    if stream.unclear is not None:
+        raise stream.unclear
+    held, template = ahead.held, template_of(ahead.held[0])
+    if _are_rows(stream):
+        return RowReader(held[0], template, new_column, refuse_batches=stream.batched is None)
     declared = None if stream.spec is None else leaves_of(stream.spec)
     if stream.roles is not None and declared is not None:
-        return BatchReader(first, declared, stream.roles, options, new_column)
-    seen = specs_of_elements(first)
-    batched = stream.batched
-    if batched is None and stream.kind == "tf.data.Dataset":
-        batched = is_batched(seen)
-    if not batched:
-        if batched is None and looks_like_batches(seen, len(first)):
-            raise unclear_elements(describe_shapes(seen) + f" in all of the first {len(first)} elements")
-        return RowReader(first[0], new_column)
+        return BatchReader(held, template, declared, stream.roles, options, new_column)
+    seen = common_specs(ahead.specs)
+    if stream.batched is None and not is_batched(seen):
+        return RowReader(held[0], template, new_column)
     if declared is None:
-        return BatchReader(first, seen, roles_of_seen(seen, first, options), options, new_column)
-    if options.batched is None and len(first) > 1:
-        seen = specs_of_elements(first[:-1])
-        if looks_like_rows(declared, seen, len(first) - 1):
-            raise unclear_elements(describe_shapes(seen) + f" in the first {len(first) - 1} elements")
-    return BatchReader(
-        first, declared, roles_in_batches(declared, options.timestep_labels, options.sequences), options, new_column
-    )
+        return BatchReader(held, template, seen, roles_of_seen(seen, held, options), options, new_column)
+    num_whole = len(ahead.specs) - 1  # the last batch may be a partial one
+    if options.batched is None and num_whole:
+        seen = common_specs(ahead.specs[:-1])
+        if looks_like_rows(declared, seen, num_whole):
+            raise unclear_elements(describe_shapes(seen) + f" in the first {num_whole} elements")
+    roles = roles_in_batches(declared, options.timestep_labels, options.sequences)
+    return BatchReader(held, template, declared, roles, options, new_column)
 
 
 def roles_of_seen(seen: Specs, first: list[Element], options: BatchOptions) -> Roles:
@@ -294,27 +357,37 @@ class RowReader:
     """Reads elements that are one row each: a scalar is one value a row, everything with an axis is a sequence.
 
     Args:
-        template: The first element, whose structure all others share.
+        first: The first element. It is looked at, not read.
+        template: Its `template_of`, which that of all others must be.
         new_column: Makes the column of a leaf.
+        refuse_batches: Whether elements are refused that look like batches.
     """
 
-    def __init__(self, template: Element, new_column: NewColumn):
-        def make(path: Path, leaf: Any) -> ColumnBuilder:
-            return new_column(path, path == ("x",) or isinstance(leaf, (list, tuple)) or np.ndim(leaf) > 0)
+    def __init__(self, first: Element, template: Element, new_column: NewColumn, refuse_batches: bool = False):
+        def is_ragged(path: Path, leaf: Any) -> bool:
+            return path == ("x",) or isinstance(leaf, (list, tuple)) or np.ndim(leaf) > 0
 
         self.num_rows = 0
-        self._template, self._make_column = template, make
+        self._are_ragged: Element = map_element(is_ragged, first)
+        self._template, self._new_column = template, new_column
+        self._refuse_batches = refuse_batches
+        self.values_of_rows: set[Path] = set()  # leaves of `x` that turned out to be values of one shape: none
+        self._specs: list[Specs] = []  # of the first elements
         self.begin_columns()
 
     def begin_columns(self) -> None:
         """Lets the rows that follow go into columns of their own."""
-        self.columns: Element = map_element(self._make_column, self._template)
+        self.columns: Element = map_element(self._new_column, self._are_ragged)
         self._by_path: dict[Path, ColumnBuilder] = leaves_of(self.columns)
 
-        self.values_of_rows: set[Path] = set()
-
     def finish(self) -> list[str]:
-        """Has nothing to check: rows are not padded."""
+        """Checks what only all rows show, and returns no warnings: rows are not padded.
+
+        Raises:
+            ValueError: If there are few elements, all of which look like batches.
+        """
+        if self.num_rows < _LOOKAHEAD:
+            self._check_rows()
         return []
 
     def label_padding(self) -> float | None:
@@ -327,13 +400,31 @@ class RowReader:
 
     def read(self, element: Element) -> None:
         """Appends one row to every column."""
-        row = self.num_rows
-        leaves = leaves_in_order(element, self._template, row)
-        for (path, column), leaf in zip(self._by_path.items(), leaves, strict=True):
-            where = f"{column.name}[{row}]"
-            convert = _as_sequence if column.is_ragged else _as_value
-            column.append(convert(leaf, (*path, row), where))
+        leaves = leaves_in_order(element, self._template, self.num_rows)
+        if self._refuse_batches and self.num_rows < _LOOKAHEAD:
+            self._specs.append(specs_of(element))
+            if len(self._specs) == _LOOKAHEAD:
+                self._check_rows()
+        try:
+            self._append(leaves)
+        except ValueError:
+            if len(self._specs) == self.num_rows + 1:
+                self._check_rows()
+            raise
         self.num_rows += 1
+
+    def _append(self, leaves: list[Any]) -> None:
+        for (path, column), leaf in zip(self._by_path.items(), leaves, strict=True):
+            where = f"{column.name}[{self.num_rows}]"
+            convert = _as_sequence if column.is_ragged else _as_value
+            column.append(convert(leaf, (*path, self.num_rows), where))
+
+    def _check_rows(self) -> None:
+        if not self._refuse_batches:
+            return
+        seen, number = common_specs(self._specs), len(self._specs)
+        if looks_like_batches(seen, number):
+            raise unclear_elements(describe_shapes(seen) + f" in all of the first {number} elements")
 
 
 def _as_sequence(leaf: object, path: Path, name: str) -> np.ndarray:
@@ -368,17 +459,26 @@ class BatchReader:
 
     Args:
         first: The first batches. They are looked at, not read.
+        template: The `template_of` the first one, which that of all others must be.
         specs: The leaves as they were declared or seen.
         roles: What the leaves hold.
         options: What the caller said.
         new_column: Makes the column of a leaf.
     """
 
-    def __init__(self, first: list[Element], specs: Specs, roles: Roles, options: BatchOptions, new_column: NewColumn):
+    def __init__(
+        self,
+        first: list[Element],
+        template: Element,
+        specs: Specs,
+        roles: Roles,
+        options: BatchOptions,
+        new_column: NewColumn,
+    ):
         self.num_rows = 0
         self._num_batches = 0
-        self._template, self._roles, self._options = first[0], roles, options
-        self._paths = list(leaves_of(first[0]))
+        self._template, self._roles, self._options = template, roles, options
+        self._paths = list(leaves_of(template))
         batches = [self._leaves(element, index) for index, element in enumerate(first)]
         self._padded = [path for path, role in roles.items() if role is Role.PADDED and path[0] == "x"]
         for batch in batches:
@@ -396,7 +496,7 @@ class BatchReader:
         self._labels = self._find_labels(batches, first_rows)
 
         # Leaves that say lengths get no column: what include_lengths=True adds is made again from the sequences.
-        x, y, weights = first[0]
+        x, y, weights = template
         x = _without_entries(x, ("x",), table.all_lengths)
         self._columns_of = map_element(lambda *_: True, (x, y, weights))
         self._new_column = new_column
@@ -424,7 +524,7 @@ class BatchReader:
                     )
                 if path in self._unsure:
                     self._unsure[path].add(span)
-                column.append_block(batch[path][span.is_real], span.lengths)
+                _append_real(column, batch[path], span)
             elif role is Role.SEQUENCE:
                 self._append_sequences(column, batch[path])
             else:
@@ -446,11 +546,13 @@ class BatchReader:
         """
         for path, unsure in self._unsure.items():
             if unsure.is_of_one_shape and unsure.lost_timesteps:
-                raise ValueError(
+                sequences = [padded[1] for padded in self._padded if len(padded) > 1]
+                raise UnclearError(
                     f"`{leaf_name(path)}` may hold sequences, or values of one shape, since all batches have a second "
                     f"axis of {unsure.time} beside another entry of varying length. Say which entries are sequences: "
-                    f"sequences={show([unsure_path[1] for unsure_path in self._padded if len(unsure_path) > 1])}, or "
-                    "without this one."
+                    f"sequences={show(sequences)}, or without this one.",
+                    "sequences",
+                    f"sequences={show(sequences)}, or without `{leaf_name(path)}`",
                 )
         return self._unpadder.finish() + self._labels.finish()
 
@@ -505,6 +607,15 @@ class BatchReader:
         for path in self._padded:
             _check_time_axis(batch[path], leaf_name(path))
         return self._unpadder.spans(batch, first_row)
+
+
+def _append_real(column: ColumnBuilder, padded: np.ndarray, span: Span) -> None:
+    """Appends the real timesteps of a batch, some rows at a time: no second batch is ever in memory."""
+    step = max(_BLOCK_BYTES // max(padded[:1].nbytes, 1), 1)
+    for start in range(0, max(len(padded), 1), step):
+        rows = slice(start, start + step)
+        part = Span(span.start[rows], span.stop[rows], span.time)
+        column.append_block(padded[rows][part.is_real], part.lengths)
 
 
 class _Unsure:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_bucketing.call_errors import explain_calls
 from keras_bucketing.checks import check_choice, check_flag, show, show_typed
 from keras_bucketing.data.arrays import stored_floatx
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.rows import LeafLengths, RowLengths, StoredSequences
 from keras_bucketing.data.tree import leaves, name_of
+from keras_bucketing.streams.cached_source import check_first_element, remember_source
 from keras_bucketing.streams.columns import MemoryStore
-from keras_bucketing.streams.folder import FolderWriter, Source, is_finished, map_folder
+from keras_bucketing.streams.elements import NAMES
+from keras_bucketing.streams.folder import FolderWriter, Source, is_finished, map_folder, with_argument_name
+from keras_bucketing.streams.folder_files import FolderFiles
 from keras_bucketing.streams.reading import Contents, read_stream
 from keras_bucketing.streams.sources import Stream, open_stream
 from keras_bucketing.unpadding.batches import BatchOptions
@@ -25,6 +31,7 @@ from keras_bucketing.unpadding.spans import check_mask_value
 _LABEL_PADDING, _MASKS = "label_padding", "masks"
 
 
+@explain_calls
 def save_sequences(
     path: str | os.PathLike[str],
     sequences: Any,
@@ -68,8 +75,9 @@ def save_sequences(
         [0, 3, 4, 6]
     """
     options = check_batch_options(batched, mask_value, padding, timestep_labels)
+    folder, overwrite = _folder(path, "path"), check_flag("overwrite", overwrite)
     stream = open_stream(sequences, options, "sequences")
-    _write(_folder(path, "path"), "path", stream, options, None, check_flag("overwrite", overwrite), "sequences")
+    _write(folder, "path", stream, options, None, overwrite, "sequences")
 
 
 def load_sequences(path: str | os.PathLike[str]) -> Any:
@@ -98,7 +106,7 @@ def load_sequences(path: str | os.PathLike[str]) -> Any:
         ([3, 1], [1, 2, 3], [0, 1])
         >>> dataset = keras_bucketing.BucketedSequence(x, y)
     """
-    (x, y, weights), _ = map_folder(_folder(path, "path"), "path")
+    x, y, weights = map_folder(_folder(path, "path"), "path").element
     if weights is not None:
         return x, y, weights
     if y is not None:
@@ -108,7 +116,7 @@ def load_sequences(path: str | os.PathLike[str]) -> Any:
 
 def load_lengths(path: Path) -> Lengths:
     """The timesteps of each row of a saved folder: those of its longest sequence."""
-    (x, _, _), _ = map_folder(path, "path")
+    x, _, _ = map_folder(_folder(path, "path"), "path").element
     sequences = [(name_of("x", keys), leaf) for keys, leaf in leaves(x) if isinstance(leaf, StoredSequences)]
     if not sequences:
         raise ValueError("no sequences in this folder.")
@@ -126,21 +134,46 @@ def read_dataset(dataset: Any, cache: str | os.PathLike[str] | None, options: Ba
     Returns:
         The structures of `x`, `y` and `sample_weight`, with leaves that `collect_inputs` takes, and what else there is.
     """
+    folder = None if cache is None else _folder(cache, "cache")
     stream = open_stream(dataset, options, "dataset")
-    if cache is None:
+    if folder is None:
         return read_stream(stream, options, lambda _: MemoryStore(), "dataset")
-    folder = _folder(cache, "cache")
     source = {**stream.describe(), **_as_json(options), "floatx": stored_floatx().name}
-    if not is_finished(folder):
+    with with_argument_name("cache", folder, "read"):
+        has_read = not is_finished(folder)
+    if has_read:
         try:
             _write(folder, "cache", stream, options, source, False, "dataset")
         except FileExistsError:
             if not is_finished(folder):  # by another process, for which this one has waited
                 raise
-    element, cached = map_folder(folder, "cache")
-    _check_same_source(cached, source)
-    found: dict[str, Any] = dict(cached or {})
-    return Contents(element, found.get(_LABEL_PADDING), tuple(found.get(_MASKS, ())))
+            has_read = False
+    contents = map_folder(folder, "cache")
+    _check_same_source(contents.source, source)
+    if has_read:
+        remember_source(dataset, contents.version)
+    elif stream.spec is None:
+        check_first_element(dataset, stream, contents)
+    found: dict[str, Any] = dict(contents.source or {})
+    return Contents(contents.element, found.get(_LABEL_PADDING), tuple(found.get(_MASKS, ())))
+
+
+def refuse_data_beside_elements(options: Mapping[str, object]) -> None:
+    """Refuses `x`, `y` and `sample_weight` beside a source whose elements hold them."""
+    given = [name for name in NAMES if name in options]
+    if not given:
+        return
+    if given == ["x"]:
+        raise TypeError(
+            "`x` is what `dataset` yields, so it cannot stand next to it. Pass what is to be read as `dataset`, or "
+            "sequences in memory to BucketedSequence(x, y)."
+        )
+    names = " and ".join(f"`{name}`" for name in given)
+    element = "(x, y, sample_weight)" if "sample_weight" in given else "(x, y)"
+    raise TypeError(
+        f"{names} cannot stand next to `dataset`, whose elements hold labels and weights. Let it yield {element}: "
+        f"tf.data.Dataset.zip({element.replace('(x', '(dataset')}), or a generator of such tuples, e.g. zip(x, y)."
+    )
 
 
 def check_batch_options(
@@ -172,8 +205,9 @@ def _write(
     source: Source | None,
     overwrite: bool,
     name: str,
+    files: FolderFiles | None = None,
 ) -> None:
-    with FolderWriter(folder, argument, overwrite) as writer:
+    with FolderWriter(folder, argument, overwrite, files) as writer:
         contents = read_stream(stream, options, writer.new_store, name)
         if source is not None and contents.label_padding is not None:
             source = {**source, _LABEL_PADDING: contents.label_padding}
@@ -194,12 +228,49 @@ def _as_json(options: BatchOptions) -> dict[str, object]:
     return values
 
 
+# At least two letters: "C:/data" is a path of Windows. One slash: pathlib makes "gs:/bucket" of "gs://bucket".
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
 def _folder(path: object, argument: str) -> Path:
+    """The folder that a path leads to, through all links.
+
+    Raises:
+        TypeError: If it is no path.
+        ValueError: If it is a URL, or no file system has such a path.
+    """
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or isinstance(os.fspath(path), bytes):
         raise TypeError(
             f"`{argument}` must be the path of a folder. Expected a str or a Path, received {show_typed(path)}."
         )
-    return Path(os.path.abspath(path))
+    text = os.fspath(path)
+    if _URL.match(text):
+        raise ValueError(
+            f"`{argument}` must be the path of a local folder, whose files can be mapped into memory. Received the URL "
+            f"{show(text)}. Pass a path, and copy the folder from or to there, e.g. with gsutil or tf.io.gfile."
+        )
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        is_possible = False
+    else:
+        is_possible = "\0" not in text
+    if not is_possible:
+        raise ValueError(
+            f"`{argument}` must be the path of a folder. Received {show(text)}, which holds a character that no path "
+            "has. Pass another path."
+        )
+    folder = Path(os.path.realpath(text))
+    if folder == folder.parent:
+        raise ValueError(
+            f"`{argument}` must be the path of a folder of its own. Received {show(text)}, the root of a file system. "
+            "Pass the path of a folder in it."
+        )
+    return folder
+
+
+# What a caller passes is another name than what is kept; these are the names in the folders of version 0.2.0.
+_PUBLIC_NAMES = {"labels_align": "align_labels", "label_mask_value": "label_padding_value"}
 
 
 def _check_same_source(cached: Source | None, source: Source) -> None:
@@ -213,6 +284,7 @@ def _check_same_source(cached: Source | None, source: Source) -> None:
         received = cached.get(key)
         if received != expected and not (received != received and expected != expected):
             raise ValueError(
-                f"`cache` belongs to another dataset, or was read in another way. Expected {key} {show(expected)}, "
-                f"received {show(received)} in the folder. Remove the folder, or pass another one."
+                "`cache` belongs to another dataset, or was read in another way. Expected "
+                f"{_PUBLIC_NAMES.get(key, key)} {show(expected)}, received {show(received)} in the folder. Remove the "
+                "folder, or pass another one."
             )

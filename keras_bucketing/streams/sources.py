@@ -11,14 +11,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_bucketing.checks import UnclearError
 from keras_bucketing.data import columns
 from keras_bucketing.data.arrays import comes_from
 from keras_bucketing.data.convert import as_rows
+from keras_bucketing.data.other_kinds import refuse_frame, refuse_sparse
 from keras_bucketing.data.rows import StoredSequences
 from keras_bucketing.streams.elements import (
     Element,
     Roles,
     as_json,
+    check_element,
     is_batched,
     leaves_of,
     roles_in_rows,
@@ -26,6 +29,7 @@ from keras_bucketing.streams.elements import (
     split_element,
 )
 from keras_bucketing.unpadding.batches import BatchOptions
+from keras_bucketing.unpadding.entries import leaf_name
 
 # One call for so many rows: a tf.data.Dataset hands 3,000 single elements a second over to Python, and 37,000 rows in
 # batches of 32. A model's batch is no smaller, so this much memory is there.
@@ -44,6 +48,7 @@ class Stream:
         counts_rows: Whether that number is one of rows.
         spec: A `LeafSpec` for each leaf of an element as it was declared, or None.
         roles: What its leaves hold where that is known from the declaration.
+        unclear: What its declaration leaves open, or None.
     """
 
     kind: str
@@ -53,6 +58,7 @@ class Stream:
     counts_rows: bool
     spec: Element | None = None
     roles: Roles | None = None
+    unclear: UnclearError | None = None
 
     def describe(self) -> dict[str, object]:
         """What can be compared with another stream without reading either, for JSON."""
@@ -73,6 +79,8 @@ def open_stream(source: Any, options: BatchOptions, name: str, may_be_endless: b
         TypeError: If it is none of these, or yields text.
         ValueError: If it never ends, or if it is not certain what an element is.
     """
+    refuse_frame(source, name)
+    refuse_sparse(source, name)
     if isinstance(source, tf.RaggedTensor):
         source = tf.data.Dataset.from_tensor_slices(source)
     elif columns.is_ragged_column(source) and not comes_from("pandas", source):
@@ -94,7 +102,11 @@ def _open_dataset(dataset: tf.data.Dataset, options: BatchOptions, name: str, ma
         batched = options.batched
         return Stream("tf.data.Dataset", lambda: _split_elements(dataset), batched, total, not batched)
     specs = leaves_of(spec)
-    if is_batched(specs) if options.batched is None else options.batched:
+    try:
+        batched = is_batched(specs) if options.batched is None else options.batched
+    except UnclearError as error:  # asked when the first elements show what else is not clear
+        return Stream("tf.data.Dataset", lambda: _split_elements(dataset), None, total, False, spec, unclear=error)
+    if batched:
         return Stream("tf.data.Dataset", lambda: _split_elements(dataset), True, total, False, spec)
     several = dataset.ragged_batch(_ROWS_AT_ONCE)
     roles = roles_in_rows(specs, options.timestep_labels)
@@ -106,11 +118,15 @@ def _open_py_dataset(dataset: keras.utils.PyDataset, options: BatchOptions, name
     if total is None and not may_be_endless:
         raise _endless_error(name, "Give it a num_batches.")
 
+    batched = options.batched is not False
+
     def read() -> Iterator[Element]:
         for index in itertools.count() if total is None else range(total):
-            yield split_element(dataset[index], index, list_is_tuple=True)
+            element = split_element(dataset[index], index, list_is_tuple=True)
+            check_element(element, index)
+            _refuse_empty_batch(element, index, name, batched)
+            yield element
 
-    batched = options.batched is not False
     number = tf.data.INFINITE_CARDINALITY if total is None else int(total)
     return Stream("keras.utils.PyDataset", read, batched, number, not batched)
 
@@ -135,11 +151,35 @@ def _open_iterable(source: Any, options: BatchOptions, name: str) -> Stream:
             "If it is padded, use BucketedSequence.from_padded(x, ...)."
         )
 
-    def read() -> Iterator[Element]:
-        return _split_elements(source if is_iterable else _call(source, name))
+    # torch's DataLoader makes lists of the tuples that its dataset yields.
+    list_is_tuple = comes_from("torch", source)
 
-    total = len(source) if hasattr(source, "__len__") else None
-    return Stream("iterable", read, options.batched, total, not options.batched)
+    def read() -> Iterator[Element]:
+        return _split_elements(source if is_iterable else _call(source, name), list_is_tuple)
+
+    return Stream("iterable", read, options.batched, _length_of(source), not options.batched)
+
+
+def _length_of(source: Any) -> int | None:
+    """How many elements there are; None where nobody knows, also where `__len__` raises, as a DataLoader's may."""
+    try:
+        return len(source)
+    except Exception:  # what code of others raises; a bar without a total is all that depends on it
+        return None
+
+
+def _is_empty(leaf: object) -> bool:
+    return leaf == [] if isinstance(leaf, list) else isinstance(leaf, np.ndarray) and leaf.shape[:1] == (0,)
+
+
+def _refuse_empty_batch(element: Element, index: int, name: str, batched: bool) -> None:
+    """Refuses a batch without rows, which says nothing about the shapes of others."""
+    for path, leaf in leaves_of(element).items():
+        if batched and _is_empty(leaf):
+            raise ValueError(
+                f"`{name}` must yield batches of at least one row. Received none for `{leaf_name(path)}` in batch "
+                f"{index}. Correct its num_batches, or leave that batch out."
+            )
 
 
 def _call(function: Callable[[], Any], name: str) -> Iterable[Any]:
@@ -152,9 +192,12 @@ def _call(function: Callable[[], Any], name: str) -> Iterable[Any]:
     return rows
 
 
-def _split_elements(elements: Iterable[Any]) -> Iterator[Element]:
-    for index, element in enumerate(elements):
-        yield split_element(element, index)
+def _split_elements(elements: Iterable[Any], list_is_tuple: bool = False) -> Iterator[Element]:
+    index = 0
+    for element in elements:
+        yield split_element(element, index, list_is_tuple)
+        del element
+        index += 1  # noqa: SIM113  enumerate would keep the element until the next one is there
 
 
 def _endless_error(name: str, fix: str) -> ValueError:

@@ -30,10 +30,12 @@ from keras_bucketing.streams.elements import (
     roles_in_batches,
     roles_in_rows,
 )
+from keras_bucketing.streams.lookahead import Lookahead
 from keras_bucketing.streams.reading import finish_columns, make_reader
 from keras_bucketing.streams.sources import Stream, open_stream
 from keras_bucketing.unpadding.batches import BatchOptions
 from keras_bucketing.unpadding.entries import leaf_name
+from keras_bucketing.unpadding.unnoticed import warn_of
 
 _LOOKAHEAD = 8  # elements that are looked at before it is decided what a row is made of
 
@@ -202,14 +204,16 @@ def _as_window_leaf(batch: Any) -> WindowLeaf:
 
 def _first_rows(stream: Stream, options: BatchOptions) -> tuple[Inputs, Element]:
     """The first rows, checked against one another, and their leaves as they were read."""
-    first = list(itertools.islice(_named(stream.elements()), _LOOKAHEAD))
-    if not first:
+    ahead = Lookahead(_named(stream.elements()), _LOOKAHEAD)
+    if ahead.template is None:
         raise _no_sequences()
-    if first[0][0] is None:
+    if ahead.template[0] is None:
         raise TypeError("`source` must yield x, (x, y) or (x, y, sample_weight). Received None for x in element 0.")
-    reader = make_reader(stream, options, first, _new_column)
-    for element in first:
+    reader = make_reader(stream, options, ahead, _new_column)
+    for element in itertools.islice(ahead, _LOOKAHEAD):
         reader.read(element)
+    if len(ahead.specs) < _LOOKAHEAD:  # these are all
+        warn_of(reader.finish())
     columns = finish_columns(reader.columns, options, reader.values_of_rows)
     return collect_inputs(*columns, align_labels=options.labels_align), columns
 
@@ -249,12 +253,12 @@ class _WindowReader:
 
     def _read(self, row_format: RowFormat, num_rows: int, drop_empty: bool) -> Iterator[tuple[Any, ...]]:
         elements = _named(self._stream.elements())
-        first = list(itertools.islice(elements, _LOOKAHEAD))
-        if not first:
+        ahead = Lookahead(elements, _LOOKAHEAD)
+        if ahead.template is None:
             return
-        reader = make_reader(self._stream, self._options, first, _new_column)
+        reader = make_reader(self._stream, self._options, ahead, _new_column)
         first_row = largest = 0
-        for element in itertools.chain(_popped(first), elements):
+        for element in ahead:
             before = reader.num_rows
             if before > first_row and before + largest - first_row > num_rows:
                 yield self._window(reader.columns, row_format, drop_empty, first_row)
@@ -296,13 +300,6 @@ def _named(elements: Iterator[Element]) -> Iterator[Element]:
                 f"`source` raised {type(error).__name__} at element {index}: {shorten(str(error))}"
             ) from error
         yield element
-
-
-def _popped(elements: list[Element]) -> Iterator[Element]:
-    """The elements of a list, which lets go of each of them."""
-    elements.reverse()
-    while elements:
-        yield elements.pop()
 
 
 def _converted(leaf: LeafFormat, value: Leaf, keep: Any, first_row: int) -> Any:

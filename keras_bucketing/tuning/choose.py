@@ -21,7 +21,7 @@ import numpy as np
 
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.planning.boundaries import Counts, boundaries_after, count_lengths
-from keras_bucketing.planning.bucket_choice import MAX_BUCKETS
+from keras_bucketing.planning.bucket_choice import MAX_BUCKETS, keep_outliers_apart
 from keras_bucketing.planning.buckets import Buckets
 from keras_bucketing.planning.cuts import BatchRules, batch_spans
 from keras_bucketing.planning.forecast import Figures, ShuffledBatches
@@ -132,7 +132,7 @@ def choose_sizes(
     """
     found: list[tuple[Buckets, EpochForecast]] = []
     for boundaries, sizes in _promising_choices(lengths, costs, bounds, rules):
-        buckets = Buckets.from_lengths(lengths, boundaries, sizes)
+        buckets = keep_outliers_apart(Buckets.from_lengths(lengths, boundaries, sizes), lengths, rules)
         forecast = forecast_epoch(lengths, buckets, costs, rules)
         if bounds.allow(lengths, buckets, forecast, costs, rules.multiple):
             found.append((buckets, forecast))

@@ -12,7 +12,7 @@ from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.checks import INT64_MAX, check_integer, check_number, show, show_typed
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.padding.text_table import format_table
-from keras_bucketing.planning.bucket_choice import MAX_BUCKETS
+from keras_bucketing.planning.bucket_choice import MAX_BUCKETS, keep_outliers_apart
 from keras_bucketing.planning.buckets import Buckets
 from keras_bucketing.planning.cuts import BatchRules
 from keras_bucketing.tuning.choose import EpochForecast, SizeBounds, choose_sizes, forecast_epoch
@@ -104,6 +104,7 @@ def tune_batch_sizes(
     costs = fit_step_costs(rows, padded_lengths, times.seconds)
 
     buckets = Buckets.from_lengths(lengths, dataset.bucket_boundaries, dataset.bucket_batch_sizes)
+    buckets = keep_outliers_apart(buckets, lengths, rules)
     now = forecast_epoch(lengths, buckets, costs, rules)
     said = replace(bounds, min_rows=min_rows or 1, max_rows=max_rows or len(lengths))
     proposed, forecast = _shortest_epoch(lengths, costs, bounds, said, (buckets, now), rules)

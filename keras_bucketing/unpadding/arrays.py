@@ -11,6 +11,7 @@ from keras_bucketing.checks import check_choice, check_integer, show
 from keras_bucketing.data import tree
 from keras_bucketing.data.arrays import as_regular_array, standard_dtype
 from keras_bucketing.data.convert import Leaf
+from keras_bucketing.data.other_kinds import as_dense
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.rows import Rows, rows_from_padded
 from keras_bucketing.data.tree import Path, Structure
@@ -147,7 +148,7 @@ def _has_several(labels: Any) -> bool:
 
 
 def _as_array(leaf: object, name: str) -> np.ndarray:
-    array = as_regular_array(leaf, name, "Pass sequences that are not padded to BucketedSequence itself.")
+    array = as_regular_array(as_dense(leaf), name, "Pass sequences that are not padded to BucketedSequence itself.")
     if array.dtype.kind not in "biuf":
         standard_dtype(array.dtype, name)
     if array.ndim and not len(array):

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.checks import show, show_typed
-from keras_bucketing.data.tree import Path, Structure
+from keras_bucketing.checks import list_some, show, show_typed
+from keras_bucketing.data.tree import Path, Structure, name_of
 from keras_bucketing.unpadding.entries import EntryKind, EntryTable, read_table
 from keras_bucketing.unpadding.spans import Side, check_holds
 
@@ -33,9 +33,11 @@ def sequence_paths(x: Structure, sequences: object = None) -> list[Path]:
     padded = {path: tuple(leaf.shape) for path, leaf in entries.items() if _rank(leaf) >= 2}
     if not padded or (sequences is not None and len(padded) < len(entries)):
         problem = "An entry of `sequences` has no" if padded else "No entry of the batches' x has a"
-        shapes = ", ".join(
-            f"{entry_name(path)} of {f'shape {tuple(leaf.shape)}' if _rank(leaf) >= 0 else 'unknown shape'}"
-            for path, leaf in entries.items()
+        shapes = list_some(
+            [
+                f"{name_of('x', path)} of {f'shape {tuple(leaf.shape)}' if _rank(leaf) >= 0 else 'unknown shape'}"
+                for path, leaf in entries.items()
+            ]
         )
         raise ValueError(
             f"{problem} time axis. Expected the shape (batch, time, ...), received {shapes}. Batch and pad the dataset "
@@ -80,10 +82,10 @@ def _with_varying_axis(padded: dict[Path, tuple[int | None, ...]], table: EntryT
     padded = {path: shape for path, shape in padded.items() if not table.is_mask(("x", *path))} or padded
     varying = [path for path, shape in padded.items() if shape[1] is None]
     if not varying and len({shape[1] for shape in padded.values()}) > 1:
-        shapes = ", ".join(f"{entry_name(path)} of shape {shape}" for path, shape in padded.items())
+        shapes = list_some([f"{name_of('x', path)} of shape {shape}" for path, shape in padded.items()])
         raise ValueError(
             f"Which entry of the batches' x holds the sequences is not clear. Received {shapes}. Say so: "
-            f"monitor_padding(dataset, sequences={next(iter(padded))[-1]!r}), or a list of several entries."
+            f"monitor_padding(dataset, sequences={show(next(iter(padded))[-1])}), or a list of several entries."
         )
     return varying or list(padded)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_bucketing.checks import can_hold, check_number, show, show_typed
+from keras_bucketing.checks import UnclearError, can_hold, check_number, show, show_typed
 from keras_bucketing.data.row_splits import Lengths
 
 Side = str  # the end that is padded, one of SIDES
@@ -21,6 +21,7 @@ SIDES = ("post", "pre")
 Mask = NDArray[np.bool_]  # `(num_rows, time)`, True on real timesteps
 Runs = dict[Side, Lengths]  # by the end that is padded, the timesteps of padding in each row
 MaskValue = float | NDArray[Any]  # what each feature of padding holds, or an array of the shape of a timestep
+_WHICH_END = "padding='post' or padding='pre', the end that is padded"
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,8 @@ class SideOfMask:
         """
         if side is not None and self._padding not in (None, side):
             raise ValueError(
-                f"`padding` must be the end that is padded. Expected {side!r}, as the mask `{self._label}` has it, "
-                f"received {self._padding!r}. Leave it out."
+                f"`padding` must be the end that is padded. Expected {show(side)}, as the mask `{self._label}` has it, "
+                f"received {show(self._padding)}. Leave it out."
             )
         if side is not None and self._side not in (None, side):
             rows = {self._side: self._seen_at, side: first_row}
@@ -296,12 +297,14 @@ class SideOfRuns:
         if not self.is_unclear:
             return "pre" if self._rows["pre"] else "post"
         rows, timesteps, first = self._rows, self._timesteps, self._first
-        raise ValueError(
+        raise UnclearError(
             f"`padding` must be given, since `{self._name}` may be padded at either end. Received {rows['post']} rows "
             f"that end in mask_value={show_mask_value(self._mask_value)} ({timesteps['post']} timesteps, first in row "
             f"{first['post']}) and {rows['pre']} that begin with it ({timesteps['pre']} timesteps, first in row "
             f'{first["pre"]}). Pass padding="post" if the ends are padding, padding="pre" if the beginnings are, '
-            "`mask_value` if padding holds another value, or the lengths."
+            "`mask_value` if padding holds another value, or the lengths.",
+            "padding",
+            _WHICH_END,
         )
 
 
@@ -357,9 +360,11 @@ class SideOfLengths:
             received = "padding at both ends"
         else:
             received = f"something other than mask_value={mask_value} at both ends"
-        raise ValueError(
+        raise UnclearError(
             f"`padding` must be given: the lengths leave it open at which end `{name}` is padded. Received {received}. "
-            'Pass padding="post" if the ends are padding, or padding="pre" if the beginnings are.'
+            'Pass padding="post" if the ends are padding, or padding="pre" if the beginnings are.',
+            "padding",
+            _WHICH_END,
         )
 
 

@@ -2,11 +2,14 @@
 
 import mmap
 import re
+import tempfile
+from multiprocessing import shared_memory
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.data import arrays as mapped_arrays
@@ -25,12 +28,17 @@ def test_mapped_files_are_told_from_memory(tmp_path):
     np.save(tmp_path / "values.npy", np.arange(30))
     mapped = np.load(tmp_path / "values.npy", mmap_mode="r")
     raw = np.memmap(tmp_path / "values.npy", np.uint16, "r", offset=130)
-    with (tmp_path / "values.npy").open("rb") as file:
-        buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    bytes_of_file = np.frombuffer(buffer, np.uint8)
     in_files = [mapped, raw, mapped[3:], np.asarray(mapped), mapped.reshape(5, 6)[::2], mapped.view(np.uint8)]
-    assert all(map(is_mapped, [*in_files, bytes_of_file, np.frombuffer(memoryview(buffer)[8:], np.uint8)]))
+    assert all(map(is_mapped, [*in_files, np.frombuffer(memoryview(mapped)[8:], np.uint8), np.asarray(mapped[3:])[1:]]))
+    with tempfile.TemporaryFile() as nameless, (tmp_path / "values.npy").open("rb") as file:
+        nameless.write(bytes(80))
+        in_nameless_file = np.memmap(nameless, np.uint8, "r+", shape=(80,))
+        bytes_of_file = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
     in_memory = [
+        np.frombuffer(mmap.mmap(-1, 80), np.uint8),
+        np.ndarray((5,), np.int64, mmap.mmap(-1, 80)),
+        bytes_of_file,  # nothing says where that is from
+        in_nameless_file,
         np.arange(3),
         np.arange(9)[3:],
         mapped + 1,
@@ -39,6 +47,46 @@ def test_mapped_files_are_told_from_memory(tmp_path):
         np.frombuffer(b"abc", np.uint8),
     ]
     assert not any(map(is_mapped, in_memory))
+
+
+@pytest.fixture
+def shared():
+    """Memory that other processes can write to."""
+    memory = shared_memory.SharedMemory(create=True, size=80)
+    yield memory
+    memory.close()
+    memory.unlink()
+
+
+FORMS = {
+    "list of slices": lambda flat, **options: BucketedSequence([flat[:2], flat[2:]], **options),
+    "row splits": lambda flat, **options: BucketedSequence.from_row_splits(flat, [0, 2, 8], **options),
+    "padded": lambda flat, **options: BucketedSequence.from_padded(
+        flat.reshape(2, 4), lengths=[2, 4], padding="post", **options
+    ),
+    "values of rows": lambda flat, **options: BucketedSequence([[1], [2, 3]], flat.reshape(2, 4), **options),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["shared memory", "anonymous mmap", "file"])
+def test_copies_do_not_follow_memory_that_others_write_to(form, kind, shared, tmp_path):
+    (tmp_path / "values").write_bytes(bytes(80))
+    buffer = {
+        "shared memory": lambda: shared.buf,
+        "anonymous mmap": lambda: mmap.mmap(-1, 80),
+        "file": lambda: np.memmap(tmp_path / "values", np.int64, "r+"),
+    }[kind]()
+    flat = buffer[:8] if kind == "file" else np.ndarray((8,), np.int64, buffer)
+    flat[:] = range(1, 9)
+    dataset, follows = FORMS[form](flat, shuffle=False), FORMS[form](flat, shuffle=False, copy=False)
+    batches = [tf.nest.map_structure(lambda leaf: leaf.numpy().copy(), next(iter(dataset)))]
+    flat[:] = 0
+    batches += [next(iter(dataset)), next(iter(follows))]
+    first, second, third = (np.concatenate([np.ravel(leaf) for leaf in tf.nest.flatten(batch)]) for batch in batches)
+    assert (first == second).all() == (kind != "file")  # a file is never copied
+    assert (first != third).any()
+    del dataset, follows, batches, flat
 
 
 def is_read_at_random(array: np.ndarray) -> bool:

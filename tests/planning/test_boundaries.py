@@ -72,6 +72,36 @@ def test_no_other_buckets_of_so_many_rows_leave_less_padding(lengths, min_rows):
     assert not any(has_room(choice, lengths, min_rows) for choice in every_choice(lengths, possible + 1))
 
 
+class CountedProducts(np.ndarray):
+    """Lengths that count how many costs of buckets are made of them."""
+
+    number = 0
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        result = getattr(ufunc, method)(*(np.asarray(part) for part in inputs), **kwargs)
+        if ufunc is np.multiply:
+            CountedProducts.number += result.size
+        return result
+
+
+def count_costs(distinct, min_rows, num_buckets):
+    CountedProducts.number = 0
+    for _ in best_partitions(distinct.view(CountedProducts), np.ones_like(distinct), min_rows, num_buckets):
+        pass
+    return CountedProducts.number
+
+
+@settings(max_examples=examples(60))
+@given(st.integers(2, 3000), st.integers(1, 12), st.floats(0.0, 3.0), st.floats(0.0, 0.9))
+def test_a_minimum_of_rows_costs_no_evaluations(size, num_buckets, exponent, share):
+    # Where a budget holds many short rows, few partitions are possible at their end of the lengths.
+    distinct = np.arange(1, size + 1)
+    min_rows = (share * size / distinct**exponent).astype(np.int64)
+    bound = size + (num_buckets - 1) * (int(np.log2(size)) + 1) * 2 * size
+    assert count_costs(distinct, np.zeros_like(distinct), num_buckets) <= bound
+    assert count_costs(distinct, min_rows, num_buckets) <= bound
+
+
 @settings(max_examples=examples(100))
 @given(length_arrays(), st.sampled_from([1, 10_000, 2**20]))
 def test_lengths_are_counted_as_numpy_does(lengths, factor):

@@ -1,5 +1,7 @@
 """How many rows a batch has; and shards: every process takes its rows out of the same batches."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -24,8 +26,8 @@ from tests.support.strategies import (
 )
 
 
-def sizing(batch_size=None, bucket_batch_sizes=None, max_timesteps=None, multiple=1, num_shards=1):
-    return check_sizing(batch_size, bucket_batch_sizes, max_timesteps, multiple, num_shards)
+def sizing(batch_size=None, bucket_batch_sizes=None, max_timesteps=None, multiple=1, num_shards=1, quadratic=None):
+    return check_sizing(batch_size, bucket_batch_sizes, max_timesteps, multiple, num_shards, quadratic)
 
 
 @settings(max_examples=examples(200))
@@ -55,9 +57,40 @@ def test_next_to_a_budget_the_batch_size_is_the_most_rows(multiple, sizes):
     assert rows.tolist() == sizes
 
 
+@settings(max_examples=examples(200))
+@given(
+    st.lists(st.integers(1, 2**31 - 1) | st.integers(1, 100), min_size=1, max_size=5),
+    st.integers(1, 2**63 - 1) | st.integers(1, 10_000),
+    st.integers(1, 8),
+    st.none() | st.integers(1, 2**63 - 1) | st.integers(1, 1000),
+)
+def test_a_budget_holds_the_most_rows_by_exact_fractions(lengths, budget, multiple, quadratic):
+    rows = rows_within_budget(lengths, budget, multiple, quadratic)
+    sized = sizing(max_timesteps=budget, multiple=multiple, quadratic=quadratic)
+    assert rows.dtype == np.int64
+    assert rows.tolist() == sized.rows_at(np.array(lengths)).tolist()
+    for length, number in zip(lengths, rows.tolist(), strict=True):
+        row = length + (Fraction(length**2, quadratic) if quadratic else 0)
+        assert number % multiple == 0
+        assert number * row <= budget < (number + multiple) * row
+        assert (number > 0) == (length <= sized.longest_in_budget) == (sized.budget_for(length) <= budget)
+        assert sized.budget_for(length) - 1 < multiple * row <= sized.budget_for(length)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
+        (
+            {"quadratic": 100},
+            ValueError,
+            (
+                "`quadratic_length` says what a row counts in a budget. Expected max_timesteps_per_batch next to it, "
+                "received quadratic_length=100 alone. Pass max_timesteps_per_batch, or leave it out."
+            ),
+        ),
+        ({"quadratic": 100, "batch_size": 4}, ValueError, "Expected max_timesteps_per_batch next to it"),
+        ({"quadratic": 0, "max_timesteps": 9}, ValueError, "`quadratic_length` is too small. Expected an int >= 1"),
+        ({"quadratic": 1.5, "max_timesteps": 9}, TypeError, "`quadratic_length` must be an integer."),
         (
             {"bucket_batch_sizes": [4, 2], "max_timesteps": 9},
             ValueError,

@@ -1,5 +1,7 @@
 """Rows cut into batches: sizes, buckets, and what is left over."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,8 +10,8 @@ from hypothesis import strategies as st
 from keras_bucketing.data.rows import LeafLengths, RowLengths
 from keras_bucketing.planning.cuts import batch_spans, min_padded_lengths
 from tests.support.default_layer import examples
-from tests.support.planning import bucketings, cut_or_reject, make_buckets, make_planner
-from tests.support.strategies import bucket_options, length_arrays, remainders, seeds
+from tests.support.planning import bucketings, cut_or_reject, make_buckets, make_planner, plan
+from tests.support.strategies import boundary_lists, bucket_options, enough_rows, length_arrays, remainders, seeds
 
 
 @settings(max_examples=examples(150))
@@ -85,6 +87,96 @@ def test_no_batch_exceeds_the_budget_of_timesteps(bucketing):
         assert (stop - start) * padded <= options["max_timesteps_per_batch"]
 
 
+@st.composite
+def several_leaves(draw):
+    """Two leaves of x and labels of their own length."""
+    a = draw(length_arrays(min_size=2))
+    b = draw(length_arrays(min_size=len(a), max_size=len(a)))
+    labels = draw(length_arrays(min_size=len(a), max_size=len(a), min_length=0, max_length=30))
+    return RowLengths((LeafLengths("a", a), LeafLengths("b", b), LeafLengths("y", labels, is_label=True)))
+
+
+@st.composite
+def budgets(draw):
+    """Options with a budget that holds rows of 30 timesteps, also padded to a boundary of up to 25."""
+    multiple, quadratic = draw(st.integers(1, 3)), draw(st.none() | st.integers(1, 60))
+    row = 30 if quadratic is None else 30 + -(-(30**2) // quadratic)
+    options = {"batch_size_multiple": multiple, "quadratic_length": quadratic}
+    options["max_timesteps_per_batch"] = multiple * row + draw(st.integers(0, 200))
+    options["pad_to_bucket_boundary"] = draw(st.booleans())
+    options["minlen"] = draw(st.just(1) | st.integers(1, 25))
+    boundaries = draw(st.none() | boundary_lists())
+    return (
+        options
+        | ({"num_buckets": draw(st.none() | st.integers(1, 6))} if boundaries is None else {})
+        | ({} if boundaries is None else {"bucket_boundaries": boundaries})
+    )
+
+
+@settings(max_examples=examples(150))
+@given(several_leaves(), budgets(), remainders(), seeds())
+def test_no_leaf_of_a_batch_exceeds_the_budget(leaves, options, remainder, seed):
+    with enough_rows():
+        planner = make_planner(leaves, options, remainder)
+    of_epoch = plan(planner, 0, seed)
+    quadratic = options["quadratic_length"]
+    for rows, *padded in zip(of_epoch, *of_epoch.leaf_padded_lengths.values(), strict=True):
+        row = max(padded) + (Fraction(max(padded) ** 2, quadratic) if quadratic else 0)
+        assert len(rows) * row <= options["max_timesteps_per_batch"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "sizes"),
+    [
+        # Rows of 2 timesteps in the first bucket, of 8 in the second; the budget is 24.
+        ([1] * 9, [12, 3]),
+        ([1] * 8 + [12], [12, 2]),  # labels longer than the sequences of their bucket
+        ([3] * 6 + [1] * 3, [8, 3]),
+        # All five rows of the first bucket are too few for its batches, so that they spill with their labels.
+        ([12] + [1] * 8, [2, 2]),
+        ([1] * 5 + [12] + [1] * 3, [2, 3]),
+    ],
+)
+def test_labels_of_their_own_length_count_in_a_budget(labels, sizes):
+    lengths = np.array([2, 2, 2, 2, 2, 2, 8, 8, 8])
+    if labels[0] == 12:
+        lengths[5] = 8  # an odd number of short rows
+    leaves = RowLengths((LeafLengths("x", lengths), LeafLengths("y", np.array(labels), is_label=True)))
+    buckets, _ = make_buckets(leaves, {"bucket_boundaries": [3], "max_timesteps_per_batch": 24})
+    assert buckets.batch_sizes == sizes
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            {"max_timesteps_per_batch": 11},
+            "Expected at least 12 for the 12 timesteps of y[1], received 11. Raise the bu",
+        ),
+        (
+            {"max_timesteps_per_batch": 23, "batch_size_multiple": 2},
+            "Expected at least 24 for the 12 timesteps of y[1]",
+        ),
+        (
+            {"max_timesteps_per_batch": 20, "quadratic_length": 16},
+            "Expected at least 21 for the 12 timesteps of y[1], 12 + 12^2 / 16 each, received 20. Raise the budget, or",
+        ),
+        (
+            {"max_timesteps_per_batch": 8, "quadratic_length": 64},
+            (
+                "Expected at least 9 for the 8 timesteps of x[0], 8 + 8^2 / 64 each, received 8. Raise the budget, or "
+                "cut long sequences with maxlen=7."
+            ),
+        ),
+    ],
+)
+def test_a_budget_too_small_for_a_leaf_is_refused(options, text):
+    leaves = RowLengths((LeafLengths("x", np.array([8, 1])), LeafLengths("y", np.array([3, 12]), is_label=True)))
+    with pytest.raises(ValueError, match="max_timesteps_per_batch") as error:
+        make_buckets(leaves, options)
+    assert text in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("lengths", "options", "remainder", "text"),
     [
@@ -115,15 +207,6 @@ def test_an_epoch_without_batches_is_refused(lengths, options, remainder, text):
 
 
 # What each leaf of each batch is padded to at least.
-
-
-@st.composite
-def several_leaves(draw):
-    """Two leaves of x and labels of their own length."""
-    a = draw(length_arrays(min_size=2))
-    b = draw(length_arrays(min_size=len(a), max_size=len(a)))
-    labels = draw(length_arrays(min_size=len(a), max_size=len(a), min_length=0, max_length=30))
-    return RowLengths((LeafLengths("a", a), LeafLengths("b", b), LeafLengths("y", labels, is_label=True)))
 
 
 @settings(max_examples=examples(150))

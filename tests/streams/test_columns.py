@@ -35,9 +35,11 @@ def new_store(request, tmp_path):
 
 
 @anywhere
-@given(rows=rows_of_any_dtypes().filter(lambda rows: any(map(len, rows))), max_pending=st.sampled_from([1, 2, 4096]))
+@given(
+    rows=rows_of_any_dtypes().filter(lambda rows: any(map(len, rows))), max_pending=st.sampled_from([8, 40, 1 << 20])
+)
 def test_a_column_of_sequences_is_their_concatenation(new_store, monkeypatch, rows, max_pending):
-    monkeypatch.setattr(growing, "_PENDING_ROWS", max_pending)
+    monkeypatch.setattr(growing, "_PENDING_BYTES", max_pending)
     column = ColumnBuilder("x", new_store(), is_ragged=True)
     for row in rows:
         column.append(row)

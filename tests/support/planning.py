@@ -11,17 +11,27 @@ from tests.support.strategies import SIZINGS, bucket_options, enough_rows, lengt
 
 
 def make_buckets(lengths, options, num_shards=1):
-    """Buckets, and the rows that batches come in multiples of, from the options of `BucketedSequence`."""
+    """Buckets, and the rows that batches come in multiples of, from the options of `BucketedSequence`.
+
+    `lengths` are `RowLengths`, or an array for a single leaf.
+    """
+    leaves = as_row_lengths(lengths)
     options = dict(options)
     sizes = [options.pop(name, None) for name in ("batch_size", "bucket_batch_sizes", "max_timesteps_per_batch")]
-    sizing = check_sizing(*sizes, options.pop("batch_size_multiple", 1), num_shards)
-    return choose_buckets(lengths, sizing, **options), sizing.multiple
+    multiple, quadratic = options.pop("batch_size_multiple", 1), options.pop("quadratic_length", None)
+    sizing = check_sizing(*sizes, multiple, num_shards, quadratic)
+    labels = [leaf for leaf in leaves.leaves if leaf.is_label]
+    return choose_buckets(leaves.longest, sizing, labels=labels, **options), sizing.multiple
+
+
+def as_row_lengths(lengths):
+    return lengths if isinstance(lengths, RowLengths) else RowLengths((LeafLengths("x", lengths),))
 
 
 def make_planner(lengths, options, remainder="spill", shuffle=True, num_shards=1):
-    buckets, multiple = make_buckets(lengths, options, num_shards)
+    buckets, multiple = make_buckets(lengths, options | {"remainder": remainder}, num_shards)
     cuts = cut_batches(buckets, remainder, multiple)
-    row_lengths = RowLengths((LeafLengths("x", lengths),))
+    row_lengths = as_row_lengths(lengths)
     pads_to_boundary, minlen = options.get("pad_to_bucket_boundary", False), options.get("minlen", 1)
     return EpochPlanner(row_lengths, buckets, cuts, pads_to_boundary, shuffle, minlen)
 

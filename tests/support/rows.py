@@ -12,3 +12,13 @@ def rows_of(ragged):
 def flat(ragged):
     """The timesteps of all rows, concatenated."""
     return np.concatenate(rows_of(ragged))
+
+
+def assert_same_rows(received, expected):
+    """Both are lists of arrays, or of what becomes arrays, of the same shapes and values."""
+    assert isinstance(received, list)
+    assert len(received) == len(expected)
+    for row, (one, other) in enumerate(zip(received, expected, strict=True)):
+        assert isinstance(one, np.ndarray)
+        np.testing.assert_array_equal(one, np.asarray(other), err_msg=f"row {row}")
+        assert one.shape == np.shape(other)

@@ -1,0 +1,1 @@
+"""Predictions in the order of the input, those of each timestep cut to their row."""
