@@ -329,8 +329,10 @@ def finish_columns(columns: Element, options: BatchOptions, values_of_rows: set[
     ]
 
     def finish(path: Path, column: ColumnBuilder) -> Leaf:
+        if path in values_of_rows:
+            return np.asarray(column.finish(as_values=True)).view(np.ndarray)  # not to be read as sequences again
         if path[0] == "x":
-            return column.finish(path in values_of_rows)
+            return column.finish()
         return column.finish(column.is_ragged and _are_values(column, x_lengths, options))
 
     return map_element(finish, columns)

@@ -212,8 +212,8 @@ def _first_rows(stream: Stream, options: BatchOptions) -> tuple[Inputs, Element]
     reader = make_reader(stream, options, ahead, _new_column)
     for element in itertools.islice(ahead, _LOOKAHEAD):
         reader.read(element)
-    if len(ahead.specs) < _LOOKAHEAD:  # these are all
-        warn_of(reader.finish())
+    if len(ahead.specs) < _LOOKAHEAD:  # these are all: what is wrong is said before the first epoch
+        reader.finish()
     columns = finish_columns(reader.columns, options, reader.values_of_rows)
     return collect_inputs(*columns, align_labels=options.labels_align), columns
 
@@ -234,6 +234,7 @@ class _WindowReader:
     def __init__(self, stream: Stream, options: BatchOptions, template: Element):
         self._stream, self._options = stream, options
         self._is_ragged = {path: isinstance(leaf, Rows) for path, leaf in leaves_of(template).items()}
+        self._warned: set[str] = set()  # each of them in one pass only
 
     def windows(self, row_format: RowFormat, num_rows: int, drop_empty: bool) -> tf.data.Dataset:
         """Datasets of windows; each begins to read the source."""
@@ -266,7 +267,13 @@ class _WindowReader:
                 first_row = before
             reader.read(element)
             largest = max(largest, reader.num_rows - before)
+        self._warn(reader.finish())
         yield self._window(reader.columns, row_format, drop_empty, first_row)
+
+    def _warn(self, messages: list[str]) -> None:
+        new = [message for message in messages if message not in self._warned]
+        self._warned.update(new)
+        warn_of(new)
 
     def _finish(self, path: Path, column: ColumnBuilder) -> Leaf:
         """The leaf of a window, as values of one shape where the first rows were that."""
