@@ -54,9 +54,9 @@ from keras_bucketing.streams.saved_sequences import (
     read_dataset,
     refuse_data_beside_elements,
 )
-from keras_bucketing.unpadding.arrays import check_masks_padding, sequences_from_padded
-from keras_bucketing.unpadding.labels import labels_from_padded
-from keras_bucketing.unpadding.unnoticed import unnoticed_padding
+from keras_bucketing.unpadding.arrays import refuse_padding_of_masks, unpad_arrays
+from keras_bucketing.unpadding.labels import unpad_labels
+from keras_bucketing.unpadding.unnoticed import warn_of
 
 
 @refuse_inherited_constructors
@@ -105,7 +105,7 @@ class BucketedSequence(tf.data.Dataset):
             most one shape a bucket and one more (with `remainder="keep"` two shapes a bucket), so that XLA recompiles
             less often. A leaf that is not the longest of every row is padded to the longest that it has in the bucket
             and in what spills into it. Defaults to False.
-        padding_value: Number behind the end of a sequence. Defaults to 0.
+        padding_value: Number behind the end of a sequence, or an array of the shape of a timestep. Defaults to 0.
         label_padding_value: Number behind the end of ragged labels. Defaults to 0.
         maxlen: Int, cut longer sequences to it, in timesteps; labels of their own length stay. Defaults to None.
         truncating: "post" cuts a sequence's end, "pre" its beginning. Defaults to "post".
@@ -201,7 +201,7 @@ class BucketedSequence(tf.data.Dataset):
         bucket_boundaries: Sequence[int] | None = None,
         num_buckets: int | None = None,
         pad_to_bucket_boundary: bool = False,
-        padding_value: float = 0,
+        padding_value: Any = 0,
         label_padding_value: float = 0,
         maxlen: int | None = None,
         truncating: Literal["post", "pre"] = "post",
@@ -240,9 +240,16 @@ class BucketedSequence(tf.data.Dataset):
         )
         check_bucket_arguments(bucket_boundaries, num_buckets, sizing)
         check_on_empty(on_empty)
-        check_number("padding_value", padding_value)
+        if not isinstance(padding_value, np.ndarray):
+            check_number("padding_value", padding_value)
         check_number("label_padding_value", label_padding_value)
         # All that is wrong whatever the data are has been refused here: from_dataset reads its source only now.
+        if isinstance(x, Unread):
+            source, contents = x, x.read()
+            if source.takes_label_padding and contents.label_padding is not None:
+                label_padding_value = contents.label_padding
+            refuse_padding_of_masks(list(contents.masks), padding_value)
+            x, y, sample_weight = contents.element
         inputs = collect_inputs(x, y, sample_weight, align_labels, check_flag("copy", copy))
         if maxlen is not None:
             inputs = inputs.truncate(maxlen, truncating)
@@ -285,7 +292,7 @@ class BucketedSequence(tf.data.Dataset):
             "batch_sizes": self._buckets.batch_sizes,
             "multiple": sizing.multiple,
             "pad_to_bucket_boundary": pad_to_bucket_boundary,
-            "padding_values": (float(padding_value), float(label_padding_value)),
+            "padding_values": (_as_plain(padding_value), _as_plain(label_padding_value)),
             "include_lengths": wanted_lengths if isinstance(wanted_lengths, bool) else sorted(added_lengths),
             "align_labels": align_labels,
             "timestep_weights": timestep_weights,
@@ -295,7 +302,7 @@ class BucketedSequence(tf.data.Dataset):
             "shuffle": shuffle,
             **({} if self._buckets.apart is None else {"apart": self._buckets.apart}),
         }
-        self._row_lengths, self._padding_value = inputs.lengths, float(padding_value)
+        self._row_lengths, self._padding_value = inputs.lengths, padding_value
         self._min_lengths = [1 if leaf.is_label else min_length for leaf in inputs.lengths.leaves]
         self._fingerprint: str | None = None
         self._counter = PassCounter(seed)
@@ -348,7 +355,7 @@ class BucketedSequence(tf.data.Dataset):
         sample_weight: object = None,
         *,
         lengths: object = None,
-        mask_value: float = 0,
+        mask_value: Any = 0,
         padding: Literal["post", "pre"] | None = None,
         sequences: object = None,
         timestep_labels: bool | None = None,
@@ -357,14 +364,17 @@ class BucketedSequence(tf.data.Dataset):
         """Makes a dataset from arrays that are already padded, e.g. by `keras.utils.pad_sequences`.
 
         Batches are padded at their end, with `mask_value` unless `padding_value` is given, also where the arrays are
-        padded at their beginning. What is not certain is refused, as a wrong guess would take padding for data. Where
-        all lengths come out equal, a warning tells of rows that end or begin in runs of one timestep: at least two
-        timesteps long, of differing lengths, in a tenth of the rows, of a value that hardly occurs elsewhere.
+        padded at their beginning, and labels with what they were padded with. What is not certain is refused, as a
+        wrong guess would take padding for data. Where all lengths come out equal, a warning tells of rows that end or
+        begin in runs of one timestep: at least two timesteps long, of differing lengths, in a tenth of the rows, of a
+        value that hardly occurs elsewhere.
 
         Args:
             x: Array `(num_sequences, time, *features)`, or a dict or tuple of them and of arrays with one value a
-                sequence. A mask among the entries (booleans, or 0 and 1 under a name with "mask" in it) tells the
-                lengths of the entries of its shape, and is stripped itself.
+                sequence. An entry that is a mask by its name ("mask", "padding_mask", "attention_mask", or one of these
+                behind the beginning of another name, as "source_mask") tells the lengths of the entries it belongs to,
+                and is stripped itself; so do integers `(num_sequences,)` under "lengths" or "<name>_lengths", which are
+                left out (`include_lengths=True` adds them again).
             y: As in `BucketedSequence`. An array `(num_sequences, time, ...)` that is padded like `x` holds one label a
                 timestep; see `timestep_labels`.
             sample_weight: As in `BucketedSequence`; padded like `x` where `y` is.
@@ -373,16 +383,18 @@ class BucketedSequence(tf.data.Dataset):
                 for entries that hold one value a sequence. A length beyond `time` is that of a sequence that was cut:
                 its row must not have padding, unless `maxlen` says that rows were cut to `time`. Defaults to None: all
                 but the run of timesteps at the padded end in which every feature equals `mask_value`.
-            mask_value: Number that the padding holds. Defaults to 0.
-            padding: "post" or "pre": at which end the padding is. Defaults to None: where more rows, and no fewer
-                timesteps in all, hold `mask_value`; or where what the lengths leave over is padding.
+            mask_value: What padding holds: a number, or an array of the shape of a timestep, `(features,)`, as of a
+                one-hot symbol. Defaults to 0.
+            padding: "post" or "pre": at which end the padding is. Defaults to None: the end that holds `mask_value`, or
+                an error if some rows begin and others end with it; or where what the lengths leave over is padding.
             sequences: Str or int, or a list of them: which entries of a dict or tuple `x` are padded sequences.
                 Defaults to None: those that have lengths in a dict or tuple of lengths, or else all arrays of two and
-                more dimensions, if they share the second, or each has a mask of its shape.
+                more dimensions, if they share the second, or each has a mask or lengths of its own. Entries that are
+                named each end where their own padding begins.
             timestep_labels: Bool, whether arrays `(num_sequences, time, ...)` in `y` and `sample_weight` hold one value
                 a timestep, or `time` values a row, as one-hot labels do. Defaults to None: one a timestep if they hold
                 one constant where `x` is padded; an error otherwise. With `align_labels=False`, labels stay as they are
-                unless this is True.
+                unless this is True or `x` has their lengths ("label_lengths").
             **options: The other arguments of `BucketedSequence`.
 
         Raises:
@@ -403,16 +415,19 @@ class BucketedSequence(tf.data.Dataset):
             timestep_labels = check_flag("timestep_labels", timestep_labels)
         elif options.get("align_labels", True) is False:
             timestep_labels = False
-        stripped, padded = sequences_from_padded(x, lengths, mask_value, padding, sequences, options.get("maxlen"))
-        options.setdefault("padding_value", mask_value)
-        check_masks_padding(padded, options["padding_value"])
-        y, sample_weight = (
-            labels_from_padded(labels, padded, timestep_labels, name)
-            for name, labels in (("y", y), ("sample_weight", sample_weight))
+        align_labels = bool(options.get("align_labels", True))
+        unpadded = unpad_arrays(
+            x, lengths, mask_value, padding, sequences, options.get("maxlen"), None if align_labels else y
         )
-        dataset = cls(stripped, y, sample_weight, **options)
-        for message in unnoticed_padding(padded, mask_value):
-            warnings.warn(message, stacklevel=3)  # the caller of what `explain_calls` has made of this
+        y, sample_weight, label_padding = unpad_labels(
+            y, sample_weight, unpadded, timestep_labels, padding, options, align_labels
+        )
+        options.setdefault("padding_value", mask_value)
+        if label_padding is not None:
+            options.setdefault("label_padding_value", label_padding)
+        refuse_padding_of_masks([entry.name for entry in unpadded.padded if entry.is_mask], options["padding_value"])
+        dataset = cls(unpadded.x, y, sample_weight, **options)
+        warn_of(unpadded.warnings)
         return dataset
 
     @classmethod
@@ -424,8 +439,9 @@ class BucketedSequence(tf.data.Dataset):
         cache: str | os.PathLike[str] | None = None,
         max_rows: int | None = None,
         batched: bool | None = None,
-        mask_value: float = 0,
+        mask_value: Any = 0,
         padding: Literal["post", "pre"] | None = None,
+        sequences: object = None,
         timestep_labels: bool | None = None,
         **options: Any,
     ) -> BucketedSequence:
@@ -452,15 +468,20 @@ class BucketedSequence(tf.data.Dataset):
                 None: all rows.
             batched: Bool, whether an element is a batch. Defaults to None: found out from the elements' shapes, or an
                 error where those of a batch and of a single row are alike; an iterable yields single rows.
-            mask_value: Number that padding holds, where nothing else tells it from the data. An entry "lengths" of a
-                dict `x`, or "<name>_lengths", does, and is left out (`include_lengths=True` adds it again); so does a
-                mask, "padding_mask" or "attention_mask", which remains. Defaults to 0.
+            mask_value: What padding holds, a number or an array of the shape of a timestep, where nothing else tells
+                padding from the data. An entry "lengths" of a dict `x`, or "<name>_lengths", does, and is left out
+                (`include_lengths=True` adds it again); so does a mask, "mask", "padding_mask" or "attention_mask",
+                alone or behind the beginning of another name, which remains. Defaults to 0.
             padding: "post" or "pre": at which end batches are padded. Defaults to None: the end that holds
                 `mask_value`, or an error if some rows begin and others end with it.
+            sequences: Str or int, or a list of them: which entries of a dict or tuple `x` are padded sequences, each of
+                which ends where its own padding begins. Defaults to None: those with a second axis of varying size, or
+                all of two and more axes where they share the second.
             timestep_labels: Bool, whether labels and weights with an axis of their own hold one value a timestep, or
                 values of a row, as one-hot labels do. Defaults to None: found out from the shapes, or, where these are
                 not known, from the lengths: one a timestep if they are those of a leaf of `x` in every row.
-            **options: The other arguments of `BucketedSequence`. `padding_value` is `mask_value` unless given.
+            **options: The other arguments of `BucketedSequence`. `padding_value` is `mask_value`, and
+                `label_padding_value` what per-timestep labels were padded with, unless given.
 
         Raises:
             TypeError: If `dataset` cannot be read, or yields text.
@@ -483,11 +504,16 @@ class BucketedSequence(tf.data.Dataset):
             timestep_labels,
             labels_align=check_flag("align_labels", options.get("align_labels", True)),
             label_mask_value=check_number("label_padding_value", options.get("label_padding_value", 0)),
+            sequences=sequences,
         )
         check_flag("copy", options.get("copy", True))
-        source = Unread(lambda: read_dataset(dataset, cache, batch_options, max_rows))
+        options.setdefault("padding_value", batch_options.mask_value)
+        source = Unread(
+            lambda: read_dataset(dataset, cache, batch_options, max_rows),
+            takes_label_padding="label_padding_value" not in options,
+        )
         # What has been read belongs to the dataset already.
-        return cls(source, **{"padding_value": batch_options.mask_value, **options, "copy": False})
+        return cls(source, **{**options, "copy": False})
 
     @classmethod
     @explain_calls
@@ -1117,3 +1143,8 @@ _OPTION_NAMES = [
     for name, parameter in inspect.signature(BucketedSequence.__init__).parameters.items()
     if parameter.kind is inspect.Parameter.KEYWORD_ONLY
 ]
+
+
+def _as_plain(padding_value: Any) -> Any:
+    """A padding value as the state keeps it: a float, or floats of the shape of a timestep."""
+    return padding_value.tolist() if isinstance(padding_value, np.ndarray) else float(padding_value)

@@ -430,6 +430,52 @@ def test_what_is_wrong_later_is_said_with_its_row(source, options, message):
         list(BucketedStream(source, **options))
 
 
+def batches_of_padded(kind, number):
+    """Batches of two rows, padded to five timesteps, with a fault that no single row shows."""
+    generator = np.random.default_rng(0)
+    for _ in range(number):
+        is_real = np.arange(5) < generator.integers(2, 5, (2, 1))
+        tokens = np.where(is_real, generator.integers(1, 50, (2, 5)), 0)
+        if kind == "inverted mask":
+            yield {"tokens": tokens, "padding_mask": ~is_real}
+        elif kind == "sliced labels":
+            yield tokens[:, :-1], tokens[:, 1:]
+        else:
+            yield np.where(is_real, tokens, 77)
+
+
+FAULTS = [
+    ("inverted mask", {}, "~mask"),
+    ("sliced labels", {"timestep_labels": True}, "sliced after padding"),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "message"), FAULTS)
+def test_faults_of_a_short_source_of_padded_batches_are_refused_at_the_door(kind, options, message):
+    options = {"batched": True, "batch_size": 2, "bucket_boundaries": [5], **options}
+    with pytest.raises(ValueError, match=message):
+        BucketedStream(lambda: batches_of_padded(kind, 6), **options)
+
+
+@pytest.mark.fit
+@pytest.mark.parametrize(("kind", "options", "message"), FAULTS)
+def test_faults_of_padded_batches_are_refused_when_a_pass_has_seen_them_all(kind, options, message):
+    options = {"batched": True, "batch_size": 2, "bucket_boundaries": [5], "buffer_size": 6, **options}
+    stream = BucketedStream(lambda: batches_of_padded(kind, 12), **options)
+    with pytest.raises(tf.errors.OpError, match=message):
+        list(stream)
+
+
+@pytest.mark.fit
+def test_padding_that_was_not_noticed_is_pointed_out_once():
+    stream = BucketedStream(
+        lambda: batches_of_padded("unnoticed padding", 12), batched=True, batch_size=2, bucket_boundaries=[6]
+    )
+    with pytest.warns(UserWarning, match="mask_value=77") as warned:
+        assert len(list(stream)) == len(list(stream))
+    assert len(warned) == 1
+
+
 def test_iterators_cannot_be_saved(tmp_path, stream):
     iterator = iter(stream)
     next(iterator)

@@ -28,10 +28,12 @@ class Unread:
     """An `x` that is read, with its labels and weights, when everything else about the call has been checked.
 
     Attributes:
-        read: Function that returns the structures of `x`, `y` and `sample_weight`.
+        read: Function that returns the structures of `x`, `y` and `sample_weight`, and what else there is.
+        takes_label_padding: Whether labels are padded with what the source has padded them with.
     """
 
-    read: Callable[[], tuple[Structure, Structure, Structure]]
+    read: Callable[[], Any]
+    takes_label_padding: bool = True
 
 
 @dataclass(frozen=True)
@@ -175,8 +177,6 @@ def collect_inputs(x: object, y: object, sample_weight: object, align_labels: bo
     """
     if isinstance(x, Inputs):  # rows of another dataset
         return x
-    if isinstance(x, Unread):
-        x, y, sample_weight = x.read()
     for name, value in (("y", y), ("sample_weight", sample_weight)):
         _refuse_batch_size(name, value)
     is_structure = isinstance(x, (dict, tuple))
@@ -217,12 +217,25 @@ def check_on_empty(on_empty: object) -> None:
 
 def check_padding_value(name: str, value: object, structure: Structure) -> None:
     """Refuses a padding value that the dtype of some ragged leaf cannot hold."""
-    number = check_number(name, value)
+    if isinstance(value, np.ndarray) and value.ndim:
+        _check_timestep_of_padding(name, value, structure)
+        numbers = value.reshape(-1).tolist()
+    else:
+        numbers = [check_number(name, value)]
     for _, leaf in _sequences(structure):
-        if not can_hold(leaf.dtype, number):
+        if not all(can_hold(leaf.dtype, number) for number in numbers):
             raise ValueError(
                 f"`{name}` must be a value of the data's dtype. Expected one that {leaf.dtype} can hold, received "
                 f"{show(value)}. Convert the data first, or choose another value."
+            )
+
+
+def _check_timestep_of_padding(name: str, value: np.ndarray, structure: Structure) -> None:
+    for leaf_name, leaf in _sequences(structure):
+        if leaf.feature_shape != value.shape or isinstance(leaf, Loaded):
+            raise ValueError(
+                f"`{name}` must be a number, or have the shape of a timestep. Expected {leaf.feature_shape} as in "
+                f"`{leaf_name}`, received {value.shape}. Pass a number."
             )
 
 

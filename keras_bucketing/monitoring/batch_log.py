@@ -14,10 +14,11 @@ from keras_bucketing.data.row_splits import row_splits_of
 from keras_bucketing.data.tree import Path, name_of
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.passes import PassPosition
-from keras_bucketing.unpadding.graph import check_padding_of, entry_name, leaves_at, row_lengths, sequence_paths
+from keras_bucketing.unpadding.graph import check_padding_of, entry_name, leaves_at, measure_rows, sequence_paths
+from keras_bucketing.unpadding.spans import Side
 from keras_bucketing.unpadding.unnoticed import UnnoticedPaddingCheck
 
-MaskValue = bool | int | float | str | bytes
+MaskValue = Any  # a number, a string, or an array of the shape of a timestep
 EntryKeys = str | int | list[str | int] | None  # which entries of x are sequences
 Batch = Any  # x, (x, y) or (x, y, sample_weight), x being a tensor or a dict, tuple or list of tensors
 
@@ -58,13 +59,21 @@ class BatchMeasure:
         mask_value: What padding holds.
         sequences: Which entries of `x` hold sequences; None where that is to be found out.
         bucket_boundaries: Optional list of ints, to tell the bucket of a batch from its padded length.
+        padding: The end that is padded, or None.
     """
 
-    def __init__(self, mask_value: MaskValue, sequences: EntryKeys, bucket_boundaries: list[int] | None):
-        self._mask_value = mask_value
+    def __init__(
+        self,
+        mask_value: MaskValue,
+        sequences: EntryKeys,
+        bucket_boundaries: list[int] | None,
+        padding: Side | None = None,
+    ):
+        self._mask_value, self._padding = mask_value, padding
+        self._newest_pass = 0
         self._sequences = sequences
         self._bucket_boundaries = bucket_boundaries
-        self._padding_check = UnnoticedPaddingCheck(mask_value)
+        self._padding_check = UnnoticedPaddingCheck(mask_value, padding)
         self._lock = threading.Lock()  # of the next three
         self._paths: list[Path] | None = None
         self._names: list[str] = []
@@ -82,9 +91,10 @@ class BatchMeasure:
         with tf.device("CPU:0"):
             paths = self._find_paths(flat, names)
             leaves = [tf.convert_to_tensor(leaf) for leaf in leaves_at(flat, paths)]
-            lengths, padded_lengths = row_lengths(flat, paths, self._mask_value)
-            self._padding_check.sample(pass_number, index, leaves, lengths)
-            entry: LogEntry = entry_of_batch(lengths, padded_lengths).numpy()
+            measured = measure_rows(flat, paths, self._mask_value, self._padding)
+            self._padding_check.sample(pass_number, index, leaves, measured)
+            self._newest_pass = pass_number
+            entry: LogEntry = entry_of_batch(measured.lengths, measured.padded_lengths).numpy()
         return entry
 
     def stats(self, entries: list[LogEntry]) -> PaddingStats:
@@ -92,7 +102,8 @@ class BatchMeasure:
         return stats_of_entries(entries, self._names, self._bucket_boundaries)
 
     def warn_once(self) -> None:
-        """Warns if padding was taken for data in the first batches."""
+        """Warns if padding was taken for data in the first batches, and refuses what is not certain."""
+        self._padding_check.refuse_uncertain(self._newest_pass, self._names, self._dtypes)
         self._padding_check.warn_once(self._names, self._dtypes)
 
     def _find_paths(self, x: Batch, names: dict[Path, str]) -> list[Path]:

@@ -7,11 +7,13 @@ import itertools
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from keras_bucketing.checks import check_choice
 from keras_bucketing.monitoring.batch_log import (
     Batch,
     BatchMeasure,
@@ -27,7 +29,8 @@ from keras_bucketing.monitoring.monitored_generator import MonitoredGenerator, i
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.passes import PassCounter, PassPosition, outside_of_scopes, without_autograph
 from keras_bucketing.planning.boundaries import check_boundaries
-from keras_bucketing.unpadding.graph import check_padding_of, entry_name, leaves_at, row_lengths, sequence_paths
+from keras_bucketing.unpadding.graph import check_padding_of, entry_name, leaves_at, measure_rows, sequence_paths
+from keras_bucketing.unpadding.spans import SIDES, Side, check_mask_value
 from keras_bucketing.unpadding.unnoticed import UnnoticedPaddingCheck
 
 
@@ -37,6 +40,7 @@ def monitor_padding(
     *,
     sequences: EntryKeys = None,
     bucket_boundaries: list[int] | None = None,
+    padding: Literal["post", "pre"] | None = None,
 ) -> Any:
     """Counts the padding of a dataset that knows nothing of bucketing: for `fit`, and for training loops of your own.
 
@@ -45,11 +49,12 @@ def monitor_padding(
     ask for its `padding_stats()`. (Padded arrays, as in `fit(x, y)`, go into `PaddingStatsCallback` themselves.)
 
     Lengths are read off the batches. In a dict, integer entries "lengths" or `"<name>_lengths"` of one dimension are
-    believed, and so are the masks of KerasHub's preprocessors (`"padding_mask"`, `"encoder_padding_mask"`). Otherwise
-    the padding of a row is its run of `mask_value` timesteps at the end, or at the beginning where more rows of the
-    batch begin with `mask_value` than end with it; `mask_value` inside a sequence is data. Where `x` has several
-    entries, those with a time axis of unknown size count, or those of rank 2 and more if there is none: each for
-    itself, and `PaddingStats.leaves` has the figures of each. Labels do not count.
+    believed, and so are masks, by their names ("mask", "padding_mask", "attention_mask", "encoder_padding_mask").
+    Otherwise the padding of a row is its run of `mask_value` timesteps at the end, or at the beginning where rows begin
+    with it and none end with it; `mask_value` inside a sequence is data. Where some rows begin and others end with it,
+    the figures are refused, by a ValueError of `pass_stats`, until `padding` says which end it is. Where `x` has
+    several entries, those with a time axis of unknown size count, or those of rank 2 and more if there is none: each
+    for itself, and `PaddingStats.leaves` has the figures of each. Labels do not count.
 
     Padding need not be 0: a tokenizer may have a symbol for it, such as id 1 or "[PAD]". `mask_value` has to be told,
     since such a symbol cannot be told from data with certainty. A warning, once, tells of rows that are all equally
@@ -67,11 +72,13 @@ def monitor_padding(
             `keras.utils.PyDataset` of them, a Python generator or another iterator, which is counted for its one pass,
             or a generator function or an iterable, which begins a pass with each loop over it. The sequences have the
             shape `(batch, time)` or `(batch, time, ...)`, padded right or left.
-        mask_value: What padding holds, the id or symbol that the tokenizer pads with. Defaults to 0; `""` for strings;
-            `nan` works too.
+        mask_value: What padding holds, the id or symbol that the tokenizer pads with: a number, or an array of the
+            shape of a timestep, `(features,)`, as of a one-hot symbol. Defaults to 0; `""` for strings; `nan`
+            works too.
         sequences: Optional str or int, which entry of a dict or tuple `x` holds the sequences, or a list of several.
         bucket_boundaries: Optional list of ints as in `tf.data.Dataset.bucket_by_sequence_length`, to get
             figures for each bucket. Defaults to None: those of `dataset`, if it has any.
+        padding: "post" or "pre": at which end batches are padded. Defaults to None: the end that holds `mask_value`.
 
     Returns:
         A `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator that yields the same batches; of a Python iterator
@@ -100,12 +107,15 @@ def monitor_padding(
         return dataset
     if bucket_boundaries is not None:
         bucket_boundaries = check_boundaries(bucket_boundaries)
+    side = None if padding is None else check_choice("padding", padding, SIDES)
+    if isinstance(mask_value, (list, tuple, np.ndarray)):
+        mask_value = check_mask_value(mask_value)
     if isinstance(dataset, tf.data.Dataset):
-        return MonitoredDataset(dataset, mask_value, sequences, bucket_boundaries)
+        return MonitoredDataset(dataset, mask_value, sequences, bucket_boundaries, side)
     if isinstance(dataset, keras.utils.PyDataset):
-        return MonitoredPyDataset(dataset, mask_value, sequences, bucket_boundaries)
+        return MonitoredPyDataset(dataset, mask_value, sequences, bucket_boundaries, side)
     if is_source_of_batches(dataset):
-        return MonitoredGenerator(dataset, mask_value, sequences, bucket_boundaries)
+        return MonitoredGenerator(dataset, mask_value, sequences, bucket_boundaries, side)
     raise TypeError(
         "`dataset` cannot be monitored. Expected a tf.data.Dataset or a keras.utils.PyDataset of padded batches, or a "
         f"generator, a generator function or another iterable of them, received {type(dataset).__name__}. Arrays go "
@@ -123,11 +133,12 @@ class MonitoredDataset(tf.data.Dataset):
         mask_value: MaskValue,
         sequences: EntryKeys,
         bucket_boundaries: list[int] | None,
+        padding: Side | None = None,
     ):
         x = x_of(dataset.element_spec)
         self.unmonitored = dataset
         self._element_spec = dataset.element_spec
-        self.mask_value = mask_value
+        self.mask_value, self._padding = mask_value, padding
         self._paths = sequence_paths(x, sequences)
         check_padding_of(x, self._paths, mask_value)
         self._names = [entry_name(path) for path in self._paths]
@@ -135,7 +146,7 @@ class MonitoredDataset(tf.data.Dataset):
         self._counter = PassCounter()
         num_batches = int(dataset.cardinality())
         self._log = BatchLog(self._names, bucket_boundaries, is_endless=num_batches == tf.data.INFINITE_CARDINALITY)
-        self._padding_check = UnnoticedPaddingCheck(mask_value)
+        self._padding_check = UnnoticedPaddingCheck(mask_value, padding)
         if num_batches == tf.data.UNKNOWN_CARDINALITY:
             self._inner = tf.data.Dataset.range(1).flat_map(without_autograph(self._pass_of_unknown_length))
             self._inner = self._inner.with_options(dataset.options())  # which a function would hide
@@ -183,6 +194,7 @@ class MonitoredDataset(tf.data.Dataset):
             0.5
             0.5
         """
+        self._padding_check.refuse_uncertain(self.newest_pass().number, self._names, self._dtypes)
         self._padding_check.warn_once(self._names, self._dtypes)
         return self._log.finished_stats()
 
@@ -232,6 +244,7 @@ class MonitoredDataset(tf.data.Dataset):
             >>> stats.num_batches, stats.real_timesteps, stats.total_timesteps
             (2, 3, 6)
         """
+        self._padding_check.refuse_uncertain(self.newest_pass().number, self._names, self._dtypes)
         self._padding_check.warn_once(self._names, self._dtypes)
         return self._log.pass_stats(position, start, stop)
 
@@ -248,9 +261,9 @@ class MonitoredDataset(tf.data.Dataset):
             return tf.identity(number)
 
     def _write(self, number: tf.Tensor, index: tf.Tensor, batch: Batch) -> list[tf.Operation]:
-        lengths, padded_lengths = row_lengths(x_of(batch), self._paths, self.mask_value)
-        sampled = self._padding_check.sample(number, index, leaves_at(x_of(batch), self._paths), lengths)
-        return [sampled, self._log.write(number, index, lengths, padded_lengths)]
+        measured = measure_rows(x_of(batch), self._paths, self.mask_value, self._padding)
+        sampled = self._padding_check.sample(number, index, leaves_at(x_of(batch), self._paths), measured)
+        return [sampled, self._log.write(number, index, measured.lengths, measured.padded_lengths)]
 
     def _hand_out(self, num_batches: int, number: tf.Tensor, count: tf.Tensor, batch: Batch) -> Batch:
         """Notes that a pass is finished, with the last of its `num_batches`, -1 for an endless one; in graph."""
@@ -293,6 +306,7 @@ class MonitoredPyDataset(keras.utils.PyDataset):
         mask_value: MaskValue,
         sequences: EntryKeys,
         bucket_boundaries: list[int] | None,
+        padding: Side | None = None,
     ):
         if dataset.use_multiprocessing:
             raise ValueError(
@@ -301,8 +315,8 @@ class MonitoredPyDataset(keras.utils.PyDataset):
             )
         super().__init__(workers=dataset.workers, max_queue_size=dataset.max_queue_size)
         self.unmonitored = dataset
-        self.mask_value = mask_value
-        self._measure = BatchMeasure(mask_value, sequences, bucket_boundaries)
+        self.mask_value, self._padding = mask_value, padding
+        self._measure = BatchMeasure(mask_value, sequences, bucket_boundaries, padding)
         self._lock = threading.RLock()  # of what follows
         self._pass_ended = True
         self._newest = 0

@@ -12,6 +12,7 @@ from typing import Any
 from keras_bucketing.monitoring.batch_log import Batch, BatchMeasure, EntryKeys, LogEntry, MaskValue, PassLog, x_of
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.passes import PassPosition, reader_of_iterator
+from keras_bucketing.unpadding.spans import Side
 
 
 def is_source_of_batches(source: object) -> bool:
@@ -82,11 +83,12 @@ class MonitoredGenerator(Generator[Batch, Any, Any]):
         mask_value: MaskValue,
         sequences: EntryKeys,
         bucket_boundaries: list[int] | None,
+        padding: Side | None = None,
     ):
         self._make = _iterators_of(source)
         self.unmonitored = source
         self.mask_value = mask_value
-        self._measure = BatchMeasure(mask_value, sequences, bucket_boundaries)
+        self._measure = BatchMeasure(mask_value, sequences, bucket_boundaries, padding)
         self._log = PassLog(self._measure)
         self._lock = threading.RLock()  # of what follows
         self._is_exhausted = False

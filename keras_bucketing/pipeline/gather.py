@@ -183,7 +183,7 @@ class ValuesInGraph:
 
 def padding_scalar(value: Any, dtype: np.dtype) -> tf.Tensor:
     """A padding value as a tensor; by way of NumPy, as `tf.cast` rounds a Python float to float32 first."""
-    return tf.constant(dtype.type(value))
+    return tf.constant(np.asarray(value).astype(dtype))
 
 
 class PlainTable:

@@ -23,14 +23,14 @@ class Sequences:
         aliases: The same as the user gave them, without the entry that `include_lengths` puts around them.
         lengths: Of each, its timesteps `(num_rows,)`, in the order of the input.
         longest: Of each row, the timesteps of its longest sequence `(num_rows,)`.
-        padding_value: Number that fills them up.
+        padding_value: Number that fills them up, or an array of the shape of a timestep.
     """
 
     paths: list[Path]
     aliases: list[Path]
     lengths: list[Lengths]
     longest: Lengths
-    padding_value: float
+    padding_value: Any
 
     @property
     def num_rows(self) -> int:

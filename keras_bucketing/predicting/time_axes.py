@@ -113,8 +113,8 @@ def _run_resized(run: Callable[[Any], Any], x: Any, growths: list[int], sequence
         growth = by_path.get(path, 0)
         if growth <= 0:
             return leaf[:, :growth] if growth else leaf
-        widths = [(0, 0), (0, growth), *[(0, 0)] * (leaf.ndim - 2)]
-        return np.pad(leaf, widths, constant_values=leaf.dtype.type(sequences.padding_value))
+        padding = np.asarray(sequences.padding_value, leaf.dtype)
+        return np.concatenate([leaf, np.broadcast_to(padding, (len(leaf), growth, *leaf.shape[2:]))], axis=1)
 
     if any(leaf.shape[1] + growth < 1 for leaf, growth in zip(leaves_at(x, sequences), growths, strict=True)):
         return None

@@ -16,7 +16,7 @@ from keras_bucketing.data.tree import Structure, leaves_like
 from keras_bucketing.streams.elements import Element, is_list_of_rows, leaves_of, template_of
 from keras_bucketing.streams.folder import FolderContents
 from keras_bucketing.streams.sources import Stream
-from keras_bucketing.unpadding.batches import leaf_name
+from keras_bucketing.unpadding.entries import leaf_name
 
 # The versions of caches that this process has made from a function, which need not be called again.
 _made_here: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
@@ -84,7 +84,11 @@ def _without_lengths(x: Structure, cached: Structure) -> Structure:
     """The entries without those that say lengths, which are not kept."""
     if not isinstance(x, dict) or not isinstance(cached, dict):
         return x
-    return {key: value for key, value in x.items() if key in cached or not str(key).endswith("lengths")}
+    return {
+        key: _without_lengths(value, cached.get(key))
+        for key, value in x.items()
+        if key in cached or not str(key).endswith("lengths")
+    }
 
 
 def _shape_of_row(leaf: Any, is_batch: bool, is_ragged: bool) -> tuple[int, ...] | None:

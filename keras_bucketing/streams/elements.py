@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_bucketing.checks import UnclearError, list_some, show
 from keras_bucketing.data.tree import Path, Structure, StructureError, check_structure, leaves, leaves_like, map_leaves
-from keras_bucketing.unpadding.batches import leaf_name
+from keras_bucketing.unpadding.entries import EntryKind, leaf_name, read_table
 
 NAMES = ("x", "y", "sample_weight")
 Element = tuple[Structure, Structure, Structure]  # named as above; None for what an element does not have
@@ -350,8 +350,10 @@ def roles_in_rows(specs: Specs, timestep_labels: bool | None) -> Roles:
     return {path: role_of(path, spec) for path, spec in specs.items()}
 
 
-def roles_in_batches(specs: Specs, timestep_labels: bool | None) -> Roles:
-    """What each leaf of a batch holds for its rows.
+def roles_in_batches(
+    specs: Specs, timestep_labels: bool | None, sequences: tuple[str | int, ...] | None = None
+) -> Roles:
+    """What each leaf of a batch holds for its rows; `sequences` names the entries of `x` that are padded.
 
     Raises:
         ValueError: If an axis may be time or something else.
@@ -360,13 +362,15 @@ def roles_in_batches(specs: Specs, timestep_labels: bool | None) -> Roles:
     in_x = inputs_of(specs)
     times = {path: spec.shape[1] for path, spec in in_x.items() if spec.rank > 1 and not spec.ragged_rank}
     has_time = any(spec.ragged_rank for spec in in_x.values()) or None in times.values()
-    if not has_time and len(set(times.values())) > 1:
+    if sequences is not None:
+        times = {path: times[path] for path in _named_leaves(in_x, list(times), sequences)}
+    elif not has_time and len(set(times.values())) > 1:
         raise ValueError(
             "It is not clear which entries of `x` hold the sequences: none of them has a second axis of varying size. "
             f"Received {describe_shapes(in_x)}. Yield single sequences instead of batches, e.g. with "
-            "dataset.unbatch(), or only the entries that are sequences, beside those of one axis."
+            "dataset.unbatch(), or name the entries that are sequences, sequences=[...]."
         )
-    padded = {path: time for path, time in times.items() if time is None or not has_time}
+    padded = {path: time for path, time in times.items() if time is None or not has_time or sequences is not None}
 
     def role_of_label(path: Path, spec: LeafSpec) -> Role:
         if spec.rank < 2 or timestep_labels is False:
@@ -374,14 +378,7 @@ def roles_in_batches(specs: Specs, timestep_labels: bool | None) -> Roles:
         if timestep_labels or spec.shape[1] is None:
             return Role.PADDED
         if spec.shape[1] in padded.values():
-            raise UnclearError(
-                f"`{leaf_name(path)}` may hold one label a timestep, or {spec.shape[1]} values a row, as one-hot "
-                f"labels do. Received {describe_shapes(specs)}. Say which it is: timestep_labels=True or "
-                "timestep_labels=False.",
-                "timestep_labels",
-                f"timestep_labels=True if `{leaf_name(path)}` holds one label a timestep, timestep_labels=False if it "
-                f"holds {spec.shape[1]} values a row",
-            )
+            raise unclear_labels(path, specs)
         return Role.VALUE
 
     def role_of(path: Path, spec: LeafSpec) -> Role:
@@ -392,6 +389,31 @@ def roles_in_batches(specs: Specs, timestep_labels: bool | None) -> Roles:
         return Role.PADDED if path in padded else Role.VALUE
 
     return {path: role_of(path, spec) for path, spec in specs.items()}
+
+
+def _named_leaves(in_x: Specs, paths: list[Path], sequences: tuple[str | int, ...]) -> list[Path]:
+    """The leaves of the entries of `x` that are named, and their masks."""
+    named = [path for path in paths if len(path) > 1 and path[1] in sequences]
+    unknown = [key for key in sequences if not any(path[1] == key for path in named)]
+    if unknown:
+        raise ValueError(
+            f"`sequences` must name padded entries of `x`. Expected some of {describe_shapes(in_x)}, received "
+            f"{show(unknown[0])}."
+        )
+    masks = read_table({path: EntryKind(in_x[path].rank, "i") for path in paths}).masks
+    return list(dict.fromkeys([*named, *(masks[path] for path in named if path in masks)]))
+
+
+def unclear_labels(path: Path, specs: Specs) -> UnclearError:
+    """The error where labels may hold one value a timestep or values of a row."""
+    return UnclearError(
+        f"`{leaf_name(path)}` may hold one label a timestep, or {specs[path].shape[1]} values a row, as one-hot "
+        f"labels do. Received {describe_shapes(specs)}. Say which it is: timestep_labels=True or "
+        "timestep_labels=False.",
+        "timestep_labels",
+        f"timestep_labels=True if `{leaf_name(path)}` holds one label a timestep, timestep_labels=False if it holds "
+        f"{specs[path].shape[1]} values a row",
+    )
 
 
 def _refuse_scalars(specs: Specs) -> None:

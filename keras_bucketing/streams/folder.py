@@ -46,7 +46,7 @@ from keras_bucketing.data.rows import EqualSequences, Rows, StoredSequences
 from keras_bucketing.streams.columns import FileStore, map_npy, npy_header
 from keras_bucketing.streams.elements import NAMES, Element, map_element
 from keras_bucketing.streams.folder_files import FolderFiles
-from keras_bucketing.unpadding.batches import leaf_name
+from keras_bucketing.unpadding.entries import leaf_name
 
 try:
     import fcntl

@@ -62,8 +62,13 @@ class Lookahead:
 
     @property
     def held(self) -> list[Element]:
-        """Those of the first elements that are in memory; the first one is, if there is any."""
-        return [element for element in self._waiting if not isinstance(element, int)]
+        """The first elements, up to one that is not in memory; the very first one is, if there is any."""
+        held: list[Element] = []
+        for element in self._waiting:
+            if isinstance(element, int):
+                break
+            held.append(element)
+        return held
 
     def __iter__(self) -> Iterator[Element]:
         """All elements of the stream; each is forgotten as it is handed out."""

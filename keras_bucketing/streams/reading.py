@@ -8,13 +8,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.checks import UnclearError, show_typed, write_text
+from keras_bucketing.checks import UnclearError, show, show_typed, write_text
 from keras_bucketing.data.arrays import as_regular_array, first_non_number
 from keras_bucketing.data.convert import Leaf, as_rows
 from keras_bucketing.data.lists import as_row
@@ -23,6 +23,7 @@ from keras_bucketing.data.tree import Path
 from keras_bucketing.streams.columns import ColumnBuilder, MemoryStore, Store
 from keras_bucketing.streams.elements import (
     Element,
+    LeafSpec,
     Role,
     Roles,
     Specs,
@@ -41,25 +42,18 @@ from keras_bucketing.streams.elements import (
     specs_of,
     template_of,
     unclear_elements,
+    unclear_labels,
 )
 from keras_bucketing.streams.lookahead import Lookahead
 from keras_bucketing.streams.sources import Stream
-from keras_bucketing.unpadding.batches import (
-    LENGTHS,
-    Batch,
-    BatchOptions,
-    HostLeaf,
-    PaddedGroup,
-    Spans,
-    group_padded_leaves,
-    leaf_name,
-)
+from keras_bucketing.unpadding.batches import Batch, BatchOptions, HostLeaf, Spans, Unpadder, fitting_table
+from keras_bucketing.unpadding.entries import EntryKind, EntryTable, leaf_name, read_table
 from keras_bucketing.unpadding.labels import PaddedLabels
-from keras_bucketing.unpadding.spans import Span
+from keras_bucketing.unpadding.spans import SideOfRuns, Span, runs_at_both_ends
+from keras_bucketing.unpadding.unnoticed import warn_of
 
 _LOOKAHEAD = 8  # elements that are looked at before it is decided what their axes mean
 _BLOCK_BYTES = 1 << 22  # of a padded batch that are copied at once
-_LABEL_LENGTHS: Path = ("x", "label_lengths")  # what include_lengths=True adds for labels of their own length
 _SILENT_SECONDS = 3.0  # whatever is faster needs no progress bar
 _BAR_WIDTH = 20
 _LONG_SECONDS, _LONG_COUNT = 60.0, 1_000_000  # after which a source of unknown size may be one without end
@@ -136,7 +130,25 @@ def _is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
-def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path], Store], name: str) -> Element:
+@dataclass(frozen=True)
+class Contents:
+    """What a stream held; unpacked, it is `x`, `y` and `sample_weight`.
+
+    Attributes:
+        element: The structures of `x`, `y` and `sample_weight`, with `Rows` or an array for each leaf.
+        label_padding: The number that labels of each timestep were padded with; None where there is none.
+        masks: What messages call the masks of `x`.
+    """
+
+    element: Element
+    label_padding: float | None = None
+    masks: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.element)
+
+
+def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path], Store], name: str) -> Contents:
     """Reads everything.
 
     Args:
@@ -144,9 +156,6 @@ def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path
         options: What the caller said about its elements.
         new_store: Function that makes the place where the values of a leaf go, from the path of the leaf.
         name: What to call the source in an error message.
-
-    Returns:
-        The structures of `x`, `y` and `sample_weight`, with `Rows` or an array for each leaf.
 
     Raises:
         TypeError: If a leaf does not hold numbers.
@@ -186,7 +195,12 @@ def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path
             count = reader.num_rows if stream.counts_rows else num_elements
             progress.update(count)
         progress.finish(count)
-        return finish_columns(reader.finish(), options)
+        warnings = reader.finish()
+        contents = Contents(
+            finish_columns(reader.columns, options, reader.values_of_rows), reader.label_padding(), reader.mask_names()
+        )
+        warn_of(warnings)
+        return contents
     except BaseException:
         for column in columns:
             column.abandon()
@@ -262,22 +276,85 @@ def make_reader(
     if stream.batched is None and not is_batched(seen):
         return RowReader(held[0], template, new_column)
     if declared is None:
-        return BatchReader(held, template, seen, roles_in_batches(seen, options.timestep_labels), options, new_column)
+        return BatchReader(held, template, seen, roles_of_seen(seen, held, options), options, new_column)
     num_whole = len(ahead.specs) - 1  # the last batch may be a partial one
     if options.batched is None and num_whole:
         seen = common_specs(ahead.specs[:-1])
         if looks_like_rows(declared, seen, num_whole):
             raise unclear_elements(describe_shapes(seen) + f" in the first {num_whole} elements")
-    roles = roles_in_batches(declared, options.timestep_labels)
+    roles = roles_in_batches(declared, options.timestep_labels, options.sequences)
     return BatchReader(held, template, declared, roles, options, new_column)
 
 
-def finish_columns(columns: Element, options: BatchOptions) -> Element:
-    """Ends all columns; labels turn out to be one a timestep, or values of one shape."""
-    x_lengths = [column.lengths for path, column in leaves_of(columns).items() if path[0] == "x" and column.is_ragged]
+def roles_of_seen(seen: Specs, first: list[Element], options: BatchOptions) -> Roles:
+    """What each leaf of a batch holds whose shape was seen, not declared: one size in these batches proves nothing.
+
+    Beside an entry of varying length, another of two axes is a sequence as well if a mask or lengths tell its own, or
+    may be one unless rows begin and others end with `mask_value`, as one-hot vectors do.
+    """
+    roles = roles_in_batches(seen, options.timestep_labels, options.sequences)
+    more = [] if options.sequences is not None else _more_sequences(seen, roles, first, options)
+    if not more:
+        return roles
+    varied = {
+        path: LeafSpec((*spec.shape[:1], None, *spec.shape[2:]), spec.dtype) if path in more else spec
+        for path, spec in seen.items()
+    }
+    times = {seen[path].shape[1] for path in more}
+    for path, spec in seen.items():  # labels as long as these are either
+        is_open = path[0] != "x" and spec.rank > 1 and not spec.ragged_rank and options.timestep_labels is None
+        if is_open and spec.shape[1] in times:
+            raise unclear_labels(path, seen)
+    return roles_in_batches(varied, options.timestep_labels, None)
+
+
+def _more_sequences(seen: Specs, roles: Roles, first: list[Element], options: BatchOptions) -> list[Path]:
+    """Leaves of one size beside one of varying length that are, or may be, sequences as well."""
+    in_x = inputs_of(seen)
+    if not any(spec.ragged_rank or (spec.rank > 1 and spec.shape[1] is None) for spec in in_x.values()):
+        return []
+    table = read_table({path: EntryKind(spec.rank, _kind_of_dtype(spec.dtype)) for path, spec in in_x.items()})
+    fixed = [
+        path for path, spec in in_x.items() if roles[path] is Role.VALUE and spec.rank > 1 and not spec.ragged_rank
+    ]
+    return [
+        path
+        for path in fixed
+        if path in table.lengths
+        or (path in table.masks and _has_shape_of_mask(seen, path, table.masks[path]))
+        or _may_be_padded(path, first, options)
+    ]
+
+
+def _has_shape_of_mask(seen: Specs, path: Path, mask: Path) -> bool:
+    return seen[path].shape[:2] == seen[mask].shape[:2]
+
+
+def _may_be_padded(path: Path, first: list[Element], options: BatchOptions) -> bool:
+    """Whether no rows of these batches contradict padding at one end."""
+    evidence = SideOfRuns(leaf_name(path), options.mask_value, options.padding)
+    for element in first:
+        array = np.asarray(leaves_of(element)[path])
+        if isinstance(options.mask_value, np.ndarray) and array.shape[2:] != options.mask_value.shape:
+            return False
+        evidence.add(runs_at_both_ends(array, options.mask_value), array.shape[1])
+    return not evidence.is_unclear
+
+
+def finish_columns(columns: Element, options: BatchOptions, values_of_rows: set[Path]) -> Element:
+    """Ends all columns; labels, and `values_of_rows` of `x`, turn out to be values of one shape, or one a timestep."""
+    x_lengths = [
+        column.lengths
+        for path, column in leaves_of(columns).items()
+        if path[0] == "x" and column.is_ragged and path not in values_of_rows
+    ]
 
     def finish(path: Path, column: ColumnBuilder) -> Leaf:
-        return column.finish(path[0] != "x" and column.is_ragged and _are_values(column, x_lengths, options))
+        if path in values_of_rows:
+            return np.asarray(column.finish(as_values=True)).view(np.ndarray)  # not to be read as sequences again
+        if path[0] == "x":
+            return column.finish()
+        return column.finish(column.is_ragged and _are_values(column, x_lengths, options))
 
     return map_element(finish, columns)
 
@@ -317,6 +394,7 @@ class RowReader:
         self._are_ragged: Element = map_element(is_ragged, first)
         self._template, self._new_column = template, new_column
         self._refuse_batches = refuse_batches
+        self.values_of_rows: set[Path] = set()  # leaves of `x` that turned out to be values of one shape: none
         self._specs: list[Specs] = []  # of the first elements
         self.begin_columns()
 
@@ -324,6 +402,24 @@ class RowReader:
         """Lets the rows that follow go into columns of their own."""
         self.columns: Element = map_element(self._new_column, self._are_ragged)
         self._by_path: dict[Path, ColumnBuilder] = leaves_of(self.columns)
+
+    def finish(self) -> list[str]:
+        """Checks what only all rows show, and returns no warnings: rows are not padded.
+
+        Raises:
+            ValueError: If there are few elements, all of which look like batches.
+        """
+        if self.num_rows < _LOOKAHEAD:
+            self._check_rows()
+        return []
+
+    def label_padding(self) -> float | None:
+        """Labels are not padded."""
+        return None
+
+    def mask_names(self) -> tuple[str, ...]:
+        """Nothing tells masks from other sequences."""
+        return ()
 
     def read(self, element: Element) -> None:
         """Appends one row to every column."""
@@ -339,12 +435,6 @@ class RowReader:
                 self._check_rows()
             raise
         self.num_rows += 1
-
-    def finish(self) -> Element:
-        """The columns, with everything in them."""
-        if self.num_rows < _LOOKAHEAD:
-            self._check_rows()
-        return self.columns
 
     def _append(self, leaves: list[Any]) -> None:
         for (path, column), leaf in zip(self._by_path.items(), leaves, strict=True):
@@ -413,19 +503,24 @@ class BatchReader:
         self._template, self._roles, self._options = template, roles, options
         self._paths = list(leaves_of(template))
         batches = [self._leaves(element, index) for index, element in enumerate(first)]
-        counts = _integers_of_rows(inputs_of(specs))
-        self._groups = self._find_groups(counts, batches)
-        labels = [path for path, role in roles.items() if role is Role.PADDED and path[0] != "x"]
-        has_label_lengths = _LABEL_LENGTHS in counts and not options.labels_align and len(labels) == 1
-        label_lengths = _LABEL_LENGTHS if has_label_lengths else None
-        self._labels = self._find_labels(labels, label_lengths, batches)
+        self._padded = [path for path, role in roles.items() if role is Role.PADDED and path[0] == "x"]
+        for batch in batches:
+            for path in self._padded:
+                _check_time_axis(batch[path], leaf_name(path))
+        table = _table_of(specs, roles, options)
+        self._table = table = fitting_table(table, batches)
+        self._unpadder = Unpadder(
+            self._padded, table, options.mask_value, options.padding, is_named=options.sequences is not None
+        )
+        first_rows = np.cumsum([0, *(_num_rows(batch[self._paths[0]]) for batch in batches)]).tolist()
+        for batch, row in zip(batches, first_rows, strict=False):
+            self._unpadder.look(batch, row)
+        self._unsure = {path: _Unsure() for path in _unsure_leaves(specs, self._padded, table, options)}
+        self._labels = self._find_labels(batches, first_rows)
 
-        # Leaves that say lengths get no column: what include_lengths=True adds is made anew from the sequences.
-        lengths = {group.lengths for group in self._groups} - {None}
-        no_columns = lengths | {label_lengths} | ({LENGTHS} if lengths else set())
+        # Leaves that say lengths get no column: what include_lengths=True adds is made again from the sequences.
         x, y, weights = template
-        if isinstance(x, dict):
-            x = {key: value for key, value in x.items() if ("x", key) not in no_columns}
+        x = _without_entries(x, ("x",), table.all_lengths)
         self._columns_of = map_element(lambda *_: True, (x, y, weights))
         self._new_column = new_column
         self.begin_columns()
@@ -450,6 +545,8 @@ class BatchReader:
                         f"`{column.name}` must be as long as its padded sequences. Expected {span.time} timesteps, "
                         f"received {batch[path].shape[1]} in the batch at row {self.num_rows}."
                     )
+                if path in self._unsure:
+                    self._unsure[path].add(span)
                 _append_real(column, batch[path], span)
             elif role is Role.SEQUENCE:
                 self._append_sequences(column, batch[path])
@@ -458,9 +555,37 @@ class BatchReader:
         self.num_rows += _num_rows(batch[self._paths[0]])
         self._num_batches += 1
 
-    def finish(self) -> Element:
-        """The columns, with everything in them."""
-        return self.columns
+    @property
+    def values_of_rows(self) -> set[Path]:
+        """The leaves of `x` that turned out to be values of one shape."""
+        return {path for path, unsure in self._unsure.items() if unsure.is_of_one_shape and not unsure.lost_timesteps}
+
+    def finish(self) -> list[str]:
+        """Checks what only all batches show, and returns warnings of padding that was not noticed.
+
+        Raises:
+            ValueError: If a mask is True where the padding is, if labels were sliced after padding, or if an entry may
+                hold sequences or values of one shape.
+        """
+        for path, unsure in self._unsure.items():
+            if unsure.is_of_one_shape and unsure.lost_timesteps:
+                sequences = [padded[1] for padded in self._padded if len(padded) > 1]
+                raise UnclearError(
+                    f"`{leaf_name(path)}` may hold sequences, or values of one shape, since all batches have a second "
+                    f"axis of {unsure.time} beside another entry of varying length. Say which entries are sequences: "
+                    f"sequences={show(sequences)}, or without this one.",
+                    "sequences",
+                    f"sequences={show(sequences)}, or without `{leaf_name(path)}`",
+                )
+        return self._unpadder.finish() + self._labels.finish()
+
+    def label_padding(self) -> float | None:
+        """The number that labels of each timestep were padded with; None where there is none."""
+        return self._labels.padding.number()
+
+    def mask_names(self) -> tuple[str, ...]:
+        """What messages call the masks of `x`."""
+        return tuple(leaf_name(path) for path in self._padded if self._table.is_mask(path))
 
     def _append_sequences(self, column: ColumnBuilder, leaf: HostLeaf) -> None:
         if isinstance(leaf, tf.RaggedTensor):
@@ -489,30 +614,22 @@ class BatchReader:
                 )
         return batch
 
-    def _find_groups(self, counts: set[Path], batches: list[Batch]) -> list[PaddedGroup]:
-        padded = [path for path, role in self._roles.items() if role is Role.PADDED and path[0] == "x"]
-        arrays = [{path: _check_time_axis(batch[path], leaf_name(path)) for path in padded} for batch in batches]
-        return group_padded_leaves(padded, counts, arrays, self._options.mask_value)
-
-    def _find_labels(self, padded: list[Path], lengths: Path | None, batches: list[Batch]) -> PaddedLabels:
-        sequences = [path for path, role in self._roles.items() if role is Role.SEQUENCE and path[0] == "x"]
-        labels = PaddedLabels(padded, sequences, self._groups, self._options, lengths)
+    def _find_labels(self, batches: list[Batch], first_rows: list[int]) -> PaddedLabels:
+        padded = [path for path, role in self._roles.items() if role is Role.PADDED and path[0] != "x"]
+        candidates = [path for path, role in self._roles.items() if role is Role.SEQUENCE and path[0] == "x"]
+        candidates += [path for path in self._padded if not self._table.is_mask(path)] or self._padded
+        is_weighted = any(path[0] == "sample_weight" and self._roles[path] is not Role.VALUE for path in self._roles)
+        labels = PaddedLabels(padded, candidates, self._options, self._table.label_lengths, is_weighted)
         if padded:
-            first_rows = np.cumsum([0, *(_num_rows(batch[padded[0]]) for batch in batches)])
-            spans = [self._spans(batch, int(row)) for batch, row in zip(batches, first_rows, strict=False)]
+            spans = [self._spans(batch, row) for batch, row in zip(batches, first_rows, strict=False)]
             labels.align(list(zip(batches, spans, strict=True)))
         return labels
 
     def _spans(self, batch: Batch, first_row: int) -> Spans:
         """What is real in each padded leaf of `x`."""
-        spans: Spans = {}
-        for group in self._groups:
-            times = {path: _check_time_axis(batch[path], leaf_name(path)).shape[1] for path in group.paths}
-            for padded_length in set(times.values()):  # leaves that were padded alike need not be so in every batch
-                paths = [path for path in group.paths if times[path] == padded_length]
-                part = group if len(paths) == len(group.paths) else PaddedGroup(paths, group.mask, group.lengths)
-                spans |= dict.fromkeys(paths, part.span(batch, self._options, first_row))
-        return spans
+        for path in self._padded:
+            _check_time_axis(batch[path], leaf_name(path))
+        return self._unpadder.spans(batch, first_row)
 
 
 def _append_real(column: ColumnBuilder, padded: np.ndarray, span: Span) -> None:
@@ -524,9 +641,51 @@ def _append_real(column: ColumnBuilder, padded: np.ndarray, span: Span) -> None:
         column.append_block(padded[rows][part.is_real], part.lengths)
 
 
-def _integers_of_rows(specs: Specs) -> set[Path]:
-    """The leaves that hold one integer a row, as lengths do."""
-    return {path for path, spec in specs.items() if spec.rank == 1 and spec.dtype.lstrip("u").startswith("int")}
+class _Unsure:
+    """A leaf beside one of varying length whose second axis has one size: sequences, or values of one shape."""
+
+    def __init__(self) -> None:
+        self.time: int | None = None
+        self.is_of_one_shape = True
+        self.lost_timesteps = False
+
+    def add(self, span: Span) -> None:
+        self.time = span.time if self.time is None else self.time
+        self.is_of_one_shape &= span.time == self.time
+        self.lost_timesteps |= bool((span.lengths < span.time).any())
+
+
+def _unsure_leaves(specs: Specs, padded: list[Path], table: EntryTable, options: BatchOptions) -> list[Path]:
+    in_x = inputs_of(specs)
+    varies = any(spec.ragged_rank or (spec.rank > 1 and spec.shape[1] is None) for spec in in_x.values())
+    if not varies or options.sequences is not None:
+        return []
+    return [path for path in padded if specs[path].shape[1] is not None and not table.tells(path)]
+
+
+def _table_of(specs: Specs, roles: Roles, options: BatchOptions) -> EntryTable:
+    """What tells the lengths of the padded leaves."""
+    kinds = {
+        path: EntryKind(spec.rank, _kind_of_dtype(spec.dtype))
+        for path, spec in inputs_of(specs).items()
+        if not spec.ragged_rank and (spec.rank < 2 or roles[path] is Role.PADDED)
+    }
+    labels = [path for path, role in roles.items() if role is not Role.VALUE and path[0] == "y"]
+    return read_table(kinds, [] if options.labels_align else labels)
+
+
+def _kind_of_dtype(dtype: str) -> str:
+    return {"b": "b", "i": "i", "u": "u"}.get(dtype[:1], "f")
+
+
+def _without_entries(structure: Any, path: Path, entries: frozenset[Path]) -> Any:
+    if isinstance(structure, dict):
+        return {
+            key: _without_entries(value, (*path, key), entries)
+            for key, value in structure.items()
+            if (*path, key) not in entries
+        }
+    return structure
 
 
 def _on_host(leaf: Any, path: Path) -> HostLeaf:

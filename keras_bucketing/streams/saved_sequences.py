@@ -8,20 +8,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from keras_bucketing.call_errors import explain_calls
-from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number, show, show_typed
+from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, show, show_typed
 from keras_bucketing.data.arrays import stored_floatx
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.rows import LeafLengths, RowLengths, StoredSequences
 from keras_bucketing.data.tree import leaves, name_of
 from keras_bucketing.streams.cached_source import check_first_element, remember_source
 from keras_bucketing.streams.columns import MemoryStore
-from keras_bucketing.streams.elements import NAMES, Element
+from keras_bucketing.streams.elements import NAMES
 from keras_bucketing.streams.folder import FolderWriter, Source, is_finished, map_folder, with_argument_name
 from keras_bucketing.streams.folder_files import FolderFiles
-from keras_bucketing.streams.reading import read_stream
+from keras_bucketing.streams.reading import Contents, read_stream
 from keras_bucketing.streams.sources import Stream, bound_rows, open_stream
 from keras_bucketing.unpadding.batches import BatchOptions
+from keras_bucketing.unpadding.entries import check_keys
+from keras_bucketing.unpadding.spans import check_mask_value
+
+# What a cache tells besides the options that it was read with.
+_LABEL_PADDING, _MASKS = "label_padding", "masks"
 
 
 @explain_calls
@@ -32,7 +39,7 @@ def save_sequences(
     overwrite: bool = False,
     max_rows: int | None = None,
     batched: bool | None = None,
-    mask_value: float = 0,
+    mask_value: Any = 0,
     padding: str | None = None,
     timestep_labels: bool | None = None,
 ) -> None:
@@ -120,7 +127,7 @@ def load_lengths(path: Path) -> Lengths:
 
 def read_dataset(
     dataset: Any, cache: str | os.PathLike[str] | None, options: BatchOptions, max_rows: int | None = None
-) -> Element:
+) -> Contents:
     """Reads a stream once, or its cache.
 
     Args:
@@ -130,13 +137,13 @@ def read_dataset(
         max_rows: How many rows to read at most; None for all.
 
     Returns:
-        The structures of `x`, `y` and `sample_weight`, with leaves that `collect_inputs` takes.
+        The structures of `x`, `y` and `sample_weight`, with leaves that `collect_inputs` takes, and what else there is.
     """
     folder = None if cache is None else _folder(cache, "cache")
     stream = _open(dataset, options, "dataset", max_rows)
     if folder is None:
         return read_stream(stream, options, lambda _: MemoryStore(), "dataset")
-    source = {**stream.describe(), **vars(options), "floatx": stored_floatx().name, "max_rows": max_rows}
+    source = {**stream.describe(), **_as_json(options), "floatx": stored_floatx().name, "max_rows": max_rows}
     with with_argument_name("cache", folder, "read"):
         has_read = not is_finished(folder)
     if has_read:
@@ -152,7 +159,8 @@ def read_dataset(
         remember_source(dataset, contents.version)
     elif stream.spec is None:
         check_first_element(dataset, stream, contents)
-    return contents.element
+    found: dict[str, Any] = dict(contents.source or {})
+    return Contents(contents.element, found.get(_LABEL_PADDING), tuple(found.get(_MASKS, ())))
 
 
 def refuse_data_beside_elements(options: Mapping[str, object]) -> None:
@@ -187,15 +195,17 @@ def check_batch_options(
     timestep_labels: object,
     labels_align: bool = True,
     label_mask_value: float = 0,
+    sequences: object = None,
 ) -> BatchOptions:
     """Checks what a caller says about the elements of a stream."""
     return BatchOptions(
         batched=None if batched is None else check_flag("batched", batched),
         timestep_labels=None if timestep_labels is None else check_flag("timestep_labels", timestep_labels),
         padding=None if padding is None else check_choice("padding", padding, ("post", "pre")),
-        mask_value=check_number("mask_value", mask_value),
+        mask_value=check_mask_value(mask_value),
         labels_align=labels_align,
         label_mask_value=label_mask_value,
+        sequences=None if sequences is None else check_keys(sequences),
     )
 
 
@@ -210,7 +220,24 @@ def _write(
     files: FolderFiles | None = None,
 ) -> None:
     with FolderWriter(folder, argument, overwrite, files) as writer:
-        writer.finish(read_stream(stream, options, writer.new_store, name), source)
+        contents = read_stream(stream, options, writer.new_store, name)
+        if source is not None and contents.label_padding is not None:
+            source = {**source, _LABEL_PADDING: contents.label_padding}
+        if source is not None and contents.masks:
+            source = {**source, _MASKS: list(contents.masks)}
+        writer.finish(contents.element, source)
+
+
+def _as_json(options: BatchOptions) -> dict[str, object]:
+    """The options by their names; those that 0.2.0 did not have only where they are given."""
+    values = {**vars(options)}
+    if isinstance(options.mask_value, np.ndarray):
+        values["mask_value"] = str(options.mask_value.tolist())  # as text, in which NaN equals NaN
+    if options.sequences is None:
+        del values["sequences"]
+    else:
+        values["sequences"] = list(options.sequences)
+    return values
 
 
 # At least two letters: "C:/data" is a path of Windows. One slash: pathlib makes "gs:/bucket" of "gs://bucket".

@@ -31,7 +31,8 @@ from keras_bucketing.streams.elements import (
     specs_of,
     split_element,
 )
-from keras_bucketing.unpadding.batches import BatchOptions, leaf_name
+from keras_bucketing.unpadding.batches import BatchOptions
+from keras_bucketing.unpadding.entries import leaf_name
 
 # One call for so many rows: a tf.data.Dataset hands 3,000 single elements a second over to Python, and 37,000 rows in
 # batches of 32. A model's batch is no smaller, so this much memory is there.

@@ -33,7 +33,9 @@ from keras_bucketing.streams.elements import (
 from keras_bucketing.streams.lookahead import Lookahead
 from keras_bucketing.streams.reading import finish_columns, make_reader
 from keras_bucketing.streams.sources import Stream, open_stream
-from keras_bucketing.unpadding.batches import BatchOptions, leaf_name
+from keras_bucketing.unpadding.batches import BatchOptions
+from keras_bucketing.unpadding.entries import leaf_name
+from keras_bucketing.unpadding.unnoticed import warn_of
 
 _LOOKAHEAD = 8  # elements that are looked at before it is decided what a row is made of
 
@@ -212,7 +214,9 @@ def _first_rows(stream: Stream, options: BatchOptions) -> tuple[Inputs, Element]
     reader = make_reader(stream, options, ahead, _new_column)
     for element in itertools.islice(ahead, _LOOKAHEAD):
         reader.read(element)
-    columns = finish_columns(reader.finish(), options)
+    if len(ahead.specs) < _LOOKAHEAD:  # these are all: what is wrong is said before the first epoch
+        reader.finish()
+    columns = finish_columns(reader.columns, options, reader.values_of_rows)
     return collect_inputs(*columns, align_labels=options.labels_align), columns
 
 
@@ -232,6 +236,7 @@ class _WindowReader:
     def __init__(self, stream: Stream, options: BatchOptions, template: Element):
         self._stream, self._options = stream, options
         self._is_ragged = {path: isinstance(leaf, Rows) for path, leaf in leaves_of(template).items()}
+        self._warned: set[str] = set()  # each of them in one pass only
 
     def windows(self, row_format: RowFormat, num_rows: int, drop_empty: bool) -> tf.data.Dataset:
         """Datasets of windows; each begins to read the source."""
@@ -265,7 +270,13 @@ class _WindowReader:
                 first_row = before
             reader.read(element)
             largest = max(largest, reader.num_rows - before)
+        self._warn(reader.finish())
         yield self._window(reader.columns, row_format, drop_empty, first_row)
+
+    def _warn(self, messages: list[str]) -> None:
+        new = [message for message in messages if message not in self._warned]
+        self._warned.update(new)
+        warn_of(new)
 
     def _finish(self, path: Path, column: ColumnBuilder) -> Leaf:
         """The leaf of a window, as values of one shape where the first rows were that."""

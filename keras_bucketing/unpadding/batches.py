@@ -1,42 +1,43 @@
-"""Padded batches, one after the other, back to the timesteps that are real: the rules of `from_dataset`."""
+"""Padded batches, one after the other, back to the timesteps that are real; a whole array is one batch.
+
+What tells the lengths is trusted in this order: the argument `lengths`, a mask, lengths, values. Where only values do,
+and where lengths leave the padded end open, what all batches show is added up: what is read under a guess that a later
+batch contradicts raises.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from keras_bucketing.checks import UnclearError
+from keras_bucketing.checks import shorten, show
 from keras_bucketing.data.row_splits import Lengths
-from keras_bucketing.data.tree import Path, name_of
-from keras_bucketing.unpadding.entries import MASK_NAMES, longest_prefix
+from keras_bucketing.data.tree import Path
+from keras_bucketing.unpadding.entries import EntryTable, GivenLengths, leaf_name, read_lengths
 from keras_bucketing.unpadding.spans import (
-    SIDES,
     Mask,
+    MaskValue,
     Side,
+    SideOfLengths,
+    SideOfMask,
+    SideOfRuns,
     Span,
+    check_holds,
     is_padding,
+    lengths_of_mask,
     runs_outside_of,
+    show_mask_value,
     span_of_lengths,
 )
-
-_WHICH_END = "padding='post' or padding='pre', the end that is padded"
-LENGTHS: Path = ("x", "lengths")
+from keras_bucketing.unpadding.unnoticed import RowSample, UnderMask
 
 HostLeaf = Any  # an array, a list of rows or a `tf.RaggedTensor`
 Batch = dict[Path, HostLeaf]  # by the path in an element, which begins with "x", "y" or "sample_weight"
-
-
-def leaf_name(path: Path) -> str:
-    """What a message calls a leaf of an element.
-
-    Example:
-        >>> leaf_name(("x", "query", 0))
-        "x['query'][0]"
-    """
-    return name_of(str(path[0]), path[1:])
+Spans = dict[Path, Span]  # of the padded leaves of `x`
 
 
 @dataclass(frozen=True)
@@ -45,189 +46,378 @@ class BatchOptions:
 
     Attributes:
         batched: Whether an element is a batch.
-        mask_value: Number that padding holds.
+        mask_value: What padding holds: a number, or an array of the shape of a timestep.
         padding: "post" or "pre", the end that is padded.
         timestep_labels: Whether labels with an axis of their own hold one label a timestep.
         labels_align: Whether per-timestep labels are as long as the sequences.
         label_mask_value: Number that the padding of labels holds whose lengths are their own.
+        sequences: The keys of the entries of `x` that are sequences.
     """
 
     batched: bool | None = None
-    mask_value: float = 0
+    mask_value: MaskValue = 0
     padding: Side | None = None
     timestep_labels: bool | None = None
     labels_align: bool = True
     label_mask_value: float = 0
+    sequences: tuple[str | int, ...] | None = None
 
 
-Spans = dict[Path, Span]  # of the padded leaves of `x`
+@dataclass(frozen=True)
+class _Told:
+    """What an entry or an argument says of some rows of a leaf; `side` is None where it leaves that open."""
+
+    label: str
+    lengths: Lengths
+    is_mask: bool
+    side: Side | None = None
 
 
-@dataclass
-class PaddedGroup:
-    """Leaves of `x` that are padded alike: a timestep is padding where all of them say so.
-
-    Attributes:
-        paths: Where the leaves are in an element.
-        mask: Path of the leaf that is True, or 1, on real timesteps, or None.
-        lengths: Path of the leaf that holds the lengths, or None.
-    """
-
-    paths: list[Path]
-    mask: Path | None = None
-    lengths: Path | None = None
-    # The first row that ends, and the first that begins, with what padding holds.
-    _ends: int | None = field(default=None, repr=False)
-    _begins: int | None = field(default=None, repr=False)
-
-    def span(self, batch: Batch, options: BatchOptions, first_row: int) -> Span:
-        """Finds the real timesteps of a batch.
-
-        Args:
-            batch: The leaves, those of this group of shape `(num_rows, time, ...)`.
-            options: What the caller said.
-            first_row: The number of the batch's first row, for an error message.
-
-        Raises:
-            ValueError: If it is not certain which end is padded, or the mask has holes, or a length is out of range.
-        """
-        if self.mask is not None:
-            return _span_of_mask(batch[self.mask], self.mask, first_row)
-        if self.lengths is not None:
-            return self._span_of_lengths(batch, self.lengths, options, first_row)
-        is_real = np.logical_or.reduce([~is_padding(batch[path], options.mask_value) for path in self.paths])
-        return self._span_of_runs(is_real, options.padding, first_row)
-
-    def _span_of_lengths(self, batch: Batch, path: Path, options: BatchOptions, first_row: int) -> Span:
-        lengths = batch[path]
-        time = batch[self.paths[0]].shape[1]
-        wrong = (lengths < 0) | (lengths > time)
-        if wrong.any():
-            at = int(np.argmax(wrong))
-            raise ValueError(
-                f"`{leaf_name(path)}` must not exceed the padded length. Expected at most {time}, received "
-                f"{lengths[at]} in row {first_row + at}."
-            )
-        lengths = lengths.astype(np.int64)
-        if options.padding is not None:
-            return span_of_lengths(lengths, time, options.padding)
-        for span in (span_of_lengths(lengths, time, side) for side in SIDES):
-            if all(span.leaves_a_constant(batch[leaf]) for leaf in self.paths):
-                return span
-        raise UnclearError(
-            f"`{leaf_name(self.paths[0])}` is padded at neither end: in the batch at row {first_row} both hold more "
-            f"than one value beyond `{leaf_name(path)}`. Say which end is padded: padding='post' or padding='pre'.",
-            "padding",
-            _WHICH_END,
+def fitting_table(table: EntryTable, batches: Sequence[Batch]) -> EntryTable:
+    """The table without masks of another padded length than their leaf, and without those that do not hold 0 and 1."""
+    wrong = [
+        path
+        for path, mask in table.masks.items()
+        if any(
+            np.shape(batch[path])[:2] != np.shape(batch[mask]) or not ((batch[mask] == 0) | (batch[mask] == 1)).all()
+            for batch in batches
         )
-
-    def _span_of_runs(self, is_real: Mask, padding: Side | None, first_row: int) -> Span:
-        """The run of padding at one end of each row is no part of it; which end, all rows must agree on."""
-        time = is_real.shape[1]
-        runs = runs_outside_of(is_real)
-        if padding is None:
-            for side, attribute in (("post", "_ends"), ("pre", "_begins")):
-                rows = (runs[side] > 0) & (runs[side] < time)
-                if rows.any() and getattr(self, attribute) is None:
-                    setattr(self, attribute, first_row + int(np.argmax(rows)))
-            if self._ends is not None and self._begins is not None:
-                raise UnclearError(
-                    f"Which end of `{leaf_name(self.paths[0])}` is padded is not certain: row {self._ends} ends with "
-                    f"the value that padding holds, and row {self._begins} begins with it. Say which end: "
-                    "padding='post' or padding='pre'; or what padding holds: mask_value=...; or add an entry 'lengths' "
-                    "to x.",
-                    "padding",
-                    _WHICH_END,
-                )
-            padding = "pre" if self._begins is not None else "post"
-        return span_of_lengths(time - runs[padding], time, padding)
+    ]
+    return table.without_masks_of(wrong)
 
 
-def group_padded_leaves(
-    padded: list[Path], counts: set[Path], batches: Sequence[Batch], mask_value: float
-) -> list[PaddedGroup]:
-    """Puts those leaves together that are padded alike.
-
-    Those are the leaves that one mask is for, and those of one padded length of which one never ends before another, as
-    token ids and segment ids do: a segment id of 0 is no padding. A source and its translation are not among them.
+class Unpadder:
+    """Finds the real timesteps of padded leaves of `x`.
 
     Args:
-        padded: The padded leaves of `x`. Masks and lengths are found where it is a dict.
-        counts: The leaves that hold one integer a row, as lengths do.
-        batches: The leaves of some batches.
-        mask_value: What padding holds.
+        paths: The padded leaves.
+        table: What tells their lengths.
+        mask_value: What padding holds where nothing does.
+        padding: The end that is padded, or None.
+        maxlen: The length that rows were cut to, where the caller says so.
+        given: The argument `lengths`, by leaf.
+        is_named: Whether the caller has named the sequences, so that each shows its own padding.
     """
-    prefixes = _masked_prefixes([path for path in padded if batches[0][path].ndim == 2])
-    alike: dict[tuple[Path | None, Path | None, tuple[int, ...]], PaddedGroup] = {}
-    for path in padded:
-        times = tuple(batch[path].shape[1] for batch in batches)
-        mask = _mask_of(path, prefixes)
-        if mask is not None and times != tuple(batch[mask].shape[1] for batch in batches):
-            mask = None
-        key = _key(path)
-        own = None if key is None else ("x", f"{key}_lengths")
-        lengths = own if own in counts else None
-        alike.setdefault((mask, lengths, times), PaddedGroup([], mask, lengths)).paths.append(path)
-    groups = [
-        part
-        for group in alike.values()
-        for part in ([group] if group.mask or group.lengths else _split_by_ends(group.paths, batches, mask_value))
-    ]
-    if len(groups) == 1 and groups[0].lengths is None and LENGTHS in counts:
-        groups[0].lengths = LENGTHS
-    return groups
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        table: EntryTable,
+        mask_value: MaskValue,
+        padding: Side | None,
+        *,
+        maxlen: int | None = None,
+        given: Mapping[Path, GivenLengths] | None = None,
+        is_named: bool = False,
+    ):
+        self.paths, self.table = list(paths), table
+        self._mask_value, self._padding, self._maxlen = mask_value, padding, maxlen
+        self._given = {path: entry for path, entry in (given or {}).items() if entry.lengths is not None}
+        told = {path for path in self.paths if path in self._given or table.tells(path)}
+        self.by_values = [path for path in self.paths if path not in told]
+        self.cut: set[Path] = set()  # leaves with rows whose lengths are beyond the padded length
+        self._is_named = is_named
+        self._pairs = [] if is_named else [_Pair(*pair, padding) for pair in combinations(self.by_values, 2)]
+        self._mask_sides: dict[str, SideOfMask] = {}
+        self._length_sides: dict[str, SideOfLengths] = {}
+        self._run_sides: dict[Path, SideOfRuns] = {}
+        self._under_masks: dict[Path, UnderMask] = {}
+        self._samples: dict[Path, RowSample] = {}
+        self._checked: set[tuple[Path, Any]] = set()
+
+    def look(self, batch: Batch, first_row: int) -> None:
+        """Takes what a batch shows, before any is read."""
+        for path in self.paths:
+            told = self._told(path, batch, first_row)
+            if told is not None and told.side is None and not told.is_mask:
+                array = batch[path]
+                lengths = np.minimum(told.lengths, array.shape[1])
+                self._side_of_lengths(told.label).add(leaf_name(path), array, lengths)
+        if self._pairs:
+            is_real = {path: self._is_real(path, batch) for path in self.by_values}
+            for pair in self._pairs:
+                pair.add(is_real[pair.one], is_real[pair.other])
+
+    def spans(self, batch: Batch, first_row: int = 0) -> Spans:
+        """Finds the real timesteps of a batch, whose leaves have the shape `(num_rows, time, ...)`.
+
+        Raises:
+            ValueError: If it is not certain where rows stop, or another batch contradicts it.
+        """
+        self.look(batch, first_row)
+        self._check_rivals(batch)
+        spans: Spans = {}
+        by_values: list[Path] = []
+        for path in self.paths:
+            told = self._told(path, batch, first_row)
+            if told is None:
+                by_values.append(path)
+            else:
+                spans[path] = self._span_of_told(path, batch[path], told, first_row)
+        for group in self._groups(by_values, batch):
+            is_real = np.logical_or.reduce([self._is_real(path, batch) for path in group])
+            time, runs = is_real.shape[1], runs_outside_of(is_real)
+            if group[0] not in self._run_sides:
+                self._run_sides[group[0]] = SideOfRuns(leaf_name(group[0]), self._mask_value, self._padding)
+            evidence = self._run_sides[group[0]]
+            evidence.add(runs, time, first_row)
+            side = evidence.decide()
+            spans |= dict.fromkeys(group, span_of_lengths(time - runs[side], time, side))
+        for path in (*by_values, *self.cut):
+            self._samples.setdefault(path, RowSample()).add(batch[path], spans[path].lengths)
+        return spans
+
+    def finish(self) -> list[str]:
+        """Checks what only all batches show, and returns warnings of padding that was not noticed.
+
+        Raises:
+            ValueError: If a mask is True where the padding is.
+        """
+        for under in self._under_masks.values():
+            under.check()
+        return [
+            message
+            for path, sample in self._samples.items()
+            if (message := sample.message(leaf_name(path), self._mask_value)) is not None
+        ]
+
+    def _told(self, path: Path, batch: Batch, first_row: int) -> _Told | None:
+        """What tells the lengths of a leaf in this batch; None if only its values do."""
+        if path in self._given:
+            entry = self._given[path]
+            lengths, side, is_mask = read_lengths(entry.lengths, batch[path].shape, entry.name, leaf_name(path))
+            return _Told(entry.name, lengths, is_mask, side)
+        if path in self.table.masks:
+            return self._told_by_mask(path, batch, first_row)
+        if path in self.table.lengths:
+            return self._told_by_lengths(self.table.lengths[path], batch, first_row)
+        if path in self.table.longest:
+            at = self.table.longest[path]
+            beside = [other for other in self.paths if other[: len(at) - 1] == at[:-1]]
+            if batch[path].shape[1] == max(batch[other].shape[1] for other in beside):
+                told = self._told_by_lengths(at, batch, first_row)
+                self._check_longest(path, beside, batch, told.lengths)
+                return told
+        return None
+
+    def _told_by_mask(self, path: Path, batch: Batch, first_row: int) -> _Told:
+        at = self.table.masks[path]
+        mask, label = batch[at], leaf_name(at)
+        if mask.shape != batch[path].shape[:2] or not ((mask == 0) | (mask == 1)).all():
+            raise ValueError(
+                f"`{label}` must be a mask of `{leaf_name(path)}`, 0 or 1 at each timestep. Expected shape "
+                f"{batch[path].shape[:2]} as before, received {mask.shape} in the batch at row {first_row}, or other "
+                "values. Rename the entry if it is data."
+            )
+        lengths, side = lengths_of_mask(mask.astype(bool), label, first_row)
+        own = self.table.lengths.get(path)
+        if own is not None and not np.array_equal(batch[own], lengths):
+            row = int(np.argmax(np.asarray(batch[own]) != lengths))
+            raise ValueError(
+                f"`{label}` and `{leaf_name(own)}` must tell the same lengths. Received {lengths[row]} and "
+                f"{batch[own][row]} timesteps in row {first_row + row}. Leave one of the two out."
+            )
+        return _Told(label, lengths, True, side)
+
+    def _told_by_lengths(self, at: Path, batch: Batch, first_row: int) -> _Told:
+        lengths = np.asarray(batch[at]).astype(np.int64)
+        if (lengths < 0).any():
+            row = int(np.argmax(lengths < 0))
+            raise ValueError(
+                f"`{leaf_name(at)}` must be at least 0. Received {lengths[row]} at {leaf_name(at)}[{first_row + row}]. "
+                "Correct it, or rename the entry if it is no length."
+            )
+        return _Told(leaf_name(at), lengths, False)
+
+    def _check_longest(self, path: Path, beside: list[Path], batch: Batch, lengths: Lengths) -> None:
+        """Asks for a leaf whose values end earlier than each row's longest, where another leaf may be that."""
+        others = [other for other in beside if other != path and not self.table.is_mask(other)]
+        if not others or self._is_named:
+            return
+        core = {other: _Core(self._is_real(other, batch), self._padding) for other in (path, *others)}
+        mine = core[path]
+        is_shorter = (mine.lengths > 0) & (mine.lengths < lengths) & ~mine.has_gaps.any()
+        reached = np.logical_or.reduce([core[other].lengths == lengths for other in others])
+        if (is_shorter & reached).any():
+            row = int(np.argmax(is_shorter & reached))
+            label, name = leaf_name(self.table.longest[path]), leaf_name(path)
+            raise ValueError(
+                f"`{name}` may be as long as `{label}` says, or end where its own padding begins, since `{label}` may "
+                f"be that of the longest entry. Received {lengths[row]} and {mine.lengths[row]} timesteps in row {row} "
+                f"of a batch. Add an entry {show(str(path[-1]) + '_lengths')} to `x`, or a mask for it."
+            )
+
+    def _span_of_told(self, path: Path, array: np.ndarray, told: _Told, first_row: int) -> Span:
+        time, name = array.shape[1], leaf_name(path)
+        if told.is_mask:
+            mask_side = self._mask_sides.setdefault(told.label, SideOfMask(told.label, self._padding))
+            span = span_of_lengths(told.lengths, time, mask_side.add(told.side, first_row))
+            if array.dtype != bool and not self.table.is_mask(path):
+                under = self._under_masks.setdefault(path, UnderMask(told.label, name))
+                under.add(array, span.is_real)
+            return span
+        lengths = np.minimum(told.lengths, time)
+        side = self._side_of_lengths(told.label).decide(name, array, lengths)
+        if (told.lengths > time).any():
+            self._check_cut(path, array, told, side, first_row)
+            self.cut.add(path)
+        return span_of_lengths(lengths, time, side)
+
+    def _check_cut(self, path: Path, array: np.ndarray, told: _Told, side: Side, first_row: int) -> None:
+        """Lengths of sequences that were cut when they were padded are those of whole rows, which have no padding."""
+        time, name = array.shape[1], leaf_name(path)
+        if self._maxlen is not None and self._maxlen <= time:
+            return
+        run = np.where(told.lengths > time, runs_outside_of(self._is_real(path, {path: array}))[side], 0)
+        if run.any():
+            at = int(np.argmax(run > 0))
+            row = first_row + at
+            raise ValueError(
+                f"`{told.label}` must not exceed the padded length where a row has padding. Expected at most {time}, "
+                f"received {told.lengths[at]} at {told.label}[{row}], but {name}[{row}] "
+                f"{'ends' if side == 'post' else 'begins'} in {run[at]} timesteps of "
+                f"mask_value={show_mask_value(self._mask_value)}. Correct the lengths, or pass maxlen={time} if rows "
+                "were cut to it."
+            )
+
+    def _side_of_lengths(self, label: str) -> SideOfLengths:
+        return self._length_sides.setdefault(label, SideOfLengths(self._padding, self._mask_value))
+
+    def _is_real(self, path: Path, batch: Batch) -> Mask:
+        """Which timesteps hold something else than `mask_value`, which the leaf must be able to hold."""
+        array: np.ndarray = batch[path]
+        kind = (path, array.dtype)
+        if kind not in self._checked:
+            check_holds(self._mask_value, array.dtype, array.shape[2:], leaf_name(path))
+            self._checked.add(kind)
+        return ~is_padding(array, self._mask_value)
+
+    def _groups(self, by_values: list[Path], batch: Batch) -> list[list[Path]]:
+        """Leaves whose timesteps are padding where all of them say so; the first one is the longest."""
+        owners: dict[Path, Path] = {}
+        for pair in self._pairs:
+            alike = pair.decide(batch, self._mask_value)
+            if alike is not None:
+                owners[alike[1]] = alike[0]
+        groups: dict[Path, list[Path]] = {}
+        for path in by_values:
+            owner = path
+            while owner in owners:
+                owner = owners[owner]
+            groups.setdefault(owner, [owner])
+            if owner != path:
+                groups[owner].append(path)
+        return list(groups.values())
+
+    def _check_rivals(self, batch: Batch) -> None:
+        """Asks which of several masks belongs to a leaf, where they are not all the same."""
+        for path in self.paths:
+            rivals = [
+                rival
+                for rival in self.table.rivals.get(path, [])
+                if batch[rival].shape == batch[path].shape[:2] and ((batch[rival] == 0) | (batch[rival] == 1)).all()
+            ]
+            if path in rivals or path in self._given or self._is_named or len(rivals) < 2:
+                continue
+            if any(not np.array_equal(batch[rival] != 0, batch[rivals[0]] != 0) for rival in rivals):
+                raise ValueError(
+                    f"`lengths` must be given, since several masks have the shape of `{leaf_name(path)}`: "
+                    f"{shorten(', '.join(map(leaf_name, rivals)))}. Pass a dict or tuple with the mask of each entry "
+                    "of `x`, or name its mask as the entry begins."
+                )
 
 
-def _key(path: Path) -> str | None:
-    """The key of an entry of `x`, where that is a dict."""
-    key = path[1] if len(path) == 2 else None
-    return key if isinstance(key, str) else None
+class _Core:
+    """Where the first and the last timestep of each row lies that is not `mask_value`, `(num_rows,)` each.
+
+    The end that is not padded is real where `padding` is known.
+    """
+
+    def __init__(self, is_real: Mask, padding: Side | None):
+        runs = runs_outside_of(is_real)
+        runs |= {side: np.zeros_like(run) for side, run in runs.items() if padding not in (None, side)}
+        self.is_empty = ~is_real.any(axis=1)
+        self.first = runs["pre"]
+        self.stop = np.where(self.is_empty, 0, is_real.shape[1] - runs["post"])
+        self.lengths: Lengths = np.where(self.is_empty, 0, self.stop - self.first)
+        self.has_gaps = is_real.sum(axis=1) < self.lengths
+        self.is_padded = {side: (run > 0) & ~self.is_empty for side, run in runs.items()}
 
 
-def _masked_prefixes(padded: list[Path]) -> dict[str, Path]:
-    """The masks by what the keys of the leaves begin with that they are for."""
-    keys = [(key, path) for path in padded if (key := _key(path)) is not None]
-    return {key[: -len(end)]: path for key, path in keys for end in MASK_NAMES if key.endswith(end)}
+class _Pair:
+    """Two leaves of one padded length whose values tell where they stop: each for itself, or one for both.
 
+    Where each reaches beyond the other in some row, each shows its own padding, as a source and its translation. Where
+    one never does, it may be padded on its own or like the other one, with `mask_value` among its data, as segment ids
+    beside token ids. It is padded like the other if it holds `mask_value` inside of rows, and where whole rows of the
+    other are real; on its own if it does neither. Anything in between is asked for.
+    """
 
-def _mask_of(path: Path, prefixes: dict[str, Path]) -> Path | None:
-    key = _key(path)
-    prefix = None if key is None else longest_prefix(key, prefixes)
-    return None if prefix is None else prefixes[prefix]
+    def __init__(self, one: Path, other: Path, padding: Side | None):
+        self.one, self.other, self._padding = one, other, padding
+        self._is_beyond = {one: False, other: False}
+        self._is_padded = {one: {"post": False, "pre": False}, other: {"post": False, "pre": False}}
+        self._has_gaps = {one: False, other: False}
+        self._is_short = {one: {"post": False, "pre": False}, other: {"post": False, "pre": False}}
+        self._has_empty = {one: False, other: False}
+        self._unlike_times = False
+        self._used: str | None = None  # "own" or "alike", where it made a difference
+        self._example = ""
 
+    def add(self, one: Mask, other: Mask) -> None:
+        """Takes which timesteps of some rows are not `mask_value`."""
+        if one.shape != other.shape:
+            self._unlike_times = True
+            return
+        cores = {self.one: _Core(one, self._padding), self.other: _Core(other, self._padding)}
+        for path, rival in ((self.one, self.other), (self.other, self.one)):
+            mine, its = cores[path], cores[rival]
+            is_short = {"post": mine.stop < its.stop, "pre": mine.first > its.first}
+            both = ~mine.is_empty & ~its.is_empty
+            for side, rows in is_short.items():
+                self._is_padded[path][side] |= bool(mine.is_padded[side].any())
+                self._is_short[path][side] |= bool((rows & both).any())
+            short = (is_short["post"] | is_short["pre"]) & ~its.is_empty
+            self._is_beyond[rival] |= bool(short.any())
+            self._has_empty[path] |= bool((mine.is_empty & ~its.is_empty).any())
+            self._has_gaps[path] |= bool(mine.has_gaps.any())
+            if short.any() and not self._example:
+                row = int(np.argmax(short))
+                self._example = (
+                    f"Received {mine.lengths[row]} timesteps of data at {leaf_name(path)}[{row}], but "
+                    f"{its.lengths[row]} at {leaf_name(rival)}[{row}]"
+                )
 
-def _split_by_ends(paths: list[Path], batches: Sequence[Batch], mask_value: float) -> list[PaddedGroup]:
-    """Groups in which the first leaf reaches as far as all others, in every row."""
-    ends = {path: np.concatenate([_ends(~is_padding(batch[path], mask_value)) for batch in batches]) for path in paths}
-    groups: list[PaddedGroup] = []
-    for path in sorted(paths, key=lambda path: int(ends[path].sum()), reverse=True):
-        within = (group for group in groups if (ends[path] <= ends[group.paths[0]]).all())
-        group = next(within, None)
-        if group is None:
-            groups.append(PaddedGroup([path]))
+    def decide(self, batch: Batch, mask_value: MaskValue) -> tuple[Path, Path] | None:
+        """The leaf that tells for both, and the other one; None where each is padded on its own.
+
+        Raises:
+            ValueError: If both fit, or rows before were read otherwise.
+        """
+        if self._unlike_times or self._is_beyond[self.one] == self._is_beyond[self.other]:
+            reading, longer, shorter = "own", self.one, self.other
         else:
-            group.paths.append(path)
-    return groups
+            longer, shorter = (self.one, self.other) if self._is_beyond[self.one] else (self.other, self.one)
+            reading = self._reading(longer, shorter)
+        if reading == "own" and not any(self._is_beyond.values()):
+            return None
+        if reading == "ask" or self._used not in (None, reading):
+            raise ValueError(
+                f"`lengths` must be given, since `mask_value` does not show those of `{leaf_name(shorter)}` or of "
+                f"`{leaf_name(longer)}`. {self._example}, by mask_value={show_mask_value(mask_value)}. Pass lengths or "
+                "a mask, one for all entries or a dict of them; or add an entry "
+                f"{show(str(shorter[-1]) + '_lengths')} to `x`; or name both as `sequences` if each ends where its own "
+                "padding begins."
+            )
+        self._used = reading
+        return (longer, shorter) if reading == "alike" else None
 
-
-def _ends(is_real: Mask) -> Lengths:
-    """`(num_rows, 2)`: how far from either end the other end's run of padding begins; 0 if all is padding."""
-    runs = runs_outside_of(is_real)
-    ends: Lengths = is_real.shape[1] - np.stack([runs["post"], runs["pre"]], axis=1)
-    return ends
-
-
-def _span_of_mask(mask: np.ndarray, path: Path, first_row: int) -> Span:
-    is_real = mask != 0
-    time = mask.shape[1]
-    runs = runs_outside_of(is_real)
-    stop = time - runs["post"]
-    start = np.minimum(runs["pre"], stop)
-    holes = is_real.sum(axis=1) != stop - start
-    if holes.any():
-        raise ValueError(
-            f"`{leaf_name(path)}` must be true on one run of timesteps in each row, from the first real one to the "
-            f"last. Received a hole in row {first_row + int(np.argmax(holes))}. Rename the entry if it is data, not "
-            "padding."
-        )
-    return Span(start, stop, time)
+    def _reading(self, longer: Path, shorter: Path) -> str:
+        padded, short = self._is_padded[longer], self._is_short[shorter]
+        if not any(padded.values()):
+            return "ask"
+        holds_mask_value = self._has_gaps[shorter] or all(short.values())
+        holds_mask_value |= any(short[side] and not padded[side] for side in short)
+        if holds_mask_value != self._has_empty[shorter]:
+            return "ask"
+        return "alike" if holds_mask_value else "own"

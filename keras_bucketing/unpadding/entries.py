@@ -1,13 +1,22 @@
-"""Which entries of `x` are padded sequences, which are masks or lengths of others, and what they are called.
+"""Which entries of `x` are padded sequences, which are masks or lengths of others: one table of names for all doors.
 
-Three front ends, `arrays.py`, `batches.py` and `graph.py`, have rules of their own. What they share is here: the names,
-and that the mask of an entry is the one whose name has the longest prefix in common with it.
+Entries are known by path, rank, dtype and name alone, so that declared specs, arrays and tensors share the table:
+
+| an entry | is |
+|---|---|
+| integers, one a row, "lengths" | the lengths of the sequences beside it that nothing else tells |
+| integers, one a row, "<name>_lengths" | the lengths of the entry "<name>" beside it, or of own-length labels |
+| two axes, "mask", "padding_mask" and the like, or behind the beginning of another name | a mask |
+| any other of two axes or more | a sequence, if its second axis is time |
+
+The mask of an entry is the one whose name has the longest prefix in common with it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,11 +29,153 @@ from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.tree import Path, Structure, name_of
 from keras_bucketing.unpadding.spans import Side, lengths_of_mask
 
-PADDING_MASK = "padding_mask"  # what KerasHub's preprocessors and packers call it
-MASK_NAMES = (PADDING_MASK, "attention_mask")  # and Hugging Face's tokenizers
-_MASK_SUFFIX = re.compile(r"_?((padding|attention|token|input)_)?masks?$")
+LENGTHS = "lengths"  # what include_lengths=True adds to `x`
+_OF_ENTRY = "_lengths"
+# KerasHub's preprocessors have "padding_mask", Hugging Face's tokenizers "attention_mask".
+_MASK_SUFFIX = re.compile(r"_?(?P<kind>(padding|attention|token|input)_)?masks?$", re.IGNORECASE)
 
-Arrays = dict[Path, np.ndarray]  # the leaves of `x`
+Arrays = dict[Path, np.ndarray]  # leaves by their paths, which begin with "x", "y" or "sample_weight"
+
+
+def leaf_name(path: Path) -> str:
+    """What a message calls a leaf of an element.
+
+    Example:
+        >>> leaf_name(("x", "query", 0))
+        "x['query'][0]"
+    """
+    return name_of(str(path[0]), path[1:])
+
+
+class EntryKind(NamedTuple):
+    """What the table has to know of a leaf: its number of axes, and the kind of its dtype as in NumPy."""
+
+    rank: int
+    dtype_kind: str
+
+
+@dataclass(frozen=True)
+class EntryTable:
+    """What tells the lengths of each padded leaf of `x`; all paths begin with "x".
+
+    Attributes:
+        masks: For each leaf with a mask, the path of that mask; a mask is its own.
+        lengths: For each leaf with lengths of its own, the path of these.
+        longest: For each leaf that nothing else tells the lengths of, the path of "lengths" beside or above it.
+        label_lengths: The paths of lengths of labels, by the path of the labels.
+        all_lengths: The paths of all entries that say lengths, and are no input.
+        rivals: For each leaf all masks that may be its own: several of one prefix, or, where there is no other, of
+            names that fit no entry.
+    """
+
+    masks: dict[Path, Path] = field(default_factory=dict)
+    lengths: dict[Path, Path] = field(default_factory=dict)
+    longest: dict[Path, Path] = field(default_factory=dict)
+    label_lengths: dict[Path, Path] = field(default_factory=dict)
+    all_lengths: frozenset[Path] = frozenset()
+    rivals: dict[Path, list[Path]] = field(default_factory=dict)
+
+    def tells(self, path: Path) -> bool:
+        """Whether an entry of `x` tells the lengths of a leaf."""
+        return path in self.masks or path in self.lengths or path in self.longest
+
+    def without_masks_of(self, paths: Collection[Path]) -> EntryTable:
+        """The same table where these leaves have no mask, since theirs has another shape."""
+        masks = {path: mask for path, mask in self.masks.items() if path not in paths}
+        return replace(self, masks=masks)
+
+    def is_mask(self, path: Path) -> bool:
+        """Whether a leaf is a mask."""
+        return self.masks.get(path) == path
+
+
+def read_table(kinds: Mapping[Path, EntryKind], own_length_labels: Collection[Path] = ()) -> EntryTable:
+    """Reads the names of the leaves of `x`.
+
+    Args:
+        kinds: The leaves of `x`.
+        own_length_labels: The paths of labels of their own length.
+
+    Example:
+        >>> kinds = {("x", "ids"): EntryKind(2, "i"), ("x", "padding_mask"): EntryKind(2, "b")}
+        >>> read_table(kinds).masks[("x", "ids")]
+        ('x', 'padding_mask')
+    """
+    padded = [path for path, kind in kinds.items() if kind.rank >= 2]
+    counts = {path for path, kind in kinds.items() if kind.rank == 1 and kind.dtype_kind in "iu"}
+    masks, doubtful = _masks_among(kinds, padded)
+    rivals = {path: found for path in padded if (found := _masks_of(path, masks))}
+    mask_of = {path: found[0] for path, found in rivals.items()}
+    rivals |= {path: [mask for mask in doubtful if mask[:-1] == path[:-1]] for path in padded if path not in rivals}
+    own = _own_lengths(padded, counts)
+    told = {*mask_of, *own}
+    has_longest = _in_x(LENGTHS) in counts and bool(padded)
+    longest = {path: _in_x(LENGTHS) for path in padded if has_longest and path not in told}
+    labels = {
+        path: _in_x(name + _OF_ENTRY)
+        for path, name in _label_names(list(own_length_labels)).items()
+        if _in_x(name + _OF_ENTRY) in counts
+    }
+    used = {*own.values(), *labels.values(), *([_in_x(LENGTHS)] if has_longest else [])}
+    return EntryTable(mask_of, own, longest, labels, frozenset(used), rivals)
+
+
+def _own_lengths(padded: list[Path], counts: Collection[Path]) -> dict[Path, Path]:
+    """The lengths of single entries of `x`, "<name>_lengths"; deeper inside they are entries like any other."""
+    of_entries = [path for path in padded if len(path) == 2 and isinstance(path[1], str)]
+    return {path: at for path in of_entries if (at := _in_x(f"{path[1]}{_OF_ENTRY}")) in counts}
+
+
+def _in_x(key: str) -> Path:
+    return "x", key
+
+
+def _label_names(paths: list[Path]) -> dict[Path, str]:
+    """What `include_lengths` calls labels: "label" for a single one, and before the index in a tuple."""
+    if len(paths) == 1:
+        return {paths[0]: "label"}
+    return {path: "_".join(map(str, ("label", *path[1:]) if isinstance(path[1], int) else path[1:])) for path in paths}
+
+
+def _masks_among(kinds: Mapping[Path, EntryKind], padded: list[Path]) -> tuple[dict[Path, str], list[Path]]:
+    """The masks, and what the names of the entries begin with that they are for, "" for all that have no other.
+
+    Behind them, those that may be masks or data: their names are not those of entries.
+    """
+    found: dict[Path, str] = {}
+    strangers: dict[Path, str] = {}
+    doubtful: list[Path] = []
+    for path in padded:
+        key = path[-1]
+        match = _MASK_SUFFIX.search(key) if isinstance(key, str) and kinds[path].rank == 2 else None
+        if not isinstance(key, str) or match is None:
+            continue
+        prefix = key[: match.start()]
+        beside = [other[-1] for other in kinds if other[:-1] == path[:-1] and not _is_mask_name(other[-1])]
+        if not prefix or any(isinstance(name, str) and name.startswith(prefix) for name in beside):
+            found[path] = prefix
+        elif match["kind"]:
+            strangers[path] = ""
+        else:
+            doubtful.append(path)
+    return found | strangers, doubtful
+
+
+def _is_mask_name(key: str | int) -> bool:
+    return isinstance(key, str) and _MASK_SUFFIX.search(key) is not None
+
+
+def _masks_of(path: Path, masks: Mapping[Path, str]) -> list[Path]:
+    """The masks of a leaf: of those beside or above it the nearest, and of these the ones that share its prefix."""
+    if path in masks:
+        return [path]
+    for end in range(len(path) - 1, 0, -1):
+        key = path[end]
+        here = {mask: prefix for mask, prefix in masks.items() if mask[:-1] == path[:end]}
+        prefix = longest_prefix(key, here.values()) if isinstance(key, str) else None
+        if prefix is not None:
+            return [mask for mask, its in here.items() if its == prefix]
+    return []
 
 
 def longest_prefix(key: str, prefixes: Iterable[str]) -> str | None:
@@ -48,79 +199,49 @@ class GivenLengths(NamedTuple):
         return name_of("lengths", self.path)
 
 
-def choose_sequences(x: Structure, arrays: Arrays, given: dict[Path, GivenLengths], sequences: object) -> list[Path]:
+def choose_sequences(
+    x: Structure, arrays: Arrays, table: EntryTable, given: dict[Path, GivenLengths], sequences: object
+) -> list[Path]:
     """Chooses the entries to strip. A wrong choice would cut values off, so what is not certain is refused.
 
     Without `sequences`, a key of `x` or several, and without lengths for single entries these are the arrays of rank 2
-    and more, if they all have one second dimension, or a mask of their own each.
+    and more, if they all have one second dimension, or a mask or lengths of their own each.
 
     Raises:
         TypeError: If `sequences` is neither a key nor several.
         ValueError: If no entry is a sequence, or one cannot tell which.
     """
     possible = [path for path, array in arrays.items() if array.ndim >= 2]
-    for path, entry in given.items():
-        if entry.lengths is not None and path not in possible:
-            name = name_of("x", path)
-            raise ValueError(
-                f"`{entry.name}` must be None where `x` holds one value a row, or `{name}` must be padded. Expected "
-                f"shape (num_sequences, time, ...), received shape {arrays[path].shape} at `{name}`."
-            )
+    _check_lengths_are_of_padded(possible, arrays, given)
     with_lengths = [path for path, entry in given.items() if entry.lengths is not None]
     if sequences is not None:
         chosen = _leaves_at(x, arrays, sequences)
-        return chosen + [path for path in with_lengths if path not in chosen]
+        chosen += [path for path in with_lengths if path not in chosen]
+        masks = (table.masks.get(path) for path in chosen)
+        return [*chosen, *dict.fromkeys(mask for mask in masks if mask is not None and mask not in chosen)]
     if not possible:
         path, array = next(iter(arrays.items()))
         raise ValueError(
-            f"`{name_of('x', path)}` must be padded. Expected an array of shape (num_sequences, time, ...), received "
+            f"`{leaf_name(path)}` must be padded. Expected an array of shape (num_sequences, time, ...), received "
             f"shape {array.shape}. Pass sequences that are not padded to BucketedSequence itself."
         )
     if given:
         _check_lengths_of_all(arrays, [path for path in possible if path not in given], with_lengths)
         return with_lengths
-    _check_second_axis(x, {path: arrays[path] for path in possible})
+    if not all(table.tells(path) for path in possible):
+        _check_second_axis(x, {path: arrays[path] for path in possible})
     return possible
 
 
-def is_mask(path: Path, array: np.ndarray) -> bool:
-    """Whether a leaf says which timesteps of others are real: a run of True a row, or 0 and 1 by a mask's name."""
-    mask = _as_mask(array)
-    if mask is None or "mask" in _last_key(path).lower():
-        return mask is not None
-    if array.dtype != bool:
-        return False
-    try:
-        lengths_of_mask(mask, name_of("x", path))
-    except ValueError:
-        return False
-    return True
-
-
-def mask_of(path: Path, array: np.ndarray, masks: Arrays) -> Path | None:
-    """The mask that belongs to an entry: one of its shape; of several, the one that shares its prefix."""
-    if path in masks:
-        return path
-    fitting = {at: mask for at, mask in masks.items() if mask.shape == array.shape[:2]}
-    if not fitting:
-        return None
-    first = next(iter(fitting))
-    if all((mask == fitting[first]).all() for mask in fitting.values()):
-        return first
-    prefixes = {at: _MASK_SUFFIX.sub("", _last_key(at)) for at in fitting}
-    longest = longest_prefix(_last_key(path), prefixes.values())
-    alike = [at for at, prefix in prefixes.items() if prefix == longest]
-    if len(alike) != 1:
-        raise ValueError(
-            f"`lengths` must be given, since several masks have the shape of `{name_of('x', path)}`: "
-            f"{shorten(', '.join(name_of('x', at) for at in fitting))}. Pass a dict or tuple with the mask of each "
-            "entry of `x`."
-        )
-    return alike[0]
-
-
-def _last_key(path: Path) -> str:
-    return str(path[-1]) if path else ""
+def check_keys(sequences: object) -> tuple[str | int, ...]:
+    """Returns the keys of entries of `x` that `sequences` names, one or several."""
+    several = tuple(sequences) if isinstance(sequences, (list, tuple, set)) else (sequences,)
+    for key in several:
+        if isinstance(key, bool) or not isinstance(key, (str, int)):
+            raise TypeError(f"`sequences` must be a key of `x`, or a list of keys. Received {show(key)}.")
+    if not several:
+        raise ValueError("`sequences` is empty. Expected at least one key of `x`.")
+    return several
 
 
 def _leaves_at(x: Structure, arrays: Arrays, sequences: object) -> list[Path]:
@@ -128,24 +249,31 @@ def _leaves_at(x: Structure, arrays: Arrays, sequences: object) -> list[Path]:
     if not isinstance(x, (dict, tuple)):
         raise ValueError("`sequences` names entries of a dict or tuple, but `x` is one array. Leave it out.")
     keys = _keys(x)
-    several = list(sequences) if isinstance(sequences, (list, tuple, set)) else [sequences]
+    several = check_keys(sequences)
     for key in several:
-        if isinstance(key, bool) or not isinstance(key, (str, int)):
-            raise TypeError(f"`sequences` must be a key of `x`, or a list of keys. Received {show(key)}.")
         if key not in keys:
             raise ValueError(
                 f"`sequences` names no entry of `x`. Expected one of {shorten(str(keys))}, received {show(key)}."
             )
-    if not several:
-        raise ValueError("`sequences` is empty. Expected at least one key of `x`.")
-    chosen = [path for key in several for path in arrays if path[0] == key]
+    chosen = [path for key in several for path in arrays if path[1] == key]
     flat = [path for path in chosen if arrays[path].ndim < 2]
     if flat:
         raise ValueError(
             f"`sequences` must name padded arrays. Expected shape (num_sequences, time, ...), received shape "
-            f"{arrays[flat[0]].shape} at `{name_of('x', flat[0])}`."
+            f"{arrays[flat[0]].shape} at `{leaf_name(flat[0])}`."
         )
     return chosen
+
+
+def _check_lengths_are_of_padded(possible: list[Path], arrays: Arrays, given: dict[Path, GivenLengths]) -> None:
+    """Refuses lengths for entries that have no time axis."""
+    for path, entry in given.items():
+        if entry.lengths is not None and path not in possible:
+            name = leaf_name(path)
+            raise ValueError(
+                f"`{entry.name}` must be None where `x` holds one value a row, or `{name}` must be padded. Expected "
+                f"shape (num_sequences, time, ...), received shape {arrays[path].shape} at `{name}`."
+            )
 
 
 def _check_lengths_of_all(arrays: Arrays, others: list[Path], with_lengths: list[Path]) -> None:
@@ -155,8 +283,8 @@ def _check_lengths_of_all(arrays: Arrays, others: list[Path], with_lengths: list
         if arrays[path].shape[:2] in shapes:
             alike = shapes[arrays[path].shape[:2]]
             raise ValueError(
-                f"`lengths` must have an entry for `{name_of('x', path)}` too, which may be a sequence: received shape "
-                f"{arrays[path].shape}, next to {arrays[alike].shape} of `{name_of('x', alike)}`. Give it lengths, or "
+                f"`lengths` must have an entry for `{leaf_name(path)}` too, which may be a sequence: received shape "
+                f"{arrays[path].shape}, next to {arrays[alike].shape} of `{leaf_name(alike)}`. Give it lengths, or "
                 "None if it holds one value a row."
             )
     if not with_lengths:
@@ -164,13 +292,10 @@ def _check_lengths_of_all(arrays: Arrays, others: list[Path], with_lengths: list
 
 
 def _check_second_axis(x: Structure, arrays: Arrays) -> None:
-    """Refuses entries without one second axis in common, unless each has a mask of its shape."""
+    """Refuses entries without one second axis in common."""
     if len({array.shape[1] for array in arrays.values()}) == 1:
         return
-    masked = {array.shape[:2] for path, array in arrays.items() if is_mask(path, array)}
-    if all(array.shape[:2] in masked for array in arrays.values()):
-        return
-    shapes = {name_of("x", path): array.shape for path, array in arrays.items()}
+    shapes = {leaf_name(path): array.shape for path, array in arrays.items()}
     raise ValueError(
         "Which entries of `x` are padded sequences is not clear, since those of rank 2 and more do not share their "
         f"second dimension. Received {shorten(str(shapes))}. Say which: sequences={shorten(str(_keys(x)))}, without "
@@ -185,10 +310,12 @@ def _keys(x: Structure) -> list[str | int]:
 def lengths_by_leaf(x: Structure, lengths: Any, path: Path = ()) -> dict[Path, GivenLengths]:
     """What was given for each leaf of `x` that `lengths` speaks of, both of which stand at `path` in the arguments.
 
+    The paths of the leaves begin with "x".
+
     Raises:
         ValueError: If `lengths` is no array and has another structure than `x`; entries may be missing from a dict.
     """
-    name, label = name_of("x", path), name_of("lengths", path)
+    name, label = leaf_name(("x", *path)), name_of("lengths", path)
     if isinstance(x, dict) and isinstance(lengths, dict):
         unknown = [key for key in lengths if key not in x]
         if unknown:
@@ -210,15 +337,15 @@ def lengths_by_leaf(x: Structure, lengths: Any, path: Path = ()) -> dict[Path, G
             "received a dict."
         )
     else:  # one and the same for all that is below
-        return {(*path, *below): GivenLengths(path, lengths) for below, _ in tree.leaves(x)}
+        return {("x", *path, *below): GivenLengths(path, lengths) for below, _ in tree.leaves(x)}
     found: dict[Path, GivenLengths] = {}
     for key in keys:
         found |= lengths_by_leaf(x[key], lengths[key], (*path, key))
     return found
 
 
-def read_lengths(given: object, shape: tuple[int, ...], label: str, name: str) -> tuple[Lengths, Side | None]:
-    """Given lengths, or a mask of booleans or of 0 and 1, as integers; and the padded end where a mask shows it.
+def read_lengths(given: object, shape: tuple[int, ...], label: str, name: str) -> tuple[Lengths, Side | None, bool]:
+    """Given lengths, or a mask of booleans or of 0 and 1, as integers; the end a mask has padded; whether it is a mask.
 
     Raises:
         TypeError: If they are no integers.
@@ -235,7 +362,7 @@ def read_lengths(given: object, shape: tuple[int, ...], label: str, name: str) -
             f"`{label}` must have one entry for each sequence, or, as a mask, for each timestep. Expected shape "
             f"{expected} as in `{name}`, received {received}."
         )
-    return (lengths, None) if mask is None else lengths_of_mask(mask, label)
+    return (lengths, None, False) if mask is None else (*lengths_of_mask(mask, label), True)
 
 
 def _as_mask(given: object) -> NDArray[np.bool_] | None:

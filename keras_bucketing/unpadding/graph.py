@@ -1,17 +1,16 @@
-"""The lengths of the rows of a padded batch, read off the batch in graph: the rules of `monitor_padding`."""
+"""The lengths of the rows of a padded batch, read off the batch in graph: what `monitor_padding` counts."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.checks import can_hold, list_some, show, show_typed
+from keras_bucketing.checks import list_some, show, show_typed
 from keras_bucketing.data.tree import Path, Structure, name_of
-from keras_bucketing.unpadding.entries import PADDING_MASK, longest_prefix
+from keras_bucketing.unpadding.entries import EntryKind, EntryTable, read_table
+from keras_bucketing.unpadding.spans import Side, check_holds
 
 TensorOrSpec = Any  # or an array
 Entries = dict[Path, TensorOrSpec]
@@ -44,7 +43,7 @@ def sequence_paths(x: Structure, sequences: object = None) -> list[Path]:
             f"{problem} time axis. Expected the shape (batch, time, ...), received {shapes}. Batch and pad the dataset "
             "before monitor_padding()."
         )
-    return _with_varying_axis(padded) if sequences is None else list(padded)
+    return _with_varying_axis(padded, table_of(x)) if sequences is None else list(padded)
 
 
 def _entries_named(x: Structure, sequences: object) -> Entries:
@@ -54,17 +53,33 @@ def _entries_named(x: Structure, sequences: object) -> Entries:
         if not isinstance(key, (str, int)) or (key,) not in entries:
             keys = [path[-1] for path in entries if path]
             raise ValueError(
-                f"`sequences` names no entry of the batches' x. Expected one of {show(keys)}, or several in a list, "
-                f"received {show(key)}."
+                f"`sequences` names no entry of the batches' x. Expected one of {keys}, or several in a list, received "
+                f"{show(key)}."
             )
         paths.append((key,))
     return {path: entries[path] for path in paths}
 
 
-def _with_varying_axis(padded: dict[Path, tuple[int | None, ...]]) -> list[Path]:
+def table_of(x: Structure) -> EntryTable:
+    """What tells the lengths of the entries of a model's input; its paths begin with "x"."""
+    kinds = {
+        ("x", *path): EntryKind(_rank(leaf), _kind_of_dtype(leaf))
+        for path, leaf in _entries(x).items()
+        if _rank(leaf) >= 0
+    }
+    return read_table(kinds)
+
+
+def _kind_of_dtype(leaf: TensorOrSpec) -> str:
+    dtype = tf.as_dtype(leaf.dtype)
+    if dtype.is_integer:
+        return "i"
+    return "b" if dtype == tf.bool else "f"
+
+
+def _with_varying_axis(padded: dict[Path, tuple[int | None, ...]], table: EntryTable) -> list[Path]:
     """Those entries but the masks whose second axis is time: one of varying size is; one of a fixed size may not be."""
-    masks = {mask for path in padded if (mask := _padding_mask_of(path, padded)) is not None}
-    padded = {path: shape for path, shape in padded.items() if path not in masks} or padded
+    padded = {path: shape for path, shape in padded.items() if not table.is_mask(("x", *path))} or padded
     varying = [path for path, shape in padded.items() if shape[1] is None]
     if not varying and len({shape[1] for shape in padded.values()}) > 1:
         shapes = list_some([f"{name_of('x', path)} of shape {shape}" for path, shape in padded.items()])
@@ -90,7 +105,7 @@ def check_padding_of(x: Structure, paths: list[Path], mask_value: Any) -> None:
     entries = _entries(x)
     for path in paths:
         dtype = tf.as_dtype(entries[path].dtype)
-        is_number = isinstance(mask_value, (bool, int, float, np.number))
+        is_number = isinstance(mask_value, (bool, int, float, np.number, np.ndarray))
         if dtype == tf.string:
             if not isinstance(mask_value, (str, bytes)) and mask_value != 0:
                 raise TypeError(
@@ -101,47 +116,80 @@ def check_padding_of(x: Structure, paths: list[Path], mask_value: Any) -> None:
                 f"`mask_value` must be a number where the sequences have dtype {dtype.name}. Received "
                 f"{show_typed(mask_value)}. Pass what the padding holds, for example 0."
             )
-        elif not dtype.is_floating and not can_hold(np.dtype(dtype.as_numpy_dtype), mask_value):
-            raise ValueError(
-                f"`mask_value` must be a value that padding can hold. Expected one of dtype {dtype.name}, received "
-                f"{show(mask_value)}."
-            )
+        else:
+            stored = np.dtype(np.float32 if dtype.is_floating else dtype.as_numpy_dtype)
+            check_holds(mask_value, stored, tuple(entries[path].shape[2:]))
 
 
-def row_lengths(x: Structure, paths: list[Path], mask_value: Any) -> tuple[tf.Tensor, tf.Tensor]:
+class MeasuredRows(NamedTuple):
+    """What a batch says of its rows.
+
+    Attributes:
+        lengths: The rows' lengths in each entry, int32 `(num_paths, batch)`, at least 1.
+        padded_lengths: The padded lengths, int32 `(num_paths,)`.
+        runs: How many rows end and how many begin in a run of `mask_value`, and how long these runs are together, int64
+            `(num_paths, 4)`; zeros for entries whose lengths are told.
+        is_under_mask: Which timesteps a mask calls real, for each entry that has one.
+    """
+
+    lengths: tf.Tensor
+    padded_lengths: tf.Tensor
+    runs: tf.Tensor
+    is_under_mask: dict[int, tf.Tensor]
+
+
+def measure_rows(x: Structure, paths: list[Path], mask_value: Any, padding: Side | None = None) -> MeasuredRows:
     """Measures a batch; in graph or eagerly.
 
-    Lengths are those that the batch itself tells, within 1 and the padded length, if it has one of these entries:
-    `"<name>_lengths"`; "lengths", for the entries that are padded as far as any (this package's is the longest's);
-    a KerasHub mask, `"padding_mask"` or `"<beginning of the name>_padding_mask"`. Otherwise a length is what remains
-    without the trailing `mask_value` timesteps, or without the leading ones if more rows of the batch begin than end
-    with them. A row of nothing but `mask_value` counts as one timestep, as in `SequenceMasking`.
+    Lengths are those that the batch itself tells, within 1 and the padded length, by the names of `entries.py`: a
+    mask, `"<name>_lengths"`, or "lengths", for the entries that are padded as far as any (this package's is the
+    longest's). Otherwise a length is what remains without the run of `mask_value` timesteps at the padded end, the only
+    one where rows have runs. A row of nothing but `mask_value` counts as one timestep, as in `SequenceMasking`.
 
     Args:
         x: The model's input, as `sequence_paths` saw it.
         paths: What `sequence_paths` returned.
         mask_value: What padding holds.
-
-    Returns:
-        The rows' lengths in each entry, int32 of shape `(num_paths, batch)`, and the padded lengths, int32 of shape
-        `(num_paths,)`, both in timesteps.
+        padding: The end that is padded; None for the only one that shows runs.
     """
-    entries = _entries(x)
+    entries, table = _entries(x), table_of(x)
     padded_lengths = tf.stack([tf.shape(entries[path])[1] for path in paths])
-    longest = _given_lengths(entries, ("lengths",))
-    lengths = []
+    lengths, runs, under = [], [], {}
     for index, path in enumerate(paths):
-        padded_length = tf.maximum(padded_lengths[index], 1)
-        own = _given_lengths(entries, tuple(f"{key}_lengths" for key in path))
-        if own is None and (longest is None or len(paths) > 1):
-            mask = _padding_mask_of(path, entries)
-            leaf, padding = (entries[path], mask_value) if mask is None else (entries[mask], 0)
-            own = _unpadded_lengths(tf.convert_to_tensor(leaf), padding)
+        leaf = tf.convert_to_tensor(entries[path])
+        own, counts = _told_lengths(("x", *path), entries, table), tf.zeros([4], tf.int64)
+        mask = table.masks.get(("x", *path))
+        if mask is not None and mask[1:] != path:
+            under[index] = tf.not_equal(entries[mask[1:]], tf.zeros([], entries[mask[1:]].dtype))
+        longest = table.longest.get(("x", *path))
+        if own is None:
+            own, counts = _unpadded_lengths(leaf, mask_value, padding)
             if longest is not None:
                 is_longest = tf.equal(padded_lengths[index], tf.reduce_max(padded_lengths))
-                own = tf.where(is_longest, longest, own)
-        lengths.append(tf.clip_by_value(longest if own is None else own, 1, padded_length))
-    return tf.stack(lengths), padded_lengths
+                own = tf.where(is_longest, _as_lengths(entries[longest[1:]]), own)
+                counts = tf.where(is_longest, tf.zeros_like(counts), counts)
+        lengths.append(tf.clip_by_value(own, 1, tf.maximum(padded_lengths[index], 1)))
+        runs.append(counts)
+    return MeasuredRows(tf.stack(lengths), padded_lengths, tf.stack(runs), under)
+
+
+def row_lengths(x: Structure, paths: list[Path], mask_value: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """The lengths and the padded lengths of `measure_rows`."""
+    measured = measure_rows(x, paths, mask_value)
+    return measured.lengths, measured.padded_lengths
+
+
+def _told_lengths(path: Path, entries: Entries, table: EntryTable) -> tf.Tensor | None:
+    """What a mask, or lengths of its own, tell of an entry; None if only its values or the longest do."""
+    if path in table.masks:
+        mask = entries[table.masks[path][1:]]
+        is_real = tf.not_equal(mask, tf.zeros([], mask.dtype))
+        return tf.cast(tf.math.count_nonzero(is_real, axis=1), tf.int32)
+    return _as_lengths(entries[table.lengths[path][1:]]) if path in table.lengths else None
+
+
+def _as_lengths(entry: TensorOrSpec) -> tf.Tensor:
+    return tf.cast(entry, tf.int32)
 
 
 def leaves_at(x: Structure, paths: list[Path]) -> list[TensorOrSpec]:
@@ -150,40 +198,31 @@ def leaves_at(x: Structure, paths: list[Path]) -> list[TensorOrSpec]:
     return [entries[path] for path in paths]
 
 
-def _given_lengths(entries: Entries, path: Path) -> tf.Tensor | None:
-    """An entry of one integer a row, or None if there is none."""
-    given = entries.get(path) if path else None
-    if given is None or _rank(given) != 1 or not tf.as_dtype(given.dtype).is_integer:
-        return None
-    return tf.cast(given, tf.int32)
-
-
-def _padding_mask_of(path: Path, entries: Mapping[Path, TensorOrSpec]) -> Path | None:
-    """The entry that is True on the real timesteps of another one, by KerasHub's names; None if there is none."""
-    key = path[0] if path else None
-    if not isinstance(key, str) or key.endswith(PADDING_MASK):
-        return None
-    masks = [other[0] for other in entries if isinstance(other[0], str) and other[0].endswith(PADDING_MASK)]
-    prefix = longest_prefix(key, [mask.removesuffix(PADDING_MASK) for mask in masks])
-    return None if prefix is None else (prefix + PADDING_MASK,)
-
-
-def _unpadded_lengths(leaf: tf.Tensor, mask_value: Any) -> tf.Tensor:
-    """What `spans.side_of_runs` and `spans.is_padding` say of arrays, with the majority of rows deciding the side."""
-    if leaf.dtype == tf.string and mask_value == 0:
+def _unpadded_lengths(leaf: tf.Tensor, mask_value: Any, padding: Side | None) -> tuple[tf.Tensor, tf.Tensor]:
+    """The lengths, and the runs at either end: what `spans.SideOfRuns` and `spans.is_padding` say of arrays."""
+    if leaf.dtype == tf.string and isinstance(mask_value, int) and mask_value == 0:
         mask_value = ""
-    if isinstance(mask_value, (float, np.floating)) and math.isnan(mask_value):
-        is_padding = tf.math.is_nan(leaf)
-    else:
-        is_padding = tf.equal(leaf, _in_stored_dtype(mask_value, leaf.dtype))
+    value = _in_stored_dtype(mask_value, leaf.dtype)
+    is_padding = tf.equal(leaf, value)
+    if leaf.dtype.is_floating:
+        is_padding = tf.logical_or(is_padding, tf.logical_and(tf.math.is_nan(leaf), tf.math.is_nan(value)))
     is_real = tf.logical_not(tf.reduce_all(is_padding, axis=tf.range(2, tf.rank(leaf))))
     time = tf.shape(leaf)[1]
     steps = tf.range(1, time + 1)
     until_last = tf.reduce_max(tf.where(is_real, steps, 0), axis=1)
     from_first = tf.reduce_max(tf.where(is_real, time + 1 - steps, 0), axis=1)
-    end_padded = tf.math.count_nonzero(until_last < time)
-    begin_padded = tf.math.count_nonzero(from_first < time)
-    return tf.maximum(tf.where(begin_padded > end_padded, from_first, until_last), 1)
+    counts = []
+    for length in (until_last, from_first):
+        has_run = tf.logical_and(length > 0, length < time)
+        counts += [
+            tf.math.count_nonzero(has_run),
+            tf.reduce_sum(tf.cast(tf.where(has_run, time - length, 0), tf.int64)),
+        ]
+    if padding is None:
+        lengths = tf.where(counts[2] > counts[0], from_first, until_last)
+    else:
+        lengths = until_last if padding == "post" else from_first
+    return tf.maximum(lengths, 1), tf.stack([counts[0], counts[2], counts[1], counts[3]])
 
 
 def _in_stored_dtype(mask_value: Any, dtype: tf.DType) -> tf.Tensor:

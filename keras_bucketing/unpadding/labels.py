@@ -2,22 +2,180 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from keras_bucketing.checks import check_number, show
 from keras_bucketing.data import tree
 from keras_bucketing.data.arrays import as_regular_array
 from keras_bucketing.data.rows import rows_from_padded
-from keras_bucketing.data.tree import Path, Structure, name_of
-from keras_bucketing.unpadding.arrays import PaddedSequences
-from keras_bucketing.unpadding.batches import Batch, BatchOptions, PaddedGroup, Spans, leaf_name
-from keras_bucketing.unpadding.spans import Span
+from keras_bucketing.data.tree import Path, Structure
+from keras_bucketing.unpadding.arrays import PaddedSequences, UnpaddedInputs
+from keras_bucketing.unpadding.batches import Batch, BatchOptions, Spans
+from keras_bucketing.unpadding.entries import leaf_name
+from keras_bucketing.unpadding.spans import (
+    OneTimestep,
+    Side,
+    SideOfLengths,
+    SideOfRuns,
+    Span,
+    equals,
+    runs_at_both_ends,
+    span_of_lengths,
+)
+from keras_bucketing.unpadding.unnoticed import RowSample
+
+_MIN_SLICED_ROWS = 2  # a single label that equals its padding is a coincidence
+
+
+class LabelPadding:
+    """What labels are padded with, and whether their own padding begins before that of their sequences.
+
+    Labels that were sliced after padding, as `padded[:, 1:]` beside `padded[:, :-1]`, end one timestep earlier: the
+    last label of every padded row is padding, which would weigh as much as a real one.
+
+    Args:
+        is_weighted: Whether there is a sample weight of each timestep, which says what counts.
+    """
+
+    def __init__(self, is_weighted: bool = False):
+        self._is_weighted = is_weighted
+        self._paddings: dict[Path, OneTimestep] = {}
+        self._sliced: dict[Path, _SlicedLabels] = {}
+
+    def add(self, path: Path, labels: np.ndarray, span: Span, x: np.ndarray | None) -> None:
+        """Takes labels `(num_rows, time, ...)`, what of them is real, and the padded sequences that they belong to."""
+        padding = self._paddings.setdefault(path, OneTimestep())
+        padding.add(labels[~span.is_real])
+        if not self._is_weighted and path[0] == "y" and padding.is_constant and padding.value is not None:
+            self._sliced.setdefault(path, _SlicedLabels()).add(labels, span, padding.value, x)
+
+    def check(self) -> None:
+        """Refuses labels whose own padding begins before that of their sequences.
+
+        Raises:
+            ValueError: If the last label of every padded row is what labels are padded with.
+        """
+        for path, sliced in self._sliced.items():
+            value = self._paddings[path].value
+            if not self._paddings[path].is_constant or not sliced.is_certain or value is None:
+                continue
+            name = leaf_name(path)
+            raise ValueError(
+                f"`{name}` holds what it is padded with, {show(value.tolist())}, at the last timestep of all "
+                f"{sliced.num_rows} rows that are padded, which would weigh as much as real labels. Labels that were "
+                f"sliced after padding do so: x = padded[:, :-1], {name} = padded[:, 1:]. Slice sequences before they "
+                "are padded, pass a sample_weight of each timestep, 0 where the label is padding, or lengths that end "
+                "with the labels."
+            )
+
+    def number(self) -> float | None:
+        """The number that the labels `y` are padded with; None where there is none.
+
+        Raises:
+            ValueError: If they are padded with several.
+        """
+        found: dict[Path, float] = {}
+        for path, padding in self._paddings.items():
+            if path[0] != "y" or padding.value is None or not padding.is_constant:
+                continue
+            values = padding.value.reshape(-1)
+            if len(values) and equals(values, values[:1]).all():
+                found[path] = values[0].item()
+        distinct = {str(float(number)): path for path, number in found.items()}
+        if len(distinct) > 1:
+            one, other = list(distinct.values())[:2]
+            raise ValueError(
+                f"`label_padding_value` must be given, since labels are padded with several values. Received "
+                f"{show(found[one])} in `{leaf_name(one)}` and {show(found[other])} in `{leaf_name(other)}`. Pass the "
+                "one for the batches."
+            )
+        return next(iter(found.values()), None)
+
+
+class _SlicedLabels:
+    """The labels next to the padding, in all rows that are padded."""
+
+    def __init__(self) -> None:
+        self.num_rows = 0
+        self._all_are_padding = True
+        self._is_elsewhere = False
+        self._is_shifted = True
+
+    def add(self, labels: np.ndarray, span: Span, padding: np.ndarray, x: np.ndarray | None) -> None:
+        equal = equals(labels, padding)
+        is_padding = np.asarray(equal.all(axis=tuple(range(2, labels.ndim))))
+        rows = np.flatnonzero((span.lengths > 0) & (span.lengths < span.time))
+        last = np.where(span.start[rows] > 0, span.start[rows], span.stop[rows] - 1)
+        self.num_rows += len(rows)
+        self._all_are_padding &= bool(is_padding[rows, last].all())
+        inside = is_padding & span.is_real
+        inside[rows, last] = False
+        self._is_elsewhere |= bool(inside.any())
+        self._is_shifted &= x is not None and x.shape == labels.shape and bool(equals(labels[:, :-1], x[:, 1:]).all())
+
+    @property
+    def is_certain(self) -> bool:
+        if not self.num_rows or not self._all_are_padding:
+            return False
+        return self._is_shifted or (self.num_rows >= _MIN_SLICED_ROWS and not self._is_elsewhere)
+
+
+def unpad_labels(
+    y: Structure,
+    sample_weight: Structure,
+    unpadded: UnpaddedInputs,
+    timestep_labels: bool | None,
+    side: Any,
+    options: Mapping[str, Any],
+    align_labels: bool,
+) -> tuple[Structure, Structure, float | None]:
+    """Labels and weights of `from_padded` without their padding, and the number that labels were padded with."""
+    is_weighted = any(
+        isinstance(leaf, tf.RaggedTensor) or len(np.shape(_first_of(leaf))) > 0
+        for _, leaf in tree.leaves(sample_weight)
+    )
+    padding = LabelPadding(is_weighted or options.get("timestep_weights", True) is False)
+    own_padding = (
+        None if align_labels else (check_number("label_padding_value", options.get("label_padding_value", 0)), side)
+    )
+    found = [
+        labels_from_padded(
+            labels,
+            unpadded.padded,
+            timestep_labels,
+            name,
+            padding=padding,
+            own_lengths=unpadded.label_lengths,
+            own_padding=own_padding,
+        )
+        for name, labels in (("y", y), ("sample_weight", sample_weight))
+    ]
+    padding.check()
+    number = None if "label_padding_value" in options else padding.number()
+    return found[0], found[1], number
+
+
+def _first_of(leaf: Any) -> Any:
+    """The first row of a leaf, a number where it has one value a row."""
+    try:
+        return leaf[0]
+    except (TypeError, IndexError, KeyError):
+        return 0
 
 
 def labels_from_padded(
-    labels: Structure, padded: list[PaddedSequences], timestep_labels: bool | None, root: str
+    labels: Structure,
+    padded: list[PaddedSequences],
+    timestep_labels: bool | None,
+    root: str,
+    *,
+    padding: LabelPadding | None = None,
+    own_lengths: Mapping[Path, np.ndarray] | None = None,
+    own_padding: tuple[float, Side | None] | None = None,
 ) -> Structure:
     """Makes those leaves ragged that hold one label a timestep: `(num_rows, time, ...)`, padded like the sequences.
 
@@ -27,28 +185,97 @@ def labels_from_padded(
         timestep_labels: Whether leaves of that shape hold one label a timestep. None: if what they hold behind the ends
             of the sequences is one constant, as padding is.
         root: What to call them in an error message.
+        padding: Takes what the labels are padded with.
+        own_lengths: Lengths of labels that have their own, by path.
+        own_padding: What the padding of such labels holds, and its end; None where labels are as long as sequences.
 
     Raises:
         ValueError: If a leaf has that shape but no padding, so that its second axis may be classes or outputs; or if it
             may belong to either of two entries of `x`.
     """
+    noted = LabelPadding() if padding is None else padding
 
     def convert(path: Path, leaf: Any) -> Any:
-        shape = tuple(getattr(leaf, "shape", ()))[:2]
-        labeled = [sequences for sequences in padded if sequences.array.shape[:2] == shape]
-        if timestep_labels is False or not labeled:
+        at, array = (root, *path), _regular(leaf)
+        if array is None or (timestep_labels is False and at not in (own_lengths or {})):
             return leaf
-        name = name_of(root, path)
-        array = as_regular_array(leaf, name, "Give every row the same shape.")
+        shape = array.shape[:2]
+        labeled = [sequences for sequences in padded if sequences.array.shape[:2] == shape and not sequences.is_mask]
+        if own_padding is not None and (at in (own_lengths or {}) or not labeled):
+            own = OwnLengths(at, *own_padding)
+            span = own.span(array, None if own_lengths is None else own_lengths.get(at), 0)
+            return rows_from_padded(array, span.start, span.lengths)
+        if not labeled:
+            return leaf
+        name = leaf_name(at)
         distinct = _distinct(labeled)
         fitting = [sequences for sequences in distinct if _has_constant_padding(array, sequences)]
         if timestep_labels is None and not fitting:
             raise ValueError(_unclear(array, distinct, name))
         sequences = _only_one(array, fitting or distinct, name)
+        noted.add(at, array, sequences.span, sequences.array)
         return rows_from_padded(array, sequences.span.start, sequences.lengths)
 
     tree.check_structure(labels, root)
     return tree.map_leaves(convert, labels)
+
+
+def _regular(leaf: Any) -> np.ndarray | None:
+    """An array of two axes or more, also of nested lists; None for anything else."""
+    if isinstance(leaf, (list, tuple)) and leaf and isinstance(leaf[0], (list, tuple, np.ndarray)):
+        try:
+            array = np.asarray(leaf)
+        except ValueError:  # of uneven shape
+            return None
+        return array if array.ndim >= 2 and array.dtype.kind in "biuf" else None
+    if isinstance(leaf, tf.RaggedTensor) or len(tuple(getattr(leaf, "shape", ()))) < 2:
+        return None
+    return as_regular_array(leaf, "labels", "Give every row the same shape.")
+
+
+class OwnLengths:
+    """Where labels of their own length stop: by their lengths, or by what their padding holds.
+
+    Args:
+        path: Where the labels are.
+        mask_value: What their padding holds.
+        padding: The end that is padded, or None.
+    """
+
+    def __init__(self, path: Path, mask_value: float, padding: Side | None):
+        self._name, self._mask_value = leaf_name(path), mask_value
+        self._of_runs = SideOfRuns(self._name, mask_value, padding)
+        self._of_lengths = SideOfLengths(padding, mask_value)
+        self._sample = RowSample()
+
+    def span(self, labels: np.ndarray, lengths: np.ndarray | None, first_row: int) -> Span:
+        """What is real of some rows `(num_rows, time, ...)`.
+
+        Raises:
+            ValueError: If it is not certain which end is padded, or a length is out of range.
+        """
+        time = labels.shape[1]
+        if lengths is None:
+            runs = runs_at_both_ends(labels, self._mask_value)
+            self._of_runs.add(runs, time, first_row)
+            side = self._of_runs.decide()
+            self._sample.add(labels, time - runs[side])
+            return span_of_lengths(time - runs[side], time, side)
+        lengths = np.asarray(lengths).astype(np.int64)
+        wrong = (lengths < 0) | (lengths > time)
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            raise ValueError(
+                f"The lengths of `{self._name}` must not exceed the padded length. Expected at most {time}, received "
+                f"{lengths[at]} in row {first_row + at}. Correct them, or rename the entry if it is no length."
+            )
+        self._of_lengths.add(self._name, labels, lengths)
+        return span_of_lengths(lengths, time, self._of_lengths.decide(self._name, labels, lengths))
+
+    def message(self) -> str | None:
+        """A warning of padding that was not noticed."""
+        message = self._sample.message(self._name, self._mask_value)
+        return None if message is None else message.replace("mask_value", "label_padding_value")
 
 
 def _distinct(padded: list[PaddedSequences]) -> list[PaddedSequences]:
@@ -61,8 +288,7 @@ def _distinct(padded: list[PaddedSequences]) -> list[PaddedSequences]:
 
 
 def _has_constant_padding(array: np.ndarray, sequences: PaddedSequences) -> bool:
-    padding = array[~sequences.span.is_real]
-    return bool(len(padding)) and bool((padding == padding[0]).all())
+    return bool((~sequences.span.is_real).any()) and sequences.span.leaves_a_constant(array)
 
 
 def _only_one(array: np.ndarray, fitting: list[PaddedSequences], name: str) -> PaddedSequences:
@@ -86,7 +312,7 @@ def _ends_with_data(array: np.ndarray, sequences: PaddedSequences) -> bool:
     if not len(padding) or not len(rows):
         return False
     last = sequences.span.stop[rows] - 1 if sequences.side == "post" else sequences.span.start[rows]
-    is_padding = array[rows, last] == padding[0]
+    is_padding = equals(array[rows, last], padding[0])
     return not is_padding.reshape(len(rows), -1).all(axis=1).any()
 
 
@@ -108,26 +334,26 @@ class PaddedLabels:
 
     Args:
         padded: Paths of the padded leaves of `y` and `sample_weight`.
-        sequences: Paths of the leaves of `x` that are not padded.
-        groups: Those that are.
+        candidates: Paths of the leaves of `x` that they may belong to.
         options: What the caller said.
-        lengths: Path of the leaf of `x` with the lengths of labels that have their own, or None.
+        lengths: The paths of the lengths of labels that have their own.
+        is_weighted: Whether there is a sample weight of each timestep.
     """
 
     def __init__(
         self,
         padded: list[Path],
-        sequences: list[Path],
-        groups: list[PaddedGroup],
+        candidates: list[Path],
         options: BatchOptions,
-        lengths: Path | None,
+        lengths: Mapping[Path, Path],
+        is_weighted: bool,
     ):
-        self._padded = padded
-        self._candidates = [*sequences, *(group.paths[0] for group in groups)]
-        self._owners: dict[Path, Path] = {}
-        self._own = {path: PaddedGroup([path], lengths=lengths) for path in padded}
+        self._padded, self._candidates = padded, candidates
+        self._owners: dict[Path, list[Path]] = {}  # those that fit all batches so far; the first one is used
+        self._own = {path: OwnLengths(path, options.label_mask_value, options.padding) for path in padded}
+        self._own_lengths = lengths
         self._options = options
-        self._label_options = BatchOptions(mask_value=options.label_mask_value, padding=options.padding or "post")
+        self.padding = LabelPadding(is_weighted)
 
     def align(self, batches: list[tuple[Batch, Spans]]) -> None:
         """Chooses the leaf of `x` for each of the labels, by what the first batches look like.
@@ -139,16 +365,21 @@ class PaddedLabels:
             ValueError: If there is none, or none is certain.
         """
         for path in self._padded:
+            if path in self._own_lengths:
+                continue
             fitting = self._fitting(path, batches)
             if fitting and _all_equal(fitting, batches):
-                self._owners[path] = fitting[0]
+                self._owners[path] = fitting
             elif fitting or self._options.labels_align:
-                raise ValueError(
-                    f"`{leaf_name(path)}` seems to be padded, but {'several leaves' if fitting else 'no leaf'} of `x` "
-                    f"may be what its timesteps belong to. Received shape {np.shape(batches[0][0][path])} in element "
-                    "0. Pass timestep_labels=False if it holds values of a row, align_labels=False if it has lengths "
-                    "of its own, as transcripts and translations do, or single sequences instead of padded batches."
-                )
+                raise self._unclear(path, bool(fitting), np.shape(batches[0][0][path]))
+
+    def _unclear(self, path: Path, are_several: bool, shape: tuple[int, ...]) -> ValueError:
+        return ValueError(
+            f"`{leaf_name(path)}` seems to be padded, but {'several leaves' if are_several else 'no leaf'} of `x` may "
+            f"be what its timesteps belong to. Received shape {shape} in element 0. Pass timestep_labels=False if it "
+            "holds values of a row, align_labels=False if it has lengths of its own, as transcripts and translations "
+            "do, or single sequences instead of padded batches."
+        )
 
     def _fitting(self, path: Path, batches: list[tuple[Batch, Spans]]) -> list[Path]:
         """The leaves of `x` of the labels' shape; of unlike ones, those beyond whose ends the labels are constant."""
@@ -171,18 +402,39 @@ class PaddedLabels:
         Raises:
             ValueError: If they hold something where their sequences have ended.
         """
-        owner = self._owners.get(path)
-        if owner is None:
-            return self._own[path].span(batch, self._label_options, first_row)
+        if path not in self._owners:
+            at = self._own_lengths.get(path)
+            return self._own[path].span(batch[path], None if at is None else batch[at], first_row)
+        if len(self._owners[path]) > 1 and not _all_equal(self._owners[path], [(batch, spans)]):
+            used, fitting = self._owners[path], self._fitting_of(path, batch, spans)
+            if not fitting or not _all_equal(fitting, [(batch, spans)]) or used[0] not in fitting:
+                raise self._unclear(path, True, np.shape(batch[path]))
+            self._owners[path] = fitting
+        owner = self._owners[path][0]
         span = _span(owner, batch, spans)
-        if batch[path].shape[1] == span.time and not span.leaves_a_constant(batch[path]):
+        if batch[path].shape[1] != span.time:
+            return span
+        if not span.leaves_a_constant(batch[path]):
             raise ValueError(
                 f"`{leaf_name(path)}` holds labels where `{leaf_name(owner)}` is padded, in the batch at row "
                 f"{first_row}. Received more than one value there. If timesteps of x that look like padding are real, "
                 "say what padding holds, mask_value=..., or add an entry 'lengths' to x; if these are values of a row, "
                 "pass timestep_labels=False."
             )
+        self.padding.add(path, batch[path], span, batch[owner] if owner in spans else None)
         return span
+
+    def _fitting_of(self, path: Path, batch: Batch, spans: Spans) -> list[Path]:
+        return [owner for owner in self._owners[path] if _span(owner, batch, spans).leaves_a_constant(batch[path])]
+
+    def finish(self) -> list[str]:
+        """Checks what only all batches show, and returns warnings of padding that was not noticed.
+
+        Raises:
+            ValueError: If labels were sliced after padding.
+        """
+        self.padding.check()
+        return [message for own in self._own.values() if (message := own.message()) is not None]
 
 
 def _span(owner: Path, batch: Batch, spans: Spans) -> Span:

@@ -1,22 +1,27 @@
 """Where each row of a padded array stops: by its length, by a mask, or by its values; and which end is padded.
 
-NumPy only; `graph.py` says the same of tensors.
+NumPy only; `graph.py` says the same of tensors. Rows may come all at once or batch by batch: what they show is added up
+in `SideOfRuns`, `SideOfLengths` and `OneTimestep`, which answer for all that they have seen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_bucketing.checks import show
+from keras_bucketing.checks import UnclearError, can_hold, check_number, show, show_typed
 from keras_bucketing.data.row_splits import Lengths
 
 Side = str  # the end that is padded, one of SIDES
 SIDES = ("post", "pre")
 Mask = NDArray[np.bool_]  # `(num_rows, time)`, True on real timesteps
 Runs = dict[Side, Lengths]  # by the end that is padded, the timesteps of padding in each row
+MaskValue = float | NDArray[Any]  # what each feature of padding holds, or an array of the shape of a timestep
+_WHICH_END = "padding='post' or padding='pre', the end that is padded"
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ def span_of_lengths(lengths: Lengths, time: int, side: Side) -> Span:
     return Span(none, lengths, time) if side == "post" else Span(time - lengths, none + time, time)
 
 
-def lengths_of_mask(mask: Mask, label: str) -> tuple[Lengths, Side | None]:
+def lengths_of_mask(mask: Mask, label: str, first_row: int = 0) -> tuple[Lengths, Side | None]:
     """The lengths in a mask of one run of True at the same end of every row, and the other end, which is padded.
 
     Example:
@@ -73,20 +78,57 @@ def lengths_of_mask(mask: Mask, label: str) -> tuple[Lengths, Side | None]:
         at = int(np.argmax(wrong))
         raise ValueError(
             f"`{label}` must be True in one run at the beginning or at the end of each row. Received a mask with gaps, "
-            f"or with padding at both ends, at {label}[{at}]: {show(mask[at].astype(int).tolist())}. Take out the "
-            "timesteps that are not real, and pass the sequences as a list to BucketedSequence itself."
+            f"or with padding at both ends, at {label}[{first_row + at}]: {show(mask[at].astype(int).tolist())}. Take "
+            "out the timesteps that are not real, and pass the sequences as a list to BucketedSequence itself; rename "
+            "an entry that is data."
         )
     only = {"post": fits["post"] & ~fits["pre"], "pre": fits["pre"] & ~fits["post"]}
     if only["post"].any() and only["pre"].any():
-        raise ValueError(
-            f"`{label}` must have the padding of all rows at the same end. Received padding at the end of row "
-            f"{int(np.argmax(only['post']))} and at the beginning of row {int(np.argmax(only['pre']))}. Take the "
-            "padding out yourself, and pass the sequences as a list to BucketedSequence itself."
-        )
+        raise _masks_of_both_sides(label, *(first_row + int(np.argmax(only[side])) for side in SIDES))
     return lengths, next((side for side, rows in only.items() if rows.any()), None)
 
 
-def runs_at_both_ends(array: np.ndarray, mask_value: float) -> Runs:
+def _masks_of_both_sides(label: str, ends: int, begins: int) -> ValueError:
+    return ValueError(
+        f"`{label}` must have the padding of all rows at the same end. Received padding at the end of row {ends} and "
+        f"at the beginning of row {begins}. Take the padding out yourself, and pass the sequences as a list to "
+        "BucketedSequence itself."
+    )
+
+
+class SideOfMask:
+    """The end at which a mask has its padding, in all rows that were seen.
+
+    Args:
+        label: What messages call the mask.
+        padding: The end that the caller has named, or None.
+    """
+
+    def __init__(self, label: str, padding: Side | None):
+        self._label, self._padding = label, padding
+        self._side: Side | None = None
+        self._seen_at = 0
+
+    def add(self, side: Side | None, first_row: int) -> Side:
+        """Takes the side of some more rows, None where these are not padded, and returns that of all.
+
+        Raises:
+            ValueError: If it is not that of the rows before, or not the end that the caller has named.
+        """
+        if side is not None and self._padding not in (None, side):
+            raise ValueError(
+                f"`padding` must be the end that is padded. Expected {show(side)}, as the mask `{self._label}` has it, "
+                f"received {show(self._padding)}. Leave it out."
+            )
+        if side is not None and self._side not in (None, side):
+            rows = {self._side: self._seen_at, side: first_row}
+            raise _masks_of_both_sides(self._label, rows["post"], rows["pre"])
+        if self._side is None and side is not None:
+            self._side, self._seen_at = side, first_row
+        return self._side or self._padding or "post"
+
+
+def runs_at_both_ends(array: np.ndarray, mask_value: MaskValue) -> Runs:
     """How many timesteps hold nothing but `mask_value` at the end and at the beginning of each row `(time, *features)`.
 
     Example:
@@ -111,67 +153,223 @@ def runs_outside_of(is_real: Mask) -> Runs:
     return {side: np.where(is_empty, time, run).astype(np.int64) for side, run in runs.items()}
 
 
-def is_padding(array: np.ndarray, mask_value: float) -> Mask:
-    """Whether every feature of a timestep equals `mask_value`, which may be NaN, `(num_rows, time)`."""
-    equal = np.isnan(array) if mask_value != mask_value else array == mask_value
+def check_mask_value(value: object) -> MaskValue:
+    """Returns what padding holds: a number, or an array of numbers of the shape of a timestep."""
+    if isinstance(value, np.ndarray) and not value.ndim:
+        value = value.item()
+    if not isinstance(value, (list, tuple, np.ndarray)):
+        return check_number("mask_value", value)
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        array = np.zeros(0, object)
+    if array.dtype.kind not in "biuf" or not array.size:
+        raise TypeError(
+            "`mask_value` must be a number, or numbers of the shape of a timestep. Expected e.g. 0 or [0, 0, 1], "
+            f"received {show_typed(value)}."
+        )
+    return array
+
+
+def check_holds(mask_value: Any, dtype: np.dtype[Any], features: tuple[int | None, ...], name: str = "") -> None:
+    """Refuses a `mask_value` that no timestep of a leaf can equal, for its dtype or for its features.
+
+    Raises:
+        ValueError: If the padding of the leaf cannot hold it.
+    """
+    where = f" as in `{name}`" if name else ""
+    if isinstance(mask_value, np.ndarray):
+        fits = len(features) == mask_value.ndim and all(
+            size in (None, expected) for size, expected in zip(features, mask_value.shape, strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f"`mask_value` must be a number, or have the shape of a timestep. Expected {features}{where}, "
+                f"received {mask_value.shape}. Pass a number, or lengths."
+            )
+    # Any NaN and any size of a float is taken: half precision holds what it holds of it.
+    numbers = np.ravel(mask_value).tolist() if isinstance(mask_value, np.ndarray) else [mask_value]
+    if dtype.kind != "f" and not all(can_hold(dtype, number) for number in numbers):
+        raise ValueError(
+            f"`mask_value` must be a value that padding can hold. Expected one of dtype {dtype}{where}, "
+            f"received {show_mask_value(mask_value)}."
+        )
+
+
+def show_mask_value(mask_value: Any) -> str:
+    """What padding holds, as a message writes it."""
+    return show(mask_value.tolist() if isinstance(mask_value, np.ndarray) else mask_value)
+
+
+def is_padding(array: np.ndarray, mask_value: MaskValue) -> Mask:
+    """Whether every feature of a timestep equals `mask_value`, where NaN equals NaN, `(num_rows, time)`."""
+    equal: Any
+    if isinstance(mask_value, np.ndarray):
+        equal = equals(array, mask_value.astype(array.dtype) if array.dtype.kind == "f" else mask_value)
+    else:
+        equal = np.isnan(array) if mask_value != mask_value else array == mask_value
     padding: Mask = equal.all(axis=tuple(range(2, array.ndim)))
     return padding
 
 
+def equals(left: np.ndarray, right: np.ndarray) -> NDArray[np.bool_]:
+    """Where two arrays are equal, NaN being equal to NaN."""
+    equal: Any = left == right
+    if left.dtype.kind == "f":
+        np.logical_or(equal, (left != left) & (right != right), out=equal)
+    return np.asarray(equal)
+
+
 def is_constant(timesteps: np.ndarray) -> bool:
     """Whether all timesteps `(num_timesteps, *features)`, at least one, are the same; NaN is NaN."""
-    first = timesteps[0]
-    return bool(((timesteps == first) | ((timesteps != timesteps) & (first != first))).all())
+    return bool(equals(timesteps, timesteps[0]).all())
 
 
-def side_of_runs(runs: Runs, time: int, mask_value: float, name: str) -> Side:
-    """The padded end: where more rows, and no fewer timesteps in all, hold `mask_value`.
+class OneTimestep:
+    """Whether all timesteps that were seen are one and the same.
 
-    Rows of nothing but `mask_value` say nothing. Where no row has a run, nothing is padded and either side will do.
-
-    Raises:
-        ValueError: If both ends look padded and it is not certain which one is.
+    Attributes:
+        value: Array `features`, the first timestep; None before there was one.
+        is_constant: Whether all others equal it, NaN being equal to NaN.
     """
-    partial = {side: run[(run > 0) & (run < time)] for side, run in runs.items()}
-    rows = {side: len(run) for side, run in partial.items()}
-    steps = {side: int(run.sum()) for side, run in partial.items()}
-    for side, other in (SIDES, SIDES[::-1]):
-        if rows[side] > rows[other] and steps[side] >= steps[other]:
-            return side
-    if not any(rows.values()):
-        return "post"
-    raise ValueError(
-        f"`padding` must be given, since `{name}` may be padded at either end. Received {rows['post']} rows that end "
-        f"in mask_value={show(mask_value)} ({steps['post']} timesteps) and {rows['pre']} that begin with it "
-        f'({steps["pre"]} timesteps). Pass padding="post" if the ends are padding, padding="pre" if the '
-        "beginnings are, or `lengths`."
-    )
+
+    def __init__(self) -> None:
+        self.value: np.ndarray | None = None
+        self.is_constant = True
+
+    def add(self, timesteps: np.ndarray) -> None:
+        """Takes timesteps `(num_timesteps, *features)`."""
+        if not len(timesteps):
+            return
+        if self.value is None:
+            self.value = timesteps[0].copy()
+        if self.is_constant:
+            self.is_constant = bool(equals(timesteps, self.value).all())
 
 
-def side_of_lengths(array: np.ndarray, lengths: Lengths, mask_value: float, name: str) -> Side:
-    """The padded end of an array whose lengths are known: where all that they leave over is padding.
+class SideOfRuns:
+    """The padded end of a leaf, by the rows that end or begin in a run of `mask_value`.
+
+    A row that begins in it and one that ends in it fit padding at either end, with data that hold `mask_value`: so all
+    rows must agree. Rows of nothing but `mask_value` say nothing.
+
+    Args:
+        name: What messages call the leaf.
+        mask_value: What padding holds.
+        padding: The end that the caller has named, or None.
+    """
+
+    def __init__(self, name: str, mask_value: Any, padding: Side | None):
+        self._name, self._mask_value, self._padding = name, mask_value, padding
+        self._rows = dict.fromkeys(SIDES, 0)
+        self._timesteps = dict.fromkeys(SIDES, 0)
+        self._first = dict.fromkeys(SIDES, 0)
+
+    def add(self, runs: Runs, time: int, first_row: int = 0) -> None:
+        """Takes the runs of some rows, those from `first_row` on."""
+        for side, run in runs.items():
+            has_run = (run > 0) & (run < time)
+            count = int(np.count_nonzero(has_run))
+            if count and not self._rows[side]:
+                self._first[side] = first_row + int(np.argmax(has_run))
+            self._rows[side] += count
+            self._timesteps[side] += int(run[has_run].sum())
+
+    def add_counts(self, rows: Mapping[Side, int], timesteps: Mapping[Side, int]) -> None:
+        """Takes how many rows have a run at either end, and how long these are together."""
+        for side in SIDES:
+            self._rows[side] += rows[side]
+            self._timesteps[side] += timesteps[side]
+
+    @property
+    def is_unclear(self) -> bool:
+        """Whether both ends show runs, and the caller has named neither."""
+        return self._padding is None and all(self._rows.values())
+
+    def decide(self) -> Side:
+        """The padded end; "post" where nothing is padded, and either will do.
+
+        Raises:
+            ValueError: If both ends look padded.
+        """
+        if self._padding is not None:
+            return self._padding
+        if not self.is_unclear:
+            return "pre" if self._rows["pre"] else "post"
+        rows, timesteps, first = self._rows, self._timesteps, self._first
+        raise UnclearError(
+            f"`padding` must be given, since `{self._name}` may be padded at either end. Received {rows['post']} rows "
+            f"that end in mask_value={show_mask_value(self._mask_value)} ({timesteps['post']} timesteps, first in row "
+            f"{first['post']}) and {rows['pre']} that begin with it ({timesteps['pre']} timesteps, first in row "
+            f'{first["pre"]}). Pass padding="post" if the ends are padding, padding="pre" if the beginnings are, '
+            "`mask_value` if padding holds another value, or the lengths.",
+            "padding",
+            _WHICH_END,
+        )
+
+
+class SideOfLengths:
+    """The padded end of leaves whose lengths are known: the one where all that they leave over is padding.
 
     Padding is `mask_value`, or, where neither end has nothing else, one and the same timestep in all rows.
 
-    Raises:
-        ValueError: If both ends fit, or none, and it makes a difference.
+    Args:
+        padding: The end that the caller has named, or None.
+        mask_value: What padding holds.
     """
-    real = {side: span_of_lengths(lengths, array.shape[1], side).is_real for side in SIDES}
-    if real["post"].all() or not real["post"].any():
-        return "post"
-    rest = {side: array[~is_real] for side, is_real in real.items()}
-    for fits in (
-        [side for side, values in rest.items() if is_padding(values[np.newaxis], mask_value).all()],
-        [side for side, values in rest.items() if (values == values[0]).all()],
-    ):
-        if len(fits) == 1:
+
+    def __init__(self, padding: Side | None, mask_value: MaskValue):
+        self._padding, self._mask_value = padding, mask_value
+        self._is_masked = dict.fromkeys(SIDES, True)
+        self._rest: dict[tuple[Side, str], OneTimestep] = {}
+        self._used: Side | None = None  # where it made a difference
+
+    def add(self, name: str, array: np.ndarray, lengths: Lengths) -> None:
+        """Takes some rows of a leaf `(num_rows, time, *features)`, and their lengths, at most `time`."""
+        if self._padding is not None:
+            return
+        for side in SIDES:
+            rest = array[~span_of_lengths(lengths, array.shape[1], side).is_real]
+            self._rest.setdefault((side, name), OneTimestep()).add(rest)
+            if self._is_masked[side] and len(rest):
+                self._is_masked[side] = bool(_holds(rest, self._mask_value))
+
+    def decide(self, name: str, array: np.ndarray, lengths: Lengths) -> Side:
+        """The padded end, of rows that were added before.
+
+        Raises:
+            ValueError: If both ends fit, or none, and it makes a difference; if it is another one than that of rows
+                before.
+        """
+        if self._padding is not None:
+            return self._padding
+        real = {side: span_of_lengths(lengths, array.shape[1], side).is_real for side in SIDES}
+        if np.array_equal(array[real["post"]], array[real["pre"]], equal_nan=array.dtype.kind == "f"):
+            return "post"
+        masked = [side for side in SIDES if self._is_masked[side]]
+        fits = masked or [
+            side for side in SIDES if all(self._rest[at].is_constant for at in self._rest if at[0] == side)
+        ]
+        if len(fits) == 1 and self._used in (None, fits[0]):
+            self._used = fits[0]
             return fits[0]
-        if fits:
-            break
-    if np.array_equal(array[real["post"]], array[real["pre"]], equal_nan=array.dtype.kind == "f"):
-        return "post"
-    raise ValueError(
-        f"`padding` must be given: the lengths leave it open at which end `{name}` is padded. Received "
-        f"{'padding' if fits else f'something other than mask_value={show(mask_value)}'} at both ends. Pass "
-        'padding="post" if the ends are padding, or padding="pre" if the beginnings are.'
-    )
+        mask_value = show_mask_value(self._mask_value)
+        if len(fits) == 1:
+            received = f"rows that are padded at one end before rows that are padded at the other, by {mask_value=!s}"
+        elif fits:
+            received = "padding at both ends"
+        else:
+            received = f"something other than mask_value={mask_value} at both ends"
+        raise UnclearError(
+            f"`padding` must be given: the lengths leave it open at which end `{name}` is padded. Received {received}. "
+            'Pass padding="post" if the ends are padding, or padding="pre" if the beginnings are.',
+            "padding",
+            _WHICH_END,
+        )
+
+
+def _holds(timesteps: np.ndarray, mask_value: MaskValue) -> bool:
+    """Whether all timesteps `(num_timesteps, *features)` are padding, as far as they can be."""
+    if isinstance(mask_value, np.ndarray) and mask_value.shape != timesteps.shape[1:]:
+        return False
+    return bool(is_padding(timesteps[np.newaxis], mask_value).all())

@@ -1,7 +1,8 @@
 """Rows that end or begin in one and the same timestep: padding that was not noticed, and taken for data.
 
-`unnoticed_padding` looks at whole arrays, `UnnoticedPaddingCheck` at the first batches of a dataset. Both count
-the runs of one timestep at the rows' ends or beginnings, and say which `mask_value` to pass.
+Every door keeps a sample of the rows whose lengths were read off the values, `RowSample`, or in graph
+`UnnoticedPaddingCheck`. Where all of them have as much padding, usually none, the runs of one timestep at their ends or
+beginnings are counted, and a warning says which `mask_value` to pass.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.checks import show
-from keras_bucketing.unpadding.arrays import PaddedSequences
-from keras_bucketing.unpadding.spans import is_padding
+from keras_bucketing.data.row_splits import Lengths
+from keras_bucketing.unpadding.graph import MeasuredRows
+from keras_bucketing.unpadding.spans import Mask, OneTimestep, Side, SideOfRuns, is_padding, show_mask_value
 
 # A single repeated timestep is a coincidence; so are runs in a row out of twenty, or of a value that occurs all over.
 _MIN_RUN = 2
@@ -28,67 +30,209 @@ _MAX_VALUES_OF_PART = 2**22  # of an array, so that what is computed on it stays
 
 # The first batches: enough rows for a verdict, few enough to keep, 32 MiB at most and less than one usually.
 _MAX_BATCHES = 32
-_MAX_FEATURES = 4
+_MAX_ROWS = 1024  # of a sample
+_ENOUGH_TIMESTEPS = 4096  # of one value under a mask, for certainty that they are padding
 _MAX_VALUES_OF_SAMPLE = 2**16  # unless a single row has more
 
 
-def unnoticed_padding(padded: list[PaddedSequences], mask_value: Any) -> Iterator[str]:
-    """A warning for each array whose rows are all of one length, although they end or begin in constant runs."""
-    for entry in padded:
-        if not (entry.found or entry.is_cut) or (entry.lengths != entry.lengths[0]).any():
-            continue
-        runs = find_runs(entry.array)
+class RowSample:
+    """Every n-th of the rows of a padded leaf, at most 1,024, and whether all rows have as much padding.
+
+    The rows come from all of the data: as more arrive, n doubles.
+    """
+
+    def __init__(self) -> None:
+        self._stride = 1
+        self._num_rows = 0
+        self._num_values = 0
+        self._kept: list[tuple[np.ndarray, np.ndarray]] = []  # the numbers of rows, and the rows, of one padded length
+        self._padding: int | None = None  # timesteps of the first row
+        self._times: set[int] = set()
+        self._are_alike = True
+
+    def add(self, array: np.ndarray, lengths: Lengths) -> None:
+        """Takes rows `(num_rows, time, *features)` and their lengths by `mask_value`."""
+        if not self._are_alike or not len(array):
+            return
+        padding = array.shape[1] - lengths
+        self._padding = int(padding[0]) if self._padding is None else self._padding
+        if (padding != self._padding).any():
+            self._are_alike, self._kept = False, []
+            return
+        self._times |= {array.shape[1]} if len(self._times) < 2 else set()
+        numbers = self._num_rows + np.arange(len(array))
+        self._num_rows += len(array)
+        self._keep(numbers, array)
+        while len(self._kept) and (self._count() > _MAX_ROWS or self._num_values > _MAX_VALUES_OF_PART):
+            if self._count() < 2:
+                break
+            kept, self._kept, self._num_values = self._kept, [], 0
+            self._stride *= 2
+            for part in kept:
+                self._keep(*part)
+
+    def _keep(self, numbers: np.ndarray, array: np.ndarray) -> None:
+        chosen = numbers % self._stride == 0
+        if chosen.any():
+            rows = array[chosen]  # a copy
+            self._kept.append((numbers[chosen], rows))
+            self._num_values += rows.size
+
+    def _count(self) -> int:
+        return sum(len(numbers) for numbers, _ in self._kept)
+
+    def message(self, name: str, mask_value: Any) -> str | None:
+        """What to say of a leaf, if padding was not noticed in it."""
+        if not self._are_alike or not self._kept:
+            return None
+        with tf.device("CPU:0"):
+            runs = runs_like_padding([tf.constant(rows) for _, rows in self._kept if rows.size])
         if runs is None:
-            continue
-        if is_padding(runs.value.reshape(1, 1, -1), mask_value).all():
-            fix = f'Pass padding="{"post" if runs.at_end else "pre"}", or leave `padding` out.'
-        else:
-            fix = suggest_mask_value(runs, "Pad after normalizing, or pass the real lengths, lengths=...")
-        yield (
-            f"All rows of `{entry.name}` have {entry.lengths[0]} real timesteps by mask_value={show(mask_value)}, so "
-            f"that buckets save nothing. But {runs.describe()}, which looks like padding. {fix} If "
-            "these timesteps are real, pass the lengths."
+            return None
+        time = self._times.pop() if len(self._times) == 1 else None
+        return unnoticed_message(name, mask_value, runs, None if time is None else time - (self._padding or 0))
+
+
+def unnoticed_message(name: str, mask_value: Any, runs: ConstantRuns, timesteps: int | None = None) -> str:
+    """The warning; `timesteps` is the length of all rows, where there is one."""
+    length = "are equally long" if timesteps is None else f"have {timesteps} real timesteps"
+    is_known = runs.value.dtype.kind in "biuf" and _is_mask_value(runs.value, mask_value)
+    if is_known:
+        fix = f'Pass padding="{"post" if runs.at_end else "pre"}", or leave `padding` out.'
+    else:
+        fix = suggest_mask_value(
+            runs, 'Pad after normalizing, or give the real lengths: lengths=..., or in a dict `x` as "lengths".'
         )
+    return (
+        f"All rows of `{name}` {length} by mask_value={show_mask_value(mask_value)}, so that padding may count as "
+        f"data. But {runs.describe()}, which looks like padding. {fix} If these timesteps are real, pass the lengths, "
+        "or ignore this."
+    )
+
+
+def _is_mask_value(value: np.ndarray, mask_value: Any) -> bool:
+    if isinstance(mask_value, np.ndarray):
+        return mask_value.size == value.size and bool(
+            is_padding(value.reshape(1, 1, *mask_value.shape), mask_value).all()
+        )
+    return bool(is_padding(value.reshape(1, 1, -1), mask_value).all())
+
+
+def warn_of(messages: Iterable[str]) -> None:
+    """Warns at the line of the caller outside of this package."""
+    for message in messages:
+        warnings.warn(message, stacklevel=_level_of_caller())
+
+
+class UnderMask:
+    """What lies under a mask: a mask that is True where the padding is, as PyTorch's key_padding_mask, is refused."""
+
+    def __init__(self, label: str, name: str):
+        self._label, self._name = label, name
+        self._real, self._rest = OneTimestep(), OneTimestep()
+        self._num_real = 0
+
+    def add(self, array: np.ndarray, is_real: Mask) -> None:
+        """Takes rows of the leaf, and what the mask calls real of them."""
+        self._num_real += int(np.count_nonzero(is_real))
+        if self._real.is_constant:
+            self._real.add(array[is_real])
+        if self._rest.is_constant:
+            self._rest.add(array[~is_real])
+        if self._num_real >= _ENOUGH_TIMESTEPS:
+            self.check()
+
+    def check(self) -> None:
+        """Raises a ValueError where all that is real is one timestep, and the rest is not."""
+        if self._real.value is not None and self._real.is_constant and not self._rest.is_constant:
+            raise ValueError(
+                f"`{self._label}` must be True where `{self._name}` is real. Received a mask under which all data is "
+                f"{show(self._real.value.tolist())} and only the padding differs, as if it were True where the padding "
+                "is. Pass its opposite, ~mask."
+            )
 
 
 class UnnoticedPaddingCheck:
     """Keeps some rows of the first batches, and warns once if they end or begin in what looks like padding.
 
+    It counts the rows of all batches that end and that begin in `mask_value` as well, and refuses what is not certain.
+
     Args:
         mask_value: What padding is said to hold.
+        padding: The end that is said to be padded, or None.
     """
 
-    def __init__(self, mask_value: Any):
-        self._mask_value = mask_value
+    def __init__(self, mask_value: Any, padding: Side | None = None):
+        self._mask_value, self._padding_side = mask_value, padding
         with tf.device("CPU:0"):
             # A table holds values of one shape only: hence serialized.
             self._samples = tf.lookup.experimental.MutableHashTable(tf.int64, tf.string, default_value="")
             self._padding = tf.lookup.experimental.MutableHashTable(tf.int64, tf.string, default_value="")
+            self._masks = tf.lookup.experimental.MutableHashTable(tf.int64, tf.string, default_value="")
+            self._runs = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, default_value=[0] * 4)
         self._lock = threading.Lock()
         self._num_checked = 0  # samples, when they were looked at for the last time
         self._warned = False
 
     def sample(
-        self, pass_number: tf.Tensor | int, index: tf.Tensor | int, leaves: list[tf.Tensor], lengths: tf.Tensor
+        self, pass_number: tf.Tensor | int, index: tf.Tensor | int, leaves: list[tf.Tensor], measured: MeasuredRows
     ) -> tf.Tensor:
         """Keeps some rows of a batch, if it is one of the first of the first pass; in graph or eagerly.
 
-        Passes are numbered from 1, batches from 0, int64 scalars. Leaves are `(batch, time, ...)`, their lengths by
-        `mask_value` int32 `(num_leaves, batch)`. Returns a scalar to wait for.
+        Passes are numbered from 1, batches from 0, int64 scalars. Leaves are `(batch, time, ...)`. Returns a scalar to
+        wait for.
         """
+        lengths = measured.lengths
 
         def keep() -> tf.Tensor:
             kept = []
             for number, leaf in enumerate(map(tf.convert_to_tensor, leaves)):
                 key = tf.cast(index, tf.int64) * len(leaves) + number
                 padding = tf.shape(leaf)[1] - lengths[number]
-                kept.append(self._samples.insert(key, tf.io.serialize_tensor(_sample(leaf))))
+                rows = _sample(leaf)
+                kept.append(self._samples.insert(key, tf.io.serialize_tensor(rows)))
                 kept.append(self._padding.insert(key, tf.io.serialize_tensor(padding)))
+                if number in measured.is_under_mask:
+                    mask = measured.is_under_mask[number][: tf.shape(rows)[0]]
+                    kept.append(self._masks.insert(key, tf.io.serialize_tensor(mask)))
             with tf.control_dependencies([operation for operation in kept if operation is not None]):
                 return tf.constant(True)
 
         is_first = tf.logical_and(tf.equal(pass_number, 1), tf.less(index, _MAX_BATCHES))
-        return tf.cond(tf.logical_and(is_first, tf.size(lengths) > 0), keep, lambda: tf.constant(False))
+        keys = self._keys_of_pass(pass_number, len(leaves))
+        counted = self._runs.insert(keys, self._runs.lookup(keys) + measured.runs)
+        with tf.control_dependencies([] if counted is None else [counted]):
+            return tf.cond(tf.logical_and(is_first, tf.size(lengths) > 0), keep, lambda: tf.constant(False))
+
+    @staticmethod
+    def _keys_of_pass(pass_number: tf.Tensor | int, num_leaves: int) -> tf.Tensor:
+        return tf.cast(pass_number, tf.int64) * num_leaves + tf.range(num_leaves, dtype=tf.int64)
+
+    def refuse_uncertain(self, pass_number: int, names: list[str], dtypes: list[tf.DType]) -> None:
+        """Refuses figures of a pass of which it is not certain what they count.
+
+        Raises:
+            ValueError: If some rows begin and others end in `mask_value`, or a mask is True where the padding is.
+        """
+        with self._lock:
+            runs = self._runs.lookup(self._keys_of_pass(pass_number, len(names))).numpy()
+            for name, (ends, begins, ending, beginning) in zip(names, runs.tolist(), strict=True):
+                evidence = SideOfRuns(name, self._mask_value, self._padding_side)
+                evidence.add_counts({"post": ends, "pre": begins}, {"post": ending, "pre": beginning})
+                evidence.decide()
+            for number, (name, dtype) in enumerate(zip(names, dtypes, strict=True)):
+                self._refuse_inverted_mask(number, len(names), name, dtype)
+
+    def _refuse_inverted_mask(self, number: int, num_leaves: int, name: str, dtype: tf.DType) -> None:
+        keys = self._masks.export()[0]
+        keys = tf.sort(tf.boolean_mask(keys, keys % num_leaves == number))
+        if not int(tf.size(keys)) or dtype == tf.bool:
+            return
+        under = UnderMask("the mask", name)
+        for sample, mask in zip(self._samples.lookup(keys), self._masks.lookup(keys), strict=True):
+            if sample.numpy():
+                under.add(tf.io.parse_tensor(sample, dtype).numpy(), tf.io.parse_tensor(mask, tf.bool).numpy())
+        under.check()
 
     def warn_once(self, names: list[str], dtypes: list[tf.DType]) -> None:
         """Warns, at the line of the caller outside of this package, if padding was not noticed in one of the leaves."""
@@ -102,7 +246,7 @@ class UnnoticedPaddingCheck:
                 if message is not None:
                     self._warned = True
                     self._samples.remove(self._samples.export()[0])
-                    warnings.warn(message, stacklevel=_level_of_caller())
+                    warn_of([message])
                     return
 
     def _kept(self, number: int, num_leaves: int, dtype: tf.DType) -> tuple[list[tf.Tensor], np.ndarray]:
@@ -120,21 +264,13 @@ class UnnoticedPaddingCheck:
         runs = runs_like_padding(samples)
         if runs is None:
             return None
-        fix = suggest_mask_value(runs, 'Pad after normalizing, or add the real lengths to a dict `x` as "lengths".')
-        return (
-            f"monitor_padding: all rows of `{name}` are equally long by mask_value={show(self._mask_value)}, so that "
-            f"the figures may count padding as data. But {runs.describe()}, which looks like padding. {fix} If these "
-            "timesteps are real, ignore this."
-        )
+        return unnoticed_message(name, self._mask_value, runs)
 
 
 def _sample(leaf: tf.Tensor) -> tf.Tensor:
-    """Some rows of a batch with some of their features, `(rows, time, features)`."""
-    shape = tf.shape(leaf)
-    num_features = tf.reduce_prod(shape[2:])
-    features = tf.reshape(leaf, tf.stack([shape[0], shape[1], num_features]))[:, :, :_MAX_FEATURES]
-    values = tf.maximum(shape[1] * tf.minimum(num_features, _MAX_FEATURES), 1)
-    return features[: tf.maximum(_MAX_VALUES_OF_SAMPLE // values, 1)]
+    """Some rows of a batch, with all of their features."""
+    values = tf.maximum(tf.reduce_prod(tf.shape(leaf)[1:]), 1)
+    return leaf[: tf.maximum(_MAX_VALUES_OF_SAMPLE // values, 1)]
 
 
 def _level_of_caller() -> int:
@@ -150,11 +286,15 @@ def _level_of_caller() -> int:
 def suggest_mask_value(runs: ConstantRuns, without_a_number: str) -> str:
     """The advice to pass a `mask_value`, if one number fills the timesteps."""
     values = runs.value.reshape(-1).tolist()
+    nan = 'float("nan")'
     if len(set(map(str, values))) == 1:
         value = values[0].decode(errors="replace") if isinstance(values[0], bytes) else values[0]
-        nan = 'float("nan")'
         return f"Pass mask_value={show(value) if value == value else nan}."
-    return f"No `mask_value` can be the padding, since its features differ: was it normalized? {without_a_number}"
+    vector = show(values) if all(value == value for value in values) else "[...]"
+    return (
+        f"If it is a symbol of its own, pass mask_value={vector}. No number can be the padding, since its features "
+        f"differ: was it normalized? {without_a_number}"
+    )
 
 
 @dataclass(frozen=True)

@@ -174,8 +174,6 @@ def test_lengths_of_padded_rows(features, data):
 @pytest.mark.parametrize(
     ("x", "mask_value", "lengths"),
     [
-        ([[1, 2, 0, 0], [0, 3, 0, 0], [4, 0, 5, 6]], 0, [2, 2, 4]),  # a genuine 0 at the beginning
-        ([[0, 0, 1, 2], [0, 0, 0, 3], [4, 0, 5, 0]], 0, [2, 1, 4]),  # padded left, a genuine 0 at the end
         ([[0, 0, 0], [1, 0, 0]], 0, [1, 1]),  # a row is never all padding
         ([[1.0, -1.0, -1.0], [0.0, 0.0, -1.0]], -1, [1, 2]),
         ([[1.0, math.nan], [math.nan, math.nan]], math.nan, [1, 1]),
@@ -183,7 +181,6 @@ def test_lengths_of_padded_rows(features, data):
         ([["a", "b"], ["c", "[PAD]"]], "[PAD]", [2, 1]),
         ([[True, True], [True, False]], 0, [2, 1]),
         ([[[0.0, 1.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 2.0]]], 0.0, [1, 2]),  # all features, or it is no padding
-        ([[1, 0, 0], [0, 0, 2]], 0, [1, 3]),  # as many rows look padded left as right: padded right
         (np.array([[1.0, -999.1], [1.0, 2.0]]), -999.1, [1, 2]),  # float64, which float32 does not hold exactly
         (np.array([[1.0, -999.1], [1.0, 2.0]], np.float16), -999.1, [1, 2]),
     ],
@@ -208,6 +205,25 @@ def test_real_timesteps_by_hand(x, mask_value, real):
     monitored = monitor_padding(tf.data.Dataset.from_tensors(tf.constant(x)), mask_value)
     assert [batch.shape for batch in monitored] == [tf.constant(x).shape]
     assert stats_of_pass(monitored).real_timesteps == real
+
+
+@pytest.mark.parametrize(
+    ("x", "padding", "lengths"),
+    [
+        ([[1, 2, 0, 0], [0, 3, 0, 0], [4, 0, 5, 6]], "post", [2, 2, 4]),  # a genuine 0 at the beginning
+        ([[0, 0, 1, 2], [0, 0, 0, 3], [4, 0, 5, 0]], "pre", [2, 1, 4]),
+        ([[1, 0, 0], [0, 0, 2]], "post", [1, 3]),
+    ],
+)
+def test_an_end_that_is_not_certain_is_asked_for(x, padding, lengths):
+    batches = tf.data.Dataset.from_tensors(np.array(x))
+    monitored = monitor_padding(batches)
+    list(monitored)
+    with pytest.raises(ValueError, match="`padding` must be given, since `x` may be padded at either end"):
+        stats_of_pass(monitored)
+    monitored = monitor_padding(batches, padding=padding)
+    list(monitored)
+    assert stats_of_pass(monitored).real_timesteps == sum(lengths)
 
 
 def test_lengths_that_are_given_are_believed():
@@ -454,7 +470,7 @@ class Translations(Batches):
 
 
 def test_py_dataset_with_several_entries():
-    monitored = monitor_padding(Translations(3), sequences=["source", "target"])
+    monitored = monitor_padding(Translations(3), sequences=["source", "target"], padding="post")
     for index in range(3):
         monitored[index]
     stats = stats_of_pass(monitored)

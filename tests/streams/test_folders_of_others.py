@@ -33,7 +33,7 @@ def write(path, version, files=None, overwrite=True):
     options = BatchOptions()
     with FolderWriter(Path(os.path.realpath(path)), "path", overwrite, files) as writer:
         writer.finish(
-            read_stream(open_stream(rows, options, "sequences"), options, writer.new_store, "sequences"), None
+            read_stream(open_stream(rows, options, "sequences"), options, writer.new_store, "sequences").element, None
         )
 
 

@@ -1,26 +1,31 @@
-"""Padded batches back to real timesteps: the side that is found, masks, lengths, and leaves that are padded alike."""
+"""Padded batches, one after the other: the end that all show, masks, lengths, and leaves that are padded alike."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_bucketing.unpadding.batches import BatchOptions, PaddedGroup, Span, group_padded_leaves
+from keras_bucketing.unpadding.batches import Unpadder, fitting_table
+from keras_bucketing.unpadding.entries import EntryKind, read_table
 from tests.support.default_layer import examples
 from tests.support.strategies import lengths_lists, seeds
 from tests.support.streams import pad
 
-X, MASK, COUNTS = ("x",), ("m",), ("n",)
 
-
-def spans_of(group, batches, **options):
-    """The real timesteps of batches that are read one after the other, as lists of (start, stop)."""
-    spans, row = [], 0
+def spans_of(batches, mask_value=0, padding=None, **options):
+    """The real timesteps of leaves in batches that are read one after the other, as lists of (start, stop)."""
+    batches = [{("x", key): np.array(leaf) for key, leaf in batch.items()} for batch in batches]
+    kinds = {path: EntryKind(leaf.ndim, leaf.dtype.kind) for path, leaf in batches[0].items()}
+    paths = [path for path, kind in kinds.items() if kind.rank > 1]
+    unpadder = Unpadder(paths, fitting_table(read_table(kinds), batches), mask_value, padding, **options)
+    found = {path[1]: [] for path in paths}
+    row = 0
     for batch in batches:
-        span = group.span(batch, BatchOptions(**options), row)
-        spans += list(zip(span.start.tolist(), span.stop.tolist(), strict=True))
-        row += len(span.start)
-    return spans
+        for path, span in unpadder.spans(batch, row).items():
+            found[path[1]] += list(zip(span.start.tolist(), span.stop.tolist(), strict=True))
+        row += len(batch[paths[0]])
+    unpadder.finish()
+    return found
 
 
 @settings(max_examples=examples(80))
@@ -29,131 +34,107 @@ def test_the_padded_end_is_found(lengths, padding, mask_value, seed):
     generator = np.random.default_rng(seed)
     rows = [generator.uniform(1, 2, (length, 2)) for length in lengths]
     time = max(lengths)
-    group = PaddedGroup([X])
-    batches = [{X: pad(rows[at : at + 3], padding, mask_value, time)} for at in range(0, len(rows), 3)]
+    batches = [{"a": pad(rows[at : at + 3], padding, mask_value, time)} for at in range(0, len(rows), 3)]
     expected = [(0, length) if padding == "post" or not length else (time - length, time) for length in lengths]
-    found = [
-        (start, stop) if stop > start else (0, 0) for start, stop in spans_of(group, batches, mask_value=mask_value)
-    ]
-    assert found == expected
+    found = spans_of(batches, mask_value)["a"]
+    assert [(start, stop) if stop > start else (0, 0) for start, stop in found] == expected
 
 
 def test_padding_inside_a_sequence_is_data():
-    assert spans_of(PaddedGroup([X]), [{X: np.array([[1, 0, 2, 0], [1, 1, 1, 1]])}]) == [(0, 3), (0, 4)]
-
-
-def test_a_timestep_is_padding_where_all_features_are():
-    assert spans_of(PaddedGroup([X]), [{X: np.array([[[0, 1], [0, 0]]])}]) == [(0, 1)]
+    assert spans_of([{"a": [[1, 0, 2, 0], [1, 1, 1, 1]]}]) == {"a": [(0, 3), (0, 4)]}
+    assert spans_of([{"a": [[[0, 1], [0, 0]]]}]) == {"a": [(0, 1)]}
 
 
 @pytest.mark.parametrize("split", [False, True])
 def test_rows_that_begin_and_rows_that_end_with_it_are_refused(split):
-    x = np.array([[1, 2, 0], [0, 1, 2]])
-    batches = [{X: x[:1]}, {X: x[1:]}] if split else [{X: x}]
-    with pytest.raises(
-        ValueError, match=r"Which end of `x` is padded is not certain: row 0 ends .* row 1 begins.*padding="
-    ):
-        spans_of(PaddedGroup([X]), batches)
-    assert spans_of(PaddedGroup([X]), batches, padding="post") == [(0, 2), (0, 3)]
-    assert spans_of(PaddedGroup([X]), batches, padding="pre") == [(0, 3), (1, 3)]
+    x = [[1, 2, 0], [0, 1, 2]]
+    batches = [{"a": x[:1]}, {"a": x[1:]}] if split else [{"a": x}]
+    with pytest.raises(ValueError, match=r"`padding` must be given.* first in row 0\) and .*first in row 1\)"):
+        spans_of(batches)
+    assert spans_of(batches, padding="post")["a"] == [(0, 2), (0, 3)]
+    assert spans_of(batches, padding="pre")["a"] == [(0, 3), (1, 3)]
 
 
-def test_a_mask_tells_all():
-    mask = np.array([[1, 1, 0], [0, 1, 1], [0, 1, 0], [0, 0, 0]])
-    assert spans_of(PaddedGroup([X, MASK], mask=MASK), [{X: mask * 0, MASK: mask}]) == [(0, 2), (1, 3), (1, 2), (0, 0)]
-
-
-def test_a_mask_with_a_hole_is_refused():
-    batch = {MASK: np.array([[1, 1, 1], [1, 0, 1]], bool)}
-    with pytest.raises(ValueError, match=r"`m` must be true on one run of timesteps.*a hole in row 6"):
-        PaddedGroup([MASK], mask=MASK).span(batch, BatchOptions(), 5)
+@pytest.mark.parametrize(
+    ("mask", "text"),
+    [
+        ([[1, 1, 1], [1, 0, 1]], r"with gaps.*x\['mask'\]\[1\]"),
+        ([[1, 1, 0], [0, 1, 1]], "at the end of row 0 and at the beginning of row 1"),
+    ],
+)
+def test_masks_that_are_no_runs_at_one_end_are_refused(mask, text):
+    with pytest.raises(ValueError, match=text):
+        spans_of([{"a": [[5, 6, 7], [5, 6, 7]], "mask": mask}])
+    if "row 0" in text:
+        with pytest.raises(ValueError, match=text):
+            spans_of([{"a": [[5, 6, 7]], "mask": [row]} for row in mask])
 
 
 @pytest.mark.parametrize(
     ("x", "options", "expected"),
     [
-        ([[1, 0, 9], [1, 2, 3]], {}, [(0, 2), (0, 3)]),  # the 0 is data, the 9 is padding
-        ([[9, 1, 0], [1, 2, 3]], {}, [(0, 2), (0, 3)]),
+        ([[1, 0, 9, 9], [1, 2, 3, 9]], {}, [(0, 2), (0, 3)]),  # the 0 is data, the 9 is padding
+        ([[0, 8, 9], [1, 2, 3]], {}, [(1, 3), (0, 3)]),  # `mask_value` is trusted more than another constant
         ([[0, 0, 5], [0, 1, 2]], {"padding": "pre"}, [(1, 3), (0, 3)]),
     ],
 )
 def test_lengths_tell_the_end(x, options, expected):
-    group = PaddedGroup([X], lengths=COUNTS)
-    assert spans_of(group, [{X: np.array(x), COUNTS: np.array([2, 3])}], **options) == expected
+    assert spans_of([{"a": x, "lengths": [2, 3]}], **options)["a"] == expected
 
 
-def test_lengths_find_padding_in_front():
-    batch = {X: np.array([[0, 0, 5, 6], [0, 0, 0, 7], [1, 2, 3, 4]]), COUNTS: np.array([2, 1, 4])}
-    assert spans_of(PaddedGroup([X], lengths=COUNTS), [batch]) == [(2, 4), (3, 4), (0, 4)]
+def test_an_end_that_a_later_batch_contradicts_is_refused():
+    first, later = {"a": [[0, 8, 9], [1, 2, 3]], "lengths": [2, 3]}, {"a": [[4, 5, 9]], "lengths": [2]}
+    assert spans_of([first])["a"] == [(1, 3), (0, 3)]
+    with pytest.raises(ValueError, match=r"`padding` must be given.*rows that are padded at one end before"):
+        spans_of([first, later])
+    assert spans_of([first, later], padding="post")["a"] == [(0, 2), (0, 3), (0, 2)]
 
 
 @pytest.mark.parametrize(
-    ("x", "lengths", "text"),
+    ("batch", "text"),
     [
-        ([[1, 2]], [3], r"`n` must not exceed the padded length\. Expected at most 2, received 3 in row 7"),
-        ([[1, 2]], [-1], "received -1 in row 7"),
-        ([[1, 2, 3, 4], [4, 3, 2, 1]], [2, 2], r"padded at neither end.*padding='post' or padding='pre'"),
+        (
+            {"a": [[1, 0]], "lengths": [3]},
+            r"`x\['lengths'\]` must not exceed the padded length where a row has padding",
+        ),
+        ({"a": [[1, 2]], "lengths": [-1]}, r"`x\['lengths'\]` must be at least 0. Received -1 at x\['lengths'\]\[0\]"),
+        ({"a": [[1, 2, 3, 4], [4, 3, 2, 1]], "lengths": [2, 2]}, "`padding` must be given.*something other than"),
+        ({"a": [[1, 0, 9], [1, 2, 3]], "lengths": [2, 3]}, "`padding` must be given.*padding at both ends"),
+        ({"a": [[1, 2]], "a_lengths": [1], "mask": [[1, 1]]}, "must tell the same lengths"),
     ],
 )
-def test_lengths_that_do_not_fit_are_refused(x, lengths, text):
+def test_lengths_that_do_not_fit_are_refused(batch, text):
     with pytest.raises(ValueError, match=text):
-        PaddedGroup([X], lengths=COUNTS).span({X: np.array(x), COUNTS: np.array(lengths)}, BatchOptions(), 7)
-
-
-def groups_of(batch, counts=()):
-    arrays = {("x", key): np.array(value) for key, value in batch.items()}
-    padded = [path for path, array in arrays.items() if array.ndim > 1]
-    groups = group_padded_leaves(padded, {("x", key) for key in counts}, [arrays], 0)
-    return sorted(
-        (sorted(key for _, key in group.paths), (group.mask or group.lengths or ("x", ""))[1]) for group in groups
-    )
+        spans_of([batch])
 
 
 IDS = [[5, 6, 7], [5, 0, 0]]
 
 
 @pytest.mark.parametrize(
-    ("batch", "counts", "expected"),
+    ("batch", "expected"),
     [
         # A segment id of 0 is no padding.
-        ({"ids": IDS, "segments": [[0, 0, 1], [0, 0, 0]]}, (), [(["ids", "segments"], "")]),
+        ({"ids": IDS, "segments": [[0, 0, 1], [0, 0, 0]]}, {"ids": [3, 1], "segments": [3, 1]}),
         # Neither of a source and its translation is always the longer one.
-        ({"source": IDS, "target": [[5, 0, 0], [5, 6, 0]]}, (), [(["source"], ""), (["target"], "")]),
-        ({"source": IDS, "target": [[5, 6], [5, 0]]}, (), [(["source"], ""), (["target"], "")]),
+        ({"source": IDS, "target": [[5, 0, 0], [5, 6, 0]]}, {"source": [3, 1], "target": [1, 2]}),
+        ({"source": IDS, "target": [[5, 6], [5, 0]]}, {"source": [3, 1], "target": [2, 1]}),
+        # The shorter one holds no 0 inside, and is never empty.
+        ({"source": IDS, "target": [[5, 6, 0], [5, 0, 0]]}, {"source": [3, 1], "target": [2, 1]}),
+        ({"ids": IDS, "flags": [[1, 0, 1], [1, 0, 0]], "lengths": [3, 2]}, {"ids": [3, 2], "flags": [3, 2]}),
         (
-            {"token_ids": IDS, "padding_mask": [[1, 1, 1], [1, 0, 0]]},
-            (),
-            [(["padding_mask", "token_ids"], "padding_mask")],
+            {"ids": [[5, 6, 7, 0], [5, 0, 0, 0]], "flags": [[1, 0, 0, 0], [1, 0, 0, 0]]},
+            {"ids": [3, 1], "flags": [1, 1]},
         ),
-        (
-            {
-                "encoder_token_ids": IDS,
-                "encoder_padding_mask": [[1, 1, 1], [1, 0, 0]],
-                "decoder_token_ids": IDS,
-                "decoder_padding_mask": [[1, 1, 1], [1, 1, 0]],
-            },
-            (),
-            [
-                (["decoder_padding_mask", "decoder_token_ids"], "decoder_padding_mask"),
-                (["encoder_padding_mask", "encoder_token_ids"], "encoder_padding_mask"),
-            ],
-        ),
-        ({"sequences": IDS, "lengths": [3, 2]}, ("lengths",), [(["sequences"], "lengths")]),
-        ({"sequences": IDS, "lengths": [3.5, 2]}, (), [(["sequences"], "")]),
-        (
-            {"a": IDS, "b": IDS, "lengths": [3, 2], "a_lengths": [3, 2], "b_lengths": [3, 1]},
-            ("lengths", "a_lengths", "b_lengths"),
-            [(["a"], "a_lengths"), (["b"], "b_lengths")],
-        ),
+        ({"ids": [[5, 6, 7, 0], [5, 0, 0, 0]], "flags": [[0, 1, 0, 0], [1, 0, 0, 0]]}, None),
+        ({"ids": [[5, 6, 7], [5, 6, 7]], "flags": [[1, 1, 0], [1, 0, 0]]}, None),
     ],
 )
-def test_which_leaves_are_padded_alike(batch, counts, expected):
-    assert groups_of(batch, counts) == expected
-
-
-@pytest.mark.parametrize(
-    ("array", "constant"),
-    [([[1, 2, 9], [3, 9, 9]], True), ([[1, 2, 9], [3, 9, 8]], False), ([[1, 2, np.nan], [3, np.nan, np.nan]], True)],
-)
-def test_padding_is_one_constant(array, constant):
-    assert Span(np.array([0, 0]), np.array([2, 1]), 3).leaves_a_constant(np.array(array)) is constant
+def test_which_leaves_are_padded_alike(batch, expected):
+    if expected is None:
+        with pytest.raises(ValueError, match="`lengths` must be given, since `mask_value` does not show"):
+            spans_of([batch])
+        assert spans_of([batch], is_named=True, padding="post")
+        return
+    found = spans_of([batch])
+    assert {key: [stop - start for start, stop in spans] for key, spans in found.items()} == expected

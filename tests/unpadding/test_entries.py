@@ -1,13 +1,13 @@
-"""Which entries are masks and lengths of others, whatever their keys look like in a message."""
+"""Which entries are masks and lengths of others: by path, rank, dtype and name."""
 
 import numpy as np
 import pytest
 
 from keras_bucketing.unpadding.arrays import sequences_from_padded
-from keras_bucketing.unpadding.entries import is_mask, lengths_by_leaf, longest_prefix, mask_of
+from keras_bucketing.unpadding.entries import EntryKind, lengths_by_leaf, longest_prefix, read_table
 
 LONG = "k" * 100
-MASK, OTHER = np.array([[1, 1, 0], [1, 0, 0]]), np.array([[1, 0, 0], [1, 1, 0]])
+MASK = np.array([[1, 1, 0], [1, 0, 0]])
 
 
 @pytest.mark.parametrize(
@@ -23,33 +23,62 @@ def test_the_longest_prefix_wins(key, prefixes, expected):
     assert longest_prefix(key, prefixes) == expected
 
 
+def masks_of(*keys):
+    """The masks of the entries of a dict, by their keys."""
+    masks = read_table({("x", key): EntryKind(2, "i") for key in keys}).masks
+    return {path[1]: mask[1] for path, mask in masks.items() if path != mask}
+
+
 @pytest.mark.parametrize(
-    ("path", "expected"),
+    ("keys", "expected"),
     [
-        (("mask",), True),
-        (("a", "attention_mask"), True),
-        ((LONG + "_mask_" + LONG,), True),  # what a message leaves out
-        (("mask", "tokens"), False),
-        (("mask", 0), False),
-        ((), False),
+        (["ids", "mask"], {"ids": "mask"}),
+        (["ids", "attention_mask"], {"ids": "attention_mask"}),
+        (["ids", "key_padding_mask"], {"ids": "key_padding_mask"}),
+        (["source", "source_mask", "target"], {"source": "source_mask"}),
+        (["ids", "special_tokens_mask"], {}),
+        (
+            ["ids", "attention_mask", "special_tokens_mask"],
+            dict.fromkeys(["ids", "special_tokens_mask"], "attention_mask"),
+        ),
+        (["ids", "mask_token_ids"], {}),
+        (
+            ["input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask"],
+            {"input_ids": "attention_mask", "decoder_input_ids": "decoder_attention_mask"},
+        ),
+        (["a" + LONG + "y_ids", "a" + LONG + "y_mask"], {"a" + LONG + "y_ids": "a" + LONG + "y_mask"}),
     ],
 )
-def test_a_mask_of_integers_is_known_by_its_own_key(path, expected):
-    assert is_mask(path, MASK) == expected
+def test_masks_by_name(keys, expected):
+    assert masks_of(*keys) == expected
 
 
-def test_the_mask_with_the_same_prefix_belongs_to_an_entry():
-    masks = {("a" + LONG + "x_mask",): MASK, ("a" + LONG + "y_mask",): OTHER}
-    assert mask_of(("a" + LONG + "y_ids",), np.zeros((2, 3)), masks) == ("a" + LONG + "y_mask",)
-    assert mask_of(("ids",), np.zeros((3, 2)), masks) is None
-    with pytest.raises(ValueError, match="several masks have the shape of"):
-        mask_of(("ids",), np.zeros((2, 3)), masks)
+def test_lengths_by_name():
+    kinds = {("x", "in", "a"): EntryKind(2, "i"), ("x", "in", "a_lengths"): EntryKind(1, "i")}
+    kinds |= {("x", "b"): EntryKind(3, "f"), ("x", "lengths"): EntryKind(1, "u"), ("x", "b_lengths"): EntryKind(1, "f")}
+    table = read_table(kinds, [("y",)])
+    assert table.lengths == {}  # deeper inside, and in floats, these are some feature of that name
+    assert table.longest == dict.fromkeys([("x", "b"), ("x", "in", "a")], ("x", "lengths"))
+    assert table.all_lengths == {("x", "lengths")}
+    kinds[("x", "b_lengths")] = EntryKind(1, "i")
+    assert read_table(kinds).lengths == {("x", "b"): ("x", "b_lengths")}
+
+
+def test_lengths_of_labels_by_name():
+    kinds = {("x", key): EntryKind(1, "i") for key in ("label_lengths", "a_lengths", "label_1_lengths")}
+    assert read_table(kinds, [("y",)]).label_lengths == {("y",): ("x", "label_lengths")}
+    assert read_table(kinds, [("y", "a"), ("y", "b")]).label_lengths == {("y", "a"): ("x", "a_lengths")}
+    assert read_table(kinds, [("y", 0), ("y", 1)]).label_lengths == {("y", 1): ("x", "label_1_lengths")}
 
 
 def test_lengths_are_found_by_path():
     a, b = LONG + "a" + LONG, LONG + "b" + LONG
     given = lengths_by_leaf(({a: MASK, b: MASK}, MASK), ({a: [1, 2], b: [2, 1]}, None))
-    assert {path: entry.lengths for path, entry in given.items()} == {(0, a): [1, 2], (0, b): [2, 1], (1,): None}
+    assert {path: entry.lengths for path, entry in given.items()} == {
+        ("x", 0, a): [1, 2],
+        ("x", 0, b): [2, 1],
+        ("x", 1): None,
+    }
     assert [entry.path for entry in given.values()] == [(0, a), (0, b), (1,)]
 
 
