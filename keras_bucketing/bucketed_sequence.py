@@ -49,6 +49,7 @@ from keras_bucketing.planning.outliers import Outliers, OutlierWarning, may_have
 from keras_bucketing.predicting.output_lengths import Sequences
 from keras_bucketing.predicting.predict import check_can_predict, predict
 from keras_bucketing.predicting.restore_order import restore_order
+from keras_bucketing.streams.reading import Contents
 from keras_bucketing.streams.saved_sequences import (
     check_batch_options,
     read_dataset,
@@ -653,9 +654,9 @@ class BucketedSequence(tf.data.Dataset):
         timestep_labels = check_flag("timestep_labels", timestep_labels)
         found: list[FrameSequences] = []
 
-        def read() -> tuple[Any, Any, Any]:
+        def read() -> Contents:
             found.append(sequences_of_frame(frame, by, x, y, sample_weight, static, sort_by, timestep_labels))
-            return found[0].x, found[0].y, found[0].sample_weight
+            return Contents((found[0].x, found[0].y, found[0].sample_weight))
 
         dataset = cls(Unread(read), **options)
         dataset._frame_rows = found[0].rows.truncate(options.get("maxlen"), options.get("truncating", "post"))
