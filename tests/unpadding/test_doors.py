@@ -336,6 +336,13 @@ def test_a_mask_that_is_true_on_padding_is_refused(door):
         BY_NAME[door](x)
 
 
+def test_a_later_mask_that_contradicts_the_end_is_refused():
+    masks = [np.array([[1, 1, 0]]), np.array([[1, 1, 1]]), np.array([[0, 1, 1]])]
+    batches = [{"tokens": 5 * mask, "padding_mask": mask} for mask in masks]
+    with pytest.raises(ValueError, match="padding at the end of row 0 and at the beginning of row 2"):
+        rows_through_dataset(batches)
+
+
 @pytest.mark.parametrize("door", ["from_padded", "from_dataset"])
 def test_masks_are_not_padded_with_true(door):
     x = {"tokens": PADDED_WITH_1, "padding_mask": TRUE}
