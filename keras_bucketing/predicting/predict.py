@@ -45,7 +45,7 @@ def check_can_predict(
             reason = "every row is predicted" if name == "steps" else "the dataset has its own batch sizes"
             raise ValueError(f"`{name}` must be left out: {reason}. Received {name}={show(options[name])}.")
         if name not in ("verbose", "callbacks"):
-            raise TypeError(f"predict() has no argument {name!r}. Expected `lengths`, `verbose` or `callbacks`.")
+            raise TypeError(f"predict() has no argument {show(name)}. Expected `lengths`, `verbose` or `callbacks`.")
     if num_shards > 1:
         raise ValueError(
             f"A shard has no prediction for the rows of the others. Expected num_shards=1, received {num_shards}. Make "
