@@ -1,9 +1,5 @@
 """MaskedLSTMClassifier outside of the process that trained it: saved, exported, cloned, compiled, in half precision."""
 
-import os
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -11,6 +7,7 @@ import tensorflow as tf
 
 from keras_bucketing import KeepMask, MaskedLSTMClassifier, SequenceMasking
 from tests.support.paths import SUPPORT
+from tests.support.processes import run_python
 
 RNG = np.random.default_rng(0)
 VECTORS = RNG.normal(size=(4, 6, 2)).astype("float32")
@@ -75,8 +72,7 @@ for path in pathlib.Path().glob("*.keras"):
     model = keras.saving.load_model(path)
     np.save(path.with_suffix(".npy"), model(dict(np.load(path.with_suffix(".npz")))))
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=300, cwd=tmp_path, env=environment)
+    run_python("-c", script, cwd=tmp_path, check=True)
     for name, outputs in expected.items():
         np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), outputs, atol=1e-6)
 

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -21,6 +19,7 @@ from keras_bucketing.streams.sources import open_stream
 from keras_bucketing.unpadding.batches import BatchOptions
 from tests.support.default_layer import examples
 from tests.support.directories import contents_of
+from tests.support.processes import start_python
 from tests.support.stopping_files import Killed, StoppingFiles
 
 X = [[1, 2, 3], [4], [5, 6]]
@@ -200,8 +199,7 @@ for at in range(60):
 @pytest.mark.fit
 def test_processes_that_start_with_one_cold_cache(tmp_path):
     pytest.importorskip("fcntl")
-    command = [sys.executable, "-c", COLD, str(tmp_path)]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    processes = [start_python("-c", COLD, str(tmp_path)) for _ in range(4)]
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, errors
     assert len(os.listdir(tmp_path)) == 60

@@ -1,6 +1,5 @@
 """Sources that fill one buffer again and again, or yield views of large arrays: the rows are those that were there."""
 
-import subprocess
 import sys
 
 import keras
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from keras_bucketing import BucketedSequence, load_sequences, save_sequences
 from tests.support.default_layer import examples
+from tests.support.processes import run_python
 
 
 def rows_in_one_buffer(lengths, nested):
@@ -107,7 +107,6 @@ print(max(peak, resident()) - before)
 def test_memory_stays_within_two_elements_and_50_mb_of_the_result(tmp_path, kind, element, result, target):
     if not sys.platform.startswith("linux"):
         pytest.skip("only Linux says what is resident")
-    command = [sys.executable, "-c", MEASURED, kind, target, str(tmp_path / "s")]
-    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    done = run_python("-c", MEASURED, kind, target, str(tmp_path / "s"), check=True)
     allowed = (result if target == "memory" else 0) + 2 * element + 50
     assert float(done.stdout) < allowed, f"{float(done.stdout):.0f} of {allowed:.0f} MB"
