@@ -18,6 +18,7 @@ rest.)
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import warnings
 from collections.abc import Iterable, Mapping
@@ -46,7 +47,7 @@ from benchmarks.training_process import TrainingProcess
 BOUNDARIES = [100, 200, 300, 500, 1_000]
 GOAL = 0.9
 SHARE = 16  # of the batches that are padded to the longest, one in so many is timed
-FULL, QUICK = (1_600, 2_500, 4), (120, 120, 2)  # sequences, longest, epochs
+FULL, QUICK = (1_600, 2_500, 4), (64, 64, 2)  # sequences, longest, epochs
 PADDED, RANDOM = "everything padded to the longest", "shuffled `padded_batch`"
 RIVAL, OURS = "`bucket_by_sequence_length`", "`BucketedSequence`"
 OURS_32 = f"{OURS}, {BATCH_SIZE} rows"
@@ -64,7 +65,7 @@ def main() -> None:
     tf.get_logger().setLevel("ERROR")
     num_sequences, longest, epochs = QUICK if arguments.quick else FULL
     train, validation = train_and_validation(num_sequences, longest)
-    trainees = make_trainees(train, validation, longest, num_shapes=1 if arguments.quick else 8)
+    trainees = make_trainees(train, validation, longest, arguments.quick)
     records = train_in_turns(trainees, epochs)
     for trainee in trainees.values():
         if isinstance(trainee, TrainingProcess):
@@ -135,9 +136,11 @@ def times_faster(row: Record, other: Record) -> float:
     return float(other["seconds_per_epoch"][0] / row["seconds_per_epoch"][0])
 
 
-def make_trainees(train: Sequences, validation: Sequences, longest: int, num_shapes: int) -> dict[str, Trainee]:
-    """Everybody, ready for the first epoch."""
-    budget = 6 * longest
+def make_trainees(train: Sequences, validation: Sequences, longest: int, quick: bool) -> dict[str, Trainee]:
+    """Everybody, ready for the first epoch; quickly, with one model for all, and none in a process of its own."""
+    budget, num_shapes, make = 6 * longest, 8, make_model
+    if quick:
+        num_shapes, make = 1, functools.cache(make_model)
     data: dict[str, Iterable[Any]] = {
         PADDED: pad_everything(train, longest),
         RANDOM: shuffled_padded_batch(train, BATCH_SIZE),
@@ -147,11 +150,16 @@ def make_trainees(train: Sequences, validation: Sequences, longest: int, num_sha
         f"{OURS}, budget of {2 * budget:,}": bucketed(train, max_timesteps_per_batch=2 * budget),
         COMPILED: bucketed(train, batch_size=BATCH_SIZE, pad_to_bucket_boundary=True, num_buckets=num_shapes),
     }
-    evaluator = make_model(jit_compile=False)
+    evaluator = make(False)
     validate = bucketed(validation, batch_size=128, shuffle=False)
     trainees: dict[str, Trainee] = {
         name: KerasTrainee(
-            dataset, evaluator, validate, jit_compile="XLA" in name, share=SHARE if name == PADDED else 1
+            dataset,
+            evaluator,
+            validate,
+            jit_compile="XLA" in name and not quick,
+            share=SHARE if name == PADDED else 1,
+            make=make,
         )
         for name, dataset in data.items()
     }
@@ -163,7 +171,7 @@ def make_trainees(train: Sequences, validation: Sequences, longest: int, num_sha
         trainees["PyTorch, packed sequences"] = PackedLSTM(train, validation, BATCH_SIZE, LEARNING_RATE, GRADIENT_NORM)
     if importlib.util.find_spec("jax") is None:
         print("without JAX: it is not installed")
-    else:
+    elif not quick:  # compilation_cache.py starts the same process
         settings = {"num_sequences": len(train.labels), "longest": longest, "num_buckets": num_shapes}
         trainees[COMPILED_BY_JAX] = TrainingProcess(settings, {"KERAS_BACKEND": "jax"})
     return trainees

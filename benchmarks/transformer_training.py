@@ -15,6 +15,7 @@ are padded to the longest, which are of one shape, one in three is timed.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -47,7 +48,7 @@ BOUNDARIES = [100, 200, 300, 400]
 WIDTH, NUM_HEADS = 64, 4
 MEAN, MEDIAN = 235, 174  # timesteps, before the cut
 SHARE = 3  # of the batches that are padded to the longest, one in so many is timed
-FULL, QUICK = (600, 512, 4), (64, 64, 2)  # sequences, longest, epochs
+FULL, QUICK = (600, 512, 4), (64, 32, 2)  # sequences, longest, epochs
 
 
 class AddPositions(keras.layers.Layer):
@@ -76,7 +77,7 @@ def main() -> None:
         labeled_token_sequences(quantile_lengths(size, scale * MEAN, scale * MEDIAN, longest), seed=seed)
         for seed, size in enumerate((num_sequences, num_sequences // 4))
     )
-    records = train_in_turns(make_trainees(train, validation, longest), epochs)
+    records = train_in_turns(make_trainees(train, validation, longest, arguments.quick), epochs)
     results = {name: summarize(record) for name, record in records.items()}
     settings = {"num_sequences": num_sequences, "longest": longest, "boundaries_of_rival": BOUNDARIES}
     contents = {**settings, "results": results, "epochs": records}
@@ -115,9 +116,10 @@ def tables(record: Record) -> list[Table]:
     ]
 
 
-def make_trainees(train: Sequences, validation: Sequences, longest: int) -> dict[str, Trainee]:
-    """Everybody, ready for the first epoch; the model is one that padding cannot reach."""
+def make_trainees(train: Sequences, validation: Sequences, longest: int, quick: bool) -> dict[str, Trainee]:
+    """Everybody, ready for the first epoch; quickly, with one model for all. It is one that padding cannot reach."""
     budget = BATCH_SIZE * longest // 4
+    make = functools.cache(make_model) if quick else make_model
     data: dict[str, Iterable[Any]] = {
         PADDED: pad_everything(train, longest),
         RANDOM: shuffled_padded_batch(train, BATCH_SIZE),
@@ -125,13 +127,13 @@ def make_trainees(train: Sequences, validation: Sequences, longest: int) -> dict
         OURS_32: bucketed(train, batch_size=BATCH_SIZE),
         f"{OURS}, budget of {budget:,}": bucketed(train, max_timesteps_per_batch=budget),
     }
-    evaluator, validate = make_model(jit_compile=False), bucketed(validation, batch_size=BATCH_SIZE, shuffle=False)
+    evaluator, validate = make(False), bucketed(validation, batch_size=BATCH_SIZE, shuffle=False)
     check = check_padding(evaluator, validate)
     if not check:
         raise RuntimeError(str(check))
     return {
         name: KerasTrainee(
-            dataset, evaluator, validate, jit_compile=False, share=SHARE if name == PADDED else 1, make=make_model
+            dataset, evaluator, validate, jit_compile=False, share=SHARE if name == PADDED else 1, make=make
         )
         for name, dataset in data.items()
     }

@@ -1,10 +1,13 @@
 """Models that many tests train: traced once, which takes longer than training, and begun anew for every test."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
 
 
@@ -16,6 +19,18 @@ def token_model() -> keras.Model:
 def vector_model() -> keras.Model:
     """Timesteps of 3 features -> the probability of class 1, as if it had just been made."""
     return _begin_anew(*_compiled(_vector_layers))
+
+
+@contextlib.contextmanager
+def eager_models() -> Iterator[None]:
+    """Models train and predict without being traced, for programs that make many and train each for a few steps."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Even though the `tf.config.experimental_run_functions_eagerly`")
+        tf.config.run_functions_eagerly(True)
+        try:
+            yield
+        finally:
+            tf.config.run_functions_eagerly(False)
 
 
 def _token_layers() -> list[layers.Layer]:
