@@ -68,7 +68,7 @@ def data_options(draw):
     }
 
 
-@settings(max_examples=examples(25), deadline=None)
+@settings(max_examples=examples(18), deadline=None)
 @given(
     st.sampled_from(sorted(CONTAINERS)),
     lengths_lists(min_size=2, min_length=0).filter(any),

@@ -49,7 +49,7 @@ def arrays_of(dataset):
     return [tf.nest.map_structure(lambda tensor: tensor.numpy(), batch) for batch in dataset]
 
 
-@settings(max_examples=examples(40))
+@settings(max_examples=examples(30))
 @given(
     structures(),
     bucket_options(longest=25, num_shards=2),

@@ -68,8 +68,10 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", ["shared memory", "anonymous mmap", "file"])
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [*((kind, form) for kind in ("shared memory", "file") for form in FORMS), ("anonymous mmap", "row splits")],
+)
 def test_copies_do_not_follow_memory_that_others_write_to(form, kind, shared, tmp_path):
     (tmp_path / "values").write_bytes(bytes(80))
     buffer = {

@@ -24,6 +24,7 @@ def test_it_shows_both_efficiencies_and_both_times(run_example):
     assert real[0] == real[1]
 
 
+@pytest.mark.fit  # it parses hundreds of files
 def test_the_corpus_is_real_and_heavy_tailed(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     import functions_corpus

@@ -91,6 +91,10 @@ def test_rows_alone_give_what_they_give_in_a_batch(names, end):
     check_rows(keras.Sequential([SequenceMasking(), *(KeepMask(LAYERS[name]()) for name in names), ENDS[end]()]))
 
 
+# One of each kind that KeepMask tells apart: to export takes longer than all the rest.
+EXPORTED = {"conv", "backwards", "inside", "own", "stack"}
+
+
 @pytest.mark.fit
 @pytest.mark.parametrize("name", LAYERS)
 def test_each_layer_twice_is_saved_loaded_and_exported(name, tmp_path):
@@ -102,7 +106,7 @@ def test_each_layer_twice_is_saved_loaded_and_exported(name, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(ops.convert_to_numpy(loaded(padded(ROWS, 9))), expected, atol=1e-5)
-    if keras.config.backend() == "tensorflow":
+    if name in EXPORTED and keras.config.backend() == "tensorflow":
         import tensorflow as tf
 
         signature = [keras.InputSpec(shape=(None, None, 3), dtype="float32")]

@@ -13,6 +13,7 @@ from tensorflow.python.framework import func_graph
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.pipeline.stream import traced_passes
+from tests.support.default_layer import examples
 from tests.support.processes import run_python
 
 NUM_ROWS = 23
@@ -40,7 +41,10 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize(
+    "wrapper",
+    [name if name in ("plain", "map, prefetch") else pytest.param(name, marks=pytest.mark.fit) for name in WRAPPERS],
+)
 def test_a_sought_pass_is_the_rest_of_its_epoch_and_the_next_ones_are_whole(wrapper):
     dataset = make()
     wrapped = WRAPPERS[wrapper](dataset)
@@ -89,7 +93,7 @@ def test_two_passes_at_once_read_different_epochs():
     assert [other[0] for _, other in interleaved] == planned(dataset, 1)
 
 
-@pytest.mark.parametrize("attempt", range(5))
+@pytest.mark.parametrize("attempt", range(examples(5)))
 def test_of_threads_that_begin_at_once_only_one_gets_the_rest_of_the_epoch(attempt):
     dataset, num_threads = make(), 4
     dataset.seek(7, 5)

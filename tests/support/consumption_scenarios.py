@@ -325,7 +325,7 @@ def all_cases() -> list[tuple[str, Callable[..., None], int]]:
     backend = keras.backend.backend()
     steps = (1,) if backend == "torch" else (1, 3)  # torch refuses to run several steps at once
     cases = []
-    for kind in DATASETS:
+    for kind_at, kind in enumerate(DATASETS):
         if kind == "monitored_repeat":
             scenarios: tuple[Callable[..., None], ...] = (repeated,)
         elif kind == "py_dataset":
@@ -338,6 +338,9 @@ def all_cases() -> list[tuple[str, Callable[..., None], int]]:
             scenarios = (*ANY, *OF_TF_DATASETS)
         else:
             scenarios = (fewer_steps, validated, evaluated, taken)
+            # How the steps are counted is the same for each of these kinds: they take turns.
+            cases += [(kind, scenario, steps[at % len(steps)]) for at, scenario in enumerate(scenarios, kind_at)]
+            continue
         cases += [(kind, scenario, number) for scenario in scenarios for number in steps]
     return cases
 

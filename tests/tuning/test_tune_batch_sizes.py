@@ -315,6 +315,11 @@ def test_batches_of_rows_are_those_of_a_pass(options):
         assert_same(tf.nest.flatten(one), tf.nest.flatten(other))
 
 
+@pytest.fixture(scope="module")
+def model_and_dataset():
+    return {"model": make_model(SUBCLASSED), "dataset": make_dataset()}
+
+
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
@@ -339,10 +344,9 @@ def test_batches_of_rows_are_those_of_a_pass(options):
         ),
     ],
 )
-def test_arguments_that_cannot_be(recurrent_costs, change, error, text):
-    arguments = {"model": make_model(SUBCLASSED), "dataset": make_dataset(), **change}
+def test_arguments_that_cannot_be(recurrent_costs, model_and_dataset, change, error, text):
     with pytest.raises(error) as caught:
-        tune_batch_sizes(**arguments)
+        tune_batch_sizes(**{**model_and_dataset, **change})
     assert text in str(caught.value)
 
 

@@ -13,6 +13,7 @@ from keras_bucketing.callbacks.padding_stats import PaddingStatsCallback
 from keras_bucketing.monitoring.monitor_padding import monitor_padding
 from keras_bucketing.unpadding import unnoticed
 from keras_bucketing.unpadding.unnoticed import ConstantRuns, add_up_runs, count_runs, find_runs
+from tests.support.default_layer import examples
 from tests.support.strategies import DTYPES, seeds
 
 
@@ -137,25 +138,34 @@ TOKENS = np.where(padded(0.0) == 0, 1, np.random.default_rng(0).integers(5, 99, 
 WORDS = np.where(padded(0.0) == 0, "[PAD]", np.random.default_rng(0).integers(5, 99, (64, 20)).astype(str))
 
 
-@pytest.mark.parametrize("make", [dataset_of, Batches])
+ALARMS = {
+    "floats": (
+        padded(-1.0),
+        ["`x` are equally long by mask_value=0", "end in 2 to 19 timesteps of [-1.0]", "Pass mask_value=-1.0."],
+    ),
+    "at the beginning": (padded(0.1, at_end=False), ["rows begin in 2 to 19", "Pass mask_value=0.10000000149011612."]),
+    "features": (
+        padded([0.5, 1.5], features=(2,)),
+        ["of [0.5, 1.5]", "its features differ", 'a dict `x` as "lengths"'],
+    ),
+    "tokens": (TOKENS, ["Pass mask_value=1."]),
+    "a token 0 at the beginning of all": (np.insert(TOKENS, 0, 0, axis=1), ["Pass mask_value=1."]),
+    "a dict": ({"a": padded(0.0), "b": TOKENS}, ["`x['b']`", "Pass mask_value=1."]),
+    "nan": (padded(np.nan), ['Pass mask_value=float("nan").']),
+}
+QUICK = ["floats", "a dict"]  # of the datasets, which are traced; a PyDataset is not
+
+
 @pytest.mark.parametrize(
-    ("x", "mask_value", "texts"),
+    ("name", "make"),
     [
-        (
-            padded(-1.0),
-            0,
-            ["`x` are equally long by mask_value=0", "end in 2 to 19 timesteps of [-1.0]", "Pass mask_value=-1.0."],
-        ),
-        (padded(0.1, at_end=False), 0, ["rows begin in 2 to 19", "Pass mask_value=0.10000000149011612."]),
-        (padded([0.5, 1.5], features=(2,)), 0, ["of [0.5, 1.5]", "its features differ", 'a dict `x` as "lengths"']),
-        (TOKENS, 0, ["Pass mask_value=1."]),
-        (np.insert(TOKENS, 0, 0, axis=1), 0, ["Pass mask_value=1."]),  # a token 0 at the beginning of all
-        ({"a": padded(0.0), "b": TOKENS}, 0, ["`x['b']`", "Pass mask_value=1."]),
-        (padded(np.nan), 0, ['Pass mask_value=float("nan").']),
+        *((name, Batches) for name in ALARMS),
+        *(pytest.param(name, dataset_of, marks=[] if name in QUICK else pytest.mark.fit) for name in ALARMS),
     ],
 )
-def test_unnoticed_padding_is_pointed_out_once(make, x, mask_value, texts):
-    monitored = monitor_padding(make(x), mask_value)
+def test_unnoticed_padding_is_pointed_out_once(name, make):
+    x, texts = ALARMS[name]
+    monitored = monitor_padding(make(x), mask_value=0)
     with pytest.warns(UserWarning, match="looks like padding") as caught:
         first = read(monitored)
     assert len(caught) == 1
@@ -185,7 +195,7 @@ def test_fit_is_told_at_its_line(make):
     assert [stats.padding_efficiency for stats in callback.history] == [1, 1]
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(st.sampled_from(["right value", "floats", "tokens", "last"]), st.sampled_from([3, 9]), st.booleans(), seeds())
 def test_other_data_raise_no_alarm(kind, size, at_end, seed):
     rng = np.random.default_rng(seed)
