@@ -57,7 +57,7 @@ from keras_bucketing.streams.saved_sequences import (
 )
 from keras_bucketing.unpadding.arrays import refuse_padding_of_masks, unpad_arrays
 from keras_bucketing.unpadding.labels import unpad_labels
-from keras_bucketing.unpadding.unnoticed import warn_of
+from keras_bucketing.unpadding.unnoticed import level_of_caller, warn_of
 
 
 @refuse_inherited_constructors
@@ -310,7 +310,7 @@ class BucketedSequence(tf.data.Dataset):
         self._batches = batch_stream(self._counter, self._planner, self._gatherer)
         super().__init__(tf.data.experimental.to_variant(self._batches))
         if self._outliers is not None and max_timesteps_per_batch is None:
-            warnings.warn(str(self._outliers), OutlierWarning, stacklevel=2)
+            warnings.warn(str(self._outliers), OutlierWarning, stacklevel=level_of_caller())
 
     @classmethod
     @explain_calls

@@ -123,8 +123,8 @@ class Inputs:
         """
         if self.kept is not None and on_empty != "drop":
             raise ValueError(
-                f"`on_empty` must be 'drop' where empty sequences have been dropped. Received {on_empty!r}. Leave them "
-                "out of `rows`, or make the dataset again."
+                "`on_empty` must be 'drop' where empty sequences have been dropped. Received "
+                f"{show(on_empty)}. Leave them out of `rows`, or make the dataset again."
             )
         empty = np.zeros(self.num_given if self.kept is None else len(self.kept), bool)
         for name, leaf in _sequences(self.x):

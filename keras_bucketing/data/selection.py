@@ -86,7 +86,7 @@ def check_options_of_subset(given: Mapping[str, Any], options: Mapping[str, Any]
     truncating = options.get("truncating", given["truncating"])
     if truncating != given["truncating"]:
         raise ValueError(
-            f"`truncating` must be {given['truncating']!r}, by which the dataset has cut its sequences. Received "
+            f"`truncating` must be {show(given['truncating'])}, by which the dataset has cut its sequences. Received "
             f"{show(truncating)}. Make the dataset again."
         )
 

@@ -121,7 +121,7 @@ def _is_mask_value(value: np.ndarray, mask_value: Any) -> bool:
 def warn_of(messages: Iterable[str]) -> None:
     """Warns at the line of the caller outside of this package."""
     for message in messages:
-        warnings.warn(message, stacklevel=_level_of_caller())
+        warnings.warn(message, stacklevel=level_of_caller())
 
 
 class UnderMask:
@@ -273,7 +273,7 @@ def _sample(leaf: tf.Tensor) -> tf.Tensor:
     return leaf[: tf.maximum(_MAX_VALUES_OF_SAMPLE // values, 1)]
 
 
-def _level_of_caller() -> int:
+def level_of_caller() -> int:
     """The `stacklevel` of the nearest line outside of this package, Keras and TensorFlow, such as a call of `fit`."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None:
