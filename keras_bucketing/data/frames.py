@@ -280,6 +280,7 @@ class _PolarsTable:
 @dataclass(frozen=True)
 class _ArrowColumn:
     column: Any
+    order: np.ndarray | None = None  # of ordered categories: the number of each row's category
 
     def is_missing(self) -> np.ndarray:
         return np.asarray(self.column.is_null().to_numpy())
@@ -294,6 +295,8 @@ class _ArrowColumn:
         return np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in encoded.chunks])
 
     def sortable(self) -> np.ndarray:
+        if self.order is not None:
+            return self.order
         array = self.values()
         return array if array.dtype.kind in "biufmM" else np.unique(array, return_inverse=True)[1]
 
@@ -311,7 +314,7 @@ class _ArrowTable:
 
     def columns(self, name: Label) -> list[Column]:
         found = [self._table.column(at) for at, known in enumerate(self.names) if known == name]
-        return [_ArrowColumn(_decoded(column)) for column in found]
+        return [_ArrowColumn(_decoded(column), _order_of_categories(column)) for column in found]
 
 
 def _decoded(column: Any) -> Any:
@@ -319,6 +322,21 @@ def _decoded(column: Any) -> Any:
     import pyarrow
 
     return column.cast(column.type.value_type) if pyarrow.types.is_dictionary(column.type) else column
+
+
+def _order_of_categories(column: Any) -> np.ndarray | None:
+    """The numbers of ordered categories, `(num_rows,)`, -1 for a missing one.
+
+    None for any other column, and where the pieces of a column have categories of their own: no order holds for all.
+    """
+    import pyarrow
+
+    if not pyarrow.types.is_dictionary(column.type) or not column.type.ordered or not column.num_chunks:
+        return None
+    chunks = column.chunks
+    if any(not chunk.dictionary.equals(chunks[0].dictionary) for chunk in chunks[1:]):
+        return None
+    return np.concatenate([chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in chunks])
 
 
 def _as_numbers(array: np.ndarray) -> np.ndarray:

@@ -149,7 +149,7 @@ class MonitoredGenerator(Generator[Batch, Any, Any]):
 
         Example:
             >>> import numpy as np, keras_bucketing
-            >>> monitored = keras_bucketing.monitor_padding(np.eye(2, 3) for _ in range(4))
+            >>> monitored = keras_bucketing.monitor_padding(np.ones((2, 3)) for _ in range(4))
             >>> batches = list(monitored)
             >>> monitored.newest_pass()
             PassPosition(number=1, epoch=0, first_batch=0)
@@ -171,7 +171,7 @@ class MonitoredGenerator(Generator[Batch, Any, Any]):
 
         Example:
             >>> import numpy as np, keras_bucketing
-            >>> monitored = keras_bucketing.monitor_padding(np.eye(2, 3) for _ in range(4))
+            >>> monitored = keras_bucketing.monitor_padding(np.ones((2, 3)) for _ in range(4))
             >>> for step, batch in enumerate(monitored):
             ...     if step == 1:
             ...         break
