@@ -36,7 +36,7 @@ def to_pandas(columns):
 
 
 def to_chunks(columns):
-    """An Arrow table in pieces whose categories differ."""
+    """An Arrow table in pieces whose categories differ, but for ordered ones: no order holds for all pieces then."""
     tables = [pyarrow.Table.from_pandas(part, preserve_index=False) for part in pieces(pandas.DataFrame(columns))]
     tables = [table.unify_dictionaries() for table in tables]
     return pyarrow.concat_tables(tables)
@@ -46,7 +46,7 @@ def pieces(frame):
     for start in range(0, len(frame), 3):
         part = frame.iloc[start : start + 3].copy()
         for name in part:
-            if isinstance(part[name].dtype, pandas.CategoricalDtype):
+            if isinstance(part[name].dtype, pandas.CategoricalDtype) and not part[name].cat.ordered:
                 part[name] = part[name].cat.remove_unused_categories()
         yield part
 
