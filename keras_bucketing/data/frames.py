@@ -159,7 +159,8 @@ def _no_table(frame: object) -> TypeError:
     groups = " Pass the table itself: `by` names its groups." if "GroupBy" in type(frame).__name__ else ""
     return TypeError(
         "`frame` must be a table with a row for each timestep. Expected a pandas or polars DataFrame, or one that "
-        f"Arrow can read (__arrow_c_stream__), received {type(frame).__module__}.{type(frame).__name__}.{groups}"
+        f"Arrow can read (__arrow_c_stream__), received {type(frame).__module__.partition('.')[0]}."
+        f"{type(frame).__name__}.{groups}"
     )
 
 
