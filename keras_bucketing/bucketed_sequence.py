@@ -814,7 +814,7 @@ class BucketedSequence(tf.data.Dataset):
 
     @property
     def frame_rows(self) -> RowIndices | None:
-        """Where each timestep of `from_dataframe` stands in the table, an int array, row by row; None for other data."""
+        """Where each timestep of `from_dataframe` stands in the table, int array, row by row; None for other data."""
         return None if self._frame_rows is None else self._frame_rows.frame_rows.copy()
 
     @property

@@ -294,8 +294,8 @@ def test_what_is_wrong_or_not_clear_is_refused(columns, arguments, error, messag
     [
         (pandas.DataFrame(FRAME).groupby("id"), "received pandas.DataFrameGroupBy. Pass the table itself"),
         (pandas.Series([1]), "received pandas.Series."),
-        (polars.Series([1]), "received polars.series.series.Series."),
-        (pyarrow.chunked_array([[1]]), "received pyarrow.lib.ChunkedArray."),
+        (polars.Series([1]), "received polars.Series."),
+        (pyarrow.chunked_array([[1]]), "received pyarrow.ChunkedArray."),
         ({"id": [1]}, "received builtins.dict."),
     ],
 )
