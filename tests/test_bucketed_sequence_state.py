@@ -127,7 +127,8 @@ def test_predictions_of_each_timestep_are_cut_to_their_sequence():
     inputs = keras.Input((None,), dtype="int64")
     predictions = keras.Model(inputs, keras.layers.Lambda(lambda x: x + 1)(inputs)).predict(dataset, verbose=0)
     assert isinstance(predictions, tf.RaggedTensor)
-    assert dataset.restore_order(predictions).to_list() == [[value + 1 for value in row] for row in X]
+    restored = dataset.restore_order(predictions)
+    assert [row.tolist() for row in restored] == [[value + 1 for value in row] for row in X]
 
 
 @pytest.mark.fit
