@@ -247,6 +247,7 @@ def test_a_resumed_pass_has_the_rest(epoch, batch):
     assert resumed.bucket_boundaries == stream.bucket_boundaries
 
 
+@pytest.mark.fit
 def test_lengths_are_known_where_rows_and_sizes_are(stream):
     assert len(BucketedStream(ROWS.source("list"), batch_size=5)) == 3
     assert len(BucketedStream(ROWS.source("list"), batch_size=5, remainder="drop")) == 2

@@ -278,6 +278,7 @@ def test_generators_and_iterables():
     check_batches(((pad(X[at : at + 2]), Y[at : at + 2]) for at in range(0, 9, 2)), X, Y, read={"batched": True})
 
 
+@pytest.mark.fit
 def test_hugging_face_datasets():
     datasets = pytest.importorskip("datasets")
     rows = datasets.Dataset.from_dict({"input_ids": X, "label": Y})

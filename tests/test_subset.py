@@ -77,7 +77,7 @@ def any_options(draw):
     }
 
 
-@settings(max_examples=examples(24))
+@settings(max_examples=examples(15))
 @given(st.data(), st.sampled_from(sorted(KINDS)), lengths_lists(min_length=0, max_size=15), any_options(), seeds())
 def test_a_subset_is_the_dataset_of_its_rows(tmp_path_factory, data, kind, lengths, options, seed):
     folder = tmp_path_factory.getbasetemp()

@@ -165,7 +165,7 @@ def expected_efficiency(lengths, boundaries, batch_size, apart=None):
     return lengths.sum() / padded
 
 
-@settings(max_examples=examples(100))
+@settings(max_examples=examples(50))
 @given(length_arrays(min_size=100, max_size=140, max_length=25), st.integers(1, 16))
 def test_with_spill_the_choice_comes_close_to_the_best_number_of_buckets(lengths, batch_size):
     def efficiency(boundaries):

@@ -219,7 +219,7 @@ DOORS = {
 
 
 @pytest.mark.filterwarnings("ignore:All rows of:UserWarning")
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(240), deadline=None)
 @given(padded_rows(), st.sampled_from(sorted(DOORS)))
 def test_rows_come_back_or_are_asked_for(case, door):
     try:
