@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.call_errors import check_option_names, explain_calls, refuse_inherited_constructors
-from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number, show_typed
+from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number
 from keras_bucketing.data.collect import (
     Unread,
     check_include_lengths,
@@ -33,8 +33,8 @@ from keras_bucketing.padding.report import summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats, padding_of_plan
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
 from keras_bucketing.pipeline.gather import BatchGatherer
+from keras_bucketing.pipeline.pass_dataset import PassDataset
 from keras_bucketing.pipeline.passes import (
-    NO_CHECKPOINT,
     PassCounter,
     PassPosition,
     counting_iterator,
@@ -61,7 +61,7 @@ from keras_bucketing.unpadding.unnoticed import level_of_caller, warn_of
 
 
 @refuse_inherited_constructors
-class BucketedSequence(tf.data.Dataset):
+class BucketedSequence(PassDataset):
     """Batches of sequences of similar length, padded, masked by lengths, shuffled anew each epoch.
 
     A `tf.data.Dataset` over data in memory or in mapped files: `model.fit(BucketedSequence(x, y))`. Its length is
@@ -744,37 +744,12 @@ class BucketedSequence(tf.data.Dataset):
 
     # What tf.data asks of a subclass.
 
-    def _inputs(self) -> list[tf.data.Dataset]:
-        return [self._batches]
-
-    @property
-    def element_spec(self) -> Any:
-        """The structure, shapes and dtypes of a batch, as `tf.TensorSpec` objects."""
-        return self._batches.element_spec
-
     def __iter__(self) -> Iterator[Any]:
         """A pass; what Keras reads to build a model is none."""
         if is_symbolic_build():
             return self._preview()
         iterator: Iterator[Any] = super().__iter__()
         return counting_iterator(iterator, self._counter) if tf.executing_eagerly() else iterator
-
-    def with_options(self, options: tf.data.Options, name: str | None = None) -> tf.data.Dataset:
-        """As of every `tf.data.Dataset`, but refuses what could not be restored.
-
-        Args:
-            options: `tf.data.Options`, for this dataset and what is built on it.
-            name: Str, a name for the operation. Defaults to None.
-
-        Raises:
-            TypeError: If `options` are something else.
-            ValueError: If `options` ask for checkpoints of iterators without their state.
-        """
-        if not isinstance(options, tf.data.Options):
-            raise TypeError(f"`options` must be a `tf.data.Options`. Received {show_typed(options)}.")
-        if options.experimental_symbolic_checkpoint:
-            raise ValueError(f"`options.experimental_symbolic_checkpoint` is not possible. {NO_CHECKPOINT}")
-        return super().with_options(options, name)
 
     def _preview(self) -> Iterator[Any]:
         """The batches of the next pass, which stays the next one."""
@@ -826,21 +801,6 @@ class BucketedSequence(tf.data.Dataset):
     def bucket_batch_sizes(self) -> list[int]:
         """The rows of a full batch, for each bucket, of all shards together."""
         return list(self._buckets.batch_sizes)
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that the next pass reads; it goes up when a pass yields its first batch."""
-        return self._counter.next_position.epoch
-
-    @property
-    def next_first_batch(self) -> int:
-        """The batch that the next pass begins with, 0 unless `seek` or `load_state_dict` said otherwise."""
-        return self._counter.next_position.first_batch
-
-    @property
-    def seed(self) -> int:
-        """The seed of the order."""
-        return self._counter.seed
 
     def epoch_plan(self, epoch: int) -> EpochPlan:
         """The batches of an epoch, as row indices into the input: exactly what that epoch yields.

@@ -12,18 +12,19 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.call_errors import explain_calls, refuse_inherited_constructors
-from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number, show, show_typed
+from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number, show
 from keras_bucketing.data.collect import Inputs, check_include_lengths, check_padding_value, length_entries
 from keras_bucketing.data.row_format import RowFormat
 from keras_bucketing.data.tree import Path, leaves
 from keras_bucketing.monitoring.monitor_padding import BatchLog
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
-from keras_bucketing.pipeline.passes import NO_CHECKPOINT, PassCounter, PassPosition, is_symbolic_build
+from keras_bucketing.pipeline.pass_dataset import PassDataset
+from keras_bucketing.pipeline.passes import PassCounter, PassPosition, is_symbolic_build
 from keras_bucketing.pipeline.window_stream import WindowRules, WindowStream
 from keras_bucketing.planning.boundaries import check_boundaries
-from keras_bucketing.planning.bucket_choice import choose_buckets
-from keras_bucketing.planning.buckets import DEFAULT_BATCH_SIZE, BatchSizing, check_minlen, check_sizing
+from keras_bucketing.planning.bucket_choice import check_bucket_arguments, choose_buckets
+from keras_bucketing.planning.buckets import BatchSizing, check_minlen, check_sizing
 from keras_bucketing.streams.saved_sequences import check_batch_options
 from keras_bucketing.streams.windows import format_of_rows, open_row_source
 
@@ -36,7 +37,7 @@ _PARTS_OF_BUFFER = 8
 
 
 @refuse_inherited_constructors
-class BucketedStream(tf.data.Dataset):
+class BucketedStream(PassDataset):
     """Batches of sequences of similar length, from a source that is read as it comes.
 
     For rows that are generated, augmented, read from files or without end, whose lengths are not known beforehand:
@@ -168,8 +169,8 @@ class BucketedStream(tf.data.Dataset):
         seed = random.randrange(2**31) if seed is None else check_integer("seed", seed, minimum=0, maximum=INT64_MAX)
         self._sizing = check_sizing(batch_size, bucket_batch_sizes, max_timesteps_per_batch, batch_size_multiple, 1)
         rows = _rows_of_batches(self._sizing, buffer_size)
-        boundaries = None if bucket_boundaries is None else check_boundaries(bucket_boundaries)
-        self._num_buckets = _check_num_buckets(num_buckets, boundaries, self._sizing)
+        boundaries = check_bucket_arguments(bucket_boundaries, num_buckets, self._sizing)
+        self._num_buckets = None if num_buckets is None else int(num_buckets)
         if pad_to_bucket_boundary and maxlen is None and not boundaries:
             raise ValueError(
                 "`pad_to_bucket_boundary` needs a longest length, as the last bucket of a stream is open. Pass maxlen, "
@@ -224,14 +225,6 @@ class BucketedStream(tf.data.Dataset):
 
     # What tf.data asks of a subclass.
 
-    def _inputs(self) -> list[tf.data.Dataset]:
-        return [self._batches]
-
-    @property
-    def element_spec(self) -> Any:
-        """The structure, shapes and dtypes of a batch, as `tf.TensorSpec` objects."""
-        return self._batches.element_spec
-
     def __iter__(self) -> Iterator[Any]:
         """A pass; what Keras reads to build a model is none."""
         if is_symbolic_build():
@@ -239,23 +232,6 @@ class BucketedStream(tf.data.Dataset):
             return iter(self._stream.preview(self._windows, epoch, first_batch, self.seed))
         iterator: Iterator[Any] = super().__iter__()
         return iterator
-
-    def with_options(self, options: tf.data.Options, name: str | None = None) -> tf.data.Dataset:
-        """As of every `tf.data.Dataset`, but refuses what could not be restored.
-
-        Args:
-            options: `tf.data.Options`, for this dataset and what is built on it.
-            name: Str, a name for the operation. Defaults to None.
-
-        Raises:
-            TypeError: If `options` are something else.
-            ValueError: If `options` ask for checkpoints of iterators without their state.
-        """
-        if not isinstance(options, tf.data.Options):
-            raise TypeError(f"`options` must be a `tf.data.Options`. Received {show_typed(options)}.")
-        if options.experimental_symbolic_checkpoint:
-            raise ValueError(f"`options.experimental_symbolic_checkpoint` is not possible. {NO_CHECKPOINT}")
-        return super().with_options(options, name)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -269,21 +245,6 @@ class BucketedStream(tf.data.Dataset):
     def bucket_boundaries(self) -> list[int] | None:
         """Bucket i holds `boundaries[i - 1] <= length < boundaries[i]`; None before they have been found."""
         return None if self._boundaries is None else list(self._boundaries)
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that the next pass reads; it goes up when a pass yields its first batch."""
-        return self._counter.next_position.epoch
-
-    @property
-    def next_first_batch(self) -> int:
-        """The batch that the next pass begins with, 0 unless `seek` or `load_state_dict` said otherwise."""
-        return self._counter.next_position.first_batch
-
-    @property
-    def seed(self) -> int:
-        """The seed of the order."""
-        return self._counter.seed
 
     def newest_pass(self) -> PassPosition:
         """The newest pass that has yielded a batch, as of `BucketedSequence`."""
@@ -452,21 +413,6 @@ def _check_remainder(remainder: object) -> None:
     check_choice("remainder", remainder, ("spill", "drop"))
 
 
-def _check_num_buckets(num_buckets: object, boundaries: list[int] | None, sizing: BatchSizing) -> int | None:
-    number = None if num_buckets is None else check_integer("num_buckets", num_buckets)
-    expected = None if boundaries is None else len(boundaries) + 1
-    if sizing.bucket_batch_sizes is not None:
-        if expected is not None and len(sizing.bucket_batch_sizes) != expected:
-            raise ValueError(
-                f"`bucket_batch_sizes` must have one entry for each bucket. Expected {expected} for the boundaries "
-                f"{show(boundaries)}, received {len(sizing.bucket_batch_sizes)}."
-            )
-        expected = len(sizing.bucket_batch_sizes)
-    if number is not None and expected is not None and number != expected:
-        raise ValueError(f"`num_buckets` must match the other arguments. Expected {expected}, received {number}.")
-    return number
-
-
 def _rows_of_batches(sizing: BatchSizing, buffer_size: int) -> list[int]:
     """The most rows of a batch of each bucket, or one number for all; refuses a buffer that cannot fill them."""
     if sizing.bucket_batch_sizes is not None:
@@ -478,10 +424,8 @@ def _rows_of_batches(sizing: BatchSizing, buffer_size: int) -> list[int]:
             )
     elif sizing.max_timesteps_per_batch is not None and sizing.batch_size is None:
         rows = [max(buffer_size // _PARTS_OF_BUFFER // sizing.multiple, 1) * sizing.multiple]
-    elif sizing.batch_size is not None:
-        rows = [sizing.batch_size]
-    else:
-        rows = [max(DEFAULT_BATCH_SIZE // sizing.multiple, 1) * sizing.multiple]
+    else:  # without a budget the same at any length; next to one, `batch_size`
+        rows = [sizing.batch_size or int(sizing.rows_at(np.ones(1, np.int64))[0])]
     needed = max(rows) if _are_all_equal(sizing) else 2 * max(rows)
     if buffer_size < needed:
         raise ValueError(
