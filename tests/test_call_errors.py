@@ -1,6 +1,5 @@
 """Calls that mean something else: each is answered with the call that is meant, shortly, before anything is read."""
 
-import ast
 import copy
 import inspect
 import sys
@@ -17,7 +16,6 @@ from keras_bucketing.call_errors import _HINTS
 from keras_bucketing.checks import list_some, shorten, show
 from keras_bucketing.streams import reading
 from tests.support.default_layer import examples
-from tests.support.paths import ROOT
 
 X, Y = [[1, 2, 3], [4], [5, 6]], [0, 1, 0]
 LIMIT = 700
@@ -384,15 +382,6 @@ def test_messages_are_short_whatever_the_data(door, value):
     calls = [((value,), {}), ((X, value), {}), ((X, Y, value), {})] + [((X,), {name: value}) for name in OPTIONS]
     for arguments, options in calls:
         assert len(text_of_any_error(door, arguments, options)) < 1000
-
-
-def test_no_message_prints_a_value_but_by_show():
-    """`!r` in a message would print whatever comes; a recommended call and names in statistics are no messages."""
-    found = []
-    for path in sorted((ROOT / "keras_bucketing").rglob("*.py")):
-        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        found += [path.name for node in nodes if isinstance(node, ast.FormattedValue) and node.conversion == ord("r")]
-    assert found == ["report.py", "graph.py"]
 
 
 # Copies of callbacks.

@@ -128,6 +128,15 @@ def test_only_public_names_of_keras_and_tensorflow_are_used():
     assert private == []
 
 
+def test_no_message_prints_a_value_but_by_show():
+    """`!r` in a message would print whatever comes; a recommended call and names in statistics are no messages."""
+    found = []
+    for path in modules():
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        found += [path.name for node in nodes if isinstance(node, ast.FormattedValue) and node.conversion == ord("r")]
+    assert found == ["report.py", "graph.py"]
+
+
 def test_the_tests_lie_in_the_folders_of_what_they_test():
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
     places = {place for place in MAY_IMPORT if (PACKAGE / place).is_dir()}
