@@ -33,7 +33,7 @@ from keras_bucketing.padding.report import summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats, padding_of_plan
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
 from keras_bucketing.pipeline.gather import BatchGatherer
-from keras_bucketing.pipeline.pass_dataset import PassDataset
+from keras_bucketing.pipeline.pass_dataset import PassDataset, check_pad_to_bucket_boundary
 from keras_bucketing.pipeline.passes import (
     PassCounter,
     PassPosition,
@@ -105,7 +105,8 @@ class BucketedSequence(PassDataset):
         pad_to_bucket_boundary: Bool, whether to pad to the longest length that the bucket allows: more padding, but at
             most one shape a bucket and one more (with `remainder="keep"` two shapes a bucket), so that XLA recompiles
             less often. A leaf that is not the longest of every row is padded to the longest that it has in the bucket
-            and in what spills into it. Defaults to False.
+            and in what spills into it. Defaults to None: True where Keras runs on JAX, which compiles every shape, and
+            False elsewhere.
         padding_value: Number behind the end of a sequence, or an array of the shape of a timestep. Defaults to 0.
         label_padding_value: Number behind the end of ragged labels. Defaults to 0.
         maxlen: Int, cut longer sequences to it, in timesteps; labels of their own length stay. Defaults to None.
@@ -201,7 +202,7 @@ class BucketedSequence(PassDataset):
         batch_size_multiple: int = 1,
         bucket_boundaries: Sequence[int] | None = None,
         num_buckets: int | None = None,
-        pad_to_bucket_boundary: bool = False,
+        pad_to_bucket_boundary: bool | None = None,
         padding_value: Any = 0,
         label_padding_value: float = 0,
         maxlen: int | None = None,
@@ -226,7 +227,7 @@ class BucketedSequence(PassDataset):
         align_labels = check_flag("align_labels", align_labels)
         timestep_weights = check_flag("timestep_weights", timestep_weights)
         min_length = check_minlen(minlen, maxlen)
-        pad_to_bucket_boundary = check_flag("pad_to_bucket_boundary", pad_to_bucket_boundary)
+        pad_to_bucket_boundary = check_pad_to_bucket_boundary(pad_to_bucket_boundary)
         shuffle = check_flag("shuffle", shuffle)
         self._seed_was_given = seed is not None
         seed = random.randrange(2**31) if seed is None else check_integer("seed", seed, minimum=0, maximum=INT64_MAX)
@@ -956,7 +957,7 @@ class BucketedSequence(PassDataset):
         """
         if epoch is None:
             epoch, batch = self._counter.next_position
-        return make_state(*self._check_position(epoch, batch), self.seed, self._data_fingerprint())
+        return make_state(*self._check_position(epoch, batch), self.seed, self._data_fingerprint(), self._shown_options)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Lets the next pass begin where `state_dict` said; takes over its seed where none was given.
@@ -967,7 +968,9 @@ class BucketedSequence(PassDataset):
         Raises:
             ValueError: If it is not such a state, or that of other data or options.
         """
-        epoch, batch, seed = check_state(state, self._data_fingerprint(), self.seed, self._seed_was_given)
+        epoch, batch, seed = check_state(
+            state, self._data_fingerprint(), self.seed, self._seed_was_given, self._shown_options
+        )
         self._counter.seek(*self._check_position(epoch, batch), seed)
 
     # Predictions in the order of the input.
@@ -1092,6 +1095,11 @@ class BucketedSequence(PassDataset):
             rows = np.searchsorted(self._kept, rows)
         min_lengths = np.tile(self._min_lengths, (len(sizes), 1))
         return chosen_batches(self._gatherer, rows, Cut(np.cumsum(sizes, axis=0) - sizes, sizes, min_lengths))
+
+    @property
+    def _shown_options(self) -> dict[str, bool]:
+        """What the state says besides its fingerprint: the option whose default depends on the backend."""
+        return {"pad_to_bucket_boundary": self._batch_rules.pad_to_bucket_boundary}
 
     def _data_fingerprint(self) -> str:
         if self._fingerprint is None:

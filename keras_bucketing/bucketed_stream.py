@@ -19,7 +19,7 @@ from keras_bucketing.data.tree import Path, leaves
 from keras_bucketing.monitoring.monitor_padding import BatchLog
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
-from keras_bucketing.pipeline.pass_dataset import PassDataset
+from keras_bucketing.pipeline.pass_dataset import PassDataset, check_pad_to_bucket_boundary
 from keras_bucketing.pipeline.passes import PassCounter, PassPosition, is_symbolic_build
 from keras_bucketing.pipeline.window_stream import WindowRules, WindowStream
 from keras_bucketing.planning.boundaries import check_boundaries
@@ -71,7 +71,8 @@ class BucketedStream(PassDataset):
             batch. A larger buffer pads less and mixes more. Defaults to 4096.
         pad_to_bucket_boundary: Bool, whether to pad to the longest length that the bucket allows, so that there are at
             most two shapes a bucket; labels of their own length are padded to powers of 2. It needs `maxlen`, or
-            `bucket_boundaries` whose last one is above every length, as in tf.data. Defaults to False.
+            `bucket_boundaries` whose last one is above every length, as in tf.data. Defaults to None: True where Keras
+            runs on JAX, which compiles every shape, and `maxlen` is given; False elsewhere.
         padding_value: Number behind the end of a sequence. Defaults to None: `mask_value`.
         label_padding_value: Number behind the end of ragged labels. Defaults to 0.
         maxlen: Int, cut longer sequences to it, in timesteps; labels of their own length stay. Defaults to None.
@@ -137,7 +138,7 @@ class BucketedStream(PassDataset):
         bucket_boundaries: Sequence[int] | None = None,
         num_buckets: int | None = None,
         buffer_size: int = 4096,
-        pad_to_bucket_boundary: bool = False,
+        pad_to_bucket_boundary: bool | None = None,
         padding_value: float | None = None,
         label_padding_value: float = 0,
         maxlen: int | None = None,
@@ -162,7 +163,9 @@ class BucketedStream(PassDataset):
         align_labels = check_flag("align_labels", align_labels)
         timestep_weights = check_flag("timestep_weights", timestep_weights)
         min_length = check_minlen(minlen, maxlen)
-        pad_to_bucket_boundary = check_flag("pad_to_bucket_boundary", pad_to_bucket_boundary)
+        if pad_to_bucket_boundary is None and maxlen is None:
+            pad_to_bucket_boundary = False
+        pad_to_bucket_boundary = check_pad_to_bucket_boundary(pad_to_bucket_boundary)
         shuffle = check_flag("shuffle", shuffle)
         buffer_size = check_integer("buffer_size", buffer_size)
         self._seed_was_given = seed is not None
@@ -340,7 +343,7 @@ class BucketedStream(PassDataset):
         """
         if epoch is None:
             epoch, batch = self._counter.next_position
-        state = make_state(*_check_position(epoch, batch), self.seed, self._fingerprint)
+        state = make_state(*_check_position(epoch, batch), self.seed, self._fingerprint, self._shown_options)
         return {**state, "bucket_boundaries": self.bucket_boundaries}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -357,7 +360,9 @@ class BucketedStream(PassDataset):
             if isinstance(state, dict)
             else state
         )
-        epoch, batch, seed = check_state(position, self._fingerprint, self.seed, self._seed_was_given)
+        epoch, batch, seed = check_state(
+            position, self._fingerprint, self.seed, self._seed_was_given, self._shown_options
+        )
         boundaries = state.get("bucket_boundaries")
         boundaries = None if boundaries is None else check_boundaries(boundaries)
         if self._given_boundaries is not None and boundaries != self._given_boundaries:
@@ -369,6 +374,11 @@ class BucketedStream(PassDataset):
             self._boundaries = boundaries
             self._log.bucket_boundaries = boundaries
         self._counter.seek(*_check_position(epoch, batch), seed)
+
+    @property
+    def _shown_options(self) -> dict[str, bool]:
+        """What the state says besides its fingerprint: the option whose default depends on the backend."""
+        return {"pad_to_bucket_boundary": self._rules.pad_to_bucket_boundary}
 
     # The boundaries.
 

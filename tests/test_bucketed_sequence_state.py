@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
+from keras_bucketing.bucketed_stream import BucketedStream
 
 X = [[row] * (1 + row % 5) for row in range(17)]
 Y = np.arange(17)
@@ -99,12 +100,73 @@ def test_shards_can_load_each_others_states():
         {"padding_value": -1},
         {"include_lengths": True},
         {"maxlen": 4},
-        {"pad_to_bucket_boundary": True},
     ],
 )
 def test_a_state_belongs_to_its_data_and_options(dataset, other):
     with pytest.raises(ValueError, match="`state` belongs to another dataset"):
         make(**{"seed": 1, **other}).load_state_dict(dataset.state_dict())
+
+
+@pytest.fixture
+def on_jax(monkeypatch):
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+
+
+HEAVY = [[1] * length for length in np.random.default_rng(0).geometric(1 / 20, 400)]
+MAKERS = {
+    "sequence": lambda **options: BucketedSequence(HEAVY, batch_size=8, seed=1, **options),
+    "stream": lambda **options: BucketedStream(HEAVY, batch_size=8, seed=1, maxlen=100, **options),
+}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("backend", ["jax", "torch", "tensorflow"])
+def test_batches_are_padded_to_the_boundary_by_default_where_keras_compiles_shapes(monkeypatch, kind, backend):
+    make = MAKERS[kind]
+    monkeypatch.setattr(keras.config, "backend", lambda: backend)
+    state = make().state_dict()
+    assert state["pad_to_bucket_boundary"] is (backend == "jax")
+    assert (
+        state
+        == make(pad_to_bucket_boundary=None).state_dict()
+        == make(pad_to_bucket_boundary=backend == "jax").state_dict()
+    )
+    assert state["fingerprint"] != make(pad_to_bucket_boundary=backend != "jax").state_dict()["fingerprint"]
+
+
+def test_on_jax_there_are_fewer_buckets_and_shapes(on_jax):
+    dataset, as_elsewhere = MAKERS["sequence"](), MAKERS["sequence"](pad_to_bucket_boundary=False)
+    assert len(dataset.bucket_batch_sizes) < len(as_elsewhere.bucket_batch_sizes)
+    assert len(dataset.padding_stats().shapes) <= len(dataset.bucket_batch_sizes) + 1
+    part = dataset.subset(range(300))
+    assert part.padding_stats().shapes == BucketedSequence(HEAVY[:300], batch_size=8, seed=1).padding_stats().shapes
+
+
+def test_on_jax_a_stream_pads_to_the_boundary_where_a_longest_length_is_known(on_jax):
+    stream = BucketedStream(HEAVY, batch_size=8, seed=1, bucket_boundaries=[20])
+    assert not stream.state_dict()["pad_to_bucket_boundary"]
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_state_of_another_backend_is_refused_by_the_name_of_the_option(kind, padded):
+    state = json.loads(json.dumps(MAKERS[kind](pad_to_bucket_boundary=padded).state_dict(2, 1)))
+    with pytest.raises(
+        ValueError, match=f"made with pad_to_bucket_boundary={padded}.* Pass pad_to_bucket_boundary={padded} "
+    ):
+        MAKERS[kind](pad_to_bucket_boundary=not padded).load_state_dict(state)
+    resumed = MAKERS[kind](pad_to_bucket_boundary=padded)
+    resumed.load_state_dict(state)
+    assert (resumed.epoch, resumed.next_first_batch) == (2, 1)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_state_that_knows_nothing_of_the_option_belongs_to_the_same_batches(kind, on_jax):
+    state = MAKERS[kind](pad_to_bucket_boundary=False).state_dict(2, 1)
+    del state["pad_to_bucket_boundary"]
+    MAKERS[kind](pad_to_bucket_boundary=False).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"A state of version 0\.2\.0 had pad_to_bucket_boundary=False unless"):
+        MAKERS[kind]().load_state_dict(state)
 
 
 def identity_model():

@@ -45,21 +45,39 @@ def sampled_timesteps(timestep_bytes: int) -> int:
     return max(_SAMPLED_BYTES_PER_ROW // max(timestep_bytes, 1), 1)
 
 
-def make_state(epoch: int, batch: int, seed: int, data_fingerprint: str) -> dict[str, int | str]:
-    """The state: plain numbers and strings, so that JSON can hold it."""
+def make_state(
+    epoch: int, batch: int, seed: int, data_fingerprint: str, options: Mapping[str, bool] | None = None
+) -> dict[str, int | str]:
+    """The state: plain numbers and strings, so that JSON can hold it; `options` as in `check_state`."""
     return {
         "version": STATE_VERSION,
         "epoch": epoch,
         "batch": batch,
         "seed": seed,
         "fingerprint": data_fingerprint,
+        **(options or {}),
     }
 
 
-def check_state(state: object, data_fingerprint: str, seed: int, seed_was_given: bool) -> tuple[int, int, int]:
-    """Checks a state against the dataset it is loaded into; returns its epoch, batch and seed."""
+def check_state(
+    state: object,
+    data_fingerprint: str,
+    seed: int,
+    seed_was_given: bool,
+    options: Mapping[str, bool] | None = None,
+) -> tuple[int, int, int]:
+    """Checks a state against the dataset it is loaded into; returns its epoch, batch and seed.
+
+    Args:
+        state: What `state_dict` returned, of this version or of one that knew nothing of `options`.
+        data_fingerprint: That of the dataset.
+        seed: That of the dataset.
+        seed_was_given: Whether the state must have the same.
+        options: Options whose default depends on the backend, as the dataset has them, so that the error can name them.
+    """
+    options = options or {}
     keys = {"version", "epoch", "batch", "seed", "fingerprint"}
-    if not isinstance(state, Mapping) or set(state) != keys:
+    if not isinstance(state, Mapping) or not keys <= set(state) <= keys | set(options):
         received = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
         raise ValueError(
             f"`state` must be what state_dict() returned. Expected the keys {sorted(keys)}, received {received}."
@@ -69,11 +87,20 @@ def check_state(state: object, data_fingerprint: str, seed: int, seed_was_given:
             f"`state` is of another version. Expected {STATE_VERSION}, received {show(state['version'])}. Save it "
             "again with this version of keras-bucketing."
         )
+    for name, value in options.items():
+        if state.get(name, value) != value:
+            raise ValueError(
+                f"`state` was made with {name}={show(state[name])}, and this dataset has {name}={value}. The default "
+                f"is True where Keras runs on JAX and False elsewhere. Pass {name}={show(state[name])} to resume on "
+                "this backend."
+            )
     if state["fingerprint"] != data_fingerprint:
+        unknown = [name for name, value in options.items() if value and name not in state]
+        hint = "".join(f" A state of version 0.2.0 had {name}=False unless it was given." for name in unknown)
         raise ValueError(
             "`state` belongs to another dataset: its data or options differ from this one's, so the same position "
             f"would be other batches. Expected fingerprint {data_fingerprint}, received {show(state['fingerprint'])}. "
-            "Make the dataset from the same data, in the same order, with the same options."
+            f"Make the dataset from the same data, in the same order, with the same options.{hint}"
         )
     epoch, batch = (check_integer(f"state[{show(key)}]", state[key], minimum=0) for key in ("epoch", "batch"))
     state_seed = check_integer("state['seed']", state["seed"], minimum=0, maximum=INT64_MAX)

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import tensorflow as tf
 
-from keras_bucketing.checks import show_typed
+from keras_bucketing.checks import check_flag, show_typed
 from keras_bucketing.pipeline.passes import NO_CHECKPOINT, PassCounter
+
+
+def check_pad_to_bucket_boundary(pad_to_bucket_boundary: object) -> bool:
+    """The checked flag; None stands for True where Keras compiles each shape of a batch anew, on JAX."""
+    if pad_to_bucket_boundary is None:
+        return bool(keras.config.backend() == "jax")
+    return check_flag("pad_to_bucket_boundary", pad_to_bucket_boundary)
 
 
 class PassDataset(tf.data.Dataset):
