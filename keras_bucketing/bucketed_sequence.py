@@ -139,6 +139,11 @@ class BucketedSequence(PassDataset):
             sorted by length. Defaults to True.
         seed: Int, the same seed gives the same batches, epoch for epoch, in every process. Defaults to None: drawn from
             Python's `random`, which `keras.utils.set_random_seed` sets.
+        largest_first: Bool, whether epochs 0 and 1 begin with the batch that has the most padded timesteps, by the
+            measure of `max_timesteps_per_batch`, so that one that does not fit into memory fails at once; with
+            `pad_to_bucket_boundary` with one batch of each shape, the largest first, so that all is compiled at once.
+            All other batches keep their order. Two epochs, since Keras may read of epoch 0 to build a model. Defaults
+            to False.
         num_shards: Int, how many processes share each batch: shard s takes its rows s, s + num_shards, ... All have the
             same number of batches, with the same padded lengths. Needs a `seed`. Rows are left out as with
             `batch_size_multiple`. Defaults to 1.
@@ -216,6 +221,7 @@ class BucketedSequence(PassDataset):
         remainder: Literal["spill", "keep", "drop"] = "spill",
         shuffle: bool = True,
         seed: int | None = None,
+        largest_first: bool = False,
         num_shards: int = 1,
         shard_index: int = 0,
     ):
@@ -229,6 +235,7 @@ class BucketedSequence(PassDataset):
         min_length = check_minlen(minlen, maxlen)
         pad_to_bucket_boundary = check_pad_to_bucket_boundary(pad_to_bucket_boundary)
         shuffle = check_flag("shuffle", shuffle)
+        largest_first = check_flag("largest_first", largest_first)
         self._seed_was_given = seed is not None
         seed = random.randrange(2**31) if seed is None else check_integer("seed", seed, minimum=0, maximum=INT64_MAX)
         self._shard = check_shard(num_shards, shard_index, needs_seed=shuffle and not self._seed_was_given)
@@ -275,7 +282,16 @@ class BucketedSequence(PassDataset):
             labels=[leaf for leaf in inputs.lengths.leaves if leaf.is_label],
         )
         cuts = cut_batches(self._buckets, remainder, sizing.multiple)
-        self._planner = EpochPlanner(inputs.lengths, self._buckets, cuts, pad_to_bucket_boundary, shuffle, min_length)
+        self._planner = EpochPlanner(
+            inputs.lengths,
+            self._buckets,
+            cuts,
+            pad_to_bucket_boundary,
+            shuffle,
+            min_length,
+            largest_first,
+            sizing.quadratic_length,
+        )
         self._outliers = self._find_outliers(inputs.lengths.leaves, cuts)
         self._gatherer = BatchGatherer(
             inputs,
@@ -303,6 +319,7 @@ class BucketedSequence(PassDataset):
             "remainder": remainder,
             "shuffle": shuffle,
             **({} if self._buckets.apart is None else {"apart": self._buckets.apart}),
+            **({"largest_first": True, "quadratic_length": sizing.quadratic_length} if largest_first else {}),
         }
         self._row_lengths, self._padding_value = inputs.lengths, padding_value
         self._min_lengths = [1 if leaf.is_label else min_length for leaf in inputs.lengths.leaves]

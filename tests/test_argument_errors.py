@@ -175,6 +175,7 @@ def test_wrong_sequences(x, error, texts):
         ({"remainder": True}, TypeError, "`remainder` must be a string."),
         ({"remainder": "drop"}, ValueError, "No bucket of `x` has enough sequences for a full batch"),
         ({"shuffle": None}, TypeError, "`shuffle` must be a boolean."),
+        ({"largest_first": 1}, TypeError, "`largest_first` must be a boolean."),
         ({"seed": -1}, ValueError, "`seed` is too small. Expected an int >= 0, received -1."),
         ({"seed": 2**64}, ValueError, "`seed` is too large. Expected an int <= 9223372036854775807"),
         ({"seed": "a"}, TypeError, "`seed` must be an integer."),

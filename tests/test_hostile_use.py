@@ -41,6 +41,7 @@ OPTIONS = {
     "include_lengths": st.sampled_from([False, True, "yes"]),
     "remainder": st.sampled_from(["spill", "keep", "drop", "lose", None]),
     "shuffle": st.sampled_from([True, False, None]),
+    "largest_first": st.sampled_from([True, False, None]),
     "seed": st.sampled_from([None, 0, 7, 2**40, -1, 1.5, "seed"]),
     "num_shards": st.sampled_from([1, 1, 2, 3, 0, None, 2**31 - 1]),
     "shard_index": st.sampled_from([0, 0, 1, 2, -1, None]),

@@ -106,6 +106,58 @@ class Cut(NamedTuple):
     min_lengths: tf.Tensor | np.ndarray
 
 
+class FirstBatches(NamedTuple):
+    """Which batches come first in the first epochs: the largest, or one of each shape.
+
+    Attributes:
+        row_lengths: Int32 `(num_rows,)`, the longest leaf of each row, labels of their own length included; None where
+            the shape of a batch does not depend on its rows.
+        shapes: Int32 `(num_batches,)`, the number of each batch's shape, the largest of them 0; None where it does.
+        quadratic_length: Int64 scalar; a batch of R rows of padded length L is as large as R x (L + L^2 / it). None for
+            R x L.
+    """
+
+    row_lengths: tf.Tensor | None
+    shapes: tf.Tensor | None
+    quadratic_length: tf.Tensor | None
+
+    def moved(self, rows: tf.Tensor, batches: tf.Tensor, cuts: Cut) -> tf.Tensor:
+        """The batches `(num_batches,)` of an epoch of these ordered rows, with those that come first in front.
+
+        All others keep their order. Of several batches that are as large, or of one shape, the first comes first.
+        """
+        positions = tf.range(tf.size(batches))
+        if self.shapes is None:
+            sizes = self._sizes(rows, cuts, batches)
+            is_largest = sizes == tf.reduce_max(sizes)
+            is_first = is_largest & (tf.cumsum(tf.cast(is_largest, tf.int32)) == 1)
+            rank = tf.zeros_like(positions)
+        else:
+            rank = tf.gather(self.shapes, batches)
+            firsts = tf.math.unsorted_segment_min(positions, rank, tf.size(self.shapes))
+            is_first = positions == tf.gather(firsts, rank)
+        # Unique keys, since `tf.argsort` promises no order for equal ones.
+        return tf.gather(batches, tf.argsort(tf.where(is_first, rank, tf.size(batches) + positions)))
+
+    def _sizes(self, rows: tf.Tensor, cuts: Cut, batches: tf.Tensor) -> tf.Tensor:
+        """Float64 `(num_batches,)`: the padded timesteps of these batches, by the measure of a budget."""
+        starts, num_rows = cuts.start[:, 0], cuts.size[:, 0]
+        positions = tf.range(tf.size(rows))
+        owners = tf.searchsorted(starts, positions, side="right") - 1
+        # Rows behind the last of a batch are left out.
+        owner = tf.maximum(owners, 0)
+        is_in = (owners >= 0) & (positions < tf.gather(starts + num_rows, owner))
+        lengths = tf.where(is_in, tf.gather(self.row_lengths, rows), 0)
+        longest = tf.math.unsorted_segment_max(lengths, owner, tf.size(starts))
+        longest = tf.cast(tf.gather(tf.maximum(longest, tf.reduce_max(cuts.min_lengths, 1)), batches), tf.float64)
+        if self.quadratic_length is not None:
+            longest += longest**2 / tf.cast(self.quadratic_length, tf.float64)
+        return longest * tf.cast(tf.gather(num_rows, batches), tf.float64)
+
+
+_EPOCHS_WITH_FIRST_BATCHES = 2  # what builds a model may take epoch 0
+
+
 class EpochTensors(NamedTuple):
     """What the epochs of one dataset are ordered and cut by: a structure, so that one graph can serve all datasets.
 
@@ -115,6 +167,7 @@ class EpochTensors(NamedTuple):
         num_partitions: Int, at least the number of buckets. A power of two, so that there are few graphs.
         num_used: Int32 scalar: the rows that batches have room for; None where that is all of them.
         cuts: Those of all batches, in the order of their buckets.
+        first: Which batches come first in epochs 0 and 1; None where they are in no other order.
     """
 
     row_buckets: tf.Tensor | None
@@ -122,6 +175,7 @@ class EpochTensors(NamedTuple):
     num_partitions: int
     num_used: tf.Tensor | None
     cuts: Cut
+    first: FirstBatches | None = None
 
     def order(self, epoch: tf.Tensor, seed: tf.Tensor, has_batches: tf.Tensor | int = 1) -> tuple[tf.Tensor, tf.Tensor]:
         """The order of an epoch: int32 rows `(num_rows,)`, and batches `(num_batches,)` that are cut from them.
@@ -130,6 +184,15 @@ class EpochTensors(NamedTuple):
         `has_batches` is 0, not 1, the epoch has no batches, and next to nothing is computed: `tf.cond` would make two
         more graphs.
         """
+        rows, batches = self._shuffled_order(epoch, seed, has_batches)
+        if self.first is not None:
+            moved = self.first.moved(rows, batches, self.cuts)
+            batches = tf.where(epoch < _EPOCHS_WITH_FIRST_BATCHES, moved, batches)
+        return rows, batches
+
+    def _shuffled_order(
+        self, epoch: tf.Tensor, seed: tf.Tensor, has_batches: tf.Tensor | int
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         batches = tf.range(tf.size(self.cuts.start) * has_batches)
         if self.row_buckets is None:
             return self.sorted_rows, batches
@@ -163,6 +226,8 @@ class EpochPlanner:
         pad_to_bucket_boundary: Whether all batches of a bucket are padded to one length.
         shuffle: Whether rows and batches are shuffled anew each epoch; if not, they stay sorted by length.
         minlen: Int, the least padded length of the leaves of `x`.
+        largest_first: Whether epochs 0 and 1 begin with the largest batch, or with one of each shape.
+        quadratic_length: Int, what says how large a batch is, as in `BatchSizing`; or None.
     """
 
     def __init__(
@@ -173,6 +238,8 @@ class EpochPlanner:
         pad_to_bucket_boundary: bool,
         shuffle: bool,
         minlen: int = 1,
+        largest_first: bool = False,
+        quadratic_length: int | None = None,
     ):
         self._leaves = lengths.leaves
         self._buckets = cuts.buckets
@@ -186,7 +253,20 @@ class EpochPlanner:
                 num_partitions=max(32, 1 << (len(buckets.upper_lengths) - 1).bit_length()),
                 num_used=tf.constant(len(buckets.row_buckets) - cuts.num_spare) if cuts.num_spare else None,
                 cuts=Cut(*(tf.constant(part, tf.int32) for part in self._cuts)),
+                first=self._first_batches(pad_to_bucket_boundary, quadratic_length) if largest_first else None,
             )
+
+    def _first_batches(self, pad_to_bucket_boundary: bool, quadratic_length: int | None) -> FirstBatches:
+        if not pad_to_bucket_boundary:
+            longest = np.maximum.reduce([leaf.lengths for leaf in self._leaves])
+            quadratic = None if quadratic_length is None else tf.constant(quadratic_length, tf.int64)
+            return FirstBatches(tf.constant(longest, tf.int32), None, quadratic)
+        shapes = np.concatenate([self._cuts.size, self._cuts.min_lengths], axis=1)
+        distinct, of_batch = np.unique(shapes, axis=0, return_inverse=True)
+        longest = distinct[:, 1:].max(axis=1).astype(float)
+        largest = distinct[:, 0] * (longest if quadratic_length is None else longest + longest**2 / quadratic_length)
+        rank = np.argsort(np.argsort(-largest, kind="stable"))
+        return FirstBatches(None, tf.constant(rank[of_batch.reshape(-1)], tf.int32), None)
 
     @property
     def num_batches(self) -> int:

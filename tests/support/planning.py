@@ -28,12 +28,13 @@ def as_row_lengths(lengths):
     return lengths if isinstance(lengths, RowLengths) else RowLengths((LeafLengths("x", lengths),))
 
 
-def make_planner(lengths, options, remainder="spill", shuffle=True, num_shards=1):
+def make_planner(lengths, options, remainder="spill", shuffle=True, num_shards=1, largest_first=False):
     buckets, multiple = make_buckets(lengths, options | {"remainder": remainder}, num_shards)
     cuts = cut_batches(buckets, remainder, multiple)
     row_lengths = as_row_lengths(lengths)
     pads_to_boundary, minlen = options.get("pad_to_bucket_boundary", False), options.get("minlen", 1)
-    return EpochPlanner(row_lengths, buckets, cuts, pads_to_boundary, shuffle, minlen)
+    quadratic = options.get("quadratic_length")
+    return EpochPlanner(row_lengths, buckets, cuts, pads_to_boundary, shuffle, minlen, largest_first, quadratic)
 
 
 def plan(planner, epoch=0, seed=0, shard=Shard(1, 0)):  # noqa: B008 (frozen)
