@@ -6,8 +6,8 @@ Start it once on every host, with the same address of the first one and a number
     KERAS_BACKEND=jax python examples/multi_host.py --coordinator 10.0.0.1:12345 --num-processes 2 --process-id 1
 
 To try it on one machine, start both there with `--coordinator localhost:12345`. With `--backup-dir` (a directory that
-all hosts reach), kill one process in mid-epoch, stop the others, and start all again: they go on with the batches that
-come next.
+all hosts reach), kill one process in mid-epoch, stop the others, and start them again, 1, 2, 4 or 8 of them: they go on
+with the batches that come next.
 
 The data are made up: noisy sine waves of 5 to 120 timesteps, and the model tells slow from fast ones.
 """
@@ -22,6 +22,8 @@ import keras
 from resume_training import make_waves
 
 from keras_bucketing import BackupAndRestoreSequence, BucketedSequence, MaskedLSTMClassifier
+
+MAX_PROCESSES = 8
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -52,11 +54,11 @@ def main() -> None:
         x,
         y,
         batch_size=32,  # of all processes together
+        batch_size_multiple=MAX_PROCESSES // jax.process_count(),  # so that any number of them reads the same batches
         num_buckets=3,
         pad_to_bucket_boundary=True,  # JAX compiles for every new shape: now there are four at most
         seed=1,
-        num_shards=jax.process_count(),
-        shard_index=jax.process_index(),
+        num_shards=None,  # as many as there are processes
     )
     model = MaskedLSTMClassifier(num_classes=2, units=16)
     model.compile("adam", "sparse_categorical_crossentropy")

@@ -31,7 +31,7 @@ from keras_bucketing.data.rows import LeafLengths, rows_from_row_splits
 from keras_bucketing.data.selection import check_options_of_subset, row_indices_of, rows_to_hold_out
 from keras_bucketing.padding.report import summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats, padding_of_plan
-from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
+from keras_bucketing.pipeline.dataset_state import ElasticIdentity
 from keras_bucketing.pipeline.gather import BatchGatherer
 from keras_bucketing.pipeline.pass_dataset import PassDataset, check_pad_to_bucket_boundary
 from keras_bucketing.pipeline.passes import (
@@ -46,6 +46,7 @@ from keras_bucketing.planning.buckets import check_minlen, check_shard, check_si
 from keras_bucketing.planning.cuts import BatchCuts, BatchRules, cut_batches
 from keras_bucketing.planning.epoch_plan import Cut, EpochPlan, EpochPlanner
 from keras_bucketing.planning.outliers import Outliers, OutlierWarning, may_have_outliers, outliers_of_plan
+from keras_bucketing.planning.processes import shard_of_process
 from keras_bucketing.predicting.output_lengths import Sequences
 from keras_bucketing.predicting.predict import check_can_predict, predict
 from keras_bucketing.predicting.restore_order import restore_order
@@ -146,8 +147,10 @@ class BucketedSequence(PassDataset):
             to False.
         num_shards: Int, how many processes share each batch: shard s takes its rows s, s + num_shards, ... All have the
             same number of batches, with the same padded lengths. Needs a `seed`. Rows are left out as with
-            `batch_size_multiple`. Defaults to 1.
-        shard_index: Int, which shard this is. Defaults to 0.
+            `batch_size_multiple`. None: as many as `keras.distribution` says (Keras 3.16) or else JAX, under its
+            backend, or `torch.distributed`, if it is initialized, at the time when the dataset is made; without them 1.
+            Defaults to 1.
+        shard_index: Int, which shard this is; with `num_shards=None` it is found as well. Defaults to 0.
 
     Attributes:
         num_batches: Int, the batches of every epoch.
@@ -222,7 +225,7 @@ class BucketedSequence(PassDataset):
         shuffle: bool = True,
         seed: int | None = None,
         largest_first: bool = False,
-        num_shards: int = 1,
+        num_shards: int | None = 1,
         shard_index: int = 0,
     ):
         arguments = dict(locals())
@@ -238,7 +241,8 @@ class BucketedSequence(PassDataset):
         largest_first = check_flag("largest_first", largest_first)
         self._seed_was_given = seed is not None
         seed = random.randrange(2**31) if seed is None else check_integer("seed", seed, minimum=0, maximum=INT64_MAX)
-        self._shard = check_shard(num_shards, shard_index, needs_seed=shuffle and not self._seed_was_given)
+        needs_seed = shuffle and not self._seed_was_given
+        self._shard = check_shard(num_shards, shard_index, needs_seed, shard_of_process)
         sizing = check_sizing(
             batch_size,
             bucket_batch_sizes,
@@ -304,26 +308,31 @@ class BucketedSequence(PassDataset):
         )
         self._stored = self._gatherer.stored(inputs)
         self._frame_rows: FrameRows | None = None
-        # What the batches depend on besides the data and the seed; names and values are part of saved states.
+        # What the batches depend on besides the data, the cuts and the seed; names and values are part of saved states.
         self._plan_options = {
-            "boundaries": self._buckets.boundaries,
-            "batch_sizes": self._buckets.batch_sizes,
-            "multiple": sizing.multiple,
             "pad_to_bucket_boundary": pad_to_bucket_boundary,
             "padding_values": (_as_plain(padding_value), _as_plain(label_padding_value)),
             "include_lengths": wanted_lengths if isinstance(wanted_lengths, bool) else sorted(added_lengths),
             "align_labels": align_labels,
             "timestep_weights": timestep_weights,
             "minlen": min_length,
-            "num_shards": self._shard.num_shards,
             "remainder": remainder,
             "shuffle": shuffle,
             **({} if self._buckets.apart is None else {"apart": self._buckets.apart}),
             **({"largest_first": True, "quadratic_length": sizing.quadratic_length} if largest_first else {}),
         }
+        self._identity = ElasticIdentity(
+            self._gatherer.fingerprint_bytes,
+            self._plan_options,
+            cuts,
+            self._buckets.boundaries,
+            self._buckets.batch_sizes,
+            sizing.multiple,
+            self._shard.num_shards,
+            shown={"pad_to_bucket_boundary": pad_to_bucket_boundary},
+        )
         self._row_lengths, self._padding_value = inputs.lengths, padding_value
         self._min_lengths = [1 if leaf.is_label else min_length for leaf in inputs.lengths.leaves]
-        self._fingerprint: str | None = None
         self._counter = PassCounter(seed)
         self._batches = batch_stream(self._counter, self._planner, self._gatherer)
         super().__init__(tf.data.experimental.to_variant(self._batches))
@@ -957,6 +966,8 @@ class BucketedSequence(PassDataset):
     def state_dict(self, epoch: int | None = None, batch: int = 0) -> dict[str, Any]:
         """The position and what identifies the dataset, as a small dictionary for JSON.
 
+        It is the same on all shards, and another number of them can go on with it: see `load_state_dict`.
+
         Prefetching runs ahead of what consumes the batches, so in the middle of an epoch only the consumer knows the
         position: pass it. `BackupAndRestoreSequence` does so.
 
@@ -974,20 +985,31 @@ class BucketedSequence(PassDataset):
         """
         if epoch is None:
             epoch, batch = self._counter.next_position
-        return make_state(*self._check_position(epoch, batch), self.seed, self._data_fingerprint(), self._shown_options)
+        return self._identity.state(*self._check_position(epoch, batch), self.seed)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Lets the next pass begin where `state_dict` said; takes over its seed where none was given.
+
+        The number of shards may be another one: four hosts go on where two stopped. What has to stay the same is
+        `batch_size_multiple` x `num_shards`, 4 on one host, 2 on two and 1 on four, unless every epoch has the same
+        batches all the same.
 
         Args:
             state: What `state_dict` returned, on a dataset of the same data and options.
 
         Raises:
-            ValueError: If it is not such a state, or that of other data or options.
+            ValueError: If it is not such a state, or that of other data or options; the message says which
+                `batch_size_multiple` would fit.
+
+        Example:
+            >>> x = [[1, 2, 3], [4], [5, 6], [7, 8]]
+            >>> alone = keras_bucketing.BucketedSequence(x, batch_size=2, batch_size_multiple=2, seed=1)
+            >>> shard = keras_bucketing.BucketedSequence(x, batch_size=2, num_shards=2, shard_index=1, seed=1)
+            >>> shard.load_state_dict(alone.state_dict(epoch=3, batch=1))
+            >>> shard.epoch, shard.next_first_batch
+            (3, 1)
         """
-        epoch, batch, seed = check_state(
-            state, self._data_fingerprint(), self.seed, self._seed_was_given, self._shown_options
-        )
+        epoch, batch, seed = self._identity.check(state, self.seed, self._seed_was_given)
         self._counter.seek(*self._check_position(epoch, batch), seed)
 
     # Predictions in the order of the input.
@@ -1112,16 +1134,6 @@ class BucketedSequence(PassDataset):
             rows = np.searchsorted(self._kept, rows)
         min_lengths = np.tile(self._min_lengths, (len(sizes), 1))
         return chosen_batches(self._gatherer, rows, Cut(np.cumsum(sizes, axis=0) - sizes, sizes, min_lengths))
-
-    @property
-    def _shown_options(self) -> dict[str, bool]:
-        """What the state says besides its fingerprint: the option whose default depends on the backend."""
-        return {"pad_to_bucket_boundary": self._batch_rules.pad_to_bucket_boundary}
-
-    def _data_fingerprint(self) -> str:
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint(self._gatherer.fingerprint_bytes(), self._plan_options)
-        return self._fingerprint
 
 
 _OPTION_NAMES = [

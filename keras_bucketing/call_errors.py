@@ -115,7 +115,7 @@ _OTHER_NAMES: tuple[tuple[str, _Hint], ...] = (
     ("sample_weights weights weight", "Pass sample_weight=..."),
     ("data inputs features dataset source values", "It is the first argument, `x`."),
     ("random_state random_seed rng generator", "Pass seed=..., an int."),
-    ("world_size num_replicas num_hosts process_count", "Pass num_shards=..."),
+    ("world_size num_replicas num_hosts process_count", "Pass num_shards=..., or num_shards=None, which finds it."),
     ("rank host_index process_index index", "Pass shard_index=..."),
     ("dtype output_types", "Batches have the dtype of the data: convert the data."),
     ("output_signature", "It is one of BucketedSequence.from_loader."),

@@ -140,7 +140,7 @@ def sample_rows(dataset: Any, num_rows: int, mask_value: Any) -> Sample:
 def _of_bucketed(dataset: BucketedSequence, num_rows: int) -> Sample:
     rows = _spread(dataset.lengths, num_rows)
     options: dict[str, Any] = dataset._plan_options
-    copies = int(options["num_shards"])  # of which this shard gets one
+    copies = dataset._shard.num_shards  # of which this shard gets one
     padding, label_padding = options["padding_values"]
     elements = [
         tuple(keras.utils.unpack_x_y_sample_weight(keras.tree.map_structure(np.array, element)))

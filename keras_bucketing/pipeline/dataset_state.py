@@ -1,16 +1,26 @@
-"""The position in a dataset as a small dictionary, and the check that it is loaded into the same dataset."""
+"""The position in a dataset as a small dictionary, and the check that it is loaded into the same dataset.
+
+The state of a `BucketedSequence` says what is read and where it is cut, but not how many processes share a batch:
+another number of them goes on with it wherever the rows are cut alike (version 3). That of a stream, and of version
+0.2.0, is version 2.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_bucketing.checks import INT64_MAX, check_integer, show
+from keras_bucketing.checks import INT64_MAX, check_integer, list_some, show
+from keras_bucketing.planning.cuts import BatchCuts
 
 STATE_VERSION = 2
+_ELASTIC_VERSION = 3
+_KEYS = {"version", "epoch", "batch", "seed", "fingerprint"}
 # Of larger data a sample must do: they may lie in a file, which would have to be read.
 _MAX_BYTES = 1 << 22
 _SAMPLED_ROWS = 256
@@ -19,10 +29,16 @@ _SAMPLED_BYTES_PER_ROW = 1 << 12
 
 def fingerprint(parts: Iterable[bytes], options: Mapping[str, object]) -> str:
     """A hash of what tells the data from others, and of options: equal for equal datasets, in every process."""
-    digest = hashlib.blake2b(repr(sorted(options.items())).encode(), digest_size=16)
+    return _fingerprints(parts, [options])[0]
+
+
+def _fingerprints(parts: Iterable[bytes], choices: Iterable[Mapping[str, object]]) -> list[str]:
+    """The same with each of some choices of options; the parts are read once."""
+    digests = [hashlib.blake2b(repr(sorted(options.items())).encode(), digest_size=16) for options in choices]
     for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
+        for digest in digests:
+            digest.update(part)
+    return [digest.hexdigest() for digest in digests]
 
 
 def sampled_rows(row_bytes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -76,15 +92,21 @@ def check_state(
         options: Options whose default depends on the backend, as the dataset has them, so that the error can name them.
     """
     options = options or {}
-    keys = {"version", "epoch", "batch", "seed", "fingerprint"}
+    checked = _check_keys(state, _KEYS, STATE_VERSION, options)
+    _check_same_data(checked, data_fingerprint, options)
+    return _position_and_seed(checked, seed, seed_was_given)
+
+
+def _check_keys(state: object, keys: set[str], version: int, options: Mapping[str, bool]) -> Mapping[str, object]:
+    """Checks what a state is made of, and that its `options`, where it has them, are those of the dataset."""
     if not isinstance(state, Mapping) or not keys <= set(state) <= keys | set(options):
         received = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
         raise ValueError(
             f"`state` must be what state_dict() returned. Expected the keys {sorted(keys)}, received {received}."
         )
-    if state["version"] != STATE_VERSION:
+    if state["version"] != version:
         raise ValueError(
-            f"`state` is of another version. Expected {STATE_VERSION}, received {show(state['version'])}. Save it "
+            f"`state` is of another version. Expected {version}, received {show(state['version'])}. Save it "
             "again with this version of keras-bucketing."
         )
     for name, value in options.items():
@@ -94,14 +116,25 @@ def check_state(
                 f"is True where Keras runs on JAX and False elsewhere. Pass {name}={show(state[name])} to resume on "
                 "this backend."
             )
-    if state["fingerprint"] != data_fingerprint:
+    return state
+
+
+def _check_same_data(state: Mapping[str, object], expected: str, options: Mapping[str, bool]) -> None:
+    if state["fingerprint"] != expected:
         unknown = [name for name, value in options.items() if value and name not in state]
         hint = "".join(f" A state of version 0.2.0 had {name}=False unless it was given." for name in unknown)
-        raise ValueError(
-            "`state` belongs to another dataset: its data or options differ from this one's, so the same position "
-            f"would be other batches. Expected fingerprint {data_fingerprint}, received {show(state['fingerprint'])}. "
-            f"Make the dataset from the same data, in the same order, with the same options.{hint}"
-        )
+        raise ValueError(_of_another_dataset(expected, state["fingerprint"]) + hint)
+
+
+def _of_another_dataset(expected: str, received: object) -> str:
+    return (
+        "`state` belongs to another dataset: its data or options differ from this one's, so the same position "
+        f"would be other batches. Expected fingerprint {expected}, received {show(received)}. "
+        "Make the dataset from the same data, in the same order, with the same options."
+    )
+
+
+def _position_and_seed(state: Mapping[str, object], seed: int, seed_was_given: bool) -> tuple[int, int, int]:
     epoch, batch = (check_integer(f"state[{show(key)}]", state[key], minimum=0) for key in ("epoch", "batch"))
     state_seed = check_integer("state['seed']", state["seed"], minimum=0, maximum=INT64_MAX)
     if seed_was_given and state_seed != seed:
@@ -110,3 +143,89 @@ def check_state(
             "BucketedSequence, or no seed to take over that of the state."
         )
     return epoch, batch, state_seed
+
+
+# The state of a BucketedSequence, which any number of processes can go on with.
+
+
+@dataclass
+class ElasticIdentity:
+    """What tells the batches of a dataset from others, whatever the number of processes that share them.
+
+    Attributes:
+        read_parts: Function to what tells the data from others.
+        options: What the batches depend on besides data and seed; names and values are part of saved states.
+        cuts: Where the rows are cut into batches.
+        boundaries: Ints, those of the buckets.
+        batch_sizes: Ints, rows, one for each bucket.
+        multiple: Int, `batch_size_multiple` x `num_shards`.
+        num_shards: Int, how many processes share each batch.
+        shown: Those of the options whose default depends on the backend, so that an error can name them.
+    """
+
+    read_parts: Callable[[], Iterable[bytes]]
+    options: Mapping[str, object]
+    cuts: BatchCuts
+    boundaries: list[int]
+    batch_sizes: list[int]
+    multiple: int
+    num_shards: int
+    shown: Mapping[str, bool]
+    _fingerprint: str | None = None
+
+    def state(self, epoch: int, batch: int, seed: int) -> dict[str, int | str]:
+        """The state at a position."""
+        state = make_state(epoch, batch, seed, self._data_fingerprint(), self.shown)
+        return {**state, "version": _ELASTIC_VERSION, "cuts": self._cuts_fingerprint(), "multiple": self.multiple}
+
+    def check(self, state: object, seed: int, seed_was_given: bool) -> tuple[int, int, int]:
+        """Checks a state of the same batches; returns its epoch, batch and seed."""
+        if isinstance(state, Mapping) and state.get("version") == STATE_VERSION:
+            known = self._earlier_fingerprints()
+            found = state.get("fingerprint")
+            return check_state(state, str(found) if found in known else known[0], seed, seed_was_given, self.shown)
+        checked = _check_keys(state, {*_KEYS, "cuts", "multiple"}, _ELASTIC_VERSION, self.shown)
+        _check_same_data(checked, self._data_fingerprint(), self.shown)
+        if checked["cuts"] != self._cuts_fingerprint():
+            multiple = check_integer("state['multiple']", checked["multiple"])
+            if multiple != self.multiple:
+                raise ValueError(self._other_multiple(multiple))
+            raise ValueError(_of_another_dataset(self._cuts_fingerprint(), checked["cuts"]))
+        return _position_and_seed(checked, seed, seed_was_given)
+
+    def _data_fingerprint(self) -> str:
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.read_parts(), self.options)
+        return self._fingerprint
+
+    def _cuts_fingerprint(self) -> str:
+        cuts = self.cuts
+        parts = [part.astype("<i8").tobytes() for part in (cuts.starts, cuts.stops, cuts.buckets)]
+        sizes = {"boundaries": self.boundaries, "batch_sizes": self.batch_sizes, "num_spare": cuts.num_spare}
+        return fingerprint(parts, sizes)
+
+    def _earlier_fingerprints(self) -> list[str]:
+        """Those of version 0.2.0 for every number of shards that the multiple allows, the own number first."""
+        earlier = {"boundaries": self.boundaries, "batch_sizes": self.batch_sizes, "multiple": self.multiple}
+        numbers = dict.fromkeys([self.num_shards, *_divisors(self.multiple)])
+        choices = [{**self.options, **earlier, "num_shards": number} for number in numbers]
+        return _fingerprints(self.read_parts(), choices)
+
+    def _other_multiple(self, multiple: int) -> str:
+        if multiple % self.num_shards:
+            fix = (
+                f"None fits num_shards={self.num_shards}: go on with a number of shards that divides {multiple}, "
+                f"{list_some([str(number) for number in _divisors(multiple)])}, and pass "
+                f"batch_size_multiple={multiple} // num_shards."
+            )
+        else:
+            fix = f"With num_shards={self.num_shards} pass batch_size_multiple={multiple // self.num_shards}."
+        return (
+            "`state` needs the same batch_size_multiple x num_shards: otherwise an epoch would leave out other rows. "
+            f"Expected {self.multiple}, received {multiple}. {fix}"
+        )
+
+
+def _divisors(number: int) -> list[int]:
+    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    return sorted({*small, *(number // divisor for divisor in small)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -179,8 +179,20 @@ class Shard:
     index: int
 
 
-def check_shard(num_shards: object, shard_index: object, needs_seed: bool) -> Shard:
-    """Checks the arguments; shards that draw a seed of their own would not share one plan."""
+def check_shard(
+    num_shards: object, shard_index: object, needs_seed: bool, find: Callable[[], tuple[object, object]] | None = None
+) -> Shard:
+    """Checks the arguments; shards that draw a seed of their own would not share one plan.
+
+    `find` says both where `num_shards` is None.
+    """
+    if num_shards is None and find is not None:
+        if check_integer("shard_index", shard_index, minimum=0):
+            raise ValueError(
+                "`shard_index` is found together with the number of shards where num_shards=None. Expected 0, received "
+                f"{shard_index}. Leave it out, or pass num_shards."
+            )
+        num_shards, shard_index = find()
     num_shards = check_integer("num_shards", num_shards)
     shard_index = check_integer("shard_index", shard_index, minimum=0)
     if shard_index >= num_shards:

@@ -1,6 +1,7 @@
 """examples/multi_host.py: real processes that train together over gloo on the loopback interface."""
 
 import importlib.util
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -88,7 +89,7 @@ def assert_equal_weights(received: Path, expected: Path) -> None:
 
 @pytest.mark.fit
 @pytest.mark.backends
-def test_two_processes_train_as_one_and_go_on_after_a_kill(tmp_path: Path):
+def test_two_processes_train_as_one_and_two_or_one_go_on_after_a_kill(tmp_path: Path):
     if importlib.util.find_spec("jax") is None:
         pytest.skip("needs the `backends` extra: jax is not installed")
     alone, resumed_0, resumed_1 = (tmp_path / f"{name}.weights.h5" for name in ("alone-0", "resumed-0", "resumed-1"))
@@ -104,8 +105,13 @@ def test_two_processes_train_as_one_and_go_on_after_a_kill(tmp_path: Path):
     assert (state["keras_epoch"], state["dataset"]["position"]["batch"]) in ((1, 2), (1, 4)), (
         "the newest backup is of mid-epoch"
     )
+    shutil.copytree(backup, tmp_path / "copy")
     finish(start(2, *resumable))
     assert_equal_weights(resumed_1, resumed_0)
+
+    fewer = tmp_path / "fewer-0.weights.h5"
+    finish(start(1, f"--backup-dir={tmp_path / 'copy'}", "--save-freq=2", f"--weights={fewer}"))
+    assert_equal_weights(fewer, resumed_0)
 
     finish(start(1, f"--weights={tmp_path}/alone-{{index}}.weights.h5"))
     assert_equal_weights(resumed_0, alone)
