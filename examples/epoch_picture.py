@@ -1,4 +1,4 @@
-"""One epoch as a picture: every batch a box, its rows filled as far as they are real; what stays hatched is padding."""
+"""Epochs as a picture: every batch a box, its rows filled as far as they are real; what stays gray is padding."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from keras_bucketing.padding.colors import PADDING, REAL
+from keras_bucketing.padding.pictures import draw_batches
 
 
 class DrawnEpoch(NamedTuple):
@@ -23,22 +26,21 @@ class DrawnEpoch(NamedTuple):
 
 
 def draw_epochs(epochs: Sequence[DrawnEpoch]) -> Any:
-    """Draws epochs beside one another, on one scale; returns the Matplotlib figure."""
+    """Draws epochs below one another, on one scale; returns the Matplotlib figure."""
     from matplotlib import pyplot
+    from matplotlib.patches import Patch
 
     figure, axes = pyplot.subplots(
-        1, len(epochs), figsize=(9, 3), layout="constrained", sharey=True, squeeze=False, subplot_kw={"xmargin": 0}
+        len(epochs), 1, figsize=(6, 2 * len(epochs)), layout="constrained", sharex=True, sharey=True, squeeze=False
     )
-    for axis, epoch in zip(axes[0], epochs, strict=True):
-        sizes = [len(lengths) for lengths in epoch.batches]
-        starts = np.cumsum([0, *sizes[:-1]])
-        box = {"facecolor": "1", "edgecolor": "0.6", "linewidth": 0.4, "hatch": "//////"}
-        axis.bar(starts, epoch.padded_lengths, sizes, align="edge", label="padding", **box)
-        real = np.concatenate([np.sort(lengths)[::-1] for lengths in epoch.batches])
-        axis.stairs(real, fill=True, color="0.2", label="real timesteps")
-        axis.set_title(epoch.title, fontsize="medium")
-        axis.set_xlabel("sequences, batch after batch")
+    for axis, epoch in zip(axes[:, 0], epochs, strict=True):
+        rows = [np.sort(lengths)[::-1] for lengths in epoch.batches]
+        draw_batches(axis, rows, epoch.padded_lengths, [REAL] * len(rows), gap=0)
+        axis.set_title(epoch.title, fontsize="medium", loc="left")
+        axis.set_ylabel("timesteps")
+        axis.margins(0)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_ylabel("timesteps")
-    axes[0, -1].legend(frameon=False, loc="upper right")
+    axes[-1, 0].set_xlabel("sequences, batch after batch")
+    handles = [Patch(color=REAL, label="real timesteps"), Patch(color=PADDING, label="padding")]
+    axes[-1, 0].legend(handles=handles, frameon=False, loc="upper right", handlelength=1.2)
     return figure

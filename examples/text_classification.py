@@ -113,8 +113,8 @@ def run(train_corpus: Corpus, test_corpus: Corpus, seeds: list[int], units: int,
     print(f"\nmean test accuracy {np.mean(accuracies):.4f}, from {min(accuracies):.4f} to {max(accuracies):.4f}")
     print(f"always answering {majority!s}: {np.mean(test_labels == majority):.4f}")
     stats = dataset.padding_stats()
-    print(f"padding efficiency {stats.padding_efficiency:.3f}: {stats.speedup_over_longest:.1f} x fewer timesteps than")
-    print(f"padded to the longest, {stats.speedup_over_random:.1f} x fewer than in random batches")
+    print(f"padding efficiency {stats.padding_efficiency:.3f}; padded to the longest it would be")
+    print(f"{stats.speedup_over_longest:.1f} x as many timesteps, in random batches {stats.speedup_over_random:.1f} x")
     return accuracies
 
 

@@ -1,5 +1,6 @@
 """Length-bucketed, padded and masked batches of variable-length sequences for Keras."""
 
+import keras_bucketing.command_log  # noqa: F401 - before TensorFlow is imported
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.bucketed_stream import BucketedStream
 from keras_bucketing.callbacks.backup_and_restore import BackupAndRestoreSequence

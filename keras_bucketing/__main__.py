@@ -1,12 +1,14 @@
-"""`python -m keras_bucketing lengths.npy`: what each way of batching would waste on these lengths, and what to do.
+"""`keras-bucketing lengths.npy`: what each way of batching would waste on these lengths, and what to do.
 
-With `--labels labels.npy` it also says how uneven the labels of the batches would be. Instead of a file of lengths it
-takes a folder that `save_sequences` wrote.
+With `--labels labels.npy` it also says how uneven the labels of the batches would be, and `--plot padding.png` draws
+the table. Instead of a file of lengths it takes a folder that `save_sequences` wrote. `python -m keras_bucketing` is
+the same command.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tokenize
 from collections.abc import Callable, Sequence
@@ -14,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_bucketing.padding.report import padding_report
+from keras_bucketing import __version__
+from keras_bucketing.padding.report import PaddingReport, padding_report
 from keras_bucketing.streams.saved_sequences import load_lengths
 
 
@@ -25,12 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Strings. Defaults to None: those of the command line.
 
     Returns:
-        The exit code: 0, or 2 if the file or what it holds is of no use.
+        The exit code: 0, or 2 if a file or what it holds is of no use.
     """
-    parser = argparse.ArgumentParser(prog="python -m keras_bucketing", description=__doc__)
+    parser = argparse.ArgumentParser(prog="keras-bucketing", description=__doc__)
     parser.add_argument("lengths", type=Path, help="a .npy file, a text file with one length in a line, or a folder")
     parser.add_argument("--batch-size", type=int, default=32, help="rows in a batch (default: 32)")
     parser.add_argument("--labels", type=Path, help="the same kind of file, with one number or string a sequence")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the table into this file: .png, .svg or .pdf")
+    parser.add_argument("--version", action="version", version=f"keras-bucketing {__version__}")
     options = parser.parse_args(arguments)
     source = str(options.labels)
     try:
@@ -39,11 +44,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lengths = _load_lengths(options.lengths)
         if labels is not None:
             source += f" and {options.labels}"
-        print(padding_report(lengths, options.batch_size, labels))
-    except (OSError, ValueError, TypeError) as error:
-        print(f"keras_bucketing: {source}: {_one_line(error)}", file=sys.stderr)
+        report = padding_report(lengths, options.batch_size, labels)
+        print(report)
+        if options.plot is not None:
+            source = str(options.plot)
+            _draw(report, options.plot)
+            print(f"\nA picture of it: {options.plot}")
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        print(f"keras-bucketing: {source}: {_one_line(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _draw(report: PaddingReport, path: Path) -> None:
+    with contextlib.suppress(ImportError):  # `plot` says what is missing
+        import matplotlib
+
+        matplotlib.use("Agg")  # needs no window
+    report.plot().figure.savefig(path, dpi=150)
 
 
 def _load_lengths(path: Path) -> np.ndarray:

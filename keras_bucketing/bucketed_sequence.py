@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.call_errors import check_option_names, explain_calls, refuse_inherited_constructors
-from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number
+from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number, count_of
 from keras_bucketing.data.collect import (
     Unread,
     check_include_lengths,
@@ -333,6 +333,7 @@ class BucketedSequence(PassDataset):
         )
         self._row_lengths, self._padding_value = inputs.lengths, padding_value
         self._min_lengths = [1 if leaf.is_label else min_length for leaf in inputs.lengths.leaves]
+        self._stats_in_repr: tuple[int, PaddingStats] | None = None  # of the seed; 50 ms for a million rows
         self._counter = PassCounter(seed)
         self._batches = batch_stream(self._counter, self._planner, self._gatherer)
         super().__init__(tf.data.experimental.to_variant(self._batches))
@@ -939,6 +940,47 @@ class BucketedSequence(PassDataset):
         lengths = self._lengths if self._kept is None else self._lengths[self._kept]
         stats = self.padding_stats()
         return plot_buckets(lengths, self.bucket_boundaries, self.bucket_batch_sizes, stats, ax=ax)
+
+    def plot_epoch(self, epoch: int = 0, ax: Any = None, *, max_batches: int = 40) -> Any:
+        """Draws the batches of an epoch as boxes, their rows filled as far as they are real; the rest is padding.
+
+        A row with several sequences is as long as its longest. Of more than `max_batches` batches, it draws so many,
+        evenly spaced over the epoch.
+
+        Args:
+            epoch: Int, at least 0. Defaults to 0.
+            ax: A Matplotlib axes. Defaults to None: a new figure.
+            max_batches: Int, how many batches to draw at most. Defaults to 40.
+
+        Returns:
+            The axes.
+
+        Raises:
+            TypeError: If `epoch` or `max_batches` is not an integer.
+            ValueError: If `epoch` is negative, or `max_batches` below 1.
+            ImportError: If Matplotlib is missing, the extra `plot`.
+        """
+        from keras_bucketing.padding.pictures import plot_epoch
+
+        max_batches = check_integer("max_batches", max_batches)
+        plan = self.epoch_plan(epoch)
+        efficiency = padding_of_plan(plan, self._leaf_lengths).padding_efficiency
+        return plot_epoch(plan, self._lengths, self.bucket_boundaries, efficiency, max_batches, ax=ax)
+
+    def __repr__(self) -> str:
+        """One line with the figures of the dataset; no data are read."""
+        if not hasattr(self, "_batches"):  # in the middle of the constructor
+            return object.__repr__(self)
+        seed, stats = self._stats_in_repr or (None, None)
+        if stats is None or seed != self.seed:
+            with tf.init_scope():  # also while a function is traced
+                seed, stats = self._stats_in_repr = self.seed, self.padding_stats()
+        lengths = self._lengths if self._kept is None else self._lengths[self._kept]
+        return (
+            f"<{type(self).__name__}: {count_of(self.num_sequences, 'sequence')} of {lengths.min()} to {lengths.max()} "
+            f"timesteps, {count_of(len(self._buckets.batch_sizes), 'bucket')}, "
+            f"{count_of(self.num_batches, 'batch', 'batches')}, padding efficiency {stats.padding_efficiency:.3f}>"
+        )
 
     # Where it stands.
 

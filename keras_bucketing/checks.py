@@ -91,6 +91,16 @@ def write_text(stream: TextIO | None, text: str) -> None:
             stream.flush()
 
 
+def count_of(number: int, singular: str, plural: str | None = None) -> str:
+    """A number with its noun.
+
+    Example:
+        >>> count_of(1, "batch", "batches"), count_of(3, "batch", "batches"), count_of(2, "row")
+        ('1 batch', '3 batches', '2 rows')
+    """
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
+
+
 def can_hold(dtype: np.dtype[Any], number: float) -> bool:
     """Whether an array of this dtype can hold a number: whole and within the limits, or finite, infinite or NaN.
 

@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import re
 
 import keras
 import numpy as np
@@ -13,7 +14,15 @@ from hypothesis import strategies as st
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from tests.support.default_layer import examples
 from tests.support.processes import run_python
-from tests.support.strategies import bucket_options, enough_rows, lengths_lists, random_sequences, remainders, seeds
+from tests.support.strategies import (
+    bucket_options,
+    enough_rows,
+    length_arrays,
+    lengths_lists,
+    random_sequences,
+    remainders,
+    seeds,
+)
 
 
 def arrays_of(dataset):
@@ -124,6 +133,7 @@ def test_without_a_seed_the_order_follows_set_random_seed():
 
 PRINT_DIGEST = """
 import hashlib
+import re
 from tests.test_bucketed_sequence import arrays_of, make
 print(hashlib.sha256(b"".join(y.tobytes() + x.tobytes() for x, y in arrays_of(make()))).hexdigest())
 print(make().state_dict()["fingerprint"])
@@ -254,3 +264,54 @@ def test_thousands_of_buckets_work():
     plan = dataset.epoch_plan(0)
     assert sorted(plan.rows) == list(range(2000))
     assert [labels.numpy().tolist() for _, labels in dataset.take(5)] == [lengths[plan[i]].tolist() for i in range(5)]
+
+
+# One line about a dataset.
+
+
+def figures_in(dataset):
+    number = r"(\d+)"
+    pattern = (
+        rf"<BucketedSequence: {number} sequences? of {number} to {number} timesteps, {number} buckets?, "
+        rf"{number} batch(?:es)?, padding efficiency (\d\.\d\d\d)>"
+    )
+    return [float(figure) for figure in re.fullmatch(pattern, repr(dataset)).groups()]
+
+
+@settings(max_examples=examples(30), deadline=None)
+@given(length_arrays(max_size=40), st.integers(1, 8), st.sampled_from(["spill", "keep"]))
+def test_repr_has_the_figures_of_the_dataset(lengths, batch_size, remainder):
+    dataset = BucketedSequence([[1] * length for length in lengths], batch_size=batch_size, remainder=remainder, seed=1)
+    assert figures_in(dataset) == [
+        *(len(lengths), lengths.min(), lengths.max(), len(dataset.bucket_batch_sizes), len(dataset)),
+        round(dataset.padding_stats().padding_efficiency, 3),
+    ]
+    assert str(dataset) == repr(dataset)
+
+
+def test_repr_reads_no_data_and_advances_nothing():
+    def load(row):
+        raise AssertionError("data were read")
+
+    signature = tf.TensorSpec([None], tf.int32)
+    dataset = BucketedSequence.from_loader(load, [3, 1, 2], output_signature=signature, batch_size=2)
+    before = dataset.state_dict()
+    assert figures_in(dataset)[:3] == [3, 1, 3]
+    assert dataset.state_dict() == before
+
+
+def test_repr_is_there_in_a_graph_in_the_constructor_and_for_another_seed():
+    dataset = BucketedSequence([[1] * length for length in range(1, 60)], batch_size=4, num_buckets=2, seed=1)
+    seen = []
+
+    @tf.function
+    def traced():
+        seen.append(repr(dataset))
+
+    traced()
+    assert seen == [repr(dataset)]
+    assert "BucketedSequence object at" in repr(BucketedSequence.__new__(BucketedSequence))
+    other = BucketedSequence([[1] * length for length in range(1, 60)], batch_size=4, num_buckets=2)
+    assert figures_in(other)[0] == 59
+    other.load_state_dict(dataset.state_dict())
+    assert repr(other) == repr(dataset)

@@ -11,8 +11,10 @@ import tensorflow as tf
 from matplotlib.patches import Patch
 
 from benchmarks.lengths import lognormal_lengths
-from docs.pictures.style import PADDING, REAL, draw_batches, make_axes, page_style, save
+from docs.pictures.style import make_axes, page_style, save
 from keras_bucketing import BucketedSequence
+from keras_bucketing.padding.colors import PADDING, REAL
+from keras_bucketing.padding.pictures import draw_batches
 
 NUM_ROWS = 160
 BATCH_SIZE = 8

@@ -1,23 +1,19 @@
-"""What the pictures share: colors that color-blind readers tell apart, and how batches are drawn.
+"""What the pictures share: letters and size. Colors, and how batches are drawn, are those of the package.
 
-The background is white and opaque, so that the pictures are readable on light and on dark pages.
+The background is white and opaque, so that the pictures are readable on every page. On dark pages of the site, site.css
+turns white into black and leaves the hues.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 
-REAL = "#10395e"
-PADDING = "#d6d6d6"
-# Three of Okabe and Ito's colors (https://jfly.uni-koeln.de/color/), for the buckets.
-BUCKETS = ["#0072b2", "#e69f00", "#009e73"]
 _SETTINGS = {"font.family": "DejaVu Sans", "font.size": 11, "axes.titlesize": 11, "axes.titlelocation": "left"}
 
 
@@ -31,33 +27,13 @@ def page_style() -> Iterator[None]:
 
 
 def make_axes(num_panels: int, height: float) -> tuple[Any, Any]:
-    """Makes panels below one another, as wide as a page, `height` inches each."""
-    figure = Figure(figsize=(7.2, num_panels * height), layout="constrained")
+    """Makes panels below one another, so narrow that a phone shows readable letters, `height` inches each."""
+    figure = Figure(figsize=(6, num_panels * height), layout="constrained")
     axes = figure.subplots(num_panels, 1, sharex=True)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(axis="x", length=0, labelbottom=False)
     return figure, axes
-
-
-def draw_batches(
-    axis: Any, batches: Sequence[np.ndarray], padded_lengths: Sequence[int], colors: Sequence[Any], gap: float
-) -> None:
-    """Draws each batch as a box, its rows filled as far as they are real.
-
-    Args:
-        axis: A Matplotlib axes.
-        batches: The lengths of each batch's rows, int arrays `(rows,)`, in timesteps.
-        padded_lengths: Ints, one a batch, in timesteps.
-        colors: Of the real timesteps of each batch: a color, or one for each row.
-        gap: Float, between two batches, in rows.
-    """
-    start = 0.0
-    for lengths, padded_length, color in zip(batches, padded_lengths, colors, strict=True):
-        places = start + np.arange(len(lengths))
-        axis.bar(start, padded_length, len(lengths), align="edge", color=PADDING)
-        axis.bar(places, lengths, 1, align="edge", color=color, edgecolor="white", linewidth=0.3)
-        start += len(lengths) + gap
 
 
 def save(figure: Any, path: Path) -> None:

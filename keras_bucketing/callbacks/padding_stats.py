@@ -18,7 +18,7 @@ from keras_bucketing.monitoring.batch_log import EntryKeys, MaskValue
 from keras_bucketing.monitoring.counted_arrays import CountedArrays, is_arrays
 from keras_bucketing.monitoring.counted_dataset import CountedDataset, refuse_uncounted
 from keras_bucketing.monitoring.monitored_generator import MonitoredGenerator
-from keras_bucketing.padding.history import PaddingHistory, describe
+from keras_bucketing.padding.history import PaddingHistory, describe, describe_training
 from keras_bucketing.padding.stats import PaddingStats
 
 
@@ -68,7 +68,8 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         sequences: Optional str or int, which entry of a dict, tuple or list of arrays holds the sequences, or a list of
             several.
         bucket_boundaries: Optional list of ints, to get figures of arrays for a bucket, as in `monitor_padding`.
-        verbose: 0, or 1 to print a line for each epoch. Defaults to 0.
+        verbose: 0, or 1 to print a line for each epoch below its progress bar, and one at the end of `fit`: what the
+            padding was, and what padding to the longest would have cost. Defaults to 0.
 
     Attributes:
         history: List of `PaddingStats`, one for each epoch of training. Their `seconds` do not include validation.
@@ -136,6 +137,9 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         self.verbose = verbose
         self._record = PaddingHistory()
         self._missing_rows = 0  # of arrays, which the last epoch did not train on
+        # Keras calls its progress bar after this callback: what is said of an epoch waits for the end of its line.
+        self._unprinted = ""
+        self._first_epoch = 0  # of this `fit`, in the history
         self._training = RunningCall([self.dataset])
         # The calls under way: in an epoch the training, an evaluation or prediction, and those in hooks of others.
         self._calls: list[RunningCall] = []
@@ -202,14 +206,14 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         """The same as `to_dict()`, as JSON text."""
         return json.dumps(self.to_dict(), allow_nan=False)
 
-    def plot(self, axes: Any = None) -> Any:
-        """Draws the efficiency of each epoch, and where the padding of the last one is.
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the padding efficiency of each epoch; `history[-1].plot()` draws where the padding of the last one is.
 
         Args:
-            axes: Optional pair of Matplotlib axes. Defaults to None: a new figure.
+            ax: A Matplotlib axes. Defaults to None: a new figure.
 
         Returns:
-            The pair of axes.
+            The axes.
 
         Raises:
             ImportError: If Matplotlib is missing, the extra `plot`.
@@ -217,7 +221,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         """
         from keras_bucketing.padding.pictures import plot_padding_history
 
-        return plot_padding_history(self.epochs, self.history, self.val_history, axes=axes)
+        return plot_padding_history(self.epochs, self.history, self.val_history, ax=ax)
 
     # Training.
 
@@ -230,10 +234,12 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         """Starts following the training data; a new `fit` always begins a new pass."""
         self._begins_call = False
         self._calls = []
+        self._unprinted, self._first_epoch = "", len(self.history)
         self._training = RunningCall([self.dataset], self.model, self.params, known=self.dataset)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Marks where the epoch begins."""
+        self._print()
         self._begins_call = False
         self._calls = [self._training]
         self._validation = None
@@ -264,7 +270,19 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         self._missing_rows = self._training.num_missing_rows
         if self.verbose:
             notes = ". ".join([describe(stats, validation), *self._notes()])
-            write_text(sys.stdout, f"\nEpoch {epoch + 1}: {notes}\n")
+            self._unprinted += f"Epoch {epoch + 1}: {notes}\n"
+
+    def on_train_end(self, logs: Logs = None) -> None:
+        """Says how it went."""
+        epochs = self.history[self._first_epoch :]
+        if self.verbose and epochs:
+            self._unprinted += f"{describe_training(epochs)}\n"
+        self._print()
+
+    def _print(self) -> None:
+        if self._unprinted:
+            write_text(sys.stdout, self._unprinted)
+        self._unprinted = ""
 
     # Evaluation, alone, as validation, and in a hook of another callback.
 

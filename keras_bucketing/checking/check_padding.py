@@ -26,11 +26,12 @@ from keras_bucketing.checking.runs import (
 from keras_bucketing.checking.sample import Array, Batch, Sample, sample_rows
 from keras_bucketing.checking.trace import Leak, find_leak, find_random_layer, masked_rows, recorded_calls
 from keras_bucketing.checks import check_integer, check_number, shorten, show, show_typed
+from keras_bucketing.padding.text_table import ShownInNotebooks
 from keras_bucketing.predicting.batch_runs import declared_batch_size, layers_inside
 
 
 @dataclass(frozen=True)
-class PaddingCheck:
+class PaddingCheck(ShownInNotebooks):
     """What `check_padding` found. Its truth value is `passed`; printed, it says what differs, where, and what to do.
 
     Attributes:

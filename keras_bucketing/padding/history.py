@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from keras_bucketing.checks import count_of
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.padding.text_table import format_table
 
@@ -80,11 +81,20 @@ class PaddingHistory:
 def describe(stats: PaddingStats, validation: PaddingStats | None) -> str:
     """One line for a progress report."""
     text = (
-        f"padding efficiency {stats.padding_efficiency:.4f}, {stats.num_batches} batches, "
-        f"{stats.speedup_over_longest:.2f} x fewer timesteps than padded to the longest, "
-        f"{stats.speedup_over_random:.2f} x fewer than random batches"
+        f"padding efficiency {stats.padding_efficiency:.4f}, {count_of(stats.num_batches, 'batch', 'batches')}, "
+        f"random batches have {stats.speedup_over_random:.2f} x as many timesteps"
     )
     return text if validation is None else f"{text}; validation {validation.padding_efficiency:.4f}"
+
+
+def describe_training(epochs: list[PaddingStats]) -> str:
+    """One line for the end of a training: what the padding was, and what padding to the longest would have cost."""
+    stats = sum(epochs, PaddingStats())
+    return (
+        f"Padding in {count_of(len(epochs), 'epoch')}: {stats.real_timesteps} of {stats.total_timesteps} timesteps "
+        f"were real ({stats.padding_efficiency:.1%}); padded to the longest, it would have been "
+        f"{stats.pad_to_longest_timesteps} timesteps, {stats.speedup_over_longest:.2f} x as many."
+    )
 
 
 def _cells(stats: PaddingStats) -> list[object]:

@@ -1,23 +1,30 @@
-"""The pictures: lengths with their buckets, and padding over epochs. Matplotlib is imported on use."""
+"""The pictures: lengths with their buckets, the batches of an epoch, strategies side by side, padding over epochs.
+
+Each function draws into the axes that it is given, or into those of a new figure, and returns them. Text and background
+are those of the reader's Matplotlib style, such as "dark_background". Matplotlib is imported on use.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_bucketing.checks import count_of
 from keras_bucketing.data.row_splits import Lengths
-from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.padding.colors import BUCKETS, LINES, PADDING, REAL
+from keras_bucketing.padding.stats import PaddedTimesteps, PaddingStats
+from keras_bucketing.planning.epoch_plan import EpochPlan
 
 Axes = Any  # `matplotlib.axes.Axes`, whose own types refuse much of what it takes
 
-# Gray levels and hatches, so that a black-and-white print shows what the screen shows.
-_REAL = {"facecolor": "0.45", "edgecolor": "0.2", "linewidth": 0.6}
-_PADDING = {"facecolor": "1.0", "edgecolor": "0.35", "linewidth": 0.6, "hatch": "////"}
+_WIDTH = 6.0  # inches: letters of ten points are readable where the picture is as wide as a phone
 _HEAVY_TAIL = 8  # from this ratio of the longest to the median length on, the length axis is logarithmic
 _MAX_NAMED_BUCKETS = 12
+_MAX_OUTLINED_ROWS = 250  # with more of them, the lines between rows would hide the rows
 _STRIP_HEIGHT = 0.32  # of the picture, for the padding above the histogram
 
 
@@ -45,13 +52,11 @@ def plot_buckets(
     Raises:
         ImportError: If Matplotlib is missing.
     """
-    pyplot = _import_pyplot()
-    if ax is None:
-        _, ax = pyplot.subplots(figsize=(8, 4.2), layout="constrained")
+    ax = _axes_or_new(ax, height=3.8)
     edges = _histogram_edges(lengths)
-    counts, _, _ = ax.hist(lengths, bins=edges, **_REAL)
+    counts, _, _ = ax.hist(lengths, bins=edges, color=REAL, label="sequences")
     for boundary in bucket_boundaries:
-        ax.axvline(boundary - 0.5, color="black", linewidth=0.8, linestyle=(0, (4, 2)))
+        ax.axvline(boundary - 0.5, color=LINES, linewidth=0.8, linestyle=(0, (4, 2)))
     ax.set_xlim(edges[0], edges[-1])
     heavy_tailed = _is_heavy_tailed(lengths)
     if heavy_tailed:
@@ -64,35 +69,151 @@ def plot_buckets(
     ax.set_ylim(0, max_count * 1.05 / (1 - _STRIP_HEIGHT))
     ax.set_yticks([tick for tick in ax.get_yticks() if tick <= max_count * 1.05])
     ax.set_ylabel("sequences", loc="bottom")
-    ax.spines[["top", "right"]].set_visible(False)
     _draw_padding_strip(ax, bucket_boundaries, padding_stats)
     rows = f"{min(bucket_batch_sizes)}"
     if max(bucket_batch_sizes) > min(bucket_batch_sizes):
         rows += f" to {max(bucket_batch_sizes)}"
-    ax.set_title(
-        f"{_count(len(lengths), 'sequence')}, {_count(len(bucket_batch_sizes), 'bucket')}, {rows} rows a batch: "
+    _set_title(
+        ax,
+        f"{count_of(len(lengths), 'sequence')}, {count_of(len(bucket_batch_sizes), 'bucket')}, {rows} rows a batch: "
         f"padding efficiency {padding_stats.padding_efficiency:.3f}",
-        fontsize="medium",
     )
     return ax
 
 
+def plot_epoch(
+    plan: EpochPlan,
+    lengths: Lengths,
+    bucket_boundaries: list[int],
+    padding_efficiency: float,
+    max_batches: int,
+    ax: Axes = None,
+) -> Axes:
+    """Draws batches of an epoch as boxes, their rows filled as far as they are real, in the color of their bucket.
+
+    Of more than `max_batches` batches it draws so many, evenly spaced, in the order of the epoch.
+
+    Args:
+        plan: The epoch.
+        lengths: Int array of shape `(num_sequences,)`, in timesteps, by the row indices of the plan.
+        bucket_boundaries: List of ints, as in `tf.data.Dataset.bucket_by_sequence_length`.
+        padding_efficiency: Float, of the whole epoch.
+        max_batches: Int.
+        ax: A Matplotlib axes. Defaults to None: a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ImportError: If Matplotlib is missing.
+    """
+    ax = _axes_or_new(ax, height=3.0)
+    drawn = np.unique(np.linspace(0, max(len(plan) - 1, 0), min(max_batches, len(plan))).round().astype(int))
+    batches = [np.sort(lengths[plan[batch]])[::-1] for batch in drawn]
+    has_colors = len(bucket_boundaries) < len(BUCKETS)
+    colors: list[Any] = [REAL] * len(batches)
+    if has_colors:
+        by_bucket = np.array(BUCKETS)
+        colors = [by_bucket[np.searchsorted(bucket_boundaries, rows, side="right")] for rows in batches]
+    num_rows = sum(len(rows) for rows in batches)
+    gap = 0.02 * num_rows * (len(batches) > 1) / max(len(batches) / 8, 1)
+    draw_batches(ax, batches, plan.padded_lengths[drawn].tolist(), colors, gap)
+    ax.set_xlim(-gap, num_rows + len(batches) * gap)
+    ax.set_ylim(0, float(plan.padded_lengths[drawn].max(initial=1)) * 1.05)
+    ax.tick_params(axis="x", length=0, labelbottom=False)
+    ax.yaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    ax.set_xlabel("sequences, batch after batch")
+    ax.set_ylabel("timesteps")
+    count = count_of(len(plan), "batch", "batches")
+    shown = count if len(drawn) == len(plan) else f"{len(drawn)} of {count}"
+    _set_title(ax, f"epoch {plan.epoch}, {shown}: padding efficiency {padding_efficiency:.3f}")
+    edges = [1, *bucket_boundaries, max(int(lengths.max(initial=1)) + 1, *bucket_boundaries, 2)]
+    names = [f"{first} to {last - 1}" for first, last in pairwise(edges)] if has_colors else ["real timesteps"]
+    _add_legend(ax, dict(zip(names, BUCKETS, strict=False)), below=0.2)
+    return ax
+
+
+def draw_batches(
+    ax: Axes, batches: Sequence[Lengths], padded_lengths: Sequence[int], colors: Sequence[Any], gap: float
+) -> None:
+    """Draws each batch as a box, its rows filled as far as they are real.
+
+    Args:
+        ax: A Matplotlib axes.
+        batches: The lengths of each batch's rows, int arrays `(rows,)`, in timesteps.
+        padded_lengths: Ints, one a batch, in timesteps.
+        colors: Of the real timesteps of each batch: a color, or one for each row.
+        gap: Float, between two batches, in rows.
+    """
+    from matplotlib.collections import PolyCollection
+
+    sizes = np.array([len(lengths) for lengths in batches])
+    starts = np.cumsum([0, *sizes[:-1]]) + gap * np.arange(len(sizes))
+    places = np.concatenate([start + np.arange(size) for start, size in zip(starts, sizes, strict=True)])
+    row_colors: list[Any] = []
+    for color, size in zip(colors, sizes, strict=True):
+        row_colors += [color] * size if isinstance(color, str) else list(color)
+    boxes = _boxes(starts, sizes, np.array(padded_lengths))
+    ax.add_collection(PolyCollection(boxes, facecolors=PADDING, linewidth=0))
+    rows = _boxes(places, np.ones(len(places)), np.concatenate(batches))
+    is_outlined = len(places) <= _MAX_OUTLINED_ROWS
+    outlines: dict[str, Any] = (
+        {"edgecolors": ax.get_facecolor(), "linewidth": 0.3} if is_outlined else {"linewidth": 0, "antialiased": False}
+    )
+    ax.add_collection(PolyCollection(rows, facecolors=row_colors, **outlines))
+    ax.autoscale_view()
+
+
+def plot_strategies(strategies: Sequence[tuple[str, PaddedTimesteps]], recommended: int, ax: Axes = None) -> Axes:
+    """Draws a bar for each way of batching: its real timesteps, and what it adds as padding.
+
+    Args:
+        strategies: Name and figures of each, from top to bottom.
+        recommended: Int, which one is recommended.
+        ax: A Matplotlib axes. Defaults to None: a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ImportError: If Matplotlib is missing.
+    """
+    ax = _axes_or_new(ax, height=0.7 + 0.46 * len(strategies))
+    unit, name = _unit(max(figures.total_timesteps for _, figures in strategies))
+    places = np.arange(len(strategies))
+    real = np.array([figures.real_timesteps for _, figures in strategies]) / unit
+    total = np.array([figures.total_timesteps for _, figures in strategies]) / unit
+    ax.barh(places, real, height=0.42, align="edge", color=REAL)
+    ax.barh(places, total - real, left=real, height=0.42, align="edge", color=PADDING)
+    for place, (label, figures) in zip(places, strategies, strict=True):
+        ax.text(
+            0,
+            place - 0.06,
+            f"{label}, {figures.padding_efficiency:.0%} real",
+            va="bottom",
+            weight="bold" if place == recommended else "normal",
+        )
+    ax.set_ylim(len(strategies) - 0.4, -0.65)
+    ax.set_yticks([])
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel(f"timesteps of an epoch{name}")
+    _add_legend(ax, {"real timesteps": REAL}, below=0.4)
+    return ax
+
+
 def plot_padding_history(
-    epochs: list[int],
-    history: list[PaddingStats],
-    val_history: list[PaddingStats | None],
-    axes: Sequence[Axes] | None = None,
-) -> Sequence[Axes]:
-    """Draws the padding efficiency of each epoch, and where the padding of the last one is.
+    epochs: list[int], history: list[PaddingStats], val_history: list[PaddingStats | None], ax: Axes = None
+) -> Axes:
+    """Draws the padding efficiency of each epoch.
 
     Args:
         epochs: List of ints, Keras' number of each epoch.
         history: List of `PaddingStats`, one for each epoch.
         val_history: List of `PaddingStats` or None, one for each epoch.
-        axes: Optional pair of Matplotlib axes. Defaults to None: a new figure.
+        ax: A Matplotlib axes. Defaults to None: a new figure.
 
     Returns:
-        The pair of axes.
+        The axes.
 
     Raises:
         ImportError: If Matplotlib is missing.
@@ -100,70 +221,78 @@ def plot_padding_history(
     """
     if not history:
         raise ValueError("There is nothing to draw yet. Pass the callback to fit(..., callbacks=[callback]) first.")
-    pyplot = _import_pyplot()
-    if axes is None:
-        _, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained", width_ratios=(1, 1.25))
-    _draw_efficiency(axes[0], epochs, history, val_history)
-    _draw_waste(axes[1], history[-1])
-    return axes
-
-
-def _draw_efficiency(
-    ax: Axes, epochs: list[int], history: list[PaddingStats], val_history: list[PaddingStats | None]
-) -> None:
+    ax = _axes_or_new(ax, height=3.6)
     # Keras counts from 0 in its hooks and from 1 in its progress bar.
     numbers = np.array(epochs) + 1
-    ax.plot(numbers, [stats.padding_efficiency for stats in history], "o-", color="black", label="training")
-    random = [stats.real_timesteps / stats.random_batches_timesteps for stats in history]
-    longest = [stats.real_timesteps / stats.pad_to_longest_timesteps for stats in history]
-    ax.plot(numbers, random, "x--", color="0.35", label="random batches would have")
-    ax.plot(numbers, longest, "+:", color="0.35", label="padded to the longest")
+    ax.plot(numbers, [stats.padding_efficiency for stats in history], "o-", color=BUCKETS[0], label="training")
     validated = [(number, val) for number, val in zip(numbers, val_history, strict=True) if val is not None]
     if validated:
         efficiencies = [val.padding_efficiency for _, val in validated]
-        ax.plot([n for n, _ in validated], efficiencies, "s-", color="0.5", markerfacecolor="white", label="validation")
+        ax.plot([n for n, _ in validated], efficiencies, "s-", color=BUCKETS[1], label="validation")
+    random = [_ratio(stats.real_timesteps, stats.random_batches_timesteps) for stats in history]
+    longest = [_ratio(stats.real_timesteps, stats.pad_to_longest_timesteps) for stats in history]
+    ax.plot(numbers, random, "x--", color=LINES, label="random batches would have")
+    ax.plot(numbers, longest, "+:", color=LINES, label="padded to the longest")
     ax.set_ylim(0, 1.02)
     ax.set_xlabel("epoch")
-    ax.set_ylabel("real timesteps / all timesteps")
-    ax.set_title("padding efficiency", fontsize="medium")
+    ax.set_ylabel("padding efficiency")
     ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    ax.legend(fontsize="small", frameon=False)
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(fontsize="small", frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderpad=0.2)
+    return ax
 
 
-def _draw_waste(ax: Axes, stats: PaddingStats) -> None:
-    buckets = stats.buckets
-    if buckets:
-        names = [str(bucket.longest) for bucket in buckets]
-        real = np.array([bucket.real_timesteps for bucket in buckets], float)
-        total = np.array([bucket.total_timesteps for bucket in buckets], float)
-        efficiencies = [bucket.padding_efficiency for bucket in buckets]
+def plot_padding_stats(stats: PaddingStats, ax: Axes = None) -> Axes:
+    """Draws where the padding is: the real timesteps and the padding of each bucket, or of all batches.
+
+    Args:
+        stats: The figures.
+        ax: A Matplotlib axes. Defaults to None: a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ImportError: If Matplotlib is missing.
+        ValueError: If there is no batch.
+    """
+    if not stats.num_batches:
+        raise ValueError("There is nothing to draw: these are the figures of no batch.")
+    ax = _axes_or_new(ax, height=3.6)
+    parts: Sequence[PaddedTimesteps] = stats.buckets or [stats]
+    names = [str(bucket.longest) for bucket in stats.buckets] or ["all batches"]
+    if stats.buckets:
         ax.set_xlabel("bucket, by its longest padded length (timesteps)")
-    else:
-        names, efficiencies = ["all batches"], [stats.padding_efficiency]
-        real, total = np.array([stats.real_timesteps], float), np.array([stats.total_timesteps], float)
+    real = np.array([part.real_timesteps for part in parts], float)
+    total = np.array([part.total_timesteps for part in parts], float)
     unit, name = _unit(float(total.max()))
     positions = np.arange(len(names))
-    ax.bar(positions, real / unit, width=0.75, label="real", **_REAL)
-    ax.bar(positions, (total - real) / unit, width=0.75, bottom=real / unit, label="padding", **_PADDING)
+    ax.bar(positions, real / unit, width=0.75, color=REAL)
+    ax.bar(positions, (total - real) / unit, width=0.75, bottom=real / unit, color=PADDING)
     if len(names) <= _MAX_NAMED_BUCKETS:
-        for position, height, efficiency in zip(positions, total / unit, efficiencies, strict=True):
-            ax.annotate(
-                f"{efficiency:.0%}",
-                (position, height),
-                (0, 2),
-                textcoords="offset points",
-                ha="center",
-                fontsize="small",
-            )
+        for position, height, part in zip(positions, total / unit, parts, strict=True):
+            label = f"{part.padding_efficiency:.0%}"
+            ax.annotate(label, (position, height), (0, 2), textcoords="offset points", ha="center", fontsize="small")
     every = -(-len(names) // 16)
     ax.set_xticks(positions[::every], names[::every], rotation=45 if len(names) > 6 else 0)
-    ax.set_xlim(-0.75 - (not buckets), len(names) - 0.25 + (not buckets))
-    ax.set_ylim(0, float(total.max()) / unit * 1.22)
+    is_single = not stats.buckets
+    ax.set_xlim(-0.75 - is_single, len(names) - 0.25 + is_single)
+    ax.set_ylim(0, float(total.max()) / unit * 1.12)
     ax.set_ylabel(f"timesteps{name}")
-    ax.set_title("last epoch: real timesteps and padding" + (" in each bucket" if buckets else ""), fontsize="medium")
-    ax.legend(fontsize="small", frameon=False, ncols=2, loc="upper right")
-    ax.spines[["top", "right"]].set_visible(False)
+    _set_title(
+        ax,
+        f"{count_of(stats.num_sequences, 'sequence')}, {count_of(stats.num_batches, 'batch', 'batches')}: "
+        f"padding efficiency {stats.padding_efficiency:.3f}",
+    )
+    _add_legend(ax, {"real timesteps": REAL}, below=0.6 if stats.buckets else 0.2)
+    return ax
+
+
+def _boxes(starts: NDArray[Any], widths: NDArray[Any], heights: NDArray[Any]) -> list[Any]:
+    """The corners, arrays `(4, 2)`, of boxes that stand on the axis."""
+    left, right, bottom = starts, starts + widths, np.zeros(len(starts))
+    x = np.stack([left, left, right, right], axis=1)
+    y = np.stack([bottom, heights, heights, bottom], axis=1)
+    return list(np.stack([x, y], axis=2).astype(np.float64))
 
 
 def _draw_padding_strip(ax: Axes, boundaries: list[int], stats: PaddingStats) -> None:
@@ -174,7 +303,7 @@ def _draw_padding_strip(ax: Axes, boundaries: list[int], stats: PaddingStats) ->
     percent = np.zeros(len(edges) - 1)
     for bucket in stats.buckets:
         percent[bucket.bucket] = 100 * (1 - bucket.padding_efficiency)
-    strip.bar(edges[:-1], percent, np.diff(edges), align="edge", **_PADDING)
+    strip.bar(edges[:-1], percent, np.diff(edges), align="edge", facecolor=PADDING, edgecolor=LINES, linewidth=0.6)
     highest = max(float(percent.max(initial=0.0)), 1.0)
     strip.set_ylim(0, highest * 1.15)
     strip.yaxis.get_major_locator().set_params(nbins=3)
@@ -207,8 +336,31 @@ def _plain_log_labels(ax: Axes) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _set_title(ax: Axes, title: str) -> None:
+    """Sets a title to the left; it breaks at its colon where a narrow picture would cut it off."""
+    head, colon, tail = title.partition(": ")
+    ax.set_title(title if len(title) < 60 else f"{head}{colon.rstrip()}\n{tail}", fontsize="medium", loc="left")
+
+
+def _add_legend(ax: Axes, color_of: dict[str, str], below: float) -> None:
+    """Adds a legend of these colors and of the padding, so many inches below the axis."""
+    from matplotlib.patches import Patch
+    from matplotlib.transforms import ScaledTranslation
+
+    handles = [Patch(color=color, label=name) for name, color in {**color_of, "padding": PADDING}.items()]
+    ax.legend(
+        handles=handles,
+        ncols=min(len(handles), 4),
+        frameon=False,
+        handlelength=1.2,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        bbox_transform=ax.transAxes + ScaledTranslation(0, -below, ax.figure.dpi_scale_trans),
+    )
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
 
 
 def _unit(largest: float) -> tuple[float, str]:
@@ -218,7 +370,8 @@ def _unit(largest: float) -> tuple[float, str]:
     return 1.0, ""
 
 
-def _import_pyplot() -> Any:
+def _axes_or_new(ax: Axes, height: float) -> Axes:
+    """The axes, or those of a new figure of this height in inches, without the lines at their top and right."""
     try:
         from matplotlib import pyplot
     except ImportError as error:
@@ -226,4 +379,7 @@ def _import_pyplot() -> Any:
             "The pictures need Matplotlib, which is not installed: pip install matplotlib, or install "
             "keras-bucketing with its extra `plot`."
         ) from error
-    return pyplot
+    if ax is None:
+        _, ax = pyplot.subplots(figsize=(_WIDTH, height), layout="constrained")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax

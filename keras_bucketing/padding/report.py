@@ -7,12 +7,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from keras_bucketing.checks import check_integer, check_lengths
+from keras_bucketing.checks import check_integer, check_lengths, count_of, show_typed
+from keras_bucketing.data.collect import collect_inputs
 from keras_bucketing.data.row_splits import Lengths
+from keras_bucketing.data.rows import StoredSequences
 from keras_bucketing.padding.stats import PaddedTimesteps, PaddingStats
-from keras_bucketing.padding.text_table import format_table
+from keras_bucketing.padding.text_table import Share, ShownInNotebooks, format_table, table_as_html, text_as_html
 from keras_bucketing.planning.boundaries import optimal_bucket_boundaries
 from keras_bucketing.planning.bucket_choice import choose_buckets
 from keras_bucketing.planning.buckets import BatchSizing, Buckets
@@ -26,6 +29,7 @@ MIN_SAVED = 0.05
 # Labels may stray so much further than those of random batches, in variance: 1.4 times as far.
 MAX_LABEL_IMBALANCE = 2.0
 _SHARE_OF_REACHABLE = 0.9  # with outliers the plain call stays the recommended one from here on
+DEFAULT_BATCH_SIZE = 32
 _LESS_MEMORY = 0.5  # a budget is worth a line where it bounds batches to this share or less
 
 
@@ -59,6 +63,8 @@ class PaddingStrategy(PaddedTimesteps):
 class PaddingReport:
     """The strategies side by side, and which call to make; prints as a table and a few sentences.
 
+    In the table, the recommended way is marked. Notebooks show it at the end of a cell; `plot()` draws it.
+
     Attributes:
         num_sequences: Int.
         shortest: Int, in timesteps.
@@ -86,24 +92,58 @@ class PaddingReport:
     outliers: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        padded = self.strategies[0].total_timesteps
-        rows = [
-            (
-                strategy.name,
-                strategy.num_batches,
-                round(strategy.total_timesteps),
-                strategy.padding_efficiency,
-                f"{padded / strategy.total_timesteps:.2f} x",
-                strategy.largest_batch,
-            )
-            for strategy in self.strategies
-        ]
-        header = ["strategy", "batches", "timesteps", "efficiency", "saved", "largest batch"]
+        return f"{self._head()}\n\n{format_table(*self._table())}\n\n{self.recommendation}"
+
+    def _repr_html_(self) -> str:
+        head, recommendation = text_as_html(self._head()), text_as_html(str(self.recommendation))
+        return f"{head}{table_as_html(*self._table())}{recommendation}"
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws a bar for each way of batching: the real timesteps of an epoch, and those that are padding.
+
+        Args:
+            ax: A Matplotlib axes. Defaults to None: a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: If Matplotlib is missing, the extra `plot`.
+        """
+        from keras_bucketing.padding.pictures import plot_strategies
+
+        ways, recommended = self._ways()
+        return plot_strategies(ways, recommended, ax=ax)
+
+    def _head(self) -> str:
         return (
             f"{self.num_sequences} sequences of {self.shortest} to {self.longest} timesteps, median {self.median:g}, "
-            f"{self.strategies[0].real_timesteps} in all; batches of {self.batch_size} rows\n\n"
-            f"{format_table(header, rows)}\n\n{self.recommendation}"
+            f"{self.strategies[0].real_timesteps} in all; batches of {self.batch_size} rows"
         )
+
+    def _ways(self) -> tuple[list[tuple[str, PaddingStrategy | RecommendedCall]], int]:
+        """The strategies and the recommended call by name, and where that stands; without buckets it is a strategy."""
+        ways: list[tuple[str, PaddingStrategy | RecommendedCall]] = [(way.name, way) for way in self.strategies]
+        call = self.recommendation.call
+        if not self.recommendation.worth_it:
+            return ways, 1  # random batches
+        return [*ways, (f"recommended: {count_of(call.num_buckets, 'bucket')}", call)], len(ways)
+
+    def _table(self) -> tuple[list[str], list[list[object]], int]:
+        padded = self.strategies[0].total_timesteps
+        ways, recommended = self._ways()
+        rows: list[list[object]] = [
+            [
+                name,
+                way.num_batches,
+                round(way.total_timesteps),
+                Share(way.padding_efficiency),
+                f"{padded / way.total_timesteps:.2f} x",
+                way.largest_batch,
+            ]
+            for name, way in ways
+        ]
+        return ["strategy", "batches", "timesteps", "efficiency", "saved", "max batch"], rows, recommended
 
     def to_dict(self) -> dict[str, Any]:
         """All figures as numbers, lists and dicts."""
@@ -111,8 +151,10 @@ class PaddingReport:
         return {**vars(self), "strategies": strategies, "recommendation": self.recommendation.to_dict()}
 
 
-def padding_report(lengths: ArrayLike, batch_size: int = 32, y: ArrayLike | None = None) -> PaddingReport:
+def padding_report(lengths: Any, batch_size: int | None = None, y: ArrayLike | None = None) -> PaddingReport:
     """Reports how much padding each way of batching leaves on sequences of these lengths, and recommends a call.
+
+    It takes the lengths, the sequences, or a dataset of them. Only lengths are used: no value of a sequence is read.
 
     - *everything to the longest*: `pad_sequences` on the whole data.
     - *random batches*: rows drawn at random, each batch padded to its own longest. The exact expectation over all
@@ -129,8 +171,11 @@ def padding_report(lengths: ArrayLike, batch_size: int = 32, y: ArrayLike | None
     uneven: then it takes fewer buckets.
 
     Args:
-        lengths: Integers of shape `(num_sequences,)`, the timesteps of each sequence, at least 1.
-        batch_size: Int, rows in a batch. Defaults to 32.
+        lengths: Integers of shape `(num_sequences,)`, the timesteps of each sequence, at least 1. Or the sequences, in
+            every form that `BucketedSequence` takes for `x`; where a row has several, its longest counts. Or a
+            `BucketedSequence`, whose sequences they are, but for those that it dropped as empty.
+        batch_size: Int, rows in a batch. Defaults to None: those of the dataset, if all its buckets have the same, or
+            else 32.
         y: Labels `(num_sequences,)`: integers, booleans and strings are classes, floats are values; or numbers
             `(num_sequences, num_columns)`. Defaults to None.
 
@@ -138,9 +183,10 @@ def padding_report(lengths: ArrayLike, batch_size: int = 32, y: ArrayLike | None
         A `PaddingReport`: print it. `recommendation` has the call and its figures as data.
 
     Raises:
-        TypeError: If `lengths` or `batch_size` are not integers, or `y` neither numbers nor strings.
-        ValueError: If `lengths` is empty, not flat, not whole or below 1, `batch_size` below 1, or if `y` has not one
-            label for each length.
+        TypeError: If `lengths` holds neither integers nor sequences, or is a dataset that does not know them; if
+            `batch_size` is not an integer, or `y` neither numbers nor strings.
+        ValueError: If `lengths` is empty, not whole, below 1 or a padded array; if `batch_size` is below 1, or if `y`
+            has not one label for each length.
 
     Example:
         >>> report = padding_report([1, 1, 2, 9], batch_size=2)
@@ -151,9 +197,14 @@ def padding_report(lengths: ArrayLike, batch_size: int = 32, y: ArrayLike | None
         >>> call = padding_report([3, 4, 5, 90, 95, 100] * 10, batch_size=10).recommendation.call
         >>> print(call, round(call.padding_efficiency, 2))
         BucketedSequence(x, y, batch_size=10) 0.97
+
+        The sequences themselves, of 2 and 1 timesteps:
+
+        >>> padding_report([[7, 8], [9]]).longest
+        2
     """
-    lengths = check_lengths(lengths)
-    batch_size = check_integer("batch_size", batch_size)
+    lengths, usual_batch_size = _lengths_and_batch_size(lengths)
+    batch_size = usual_batch_size if batch_size is None else check_integer("batch_size", batch_size)
     order = np.argsort(lengths, kind="stable")
     labels = None if y is None else check_labels(y, lengths.size).in_order(order)
     lengths = lengths[order]
@@ -192,6 +243,40 @@ def padding_report(lengths: ArrayLike, batch_size: int = 32, y: ArrayLike | None
         recommendation=recommendation,
         outliers=() if outliers is None else tuple(order[outliers.rows].tolist()),
     )
+
+
+def _lengths_and_batch_size(given: Any) -> tuple[Lengths, int]:
+    """The lengths of what `padding_report` takes, and the rows of a batch unless they are given."""
+    if isinstance(given, tf.data.Dataset):
+        lengths = getattr(given, "lengths", None)
+        if lengths is None:
+            raise TypeError(
+                f"This dataset does not know the lengths of its sequences. Expected a BucketedSequence, lengths or "
+                f"sequences, received {show_typed(given)}. BucketedSequence.from_dataset(dataset) reads it once; "
+                "PaddingStatsCallback(monitor_padding(dataset)) counts what it pads while a model trains."
+            )
+        sizes = set(given.bucket_batch_sizes)
+        return check_lengths(lengths[lengths > 0]), sizes.pop() if len(sizes) == 1 else DEFAULT_BATCH_SIZE
+    if isinstance(given, StoredSequences):
+        return check_lengths(given.lengths), DEFAULT_BATCH_SIZE
+    if _holds_sequences(given):
+        return check_lengths(collect_inputs(given, None, None, copy=False).lengths.longest), DEFAULT_BATCH_SIZE
+    return check_lengths(given), DEFAULT_BATCH_SIZE
+
+
+def _holds_sequences(given: Any) -> bool:
+    """Whether an argument is one of sequences, not of lengths; arrays of numbers are left to `check_lengths`."""
+    if isinstance(given, dict):
+        return True
+    if isinstance(given, np.ndarray) and given.dtype != object and type(given) is np.ndarray:
+        return False
+    try:
+        first = next(iter(given))
+    except (TypeError, StopIteration):
+        return isinstance(given, tf.RaggedTensor)
+    if isinstance(first, (str, bytes)):
+        return False
+    return hasattr(first, "__len__") if not hasattr(first, "shape") else len(first.shape) > 0
 
 
 def summarize_buckets(buckets: Buckets, stats: PaddingStats, outliers: Outliers | None = None) -> str:
@@ -310,7 +395,7 @@ class RecommendedCall(PaddedTimesteps):
 
 
 @dataclasses.dataclass(frozen=True)
-class PaddingRecommendation:
+class PaddingRecommendation(ShownInNotebooks):
     """Whether batches of similar length are worth it, and how to get them.
 
     Attributes:
@@ -434,13 +519,13 @@ def _with_even_labels(automatic: RecommendedCall, lengths: Lengths, labels: Labe
 def _why(recommendation: PaddingRecommendation) -> Iterator[str]:
     call = recommendation.call
     yield (
-        f"{_count(call.num_batches, 'batch', 'batches')} an epoch, from {_count(call.num_buckets, 'bucket')}"
+        f"{count_of(call.num_batches, 'batch', 'batches')} an epoch, from {count_of(call.num_buckets, 'bucket')}"
         f"{'.' if 'num_buckets' in call.options else ': the automatic number.'}"
     )
     yield (
-        f"Padding efficiency {call.padding_efficiency:.3f}: "
-        f"{recommendation.random_timesteps / call.total_timesteps:.2f} x fewer timesteps than random batches, "
-        f"{recommendation.longest_timesteps / call.total_timesteps:.2f} x fewer than padding everything to the longest."
+        f"Padding efficiency {call.padding_efficiency:.3f}. Random batches have "
+        f"{recommendation.random_timesteps / call.total_timesteps:.2f} x as many timesteps, everything padded to the "
+        f"longest {recommendation.longest_timesteps / call.total_timesteps:.2f} x."
     )
     yield (
         f"In {BATCHMATE_EPOCHS} epochs a sequence shares a batch with {call.distinct_batchmates:.0f} different "
@@ -455,7 +540,7 @@ def _why(recommendation: PaddingRecommendation) -> Iterator[str]:
 
 def _why_not(single: RecommendedCall, bucketed: RecommendedCall, lengths: Lengths) -> str:
     if lengths[0] == lengths[-1]:
-        return f"All sequences have {_count(int(lengths[0]), 'timestep')}, so nothing is padded."
+        return f"All sequences have {count_of(int(lengths[0]), 'timestep')}, so nothing is padded."
     random = f"Random batches, each padded to its own longest, have padding efficiency {single.padding_efficiency:.3f}"
     if bucketed.num_buckets > 1:
         saved = 1 - bucketed.total_timesteps / single.total_timesteps
@@ -464,7 +549,7 @@ def _why_not(single: RecommendedCall, bucketed: RecommendedCall, lengths: Length
             f"{saved:.1%} of the timesteps: below {MIN_SAVED:.0%}, not worth batches that are less random."
         )
     if lengths.size < 2 * single.options["batch_size"]:
-        return f"{random}. {_count(lengths.size, 'sequence')} are too few for two buckets of full batches."
+        return f"{random}. {count_of(lengths.size, 'sequence')} are too few for two buckets of full batches."
     return f"{random}: the lengths differ too little for buckets to save much."
 
 
@@ -475,11 +560,7 @@ def _block(head: str, call: RecommendedCall, points: Iterable[str]) -> str:
 def _figures(call: RecommendedCall) -> str:
     labels = "" if call.label_imbalance is None else f", label imbalance {call.label_imbalance:.2f}"
     return (
-        f"{_count(call.num_batches, 'batch', 'batches')} an epoch of up to {call.largest_batch} timesteps, padding "
+        f"{count_of(call.num_batches, 'batch', 'batches')} an epoch of up to {call.largest_batch} timesteps, padding "
         f"efficiency {call.padding_efficiency:.3f}, a batch shared with {call.distinct_batchmates:.0f} different "
         f"sequences{labels}."
     )
-
-
-def _count(number: int, singular: str, plural: str | None = None) -> str:
-    return f"{number} {singular if number == 1 else plural or singular + 's'}"

@@ -6,13 +6,13 @@ import dataclasses
 import json
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 
 from keras_bucketing.data.row_splits import Lengths, row_splits_of
-from keras_bucketing.padding.text_table import format_table
+from keras_bucketing.padding.text_table import Share, format_table, table_as_html, text_as_html
 from keras_bucketing.planning.boundaries import Counts
 from keras_bucketing.planning.epoch_plan import EpochPlan
 from keras_bucketing.planning.forecast import expected_random_timesteps
@@ -252,12 +252,12 @@ class PaddingStats(PaddedTimesteps):
 
     @property
     def speedup_over_longest(self) -> float:
-        """Float, how many times fewer timesteps these batches have than padding everything to the longest."""
+        """Float, timesteps of everything padded to the longest / those of these batches; below 1 means more."""
         return self.pad_to_longest_timesteps / self.total_timesteps if self.total_timesteps else math.nan
 
     @property
     def speedup_over_random(self) -> float:
-        """Float, how many times fewer timesteps these batches have than batches filled at random."""
+        """Float, timesteps of batches filled at random / those of these batches; below 1 means more."""
         return self.random_batches_timesteps / self.total_timesteps if self.total_timesteps else math.nan
 
     @property
@@ -281,26 +281,54 @@ class PaddingStats(PaddedTimesteps):
         return self if other == 0 else NotImplemented
 
     def __str__(self) -> str:
+        return "\n".join([self._head(), *(format_table(*table) for table in self._tables())])
+
+    def _repr_html_(self) -> str:
+        return "".join([text_as_html(self._head()), *(table_as_html(*table) for table in self._tables())])
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws the real timesteps and the padding of each bucket; without buckets, of all batches.
+
+        Args:
+            ax: A Matplotlib axes. Defaults to None: a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: If Matplotlib is missing, the extra `plot`.
+            ValueError: If these are the figures of no batch.
+        """
+        from keras_bucketing.padding.pictures import plot_padding_stats
+
+        return plot_padding_stats(self, ax=ax)
+
+    def _head(self) -> str:
         longest = "" if self.leaves else f" ({self.longest})"
         saved = (
-            f"{self.speedup_over_longest:.2f} x fewer than padded to the longest{longest}, "
-            f"{self.speedup_over_random:.2f} x fewer than random batches"
+            f"padded to the longest{longest}: {self.speedup_over_longest:.2f} x as many timesteps; "
+            f"in random batches: {self.speedup_over_random:.2f} x"
         )
-        text = (
+        return (
             f"{self.num_sequences} sequences in {self.num_batches} batches of {len(self.shapes)} shapes"
             f"{f', {self.left_out} left out' if self.left_out else ''}\n"
             f"{self.real_timesteps} real of {self.total_timesteps} timesteps: "
             f"padding efficiency {self.padding_efficiency:.4f}\n{saved}"
         )
-        tables = [
-            _parts_table(head, parts)
+
+    def _tables(self) -> list[tuple[list[str], list[list[object]]]]:
+        """Header and rows: a line for each leaf, and a line for each bucket."""
+        return [
+            (
+                [*head, "real", "timesteps", "efficiency"],
+                [[*vars(part).values(), Share(part.padding_efficiency)] for part in parts],
+            )
             for head, parts in (
                 (["leaf", "longest"], self.leaves),
                 (["bucket", "padded to", "sequences", "batches"], self.buckets),
             )
             if parts
         ]
-        return "\n".join([text, *tables])
 
     def to_dict(self) -> dict[str, Any]:
         """All figures, the calculated ones included, as numbers, lists and dicts; `None` stands for `nan`."""
@@ -366,12 +394,6 @@ def _added_parts(first: tuple[_Part, ...], second: tuple[_Part, ...]) -> tuple[_
         key = next(iter(vars(part).values()))
         sums[key] = sums[key] + part if key in sums else part
     return tuple(sums.values())
-
-
-def _parts_table(header: list[str], parts: Sequence[_PaddedPart]) -> str:
-    """A line for each part."""
-    rows = [(*vars(part).values(), part.padding_efficiency) for part in parts]
-    return format_table([*header, "real", "timesteps", "efficiency"], rows)
 
 
 def _none_if_nan(figure: float) -> float | None:

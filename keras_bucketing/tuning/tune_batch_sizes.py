@@ -11,7 +11,7 @@ import numpy as np
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.checks import INT64_MAX, check_integer, check_number, show, show_typed
 from keras_bucketing.data.row_splits import Lengths
-from keras_bucketing.padding.text_table import format_table
+from keras_bucketing.padding.text_table import ShownInNotebooks, format_table
 from keras_bucketing.planning.bucket_choice import MAX_BUCKETS, keep_outliers_apart
 from keras_bucketing.planning.buckets import Buckets
 from keras_bucketing.planning.cuts import BatchRules
@@ -136,7 +136,7 @@ class MeasuredStep:
 
 
 @dataclass(frozen=True)
-class TunedBatchSizes:
+class TunedBatchSizes(ShownInNotebooks):
     """Boundaries and sizes for shorter epochs, and the measurements that they follow from.
 
     Attributes:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import re
 
 import keras
 import pytest
@@ -224,22 +225,30 @@ def test_report_and_json():
 
 
 @pytest.mark.fit
-def test_verbose_prints_a_line_for_each_epoch(capsys):
+@pytest.mark.parametrize("keras_verbose", [0, 1])
+def test_verbose_prints_a_line_for_each_epoch_below_its_bar_and_one_at_the_end(keras_verbose, capsys):
     dataset = scenarios.bucketed(1)
     callback = PaddingStatsCallback(dataset, verbose=1)
-    scenarios.model_for(1).fit(dataset, epochs=2, callbacks=[callback], verbose=0, shuffle=False)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line]
-    assert len(lines) == 2
-    assert lines[1].startswith(f"Epoch 2: padding efficiency {callback.history[1].padding_efficiency:.4f}")
-
-
-@pytest.mark.fit
-def test_plot_draws_the_history():
-    matplotlib = pytest.importorskip("matplotlib", reason="needs matplotlib: pip install keras-bucketing[plot]")
-    matplotlib.use("Agg")
-    callback, _ = fit(scenarios.bucketed(1))
-    efficiency, _ = callback.plot()
-    assert list(efficiency.lines[0].get_ydata()) == [stats.padding_efficiency for stats in callback.history]
+    scenarios.model_for(1).fit(dataset, epochs=2, callbacks=[callback], verbose=keras_verbose, shuffle=False)
+    shown = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out)  # colors
+    lines = [re.split(r"[\b\r]+", line)[-1].strip() for line in shown.split("\n") if line.strip()]  # as they end
+    lines = [line for line in lines if line]
+    of_keras = {line for line in lines if " loss: " in line or re.fullmatch(r"Epoch \d/2", line)}
+    assert len(of_keras) == (4 if keras_verbose else 0)
+    *epochs, last = [line for line in lines if line not in of_keras]
+    assert [line.partition(",")[0] for line in epochs] == [
+        f"Epoch {number}: padding efficiency {stats.padding_efficiency:.4f}"
+        for number, stats in enumerate(callback.history, 1)
+    ]
+    assert lines.index(epochs[0]) < lines.index(epochs[1]) == len(lines) - 2
+    if keras_verbose:
+        assert lines.index(epochs[0]) == lines.index("Epoch 2/2") - 1
+    both = callback.history[0] + callback.history[1]
+    assert last == (
+        f"Padding in 2 epochs: {both.real_timesteps} of {both.total_timesteps} timesteps were real "
+        f"({both.padding_efficiency:.1%}); padded to the longest, it would have been {both.pad_to_longest_timesteps} "
+        f"timesteps, {both.speedup_over_longest:.2f} x as many."
+    )
 
 
 @pytest.mark.parametrize("dataset", [[[1, 2], [3]], tf.data.Dataset.range(3), None])

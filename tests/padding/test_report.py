@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import os
+import xml.etree.ElementTree
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import keras_bucketing
 from keras_bucketing.__main__ import main
 from keras_bucketing.bucketed_sequence import BucketedSequence
+from keras_bucketing.bucketed_stream import BucketedStream
+from keras_bucketing.command_log import is_command, without_log_lines
 from keras_bucketing.padding.report import check_labels, padding_report, summarize_buckets
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.planning.boundaries import optimal_bucket_boundaries
+from keras_bucketing.streams.saved_sequences import load_sequences, save_sequences
 from tests.support.default_layer import examples
 from tests.support.planning import make_buckets
 from tests.support.processes import run_python
@@ -191,11 +199,98 @@ def test_one_length_needs_no_buckets():
     assert all(strategy.padding_efficiency == 1.0 for strategy in report.strategies)
 
 
-def test_prints_as_a_table():
-    lines = str(padding_report([1, 1, 2, 9], batch_size=2)).splitlines()
-    assert lines[0] == "4 sequences of 1 to 9 timesteps, median 1.5, 13 in all; batches of 2 rows"
-    assert lines[2] == "strategy                      batches  timesteps  efficiency   saved  largest batch"
-    assert lines[3] == "everything to the longest           2         36      0.3611  1.00 x             18"
+def test_prints_as_a_table_in_which_the_recommended_call_is_marked():
+    lines = str(padding_report([3, 4, 5, 90, 95, 100] * 10, batch_size=10)).splitlines()
+    assert lines[0] == "60 sequences of 3 to 100 timesteps, median 47.5, 2970 in all; batches of 10 rows"
+    assert lines[2].split("  ") == [
+        *("", "strategy", *[""] * 11, "batches", "timesteps", *[""] * 2, "efficiency", " saved", "max batch")
+    ]
+    assert lines[3] == "  everything to the longest             6       6000  0.495 ####....  1.00 x       1000"
+    (marked,) = [line for line in lines if line.startswith("> ")]
+    assert marked == "> recommended: 3 buckets                6       3050  0.974 ########  1.97 x       1000"
+    not_worth_it = str(padding_report([7] * 10, batch_size=2)).splitlines()
+    assert [line.split()[:3] for line in not_worth_it if line.startswith("> ")] == [[">", "random", "batches"]]
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(length_arrays(max_size=60), st.integers(1, 12), st.sampled_from([1, 30_000, 3_000_000]))
+def test_the_table_fits_100_columns_and_has_one_mark(lengths, batch_size, factor):
+    report = padding_report(lengths * factor, batch_size)
+    lines = str(report).splitlines()
+    table = lines[2 : lines.index("", 2)]
+    assert max(map(len, table)) <= 100
+    assert [line[:2] for line in table].count("> ") == 1
+    assert len(table) == 1 + len(report.strategies) + report.recommendation.worth_it
+    assert str(report).isascii()  # print() to a pipe of Windows raises for much else
+
+
+def test_notebooks_show_the_same_table():
+    report = padding_report(lognormal_lengths(200), 8)
+    tree = xml.etree.ElementTree.fromstring(f"<div>{report._repr_html_()}</div>")
+    rows = [[cell.text or cell[0].text for cell in row] for row in tree.iter("tr")]
+    assert [len(row) for row in rows] == [6] * (len(report.strategies) + 2)
+    assert [float(row[3]) for row in rows[1:]] == [
+        round(way.padding_efficiency, 3) for way in (*report.strategies, report.recommendation.call)
+    ]
+    (bold,) = {cell.text for cell in tree.iter("b") if "recommended" in cell.text}
+    assert bold == rows[-1][0]
+    assert str(report.recommendation) in [each.text for each in tree.iter("pre")]
+
+
+def dataset_of(x, **options):
+    return BucketedSequence(x, seed=0, **options)
+
+
+X = [np.zeros(length, np.int8) for length in (3, 1, 4, 1, 5, 9, 2, 6, 5, 3)]
+LENGTHS = [len(row) for row in X]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        LENGTHS,
+        tuple(LENGTHS),
+        np.array(LENGTHS),
+        np.array(LENGTHS, float),
+        tf.constant(LENGTHS),
+        X,
+        [row.tolist() for row in X],
+        tf.ragged.constant([row.tolist() for row in X]),
+        {"x": X},
+        {"short": [[1]] * len(X), "long": X, "one a row": np.arange(len(X))},
+        (X, [[1]] * len(X)),
+        BucketedSequence(X, num_buckets=2),
+        BucketedSequence(X, np.arange(len(X)), batch_size=3).subset(range(len(X))),
+        BucketedSequence([[], *X, []], on_empty="drop"),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_takes_lengths_sequences_and_datasets(given):
+    assert str(padding_report(given, 2)) == str(padding_report(LENGTHS, 2))
+
+
+def test_takes_tables_and_stored_sequences(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    save_sequences(tmp_path / "saved", [(row, 0) for row in X])
+    stored, _ = load_sequences(tmp_path / "saved")
+    expected = str(padding_report(LENGTHS, 2))
+    for sequences in (stored, {"x": stored}, pandas.Series(X), pandas.Series(LENGTHS), np.array(X, dtype=object)):
+        assert str(padding_report(sequences, 2)) == expected, type(sequences)
+
+
+def test_the_batch_size_is_that_of_the_dataset_unless_it_has_several():
+    assert padding_report(dataset_of(X, batch_size=3)).batch_size == 3
+    assert padding_report(dataset_of(X, batch_size=3), batch_size=2).batch_size == 2
+    assert padding_report(dataset_of(X, bucket_boundaries=[4], bucket_batch_sizes=[3, 2])).batch_size == 32
+    assert padding_report(X).batch_size == 32
+
+
+@pytest.mark.parametrize(
+    "dataset", [tf.data.Dataset.range(3), BucketedStream(lambda: iter(X)), dataset_of(X).prefetch(1)]
+)
+def test_datasets_that_do_not_know_their_lengths_are_refused(dataset):
+    with pytest.raises(TypeError, match=r"does not know the lengths.*BucketedSequence\.from_dataset\(dataset\)"):
+        padding_report(dataset)
 
 
 def test_figures_as_plain_data():
@@ -213,8 +308,11 @@ def test_figures_as_plain_data():
         ([3.0, np.nan], ValueError, r"Received nan at lengths\[1\]"),
         ([3.0, 2.5], ValueError, r"Received 2.5 at lengths\[1\]"),
         (["3", "4"], TypeError, "must be integers"),
-        ([[1, 2], [3, 4]], ValueError, "one dimension"),
-        ([[1, 2], [3]], TypeError, "uneven shape"),
+        (np.array([[1, 2], [3, 4]]), ValueError, "one dimension"),
+        (5, ValueError, "one dimension"),
+        (None, ValueError, "one dimension"),
+        ([[1, 2], []], ValueError, r"Received 0 at lengths\[1\]"),
+        ([["a"], ["b"]], TypeError, "x"),
     ],
 )
 def test_bad_lengths_are_refused(lengths, error, message):
@@ -302,7 +400,61 @@ def test_command_refuses_bad_files_in_one_line(content, message, tmp_path, capsy
 def test_command_runs_as_a_module(tmp_path):
     result = run_python("-m", "keras_bucketing", str(tmp_path / "missing.npy"))
     assert result.returncode == 2
-    assert result.stderr.splitlines()[-1].endswith("missing.npy: No such file or directory")
+    # No line of TensorFlow's.
+    assert result.stderr == f"keras-bucketing: {tmp_path / 'missing.npy'}: No such file or directory\n"
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "original", "expected"),
+    [
+        (["/venv/bin/keras-bucketing", "lengths.npy"], ["python", "/venv/bin/keras-bucketing", "lengths.npy"], True),
+        (["keras-bucketing.exe"], ["keras-bucketing.exe"], True),
+        (["-m", "lengths.npy"], ["python", "-X", "dev", "-m", "keras_bucketing", "lengths.npy"], True),
+        (["-m"], ["python", "-m", "pytest"], False),
+        (["/venv/bin/pytest", "-m", "keras_bucketing"], ["python", "-m", "pytest", "-m", "keras_bucketing"], False),
+        (["train.py"], ["python", "train.py"], False),
+        ([], [], False),
+    ],
+)
+def test_only_the_command_imports_without_log_lines(arguments, original, expected):
+    assert is_command(arguments, original) is expected
+
+
+def test_log_lines_are_discarded_and_standard_error_comes_back(capfd):
+    with without_log_lines():
+        os.write(2, b"from C++")
+    os.write(2, b"after it")
+    assert capfd.readouterr().err == "after it"
+
+
+def test_the_command_says_its_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"keras-bucketing {keras_bucketing.__version__}\n"
+
+
+def test_the_command_draws(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install keras-bucketing[plot]")
+    np.save(tmp_path / "lengths.npy", lognormal_lengths(100))
+    picture = tmp_path / "padding.svg"
+    assert main([str(tmp_path / "lengths.npy"), "--plot", str(picture)]) == 0
+    assert "<svg" in picture.read_text()
+    assert capsys.readouterr().out.endswith(f"A picture of it: {picture}\n")
+    for wrong in (tmp_path / "missing" / "padding.png", tmp_path / "padding.unknown"):
+        assert main([str(tmp_path / "lengths.npy"), "--plot", str(wrong)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"keras-bucketing: {wrong}: ")
+        assert error.count("\n") == 1
+
+
+def test_the_console_script_is_the_command():
+    scripts = importlib.metadata.distribution("keras-bucketing").entry_points.select(group="console_scripts")
+    if not scripts:
+        pytest.skip("this environment was installed before there was a script")
+    (script,) = scripts
+    assert (script.name, script.load()) == ("keras-bucketing", main)
 
 
 def test_the_summary_is_a_table_of_the_buckets():

@@ -106,10 +106,10 @@ def test_prints_as_a_table():
     assert text.splitlines() == [
         "5 sequences in 2 batches of 2 shapes, 2 left out",
         "34 real of 44 timesteps: padding efficiency 0.7727",
-        "1.14 x fewer than padded to the longest (10), 1.09 x fewer than random batches",
-        "bucket  padded to  sequences  batches  real  timesteps  efficiency",
-        "     0          4          2        1     5          8      0.6250",
-        "     1         12          3        1    29         36      0.8056",
+        "padded to the longest (10): 1.14 x as many timesteps; in random batches: 1.09 x",
+        "bucket  padded to  sequences  batches  real  timesteps      efficiency",
+        "     0          4          2        1     5          8  0.625 #####...",
+        "     1         12          3        1    29         36  0.806 ######..",
     ]
 
 
@@ -219,12 +219,12 @@ def test_several_leaves_print_and_become_json():
     assert str(stats).splitlines() == [
         "2 sequences in 1 batches of 1 shapes",
         "24 real of 28 timesteps: padding efficiency 0.8571",
-        "0.93 x fewer than padded to the longest, 0.93 x fewer than random batches",
-        "leaf    longest  real  timesteps  efficiency",
-        "source        3     5          8      0.6250",
-        "target       10    19         20      0.9500",
-        "bucket  padded to  sequences  batches  real  timesteps  efficiency",
-        "     0         10          2        1    24         28      0.8571",
+        "padded to the longest: 0.93 x as many timesteps; in random batches: 0.93 x",
+        "leaf    longest  real  timesteps      efficiency",
+        "source        3     5          8  0.625 #####...",
+        "target       10    19         20  0.950 ########",
+        "bucket  padded to  sequences  batches  real  timesteps      efficiency",
+        "     0         10          2        1    24         28  0.857 #######.",
     ]
     assert json.loads(stats.to_json())["leaves"][0] == {
         "name": "source",
