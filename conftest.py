@@ -31,6 +31,13 @@ def _names_in_docstrings(doctest_namespace):
     doctest_namespace.update(keras_bucketing=keras_bucketing, keras=keras, np=np, tf=tf, tempfile=tempfile)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _graphs_are_not_rewritten():
+    from tests.support.models import rewrite_no_graphs  # not at the top, as it imports TensorFlow
+
+    rewrite_no_graphs()
+
+
 @pytest.fixture(autouse=True)
 def _nothing_waits_for_the_disk(monkeypatch):
     """Power is lost in play only: tests/support/faulty_files.py."""
