@@ -44,7 +44,7 @@ def main() -> None:
     """Measures, prints, writes."""
     arguments = harness.parse_arguments(__doc__)
     quick = arguments.quick
-    num_sequences, sample, rounds = (600, 300, 2) if quick else (50_000, 10_000, 5)
+    num_sequences, sample, rounds = (300, 150, 1) if quick else (50_000, 10_000, 5)
     lengths = lengths_of(num_sequences)
     results: dict[str, Any] = {}
     for kind, batch_size in HEADLINES[1::2] if quick else HEADLINES:
@@ -53,8 +53,8 @@ def main() -> None:
         results[name] = summarize(figures)
 
     sizes = [500, 1_000] if quick else [10_000, 30_000, 100_000, 300_000, 1_000_000]
-    growth = {size: measure_growth(size, sample, 2 if quick else 3) for size in sizes}
-    streams = measure_streams(400 if quick else 25_000, rounds)
+    growth = {size: measure_growth(size, sample, 1 if quick else 3) for size in sizes}
+    streams = measure_streams(200 if quick else 25_000, rounds)
     settings = {"boundaries_of_rival": BOUNDARIES, "sample": sample, "num_sequences": num_sequences}
     measured = {"headlines": results, "growth": growth, "streams": streams}
     harness.publish(arguments.output, "pipeline", {**settings, **measured}, tables)

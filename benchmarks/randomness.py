@@ -206,16 +206,15 @@ def _plan_of(batches: list[tuple[int, np.ndarray]], epoch: int) -> EpochPlan:
 def main() -> None:
     """Measures, prints, writes."""
     arguments = harness.parse_arguments(__doc__)
-    num_epochs = 3 if arguments.quick else 40
+    num_epochs, num_modules, sizes = (2, 8, (256,)) if arguments.quick else (40, 40, (256, 1024, 4096))
+    functions = standard_library_functions(num_modules)
     results = {}
-    for name, load in (
-        ("functions of the standard library, label: module", standard_library_functions),
-        ("Japanese Vowels, label: speaker", japanese_vowels),
+    for name, data in (
+        ("functions of the standard library, label: module", functions),
+        ("Japanese Vowels, label: speaker", japanese_vowels()),
     ):
-        data = load()
         choices: tuple[dict[str, int], ...] = ({"num_buckets": 1}, {"num_buckets": 4}, {"num_buckets": 16}, {})
         results[name] = [measure(data, num_epochs, **options) for options in choices]
-    functions, sizes = standard_library_functions(), (256, 1024) if arguments.quick else (256, 1024, 4096)
     buffers = [
         measure_buffer(functions, num_epochs, size, is_shuffled) for is_shuffled in (False, True) for size in sizes
     ]

@@ -20,11 +20,11 @@ def _logger_as_it_was():
 
 @pytest.fixture
 def fewer_recordings(monkeypatch):
-    """Every fifth recording of every speaker: few enough for a model that is not traced."""
+    """Every tenth recording of every speaker: few enough for a model that is not traced."""
     from examples import japanese_vowels
 
     load = japanese_vowels.load_recordings
-    monkeypatch.setattr(japanese_vowels, "load_recordings", lambda split: tuple(part[::5] for part in load(split)))
+    monkeypatch.setattr(japanese_vowels, "load_recordings", lambda split: tuple(part[::10] for part in load(split)))
 
 
 @pytest.mark.fit
