@@ -84,8 +84,8 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     quick = parser.parse_args(arguments).quick
     keras.utils.set_random_seed(0)
     options = {"align_labels": False, "include_lengths": True, "batch_size": 32}
-    dataset = BucketedSequence(*make_data(200 if quick else 1500, seed=0), seed=0, **options)
-    test_x, test_y = make_data(50 if quick else 500, seed=1)
+    dataset = BucketedSequence(*make_data(96 if quick else 1500, seed=0), seed=0, **options)
+    test_x, test_y = make_data(32 if quick else 500, seed=1)
     test = BucketedSequence(test_x, test_y, shuffle=False, **options)
     model = Recognizer()
     model.compile(keras.optimizers.Adam(1e-2))

@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     dataset = BucketedSequence(x, train.labels, seed=0, **options)
     validation = BucketedSequence(test_x, test.labels, shuffle=False, **options)
 
-    model = make_model(lookup.vocabulary_size(), width=16 if quick else 64)
+    model = make_model(lookup.vocabulary_size(), *((16, 1) if quick else (64, 2)))
     check = check_padding(model, dataset)
     print(check)
     if not check:
