@@ -140,7 +140,7 @@ class Passes(RuleBasedStateMachine):
         self.stream, self.first, self.passes = resumed, batch, 0
 
 
-BOUNDED = settings(max_examples=4, stateful_step_count=6, deadline=None)
+BOUNDED = settings(max_examples=3, stateful_step_count=6, deadline=None)
 
 
 @pytest.mark.fit
