@@ -338,10 +338,10 @@ def all_cases() -> list[tuple[str, Callable[..., None], int]]:
             scenarios = (*ANY, *OF_TF_DATASETS)
         else:
             scenarios = (fewer_steps, validated, evaluated, taken)
-            # How the steps are counted is the same for each of these kinds: they take turns.
+        if kind == "bucketed":
+            cases += [(kind, scenario, number) for scenario in scenarios for number in steps]
+        else:  # how the steps are counted is the same for each of these kinds: they take turns
             cases += [(kind, scenario, steps[at % len(steps)]) for at, scenario in enumerate(scenarios, kind_at)]
-            continue
-        cases += [(kind, scenario, number) for scenario in scenarios for number in steps]
     return cases
 
 
@@ -351,8 +351,9 @@ def mirrored_cases() -> list[tuple[str, Callable[..., None], int]]:
     The strategy decides when Keras begins passes and reads ahead, around a validation above all. The number of steps,
     class weights and the place where the dataset stands are no different with it.
     """
-    of_bucketed = (fewer_steps, validated, validated_in_steps, validated_on_itself, stopped_early, fitted_twice)
-    of_bucketed += (evaluated, taken, taken_evaluated, mapped_and_prefetched)
+    # With a validation on itself there are fewer steps as well, and what is taken from it is read as in an evaluation.
+    of_bucketed = (validated, validated_in_steps, validated_on_itself, stopped_early, fitted_twice, evaluated, taken)
+    of_bucketed += (mapped_and_prefetched,)
     of_every_kind = (validated, evaluated, repeated)
     return [
         (kind, scenario, steps_per_execution)
