@@ -92,7 +92,7 @@ def test_with_lengths_each_row_is_as_the_unpadded_sequence_alone(name):
     ids = CONFIGS[name].get("ids", False)
     paddings = [0, 1, -7, 10**6] if ids else [0, 1, 1e30, np.nan, np.inf]
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=12, deadline=None)
     @given(
         sequences=rows(ids=ids, ends_with_data=False),
         extra=st.integers(0, 3),
@@ -110,7 +110,7 @@ def test_with_lengths_each_row_is_as_the_unpadded_sequence_alone(name):
 @pytest.mark.fit
 @pytest.mark.parametrize("name", ["last-bidirectional", "mean", "max-bidirectional-ids"])
 def test_without_lengths_too_genuine_zero_timesteps_inside_included(name):
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=12, deadline=None)
     @given(
         sequences=rows(ids=CONFIGS[name].get("ids", False), ends_with_data=True),
         extra=st.integers(0, 3),
