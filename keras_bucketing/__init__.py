@@ -24,8 +24,7 @@ from keras_bucketing.planning.boundaries import optimal_bucket_boundaries
 from keras_bucketing.planning.epoch_plan import EpochPlan
 from keras_bucketing.planning.outliers import OutlierWarning
 from keras_bucketing.streams.saved_sequences import load_sequences, save_sequences
-from keras_bucketing.tuning.choose import EpochForecast
-from keras_bucketing.tuning.measure import StepCosts
+from keras_bucketing.tuning.choose import EpochForecast, StepCosts
 from keras_bucketing.tuning.tune_batch_sizes import MeasuredStep, TunedBatchSizes, tune_batch_sizes
 
 __version__ = "0.2.0"

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     },
     "bucketed_stream": {"checks", "call_errors", "data", "streams", "planning", "pipeline", "padding", "monitoring"},
     "callbacks": {"checks", "pipeline", "padding", "monitoring", "bucketed_sequence"},
-    "tuning": {"checks", "data", "planning", "padding", "bucketed_sequence"},
+    "tuning": {"checks", "data", "planning", "padding", "predicting", "bucketed_sequence"},
     "layers": {"checks"},
     "checking": {
         "checks",

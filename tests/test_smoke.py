@@ -202,7 +202,7 @@ def test_padding_report():
 @pytest.mark.smoke("tune_batch_sizes", "TunedBatchSizes", "MeasuredStep", "StepCosts", "EpochForecast", fits=1)
 def test_tune_batch_sizes():
     dataset = make_dataset()
-    tuned = tune_batch_sizes(small_model(), dataset, repeats=1)
+    tuned = tune_batch_sizes(small_model(), dataset, repeats=1, measure_xla=False, verbose=0)
     assert isinstance(tuned, TunedBatchSizes)
     assert {type(step) for step in tuned.steps} == {MeasuredStep}
     assert isinstance(tuned.costs, StepCosts)

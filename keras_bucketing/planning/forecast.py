@@ -102,13 +102,15 @@ class ShuffledBatches:
             return int(self.spans.rows @ self.max_lengths)
         return float((self.kinds.numbers * self.kinds.sizes) @ self.padded_lengths)
 
-    def expected_cost(self, cost_of_batch: Callable[[Counts, Figures], Figures]) -> float:
-        """The sum over the batches of a cost that is linear in the padded length.
+    def expected_cost(self, cost_of_batch: Callable[[Counts, Figures, Figures], Figures]) -> float:
+        """The sum over the batches of a cost that is linear in the padded length and in its square.
 
         Args:
-            cost_of_batch: Function from rows and padded lengths, arrays `(num_kinds,)`, to the cost of such batches.
+            cost_of_batch: Function from rows, padded lengths and their squares, arrays `(num_kinds,)`, to the cost of
+                such batches.
         """
-        return float(self.kinds.numbers @ cost_of_batch(self.kinds.sizes, self.padded_lengths))
+        costs = cost_of_batch(self.kinds.sizes, self.padded_lengths, self._expected_powers(2))
+        return float(self.kinds.numbers @ costs)
 
     @cached_property
     def kinds(self) -> BatchKinds:
@@ -130,7 +132,11 @@ class ShuffledBatches:
     @cached_property
     def padded_lengths(self) -> Figures:
         """Float array `(num_kinds,)`: what a batch of each kind is padded to on average, in timesteps."""
-        longest = self.max_lengths[self.kinds.buckets].astype(np.float64)
+        return self._expected_powers(1)
+
+    def _expected_powers(self, power: int) -> Figures:
+        """Float array `(num_kinds,)`: the mean of that power of what a batch of each kind is padded to."""
+        longest = self.max_lengths[self.kinds.buckets].astype(np.float64) ** power
         if self.lengths is None:
             return longest
         # The longest row is of the longest bucket that the batch has rows of.
@@ -141,9 +147,9 @@ class ShuffledBatches:
         # A batch of all rows of a bucket has its longest.
         some = drawn < self.counts[buckets]
         last, size = ends[buckets] - 1, self.counts[buckets]
-        longest[~some] = self.lengths.length_of(last[~some])
+        longest[~some] = self.lengths.length_of(last[~some]).astype(np.float64) ** power
         if some.any():
-            longest[some] = self.lengths.expected_longest((last - size + 1)[some], size[some], drawn[some])
+            longest[some] = self.lengths.expected_longest((last - size + 1)[some], size[some], drawn[some], power)
         return longest
 
     def distinct_batchmates(self, num_epochs: int = BATCHMATE_EPOCHS) -> float:
@@ -251,8 +257,8 @@ class LengthTable:
         """The lengths of the rows at these positions."""
         return self.distinct[np.searchsorted(self.rows_up_to, rows, side="right")]
 
-    def expected_longest(self, first_rows: Counts, num_rows: Counts, drawn: Counts) -> Figures:
-        """Expects the longest of some rows that are drawn from consecutive ones, without replacement.
+    def expected_longest(self, first_rows: Counts, num_rows: Counts, drawn: Counts, power: int = 1) -> Figures:
+        """Expects the longest of some rows that are drawn from consecutive ones, without replacement, or a power of it.
 
         The longest of m rows out of n is at most `l` with the hypergeometric probability
         `C(rows not longer than l, m) / C(n, m)`.
@@ -261,6 +267,7 @@ class LengthTable:
             first_rows: Int array `(num_cases,)`: the position of the first row that may be drawn, in each case.
             num_rows: Int array `(num_cases,)`: how many rows from there on may be drawn.
             drawn: Int array `(num_cases,)`: how many are, from 1 to that number.
+            power: Int, of which power of the length.
         """
         first = np.searchsorted(self.rows_up_to, first_rows, side="right")
         last = np.searchsorted(self.rows_up_to, first_rows + num_rows - 1, side="right")
@@ -278,7 +285,7 @@ class LengthTable:
         starts = np.searchsorted(cases, np.arange(len(drawn)))
         exactly = np.diff(at_most, prepend=0.0)
         exactly[starts] = at_most[starts]
-        return np.add.reduceat(exactly * np.concatenate(means), starts)
+        return np.add.reduceat(exactly * np.concatenate(means) ** power, starts)
 
     def _points(self, first_row: int, first: int, last: int) -> tuple[Counts, Figures]:
         """Of the distinct lengths first..last, or of groups of them: the last row, exclusive, and the mean length."""

@@ -1,8 +1,8 @@
-"""Boundaries and sizes for the shortest epoch under bounds. NumPy only.
+"""What steps cost, fitted to measured ones; boundaries and sizes for the shortest epoch under bounds. NumPy only.
 
-A step costs overhead + length x (per timestep + rows x per padded timestep). What its rows cost is the same however
-they are put together, but for the padding, so an epoch is shortest with as few and as short batches as possible. If it
-must have so many of them, these are best made of the shortest sequences:
+A step costs overhead + length x per timestep + rows x (length x per padded timestep + length^2 x per squared length).
+What its rows cost is the same however they are put together, but for the padding, so an epoch is shortest with as few
+and as short batches as possible. If it must have so many of them, these are best made of the shortest sequences:
 
     length        short . . . . . . . . . . . . . . . long
     rows a batch  min   min  | between | max   max   max
@@ -13,20 +13,24 @@ are then fitted to the real cuts, with what spills from one bucket into the next
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import product
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 
+from keras_bucketing.checks import INT64_MAX
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.planning.boundaries import Counts, boundaries_after, count_lengths
 from keras_bucketing.planning.bucket_choice import MAX_BUCKETS, keep_outliers_apart
 from keras_bucketing.planning.buckets import Buckets
 from keras_bucketing.planning.cuts import BatchRules, batch_spans
 from keras_bucketing.planning.forecast import Figures, ShuffledBatches
-from keras_bucketing.tuning.measure import StepCosts
 
+MAX_MISFIT = 0.3  # of a measured step; costs that miss one by more tell nothing about other steps
+ATTENTION_SHOWS = 0.1  # where the square of the longest length makes up so much of what its row costs
 # As few buckets as are at most so much slower than the best: batches of wider buckets are more random.
 TOLERATED_SLOWDOWN = 1.01
 _MAX_CANDIDATES = 200  # a bucket may end at so many lengths
@@ -37,6 +41,192 @@ _BUCKET_PENALTIES = (0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.003, 0.002, 0.001, 0.
 # in every epoch, from which an LSTM learns less, the more so the larger it is.
 _MIN_BATCHES = (2, 3)
 _NUM_FORECASTS = 12  # so many choices, the best by a bound, are forecast exactly
+
+
+@dataclass(frozen=True)
+class StepCosts:
+    """The parts of a step's time; none is negative.
+
+    Attributes:
+        overhead: Float, seconds a step, whatever its shape.
+        per_timestep: Float, seconds a timestep of the padded length, whatever the rows: what a recurrent layer pays for
+            doing one timestep after the other.
+        per_padded_timestep: Float, seconds a row and timestep: of rows x padded length.
+        per_squared_length: Float, seconds a row and square of the padded length: what attention pays for comparing each
+            timestep with each other one. Defaults to 0.
+
+    Example:
+        >>> costs = StepCosts(0.5, per_timestep=0.25, per_padded_timestep=0.125, per_squared_length=0.0625)
+        >>> costs.seconds(rows=2, padded_lengths=4)
+        4.5
+        >>> costs.quadratic_length(longest=4)  # two timesteps more to compare with cost as much as one timestep more
+        2
+    """
+
+    overhead: float
+    per_timestep: float
+    per_padded_timestep: float
+    per_squared_length: float = 0.0
+
+    def seconds(self, rows: Any, padded_lengths: Any, padded_squares: Any = None) -> Any:
+        """Seconds of steps of these shapes.
+
+        Args:
+            rows: Int or array, the rows of each batch.
+            padded_lengths: Int, float or array, in timesteps; a mean gives the mean of the seconds.
+            padded_squares: Float or array, next to means of lengths the means of their squares. Defaults to None: the
+                squares of the lengths.
+        """
+        batch_seconds = self.overhead + self.per_timestep * padded_lengths
+        return batch_seconds + rows * self.row_seconds(padded_lengths, padded_squares)
+
+    def row_seconds(self, padded_lengths: Any, padded_squares: Any = None) -> Any:
+        """Seconds of each row in steps of these padded lengths; arguments as of `seconds`."""
+        if padded_squares is None:
+            padded_squares = 1.0 * padded_lengths * padded_lengths
+        return self.per_padded_timestep * padded_lengths + self.per_squared_length * padded_squares
+
+    def quadratic_length(self, longest: int) -> int | None:
+        """The `quadratic_length` with which a budget counts a row as what it costs.
+
+        Args:
+            longest: Int, the longest padded length, in timesteps.
+
+        Returns:
+            Int, in timesteps; None where attention does not show: at the longest length, less than a tenth of what a
+            row costs grows with the square.
+        """
+        squared = self.per_squared_length * longest**2
+        if squared == 0 or squared < ATTENTION_SHOWS * (self.per_padded_timestep * longest + squared):
+            return None
+        return max(round(self.per_padded_timestep / self.per_squared_length), 1)
+
+
+@dataclass(frozen=True)
+class MemoryCosts:
+    """The parts of the memory that a step takes, in bytes; none is negative.
+
+    Attributes:
+        limit: Float, the bytes that a step may take.
+        base: Float, whatever its shape: weights, and what the optimizer keeps.
+        per_padded_timestep: Float, a row and timestep.
+        per_squared_length: Float, a row and square of the padded length.
+    """
+
+    limit: float
+    base: float
+    per_padded_timestep: float
+    per_squared_length: float
+
+    def peak_bytes(self, rows: Any, padded_lengths: Any) -> Any:
+        """The most bytes at a time of steps of these shapes."""
+        return self.base + rows * self._row_bytes(padded_lengths)
+
+    def max_rows(self, padded_lengths: Lengths) -> Figures:
+        """The most rows of a batch of each padded length: a fraction, infinity where rows take nothing."""
+        return _quotient(max(self.limit - self.base, 0.0), self._row_bytes(padded_lengths))
+
+    def max_timesteps(self, lengths: Lengths, quadratic_length: int | None) -> int | None:
+        """The largest budget whose batches fit, as `quadratic_length` counts; None if any does.
+
+        The limit of a budget grows or falls with the length, from the shortest to the longest of the lengths.
+        """
+        ends = np.array([lengths[0], lengths[-1]])
+        counted = ends + (ends**2 / quadratic_length if quadratic_length else 0)
+        budget = float((counted * self.max_rows(ends)).min())
+        return int(budget) if budget < INT64_MAX else None
+
+    def _row_bytes(self, padded_lengths: Any) -> Any:
+        return self.per_padded_timestep * padded_lengths + self.per_squared_length * 1.0 * padded_lengths**2
+
+
+def _quotient(dividend: Any, divisors: Figures) -> Figures:
+    """Infinity where the divisor is 0."""
+    shape = np.broadcast_shapes(np.shape(dividend), divisors.shape)
+    quotient: Figures = np.divide(dividend, divisors, out=np.full(shape, np.inf), where=divisors > 0)
+    return quotient
+
+
+def fit_step_costs(rows: Counts, padded_lengths: Lengths, seconds: Figures) -> StepCosts:
+    """Finds the costs whose relative errors are the smallest, in least squares.
+
+    Relative, because a short step that is 1 ms off matters as much as a long one that is 100 ms off: an epoch has more
+    of the short ones.
+
+    Args:
+        rows: Int array `(num_steps,)`.
+        padded_lengths: Int array `(num_steps,)`, in timesteps.
+        seconds: Float array `(num_steps,)`, positive.
+
+    Example:
+        >>> costs = StepCosts(0.5, per_timestep=0.25, per_padded_timestep=0.125, per_squared_length=0.0625)
+        >>> rows, lengths = np.array([1, 2, 4, 4, 2]), np.array([8, 2, 2, 8, 4])
+        >>> fitted = fit_step_costs(rows, lengths, costs.seconds(rows, lengths))
+        >>> [round(cost, 6) for cost in (fitted.overhead, fitted.per_timestep)]
+        [0.5, 0.25]
+        >>> [round(cost, 6) for cost in (fitted.per_padded_timestep, fitted.per_squared_length)]
+        [0.125, 0.0625]
+    """
+    lengths = padded_lengths.astype(np.float64)
+    parts = [np.ones_like(lengths), lengths, rows * lengths, rows * lengths**2]
+    return StepCosts(*_fit_costs(parts, seconds))
+
+
+def fit_memory_costs(
+    rows: Counts, padded_lengths: Lengths, peak_bytes: Figures, limit: float | None
+) -> MemoryCosts | None:
+    """Finds the memory of a step as `fit_step_costs` finds its time.
+
+    Args:
+        rows: Int array `(num_steps,)`.
+        padded_lengths: Int array `(num_steps,)`, in timesteps.
+        peak_bytes: Float array `(num_steps,)`; NaN where it is not known.
+        limit: Float, the bytes that a step may take, or None if nothing says so.
+
+    Returns:
+        None without a limit, and where less than three steps are known, or one of them is missed by more than 30 %.
+    """
+    known = np.flatnonzero(peak_bytes > 0)
+    if limit is None or len(known) < 3:
+        return None
+    rows, lengths, peak_bytes = rows[known], padded_lengths[known].astype(np.float64), peak_bytes[known]
+    parts = [np.ones_like(lengths), rows * lengths, rows * lengths**2]
+    costs = MemoryCosts(limit, *_fit_costs(parts, peak_bytes))
+    return costs if misfit(costs.peak_bytes(rows, lengths), peak_bytes) <= MAX_MISFIT else None
+
+
+def _fit_costs(parts: list[Figures], totals: Figures) -> list[float]:
+    """What each of the parts costs, none of it negative: the least squares of the relative errors."""
+    relative = np.stack(parts, axis=1) / totals[:, np.newaxis]
+    scale = relative.max(axis=0)
+    relative = relative / scale
+    best, min_error = np.zeros(len(parts)), float(len(totals))  # no cost at all: every relative error is 1
+    # Where a cost would be negative, the best without negative ones has some of them at 0: with four, all ways to leave
+    # some out are quickly tried.
+    for number in range(1, len(parts) + 1):
+        for kept in map(list, combinations(range(len(parts)), number)):
+            found = np.linalg.lstsq(relative[:, kept], np.ones(len(totals)), rcond=None)[0]
+            error = float(((relative[:, kept] @ found - 1) ** 2).sum())
+            if (found >= 0).all() and error < min_error:
+                best, min_error = np.zeros(len(parts)), error
+                best[kept] = found
+    costs: list[float] = (best / scale).tolist()
+    return costs
+
+
+def misfit(predicted: Figures, measured: Figures) -> float:
+    """By what share of it the worst prediction misses what was measured."""
+    return float(np.abs(predicted / measured - 1).max())
+
+
+def forecast_error(errors: Sequence[float]) -> float:
+    """The standard error of what costs predict that were fitted to steps with these relative errors.
+
+    >>> forecast_error([0.1, 0.0, 0.1, 0.0, 0.1, 0.1])  # four costs meet four of any six steps
+    0.14142135623730953
+    """
+    num_costs = len(fields(StepCosts))
+    return math.sqrt(sum(error**2 for error in errors) / max(len(errors) - num_costs, 1))
 
 
 @dataclass(frozen=True)
@@ -51,6 +241,7 @@ class SizeBounds:
         max_step_seconds: Float, the longest that a step may take, or None.
         max_buckets: Int, the most buckets.
         min_batchmates: Float, the least distinct batchmates of a sequence in ten epochs.
+        memory: What a step takes of the memory, with its limit, or None.
     """
 
     min_updates: int
@@ -60,16 +251,18 @@ class SizeBounds:
     max_step_seconds: float | None = None
     max_buckets: int = MAX_BUCKETS
     min_batchmates: float = 0.0
+    memory: MemoryCosts | None = None
 
     def max_rows_at(self, lengths: Lengths, costs: StepCosts, multiple: int) -> Counts:
         """The most rows at each padded length, multiples of `multiple`: 0 where not even that many keep the bounds."""
         rows = np.full(len(lengths), float(self.max_rows))
         if self.max_timesteps_per_batch is not None:
             rows = np.minimum(rows, self.max_timesteps_per_batch // lengths)
+        if self.memory is not None:
+            rows = np.minimum(rows, self.memory.max_rows(lengths))
         if self.max_step_seconds is not None:
             left = self.max_step_seconds - costs.seconds(0, lengths)
-            row_seconds = costs.per_padded_timestep * lengths
-            fitting = np.divide(left, row_seconds, out=np.full(len(lengths), np.inf), where=row_seconds > 0)
+            fitting = _quotient(left, costs.row_seconds(lengths))
             rows = np.minimum(rows, np.where(left >= 0, fitting, 0))
         whole: Counts = rows.astype(np.int64) // multiple * multiple
         return whole
@@ -203,7 +396,7 @@ def _candidate_ends(lengths: Lengths, costs: StepCosts, bounds: SizeBounds, mult
         np.minimum(bounds.min_rows, max_rows),
         max_rows,
         batch_seconds=costs.seconds(0, distinct),
-        row_seconds=np.float64(costs.per_padded_timestep) * distinct,
+        row_seconds=costs.row_seconds(distinct),
     )
 
 

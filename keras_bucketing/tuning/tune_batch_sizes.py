@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,17 +11,38 @@ import keras
 import numpy as np
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.checks import INT64_MAX, check_integer, check_number, show, show_typed
+from keras_bucketing.checks import INT64_MAX, check_flag, check_integer, check_number, show, show_typed
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.padding.text_table import ShownInNotebooks, format_table
 from keras_bucketing.planning.bucket_choice import MAX_BUCKETS, keep_outliers_apart
 from keras_bucketing.planning.buckets import Buckets
 from keras_bucketing.planning.cuts import BatchRules
-from keras_bucketing.tuning.choose import EpochForecast, SizeBounds, choose_sizes, forecast_epoch
-from keras_bucketing.tuning.measure import StepCosts, fit_step_costs, probe_batches, time_steps
+from keras_bucketing.tuning.choose import (
+    MAX_MISFIT,
+    EpochForecast,
+    SizeBounds,
+    StepCosts,
+    choose_sizes,
+    fit_memory_costs,
+    fit_step_costs,
+    forecast_epoch,
+    forecast_error,
+)
+from keras_bucketing.tuning.measure import (
+    TRAINING_BACKENDS,
+    ProbeBatch,
+    StepTimes,
+    always_compiles,
+    compiled_by_xla,
+    corner_batches,
+    may_be_compiled,
+    probe_batches,
+    time_steps,
+)
 
 # Unless the user says otherwise, a batch has from a third of the mean rows of the dataset's to four times as many.
 _MIN_OF_MEAN, _MAX_OF_MEAN = 1 / 3, 4
+_MAX_COMPILED_SHAPES = 8  # buckets, each of which XLA compiles
 
 
 def tune_batch_sizes(
@@ -32,50 +55,66 @@ def tune_batch_sizes(
     max_timesteps_per_batch: int | None = None,
     max_step_seconds: float | None = None,
     repeats: int = 3,
+    measure_xla: bool = True,
+    verbose: int | str = "auto",
 ) -> TunedBatchSizes:
     """Measures what a training step of the model costs, and proposes boundaries and sizes for shorter epochs.
 
     A recurrent layer goes through a batch timestep by timestep, and most of that time is the same for 8 rows as for 32.
     So at a given number of updates an epoch is shortest with large batches of long sequences, and with small ones of
-    short sequences. How much that gains depends on the model and the machine: about a dozen batches of real rows are
-    trained on, an overhead, a cost of each timestep and one of each row and timestep are fitted to the times, and the
-    sizes with the shortest predicted epoch are chosen. Where nothing is better, the proposal is what there is.
+    short sequences. Attention compares each timestep with each other one, which small batches make no cheaper, but
+    padding costs more. How much there is to gain depends on the model and the machine: about a dozen batches of real
+    rows are trained on; an overhead and the costs of a timestep, of a row and timestep, and of a row and squared length
+    are fitted to the times; and the sizes with the shortest predicted epoch are chosen.
+
+    Where nothing is better, the proposal is what there is, and `reason` says why. So it is where the costs miss a
+    measured step by more than 30 %, and where the predicted gain is less than the error of the prediction.
+
+    On a GPU or TPU the memory of the same steps is measured, where the backend counts it: batches are only measured,
+    and proposed, if they are expected to fit into 85 % of it. Where attention shows in the times, `quadratic_length` is
+    proposed for budgets. On JAX, and with XLA on TensorFlow, each measured shape is compiled, which is no part of the
+    times. On TensorFlow without XLA, five shapes are compiled to tell whether `jit_compile=True` would pay.
 
     The model trains in earnest, by its own `fit`, and then goes back: weights, optimizer, metrics and random states are
-    as they were, and so are the dataset's position and the random states of Python and NumPy. A model that is not built
-    yet is built, as `fit` would do. What a layer draws without a seed generator of its own, or counts outside of Keras
-    variables, goes on.
+    as they were, and so are the dataset's position and the random states of Python, NumPy and PyTorch. A model that is
+    not built yet is built, as `fit` would do. What a layer draws without a seed generator of its own, or counts outside
+    of Keras variables, goes on.
 
     In a mean over the batch, a sequence counts more in a small batch than in a large one, and here most updates come
     from the short sequences. The further `min_rows` and `max_rows` lie apart, the shorter an epoch may be, and the
     more that may cost accuracy.
 
     Args:
-        model: A compiled `keras.Model`. With XLA every measured shape is compiled.
+        model: A compiled `keras.Model`, on TensorFlow, JAX or PyTorch.
         dataset: The `BucketedSequence` that the model trains on.
         min_updates: Int, the least number of batches an epoch. Defaults to None: as many as the dataset has.
         min_rows: Int, the least rows of a batch. Defaults to None: a third of the mean of the dataset's batches.
         max_rows: Int, the most rows of a batch. Defaults to None: four times the mean of the dataset's batches.
         max_timesteps_per_batch: Int, the most timesteps of a batch, padding included, which bounds its memory. Defaults
-            to None: what has `max_rows` of the longest sequence is measured, and if it does not fit into memory
-            (`ResourceExhaustedError`), batches may be as large as the largest that did.
+            to None: what the measured memory allows. Where nothing measures it, what has `max_rows` of the longest
+            sequence is trained on, and if that fails for want of memory, batches may be as large as the largest that
+            did not.
         max_step_seconds: Float, the longest that a step may take. Defaults to None.
-        repeats: Int, how often each batch is measured after a first time. Defaults to 3.
+        repeats: Int, how often the largest batch is measured after a first time; small ones are up to four times as
+            often. Defaults to 3.
+        measure_xla: Bool, whether to measure what `jit_compile=True` would gain: on TensorFlow alone, and where the
+            model does not train with XLA already. Defaults to True.
+        verbose: `"auto"`, 0, 1 or 2, as of `fit`: 0 is silent, 1 a progress bar, 2 a line. `"auto"` is 1.
 
     Returns:
         `TunedBatchSizes`, which prints as a table. `BucketedSequence(x, y, **tuned.options)` takes the proposal.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If the model is not compiled, Keras runs on another backend than TensorFlow, or no batches keep to
-            the bounds.
+        ValueError: If the model is not compiled, Keras runs on a backend that does not train, or no batches keep to the
+            bounds.
 
     Example:
         >>> x = [np.ones((length, 2)) for length in range(1, 41)]
         >>> dataset = keras_bucketing.BucketedSequence(x, np.zeros(40), batch_size=8, seed=0)
         >>> model = keras.Sequential([keras.layers.SimpleRNN(4), keras.layers.Dense(1)])
         >>> model.compile("sgd", "mse")
-        >>> tuned = keras_bucketing.tune_batch_sizes(model, dataset)
+        >>> tuned = keras_bucketing.tune_batch_sizes(model, dataset, measure_xla=False, verbose=0)
         >>> tuned.proposed.num_updates >= dataset.num_batches
         True
         >>> dataset = keras_bucketing.BucketedSequence(x, np.zeros(40), seed=0, **tuned.options)
@@ -86,31 +125,98 @@ def tune_batch_sizes(
             f"`dataset` must be a BucketedSequence. Received {show_typed(dataset)}. Pass it as it is, without map, "
             "take or prefetch."
         )
-    repeats = check_integer("repeats", repeats)
+    repeats, verbose = check_integer("repeats", repeats), _check_verbose(verbose)
+    measure_xla = check_flag("measure_xla", measure_xla)
     rules = dataset._batch_rules
     order = np.argsort(dataset.lengths, kind="stable")[-dataset.num_sequences :]  # without those dropped as empty
     lengths = np.maximum(dataset.lengths[order], rules.min_length)
     bounds = _check_bounds(dataset, min_updates, min_rows, max_rows, max_timesteps_per_batch, max_step_seconds)
 
     probes = probe_batches(lengths, bounds.min_rows, bounds.max_rows, rules.multiple, bounds.max_timesteps_per_batch)
-    timesteps = [probe.padded_timesteps for probe in probes]
-    times = time_steps(model, dataset, [order[probe.rows] for probe in probes], timesteps, repeats)
-    probes = probes[: len(times.seconds)]
-    if times.too_large is not None:
-        fitting = _check_longest_fits(probes[-1].padded_timesteps, rules.multiple * int(lengths[-1]))
+    probes = [probe._replace(rows=order[probe.rows]) for probe in probes]
+    times = time_steps(model, dataset, probes, repeats, verbose)
+    costs = fit_step_costs(times.rows, times.padded_lengths, times.seconds)
+    steps = _measured_steps(times, costs)
+    memory = fit_memory_costs(times.rows, times.padded_lengths, times.peak_bytes, times.usable_bytes)
+    bounds = replace(bounds, memory=memory)
+    if times.too_large is not None and memory is None:
+        fitting = times.probes[-1].padded_timesteps
+        _check_longest_fits(fitting, rules.multiple * int(lengths[-1]))
         bounds = replace(bounds, max_timesteps_per_batch=fitting)
-    rows = np.array([len(probe.rows) for probe in probes])
-    padded_lengths = np.array([probe.padded_length for probe in probes])
-    costs = fit_step_costs(rows, padded_lengths, times.seconds)
+    if memory is not None:
+        _check_longest_fits(int(memory.max_rows(lengths[-1:])[0] * lengths[-1]), rules.multiple * int(lengths[-1]))
 
     buckets = Buckets.from_lengths(lengths, dataset.bucket_boundaries, dataset.bucket_batch_sizes)
     buckets = keep_outliers_apart(buckets, lengths, rules)
     now = forecast_epoch(lengths, buckets, costs, rules)
     said = replace(bounds, min_rows=min_rows or 1, max_rows=max_rows or len(lengths))
-    proposed, forecast = _shortest_epoch(lengths, costs, bounds, said, (buckets, now), rules)
-    columns = (rows, padded_lengths, times.seconds, costs.seconds(rows, padded_lengths))
-    steps = tuple(MeasuredStep(*step) for step in zip(*(column.tolist() for column in columns), strict=True))
-    return TunedBatchSizes(proposed.boundaries, proposed.batch_sizes, steps, costs, now, forecast, times.too_large)
+    proposed, forecast, reason = _shortest_epoch(lengths, costs, steps, bounds, said, (buckets, now), rules)
+    quadratic_length = costs.quadratic_length(int(lengths[-1])) if _worst(steps).error <= MAX_MISFIT else None
+    tuned = TunedBatchSizes(
+        proposed.boundaries,
+        proposed.batch_sizes,
+        steps,
+        costs,
+        now,
+        forecast,
+        times.too_large,
+        reason,
+        quadratic_length,
+        max_timesteps_per_batch=None if memory is None else memory.max_timesteps(lengths, quadratic_length),
+        num_shapes=_max_shapes(proposed) if rules.pad_to_bucket_boundary else None,
+    )
+    if always_compiles(model):
+        return replace(tuned, compile_seconds=times.compile_seconds)
+    if not measure_xla or not may_be_compiled(model):
+        return tuned
+    return _with_xla(tuned, model, dataset, times.probes, lengths, bounds, repeats, verbose)
+
+
+def _with_xla(
+    tuned: TunedBatchSizes,
+    model: keras.Model,
+    dataset: BucketedSequence,
+    probes: Sequence[ProbeBatch],
+    lengths: Lengths,
+    bounds: SizeBounds,
+    repeats: int,
+    verbose: int,
+) -> TunedBatchSizes:
+    """Adds what an epoch would take with XLA, in a few shapes; nothing where XLA cannot compile the model."""
+    try:
+        with compiled_by_xla(model):
+            times = time_steps(model, dataset, [probes[index] for index in corner_batches(probes)], repeats, verbose)
+    except Exception:  # XLA does not know all operations; what it raises is of many kinds
+        return tuned
+    costs = fit_step_costs(times.rows, times.padded_lengths, times.seconds)
+    if _worst(_measured_steps(times, costs)).error > MAX_MISFIT:
+        return tuned
+    max_buckets = min(_MAX_COMPILED_SHAPES, bounds.max_buckets)
+    bounds = replace(bounds, max_buckets=max_buckets, min_batchmates=_batchmates(tuned.current, bounds))
+    best = choose_sizes(lengths, costs, bounds, replace(dataset._batch_rules, pad_to_bucket_boundary=True))
+    if best is None:
+        return tuned
+    buckets, forecast = best
+    options = {"bucket_boundaries": buckets.boundaries, "bucket_batch_sizes": buckets.batch_sizes}
+    return replace(
+        tuned,
+        compile_seconds=times.compile_seconds,
+        num_shapes=_max_shapes(buckets),
+        compiled=forecast,
+        compiled_options={**options, "pad_to_bucket_boundary": True},
+    )
+
+
+def _measured_steps(times: StepTimes, costs: StepCosts) -> tuple[MeasuredStep, ...]:
+    predicted = costs.seconds(times.rows, times.padded_lengths)
+    memory = [None if np.isnan(peak) else int(peak) for peak in times.peak_bytes]
+    columns = (times.rows.tolist(), times.padded_lengths.tolist(), times.seconds.tolist(), predicted.tolist(), memory)
+    return tuple(MeasuredStep(*step) for step in zip(*columns, strict=True))
+
+
+def _worst(steps: tuple[MeasuredStep, ...]) -> MeasuredStep:
+    """The step whose prediction is the furthest from what was measured."""
+    return max(steps, key=lambda step: step.error)
 
 
 @dataclass(frozen=True)
@@ -122,6 +228,7 @@ class MeasuredStep:
         padded_length: Int, in timesteps.
         seconds: Float, the median of the measurements.
         predicted_seconds: Float, what the fitted costs say.
+        peak_bytes: Int, the most memory that was in use; None where it was not measured.
 
     Example:
         >>> step = MeasuredStep(rows=32, padded_length=10, seconds=0.004, predicted_seconds=0.005)
@@ -133,6 +240,12 @@ class MeasuredStep:
     padded_length: int
     seconds: float
     predicted_seconds: float
+    peak_bytes: int | None = None
+
+    @property
+    def error(self) -> float:
+        """Float, by what share of the measured seconds the prediction misses them."""
+        return abs(self.predicted_seconds / self.seconds - 1)
 
 
 @dataclass(frozen=True)
@@ -146,7 +259,18 @@ class TunedBatchSizes(ShownInNotebooks):
         costs: `StepCosts`, fitted to them.
         current: `EpochForecast` of the dataset as it is: `seconds`, `num_updates`, `largest_batch`.
         proposed: `EpochForecast` with these boundaries and sizes.
-        too_large: Int, the timesteps of the smallest measured batch that did not fit into memory; None if all did.
+        too_large: Int, the timesteps of the smallest batch that did not fit into memory, or was expected not to; None
+            if all did.
+        reason: Str, why the proposal is what there is; None if it is another one.
+        quadratic_length: Int, in timesteps, for `BucketedSequence` next to a budget, with which a row counts as what it
+            costs; None where attention does not show in the times.
+        max_timesteps_per_batch: Int, the largest budget whose batches fit into 85 % of the memory, counted with
+            `quadratic_length`; None where memory was not measured.
+        compile_seconds: Float, how long it takes to compile a shape; 0 where nothing is compiled.
+        num_shapes: Int, how many shapes are compiled at most; None where batches are not padded to their boundary.
+        compiled: `EpochForecast` with `compile(jit_compile=True)` and `compiled_options`; None where that was not
+            measured.
+        compiled_options: Dict, the keyword arguments of `BucketedSequence` for that.
 
     Example:
         >>> now, then = EpochForecast(3.0, 94, 9000, 80.0), EpochForecast(2.0, 94, 12000, 85.0)
@@ -162,6 +286,13 @@ class TunedBatchSizes(ShownInNotebooks):
     current: EpochForecast
     proposed: EpochForecast
     too_large: int | None = None
+    reason: str | None = None
+    quadratic_length: int | None = None
+    max_timesteps_per_batch: int | None = None
+    compile_seconds: float = 0.0
+    num_shapes: int | None = None
+    compiled: EpochForecast | None = None
+    compiled_options: dict[str, Any] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -173,30 +304,91 @@ class TunedBatchSizes(ShownInNotebooks):
         """Float, how many times faster an epoch is predicted to be."""
         return self.current.seconds / self.proposed.seconds
 
+    @property
+    def compiled_pays_after(self) -> int | None:
+        """Int, the epochs after which compiling has paid; None if it never does, or was not measured."""
+        saved = 0.0 if self.compiled is None else self.proposed.seconds - self.compiled.seconds
+        return math.ceil(self.compile_seconds * (self.num_shapes or 0) / saved) if saved > 0 else None
+
     def __str__(self) -> str:
+        with_memory = any(step.peak_bytes is not None for step in self.steps)
         steps = [
             [step.rows, step.padded_length, _milliseconds(step.seconds), _milliseconds(step.predicted_seconds)]
+            + ([_megabytes(step.peak_bytes)] if with_memory else [])
             for step in self.steps
         ]
+        heads = ["rows", "padded length", "measured ms", "predicted ms"] + (["memory, MB"] if with_memory else [])
+        forecasts = {"now": self.current, "proposed": self.proposed}
+        if self.compiled is not None:
+            forecasts["with XLA"] = self.compiled
         epochs = [
             [name, f"{forecast.seconds:.3g}", forecast.num_updates, forecast.largest_batch]
-            for name, forecast in (("now", self.current), ("proposed", self.proposed))
+            for name, forecast in forecasts.items()
         ]
-        costs = self.costs
-        sentence = (
-            f"A step takes {_milliseconds(costs.overhead)} ms + {costs.per_timestep * 1e6:.3g} us a timestep + "
-            f"{costs.per_padded_timestep * 1e6:.3g} us a row and timestep."
-        )
-        if self.too_large is not None:
-            sentence += f" A batch of {self.too_large} timesteps does not fit into memory."
         return "\n\n".join(
             [
-                format_table(["rows", "padded length", "measured ms", "predicted ms"], steps),
-                sentence,
+                format_table(heads, steps),
+                self._costs_as_text(),
                 format_table(["epoch", "predicted s", "updates", "timesteps of the largest batch"], epochs),
+                *filter(None, [self.reason, self._budget_as_text(), self._compilation_as_text()]),
                 "\n".join(f"{name}={value}" for name, value in self.options.items()),
             ]
         )
+
+    def _costs_as_text(self) -> str:
+        costs = self.costs
+        text = (
+            f"A step takes {_milliseconds(costs.overhead)} ms + {costs.per_timestep * 1e6:.3g} us a timestep + "
+            f"{costs.per_padded_timestep * 1e6:.3g} us a row and timestep"
+        )
+        if costs.per_squared_length:
+            text += f" + {costs.per_squared_length * 1e9:.3g} ns a row and squared length"
+        if self.steps:
+            errors = [step.error for step in self.steps]
+            text += f". That misses the measured steps by {np.mean(errors):.0%} on average, {max(errors):.0%} at most"
+        if self.too_large is not None:
+            text += f". A batch of {self.too_large} timesteps does not fit into memory"
+        return text + "."
+
+    def _budget_as_text(self) -> str:
+        quadratic, budget = self.quadratic_length, self.max_timesteps_per_batch
+        if budget is not None:
+            text = f"As far as memory goes, max_timesteps_per_batch may be up to {budget}"
+            return text + (f" with quadratic_length={quadratic}." if quadratic else ".")
+        if quadratic is not None:
+            return (
+                "The time of a row grows with the square of its length, as attention does. In a budget of timesteps, "
+                f"quadratic_length={quadratic} next to max_timesteps_per_batch counts that."
+            )
+        return ""
+
+    def _compilation_as_text(self) -> str:
+        if self.compiled is not None and self.compiled_options is not None:
+            compiling = (
+                f"compiling {self.num_shapes} shapes takes about {self.compile_seconds * (self.num_shapes or 0):.2g} s"
+            )
+            if self.compiled_pays_after is None:
+                return f"XLA would not pay: no epoch is predicted to be shorter, and {compiling}."
+            options = ", ".join(f"{name}={value}" for name, value in self.compiled_options.items())
+            return (
+                f"XLA would pay after {self.compiled_pays_after} epochs: {compiling}. For that, compile the model with "
+                f"jit_compile=True, and pass BucketedSequence {options}."
+            )
+        if not self.compile_seconds:
+            return ""
+        shapes = "pad_to_bucket_boundary=True leaves one shape a bucket, and one more"
+        if self.num_shapes is not None:
+            shapes = f"there are at most {self.num_shapes}"
+        return f"Compiling a shape takes about {self.compile_seconds:.2g} s, which no epoch above holds: {shapes}."
+
+
+def _max_shapes(buckets: Buckets) -> int:
+    """The shapes of batches that are padded to their boundary: one a bucket, and that of the last partial batch."""
+    return len(buckets.batch_sizes) + 1
+
+
+def _megabytes(num_bytes: int | None) -> str:
+    return "" if num_bytes is None else f"{num_bytes / 1e6:.3g}"
 
 
 def _milliseconds(seconds: float) -> str:
@@ -206,15 +398,26 @@ def _milliseconds(seconds: float) -> str:
 def _check_model(model: object) -> None:
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received {show_typed(model)}.")
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() not in TRAINING_BACKENDS:
         raise ValueError(
-            "`tune_batch_sizes` times steps of the TensorFlow backend. Received the backend "
-            f"{keras.backend.backend()}. Set KERAS_BACKEND=tensorflow, or choose bucket_batch_sizes by hand."
+            f"`tune_batch_sizes` trains the model. Expected the backend {', '.join(TRAINING_BACKENDS[:-1])} or "
+            f"{TRAINING_BACKENDS[-1]}, received {keras.backend.backend()}. Set KERAS_BACKEND, or choose "
+            "bucket_batch_sizes by hand."
         )
     if not model.compiled:
         raise ValueError(
             "`model` must be compiled: a step is timed with its optimizer and its loss. Call compile() first."
         )
+
+
+def _check_verbose(verbose: object) -> int:
+    if isinstance(verbose, str) and verbose == "auto":
+        return 1
+    if isinstance(verbose, bool) or verbose not in (0, 1, 2):
+        raise ValueError(
+            f"`verbose` must be 'auto', 0, 1 or 2. Received {show_typed(verbose)}. 0 is silent, 1 shows a progress bar."
+        )
+    return check_integer("verbose", verbose, minimum=0)
 
 
 def _check_bounds(
@@ -279,40 +482,66 @@ def _check_rows(min_rows: object, max_rows: object, mean: float, multiple: int) 
     return checked
 
 
-def _check_longest_fits(fitting: int, needed: int) -> int:
-    """Returns the padded timesteps that are known to fit into memory, refusing too few for the longest sequence."""
+def _check_longest_fits(fitting: int, needed: int) -> None:
+    """Refuses too few padded timesteps, of those that fit into memory, for the longest sequence."""
     if fitting < needed:
         raise ValueError(
             f"The longest sequence does not fit into memory. Expected room for {needed} timesteps, but the largest "
             f"batch that fits has {fitting}. Cut long sequences with maxlen."
         )
-    return fitting
 
 
 def _shortest_epoch(
     lengths: Lengths,
     costs: StepCosts,
+    steps: tuple[MeasuredStep, ...],
     bounds: SizeBounds,
     said: SizeBounds,
     current: tuple[Buckets, EpochForecast],
     rules: BatchRules,
-) -> tuple[Buckets, EpochForecast]:
-    """The choice with the shortest epoch, or what there is if nothing is better and the bounds that are said allow it.
+) -> tuple[Buckets, EpochForecast, str | None]:
+    """The choice with the shortest epoch; or what there is, and why, where the bounds that are said allow it.
 
     Raises:
         ValueError: If no batches keep to the bounds.
     """
     now = current[1]
-    # As random as now; where the user wants more and so smaller batches, as many times less.
-    batchmates = now.distinct_batchmates * min(now.num_updates / bounds.min_updates, 1)
-    best = choose_sizes(lengths, costs, replace(bounds, min_batchmates=batchmates), rules)
-    is_better = best is not None and best[1].seconds < now.seconds
-    if not is_better and said.allow(lengths, *current, costs, rules.multiple):
-        return current
+    best = choose_sizes(lengths, costs, replace(bounds, min_batchmates=_batchmates(now, bounds)), rules)
+    reason = _reason_to_stay(steps, now, best)
+    if reason is not None and said.allow(lengths, *current, costs, rules.multiple):
+        return *current, reason
     best = best or choose_sizes(lengths, costs, bounds, rules)  # what the user bounds comes first
     if best is None:
         raise ValueError(_no_choice(lengths, costs, bounds, rules.multiple))
-    return best
+    return *best, None
+
+
+def _batchmates(now: EpochForecast, bounds: SizeBounds) -> float:
+    """The distinct batchmates to keep: as many as now; where the user wants smaller batches, as many times less."""
+    return now.distinct_batchmates * min(now.num_updates / bounds.min_updates, 1)
+
+
+def _reason_to_stay(
+    steps: tuple[MeasuredStep, ...], now: EpochForecast, best: tuple[Buckets, EpochForecast] | None
+) -> str | None:
+    """Why what there is should stay; None if it should not."""
+    stay, worst = "The proposal is what there is", _worst(steps)
+    if worst.error > MAX_MISFIT:
+        return (
+            f"{stay}: the prediction misses the step of {worst.rows} rows x {worst.padded_length} timesteps by "
+            f"{worst.error:.0%}, more than {MAX_MISFIT:.0%}, so that no prediction can be trusted. If other programs "
+            "were running, measure once more, with more repeats."
+        )
+    gain = 0.0 if best is None else 1 - best[1].seconds / now.seconds
+    if gain <= 0:
+        return f"{stay}: no other sizes within the bounds are predicted to be faster."
+    error = forecast_error([step.error for step in steps])
+    if gain < error:
+        return (
+            f"{stay}: the best sizes found are predicted to save {gain:.1%} of an epoch, less than the error of such a "
+            f"prediction, {error:.1%}."
+        )
+    return None
 
 
 def _no_choice(lengths: Lengths, costs: StepCosts, bounds: SizeBounds, multiple: int) -> str:

@@ -1,4 +1,4 @@
-"""Sizes that keep to their bounds, against all other sizes and boundaries of small data."""
+"""Costs from steps whose costs are known; sizes that keep to their bounds, against all others of small data."""
 
 import itertools
 import math
@@ -10,20 +10,36 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing import BucketedSequence
-from keras_bucketing.planning.buckets import Buckets
+from keras_bucketing.planning.buckets import Buckets, rows_within_budget
 from keras_bucketing.planning.cuts import BatchRules, cut_batches
 from keras_bucketing.tuning import choose as size_choice
-from keras_bucketing.tuning.choose import SizeBounds, best_buckets, choose_sizes, forecast_epoch
-from keras_bucketing.tuning.measure import StepCosts, probe_batches
+from keras_bucketing.tuning.choose import (
+    ATTENTION_SHOWS,
+    MemoryCosts,
+    SizeBounds,
+    StepCosts,
+    best_buckets,
+    choose_sizes,
+    fit_memory_costs,
+    fit_step_costs,
+    forecast_epoch,
+    forecast_error,
+)
+from keras_bucketing.tuning.measure import probe_batches
 from tests.support.default_layer import examples
 from tests.support.planning import make_buckets
-from tests.support.strategies import length_arrays, remainders
+from tests.support.strategies import length_arrays, remainders, seeds
 
 TOKENS = tf.TensorSpec((None,), tf.int32)
 
 
 def costs():
-    return st.builds(StepCosts, *(st.sampled_from([0.0, 0.1, 1.0, 7.0]) for _ in range(3)))
+    return st.builds(StepCosts, *(st.sampled_from([0.0, 0.1, 1.0, 7.0]) for _ in range(4)))
+
+
+def memories():
+    parts = [st.just(0.0) | st.floats(most / 1000, most) for most in (1e3, 10, 1)]
+    return st.builds(MemoryCosts, st.floats(1e3, 1e5), *parts)
 
 
 def sorted_lengths(max_size=120):
@@ -39,7 +55,8 @@ def bounds_for(draw, lengths, multiple=1):
     updates = draw(st.integers(1, max(len(lengths) // least // 2, 1)))
     seconds = draw(st.none() | st.floats(50, 5000))
     batchmates = draw(st.sampled_from([0.0, 0.5, 0.9])) * min(9 * most, len(lengths) - 1)
-    return SizeBounds(updates, least, most, timesteps, seconds, draw(st.integers(1, 8)), batchmates)
+    memory = draw(st.none() | memories())
+    return SizeBounds(updates, least, most, timesteps, seconds, draw(st.integers(1, 8)), batchmates, memory)
 
 
 @settings(max_examples=examples(60))
@@ -68,7 +85,9 @@ def test_keeps_to_the_bounds(data, lengths, costs, remainder, multiple, to_bound
         assert forecast.largest_batch <= bounds.max_timesteps_per_batch
     if bounds.max_step_seconds is not None:
         assert costs.seconds(rows, padded_lengths).max() <= bounds.max_step_seconds * (1 + 1e-9)
-    if bounds.max_timesteps_per_batch is None and bounds.max_step_seconds is None:
+    if bounds.memory is not None:
+        assert bounds.memory.peak_bytes(rows, padded_lengths).max() <= bounds.memory.limit * (1 + 1e-9)
+    if bounds.max_timesteps_per_batch is bounds.max_step_seconds is bounds.memory is None:
         assert min(choice.batch_sizes) >= bounds.min_rows
 
 
@@ -181,7 +200,7 @@ def test_the_forecast_is_the_mean_of_many_epochs(lengths, boundaries, sizes, rem
         pad_to_bucket_boundary=to_boundary,
         seed=0,
     )
-    costs = StepCosts(3.0, 0.5, 0.25)
+    costs = StepCosts(3.0, 0.5, 0.25, 0.03)
     buckets = Buckets.from_lengths(lengths, boundaries, sizes)
     forecast = forecast_epoch(lengths, buckets, costs, BatchRules(remainder, 1, to_boundary))
     plans = [dataset.epoch_plan(epoch) for epoch in range(60)]
@@ -203,3 +222,133 @@ def test_probes_are_batches_that_could_be_proposed(data, lengths, multiple):
         assert bounds.max_timesteps_per_batch is None or probe.padded_timesteps <= bounds.max_timesteps_per_batch
     if bounds.max_timesteps_per_batch is None:
         assert max(probe.padded_timesteps for probe in probes) == bounds.max_rows * lengths[-1]
+
+
+# Costs that are fitted to steps.
+
+ROWS, LENGTHS = (grid.ravel() for grid in np.meshgrid([8, 32, 128], [20, 100, 500, 2500]))
+PARTS = {
+    "overhead": 1,
+    "per_timestep": LENGTHS,
+    "per_padded_timestep": ROWS * LENGTHS,
+    "per_squared_length": ROWS * LENGTHS**2,
+}
+
+
+def realistic_costs():
+    """Costs of which some are 0, others within three orders of magnitude."""
+    return st.builds(StepCosts, *(st.just(0.0) | st.floats(cost / 1000, cost) for cost in (1e-1, 1e-3, 1e-5, 1e-8)))
+
+
+def relative_errors(of, seconds):
+    return of.seconds(ROWS, LENGTHS) / seconds - 1
+
+
+@settings(max_examples=examples(300))
+@given(realistic_costs())
+def test_finds_the_costs_that_made_the_seconds(of):
+    seconds = of.seconds(ROWS, LENGTHS)
+    assume(seconds.all())
+    found = fit_step_costs(ROWS, LENGTHS, seconds)
+    assert np.abs(relative_errors(found, seconds)).max() < 1e-8
+    # A cost is found as exactly as it shows in the seconds.
+    for name, share in PARTS.items():
+        assert np.abs((getattr(found, name) - getattr(of, name)) * share / seconds).max() < 1e-5
+
+
+@settings(max_examples=examples(100))
+@given(realistic_costs(), seeds())
+def test_no_other_costs_fit_better(of, seed):
+    random = np.random.default_rng(seed)
+    seconds = (of.seconds(ROWS, LENGTHS) + 1e-4) * random.lognormal(0, 0.3, len(ROWS))
+    found = fit_step_costs(ROWS, LENGTHS, seconds)
+    least = (relative_errors(found, seconds) ** 2).sum()
+    costs = np.array([getattr(found, name) for name in PARTS])
+    assert costs.min() >= 0
+    typical = np.array([np.median(seconds / share) for share in PARTS.values()])
+    for _ in range(50):
+        step = random.normal(size=len(PARTS)) * typical * 10.0 ** -random.integers(0, 5)
+        other = StepCosts(*np.maximum(costs + step, 0))
+        assert (relative_errors(other, seconds) ** 2).sum() >= least * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "costs"),
+    [
+        (2.0 * np.ones(4), StepCosts(2.0, 0.0, 0.0)),
+        (np.array([1.0, 2.0, 1.0, 2.0]), StepCosts(0.0, 0.1, 0.0)),
+        (np.array([3.0, 6.0, 5.0, 10.0]), StepCosts(0.0, 0.1, 0.2)),
+        (np.array([1.0, 4.0, 2.0, 8.0]), StepCosts(0.0, 0.0, 0.0, 0.01)),
+        (np.array([2.0, 4.0, 1.0, 2.0]), StepCosts(0.0, 0.12, 0.0)),  # more rows, less time: no negative cost
+    ],
+)
+def test_costs_by_hand(seconds, costs):
+    found = fit_step_costs(np.array([1, 1, 2, 2]), np.array([10, 20, 10, 20]), seconds)
+    for name in PARTS:
+        assert getattr(found, name) == pytest.approx(getattr(costs, name), abs=1e-9)
+
+
+@settings(max_examples=examples(30))
+@given(realistic_costs(), st.floats(0.02, 0.2), seeds())
+def test_the_error_of_a_forecast_is_that_of_the_noise(of, noise, seed):
+    assume(of.seconds(ROWS, LENGTHS).all())
+    random = np.random.default_rng(seed)
+    errors = []
+    for _ in range(20):
+        seconds = of.seconds(ROWS, LENGTHS) * np.exp(noise * random.normal(size=len(ROWS)))
+        errors.append(forecast_error(np.abs(relative_errors(fit_step_costs(ROWS, LENGTHS, seconds), seconds)).tolist()))
+    assert 0.6 * noise < np.mean(errors) < 1.6 * noise
+
+
+@settings(max_examples=examples(200))
+@given(realistic_costs(), st.integers(1, 5000))
+def test_quadratic_length_counts_rows_as_what_they_cost(costs, longest):
+    quadratic = costs.quadratic_length(longest)
+    squared = costs.per_squared_length * longest**2
+    total = costs.row_seconds(longest)
+    if quadratic is None:
+        assert squared <= ATTENTION_SHOWS * total
+        return
+    assert squared >= ATTENTION_SHOWS * total * (1 - 1e-9)
+    lengths = np.arange(1, longest + 1)
+    counted = lengths + lengths**2 / quadratic
+    ratio = costs.row_seconds(lengths) / counted
+    # Of 1 and more, it is rounded by half a timestep at most.
+    assert (
+        ratio.max() / ratio.min()
+        <= 1 + 0.5 / min(quadratic - 0.5, costs.per_padded_timestep / costs.per_squared_length or 1e-9) + 1e-9
+    )
+
+
+@settings(max_examples=examples(150))
+@given(memories(), st.integers(1, 300), st.integers(0, 300), st.none() | st.integers(1, 100), st.sampled_from([1, 2]))
+def test_a_budget_is_the_largest_whose_batches_fit(memory, shortest, wider, quadratic, multiple):
+    lengths = np.arange(shortest, shortest + wider + 1)
+    budget = memory.max_timesteps(lengths, quadratic)
+    if budget is None:
+        assert np.isinf(memory.max_rows(lengths)).any()
+        return
+    rows = rows_within_budget(lengths, budget, multiple, quadratic)
+    assert (memory.peak_bytes(rows, lengths) <= memory.limit * (1 + 1e-9) + memory.base * (rows == 0)).all()
+    counted = lengths + (lengths**2 / quadratic if quadratic else 0)
+    assert (memory.peak_bytes((budget + 1) / counted, lengths) > memory.limit * (1 - 1e-9)).any()
+
+
+@settings(max_examples=examples(200))
+@given(memories(), st.sets(st.integers(0, 11), max_size=9))
+def test_finds_the_memory_of_steps(of, unknown):
+    peaks = of.peak_bytes(ROWS, LENGTHS).astype(float)
+    assume((peaks > 0).all())
+    peaks[list(unknown)] = np.nan
+    assert fit_memory_costs(ROWS, LENGTHS, peaks, None) is None
+    found = fit_memory_costs(ROWS, LENGTHS, peaks, of.limit)
+    known = ~np.isnan(peaks)
+    np.testing.assert_allclose(found.peak_bytes(ROWS, LENGTHS)[known], peaks[known], rtol=1e-6)
+    if len(unknown) == 9:
+        peaks[np.flatnonzero(known)[0]] = np.nan
+        assert fit_memory_costs(ROWS, LENGTHS, peaks, of.limit) is None
+
+
+def test_memory_that_follows_no_law_is_not_planned_with():
+    peaks = np.where(ROWS == 8, 1e3, 1e9)
+    assert fit_memory_costs(ROWS, LENGTHS, peaks, 1e9) is None

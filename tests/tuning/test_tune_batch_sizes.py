@@ -1,19 +1,26 @@
 """The tuner measures real steps, and the model and the dataset are as if it had never been called."""
 
 import random
+import sys
+from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_bucketing import BucketedSequence, tune_batch_sizes
-from keras_bucketing.tuning.measure import StepTimes
+from keras_bucketing import BucketedSequence, EpochForecast, MeasuredStep, tune_batch_sizes
+from keras_bucketing.planning.buckets import Buckets
+from keras_bucketing.tuning import measure
+from keras_bucketing.tuning.choose import StepCosts
+from keras_bucketing.tuning.measure import DeviceMemory, StepTimes, probe_batches
+from tests.support.processes import run_on_backend
 
 # The function of this name hides its module.
 MODULE = "keras_bucketing.tuning.tune_batch_sizes"
 
 NUM_SEQUENCES = 60
+QUICKLY = {"repeats": 1, "min_rows": 6, "max_rows": 6, "measure_xla": False, "verbose": 0}  # four shapes, not twelve
 
 
 def make_dataset(**options):
@@ -111,7 +118,10 @@ def test_training_goes_on_as_if_nothing_had_happened(name):
                 dataset.seek(epochs + 1, 2)
                 state, drawn, history = dataset.state_dict(), random_states(), getattr(model, "history", None)
                 values, model.stop_training = all_values(model), True
-                tune_batch_sizes(model, dataset, repeats=1)
+                functions = model.train_function, model.jit_compile
+                tune_batch_sizes(model, dataset, **QUICKLY)
+                assert functions[0] in (None, model.train_function)
+                assert model.jit_compile == functions[1]
                 if not epochs:  # nothing is counted yet
                     values = all_values(model)
                     model.reset_metrics()
@@ -133,8 +143,12 @@ class Failing(keras.layers.Layer):
         super().__init__()
         self.error, self.most_cells = error, most_cells
 
+    def note(self, cells):
+        pass
+
     def call(self, x, training=False):
         _ = random.random(), np.random.random()  # noqa: NPY002
+        self.note(x.shape[0] * x.shape[1])
         if training and x.shape[0] * x.shape[1] > self.most_cells:
             raise self.error
         return x
@@ -150,12 +164,12 @@ def failing_model(error, most_cells=60):
 @pytest.mark.fit
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("boom")])
 def test_an_error_leaves_no_trace_either(error):
-    model, dataset = failing_model(error), make_dataset()
+    model, dataset = failing_model(error, most_cells=30), make_dataset()
     model(np.zeros((1, 1, 2)))
     model.optimizer.build(model.trainable_variables)
     before, state, drawn = all_values(model), dataset.state_dict(), random_states()
     with pytest.raises(type(error)):
-        tune_batch_sizes(model, dataset, repeats=1)
+        tune_batch_sizes(model, dataset, **QUICKLY)
     assert_same(all_values(model)[: len(before)], before)
     assert dataset.state_dict() == state
     assert str(random_states()) == str(drawn)
@@ -163,10 +177,11 @@ def test_an_error_leaves_no_trace_either(error):
 
 
 @pytest.mark.fit
-def test_batches_stay_below_those_that_do_not_fit_into_memory():
+def test_batches_stay_below_those_that_do_not_fit_into_memory(capsys):
     most = 60
     model = failing_model(tf.errors.ResourceExhaustedError(None, None, "no memory"), most)
-    tuned = tune_batch_sizes(model, make_dataset(), repeats=1)
+    tuned = tune_batch_sizes(model, make_dataset(), repeats=1, verbose=2)
+    assert capsys.readouterr().out.count("step") == 2  # the second time without what is too large
     assert tuned.too_large > most
     assert max(step.rows * step.padded_length for step in tuned.steps) <= most
     assert tuned.proposed.largest_batch <= most
@@ -179,37 +194,251 @@ def test_sequences_that_do_not_fit_into_memory_are_named():
     with pytest.raises(
         ValueError, match=r"The longest sequence does not fit into memory\. Expected room for 12 timesteps"
     ):
-        tune_batch_sizes(model, make_dataset(), repeats=1)
+        tune_batch_sizes(model, make_dataset(), repeats=1, verbose=0)
 
 
 @pytest.mark.fit
 def test_no_memory_for_the_smallest_batch_is_told_as_tensorflow_does():
     model = failing_model(tf.errors.ResourceExhaustedError(None, None, "no memory"), 1)
     with pytest.raises(tf.errors.ResourceExhaustedError):
-        tune_batch_sizes(model, make_dataset(), repeats=1)
+        tune_batch_sizes(model, make_dataset(), repeats=1, verbose=0)
+
+
+@pytest.mark.fit
+def test_what_would_not_fit_into_memory_is_never_tried(monkeypatch):
+    limit = 9_000.0
+    model = failing_model(AssertionError("this would fail on a GPU"), most_cells=80)
+    held = []
+    monkeypatch.setattr(Failing, "note", lambda self, cells: held.append(1_000.0 + 100 * cells), raising=False)
+    memory = DeviceMemory(limit / measure._USABLE_MEMORY, lambda: held[-1], lambda: held.append(0.0))
+    monkeypatch.setattr(measure, "device_memory", lambda: memory)
+    tuned = tune_batch_sizes(model, make_dataset(), repeats=1, verbose=0)
+    assert max(held) <= limit
+    assert tuned.too_large > 80 >= max(step.rows * step.padded_length for step in tuned.steps)
+    assert tuned.max_timesteps_per_batch in (79, 80)
+    assert tuned.proposed.largest_batch <= 80
+    assert all(step.peak_bytes == 1_000 + 100 * step.rows * step.padded_length for step in tuned.steps)
+    assert "max_timesteps_per_batch may be up to" in str(tuned)
+    assert "memory, MB" in str(tuned)
+    assert tuned.compiled is None  # eager
+
+
+def faked_times(probes, seconds, **others):
+    nothing = np.full(len(probes), np.nan)
+    return StepTimes(probes, np.asarray(seconds, float), np.asarray(seconds, float), nothing, **others)
 
 
 @pytest.fixture
-def any_costs(monkeypatch):
+def fake_steps(monkeypatch):
+    """Returns a function that says what every step takes from then on, given rows and padded lengths."""
+
+    def fake(seconds):
+        def time_steps(model, dataset, probes, repeats, verbose):
+            rows, lengths = np.array([(len(probe.rows), probe.padded_length) for probe in probes]).T
+            return faked_times(probes, seconds(rows, lengths))
+
+        monkeypatch.setattr(f"{MODULE}.time_steps", time_steps)
+
+    return fake
+
+
+@pytest.fixture
+def any_costs(fake_steps):
     """As if the steps had taken any times."""
-
-    def time_steps(model, dataset, batches, padded_timesteps, repeats):
-        return StepTimes(np.random.default_rng(sum(padded_timesteps)).lognormal(0, 2, len(batches)), None)
-
-    monkeypatch.setattr(f"{MODULE}.time_steps", time_steps)
+    fake_steps(lambda rows, lengths: np.random.default_rng(int(rows @ lengths)).lognormal(0, 2, len(rows)))
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.fit) for seed in range(1, 4))])
 @pytest.mark.parametrize("sizing", [{"batch_size": 1}, {"batch_size": 9}, {"max_timesteps_per_batch": 20}])
-def test_the_proposal_is_never_predicted_to_be_slower(any_costs, sizing, seed):
+def test_what_no_costs_explain_changes_nothing(any_costs, sizing, seed):
     lengths = np.random.default_rng(seed).geometric(0.1, 50)
     if "max_timesteps_per_batch" in sizing:
         lengths = np.minimum(lengths, 20)
     dataset = BucketedSequence([np.zeros((length, 2)) for length in lengths], np.zeros(50), seed=0, **sizing)
     tuned = tune_batch_sizes(make_model(SUBCLASSED), dataset)
-    assert tuned.speedup >= 1
-    assert tuned.proposed.num_updates >= dataset.num_batches
-    assert tuned.proposed.distinct_batchmates >= tuned.current.distinct_batchmates
+    worst = max(tuned.steps, key=lambda step: step.error)
+    assert worst.error > 0.3
+    assert f"misses the step of {worst.rows} rows x {worst.padded_length} timesteps" in tuned.reason
+    assert tuned.reason in str(tuned)
+    assert (tuned.bucket_boundaries, tuned.bucket_batch_sizes) == (
+        dataset.bucket_boundaries,
+        dataset.bucket_batch_sizes,
+    )
+    assert tuned.proposed == tuned.current
+    assert tuned.quadratic_length is None
+
+
+def long_tail(num_sequences=600, longest=1500):
+    lengths = np.random.default_rng(0).lognormal(5, 0.9, num_sequences).astype(int) + 1
+    x = [np.zeros((length, 1), np.float32) for length in np.minimum(lengths, longest)]
+    return BucketedSequence(x, np.zeros(num_sequences), batch_size=16, seed=0)
+
+
+# As measured: an LSTM, MultiHeadAttention(4, 16) and a convolution on two cores.
+RECURRENT, ATTENTION, DENSE = (
+    StepCosts(2e-3, 7e-5, 1e-6),
+    StepCosts(5.6e-3, 0.0, 1.5e-6, 3.4e-8),
+    StepCosts(1e-3, 0.0, 1e-6),
+)
+
+
+@pytest.mark.parametrize(
+    ("costs", "noise", "gains"),
+    [(RECURRENT, 0.0, True), (RECURRENT, 0.05, True), (ATTENTION, 0.05, False), (DENSE, 0.1, False)],
+)
+def test_the_epoch_is_what_was_predicted_and_no_slower(fake_steps, costs, noise, gains):
+    rng = np.random.default_rng(0)
+    fake_steps(lambda rows, lengths: costs.seconds(rows, lengths) * np.exp(noise * rng.normal(size=len(rows))))
+    dataset = long_tail()
+    tuned = tune_batch_sizes(make_model(SUBCLASSED), dataset, measure_xla=False)
+
+    def seconds(dataset):
+        plans = [dataset.epoch_plan(epoch) for epoch in range(3)]
+        return np.mean([costs.seconds(np.diff(plan.batch_splits), plan.padded_lengths).sum() for plan in plans])
+
+    now, proposed = (
+        seconds(dataset),
+        seconds(dataset.subset(range(len(dataset.lengths)), batch_size=None, **tuned.options)),
+    )
+    assert tuned.current.seconds == pytest.approx(now, rel=0.03 + 2 * noise)
+    assert tuned.proposed.seconds == pytest.approx(proposed, rel=0.03 + 2 * noise)
+    assert proposed <= (0.85 if gains else 1.0) * now
+    assert (tuned.reason is None) == gains
+    assert (tuned.quadratic_length is None) == (costs.per_squared_length == 0)
+    if tuned.quadratic_length:
+        assert tuned.quadratic_length == pytest.approx(44, rel=0.5)
+        assert f"quadratic_length={tuned.quadratic_length}" in str(tuned)
+
+
+@pytest.mark.parametrize(
+    ("error", "proposed", "reason"),
+    [
+        (0.1, 0.8, None),
+        (0.1, 0.88, "predicted to save 12.0% of an epoch, less than the error of such a prediction, 12.2%"),
+        (0.0, 1.0, "no other sizes within the bounds are predicted to be faster"),
+        (0.1, None, "no other sizes within the bounds are predicted to be faster"),
+        (0.31, 0.1, "misses the step of 2 rows x 3 timesteps by 31%, more than 30%"),
+    ],
+)
+def test_why_what_there_is_stays(error, proposed, reason):
+    steps = tuple(MeasuredStep(2, 3, 1.0, 1.0 + error) for _ in range(12))
+    now = EpochForecast(1.0, 9, 99, 9.0)
+    best = None if proposed is None else (Buckets.from_lengths(np.array([3]), [], [2]), replace(now, seconds=proposed))
+    found = sys.modules[MODULE]._reason_to_stay(steps, now, best)
+    assert found is None if reason is None else reason in found
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_xla_pays_where_it_saves_more_than_compiling_takes(monkeypatch, factor):
+    times_of = []
+
+    def time_steps(model, dataset, probes, repeats, verbose):
+        rows, lengths = np.array([(len(probe.rows), probe.padded_length) for probe in probes]).T
+        times_of.append((model.jit_compile, model.train_function))
+        seconds = DENSE.seconds(rows, lengths) * (factor if model.jit_compile else 1)
+        return StepTimes(probes, seconds, seconds + 3.0 * model.jit_compile, np.full(len(rows), np.nan))
+
+    monkeypatch.setattr(f"{MODULE}.time_steps", time_steps)
+    model, dataset = make_model(SUBCLASSED), long_tail(200)
+    model.jit_compile, model.train_function = False, "what fit has made"
+    tuned = tune_batch_sizes(model, dataset)
+    assert times_of == [(False, "what fit has made"), (True, None)]
+    assert (model.jit_compile, model.train_function) == times_of[0]
+    assert tuned.compile_seconds == pytest.approx(3.0)
+    assert 1 < tuned.num_shapes == len(tuned.compiled_options["bucket_batch_sizes"]) + 1 <= 9
+    assert tuned.compiled.num_updates >= dataset.num_batches
+    if factor > 1:
+        assert tuned.compiled_pays_after is None
+        assert "XLA would not pay" in str(tuned)
+    else:
+        epochs = 3.0 * tuned.num_shapes / (tuned.proposed.seconds - tuned.compiled.seconds)
+        assert tuned.compiled_pays_after == int(np.ceil(epochs))
+        assert f"XLA would pay after {tuned.compiled_pays_after} epochs" in str(tuned)
+        proposed = dataset.subset(range(len(dataset.lengths)), batch_size=None, **tuned.compiled_options)
+        plan = proposed.epoch_plan(0)
+        assert len(set(zip(np.diff(plan.batch_splits), plan.padded_lengths, strict=True))) <= tuned.num_shapes
+
+
+@pytest.mark.fit
+@pytest.mark.parametrize("fails", [False, True])
+def test_xla_is_tried_and_leaves_no_trace(fails, monkeypatch):
+    all_times = []
+
+    def time_steps(*arguments):
+        all_times.append(measure.time_steps(*arguments))
+        return all_times[-1]
+
+    monkeypatch.setattr(f"{MODULE}.time_steps", time_steps)
+
+    class OneWeight(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+
+        def call(self, x):
+            x = tf.strings.to_number(tf.strings.as_string(x)) if fails else x  # XLA knows no strings
+            return self.dense(tf.reduce_sum(x, axis=1))
+
+    model, dataset = OneWeight(), make_dataset()
+    model.compile("sgd", "mse", jit_compile=False)
+    model._initial_epoch = 3  # as `BackupAndRestore` leaves a model that it has restored
+    tune_batch_sizes(model, dataset, repeats=1, verbose=0)
+    assert len(all_times) == (1 if fails else 2)
+    assert fails or all_times[1].compile_seconds > 3 * all_times[1].seconds.max()
+    assert not model.jit_compile
+    values = all_values(model)
+    model._initial_epoch = 0
+    model.fit(dataset, verbose=0, shuffle=False)
+    assert len(all_values(model)) == len(values)
+
+
+ON_ANOTHER_BACKEND = """
+import keras, numpy as np, random
+from keras_bucketing import BucketedSequence, tune_batch_sizes
+
+rng = np.random.default_rng(0)
+x = [rng.normal(size=(length, 2)).astype("float32") for length in rng.integers(1, 5, 24)]
+on_torch = keras.backend.backend() == "torch"
+
+def states(model, dataset):
+    drawn = [random.getstate(), np.random.get_state(), dataset.state_dict()]
+    if on_torch:
+        import torch
+        drawn += [torch.get_rng_state().tolist(), [module.training for module in model.modules()]]
+    return str(drawn)
+
+def trained(tunes):
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dropout(0.5, seed=1), keras.layers.GRU(2, dropout=0.2, seed=2)]
+    model = keras.Sequential([*layers, keras.layers.BatchNormalization(), keras.layers.Dense(1)])
+    model.compile("adam", "mse", metrics=["mae"])
+    dataset = BucketedSequence(x, np.arange(24) % 2, batch_size=6, seed=1, pad_to_bucket_boundary=True, num_buckets=2)
+    model.build((None, None, 2))
+    logs = []
+    for epoch in range(2):
+        if tunes:
+            before = states(model, dataset)
+            tuned = tune_batch_sizes(model, dataset, repeats=1, min_rows=6, max_rows=6, verbose=0)
+            assert states(model, dataset) == before
+            assert tuned.compiled is None and tuned.max_timesteps_per_batch is None
+            assert (tuned.compile_seconds > 0) == ("Compiling a shape takes" in str(tuned)) == (not on_torch)
+            assert len(tuned.steps) == 4 and tuned.proposed.num_updates >= dataset.num_batches
+            assert not on_torch or all(parameter.grad is None for parameter in model.parameters()) or epoch
+        dataset.seek(epoch)
+        logs += model.fit(dataset, verbose=0, shuffle=False).history.values()
+    return [*map(np.asarray, logs), *(np.array(keras.ops.convert_to_numpy(v.value)) for v in model.variables)]
+
+for one, other in zip(trained(False), trained(True), strict=True):
+    np.testing.assert_array_equal(one, other)
+print("as if nothing had happened")
+"""
+
+
+@pytest.mark.backends
+@pytest.mark.fit
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_training_goes_on_as_if_nothing_had_happened_on_another_backend(backend):
+    assert "as if nothing had happened" in run_on_backend(backend, "-c", ON_ANOTHER_BACKEND)
 
 
 def test_more_updates_than_now(recurrent_costs):
@@ -229,12 +458,12 @@ def recurrent_costs(monkeypatch):
     """As if each step had taken 1 ms a timestep, on any machine; returns the batches that would have been measured."""
     measured = []
 
-    def time_steps(model, dataset, batches, padded_timesteps, repeats):
-        measured.extend(batches)
-        longest = np.array([max(dataset.lengths[rows].max(), dataset._batch_rules.min_length) for rows in batches])
-        sizes = np.array([len(rows) for rows in batches])
-        assert (sizes * longest).tolist() == padded_timesteps
-        return StepTimes(0.001 * longest, None)
+    def time_steps(model, dataset, probes, repeats, verbose):
+        rows = [probe.rows for probe in probes]
+        measured.extend(rows)
+        longest = np.array([max(dataset.lengths[of_probe].max(), dataset._batch_rules.min_length) for of_probe in rows])
+        assert longest.tolist() == [probe.padded_length for probe in probes]
+        return faked_times(probes, 0.001 * longest)
 
     monkeypatch.setattr(f"{MODULE}.time_steps", time_steps)
     return measured
@@ -337,6 +566,9 @@ def model_and_dataset():
         ({"max_step_seconds": "1"}, TypeError, "`max_step_seconds` must be a number"),
         ({"max_step_seconds": 0.001}, ValueError, "`max_step_seconds` is too short for 1 row of the longest sequence."),
         ({"repeats": 0}, ValueError, "`repeats` is too small"),
+        ({"measure_xla": 1}, TypeError, "`measure_xla` must be a boolean"),
+        ({"verbose": 3}, ValueError, "`verbose` must be 'auto', 0, 1 or 2. Received 3"),
+        ({"verbose": True}, ValueError, "`verbose` must be 'auto', 0, 1 or 2. Received True"),
         (
             {"dataset": make_dataset(batch_size_multiple=2), "min_rows": 3},
             ValueError,
@@ -350,7 +582,27 @@ def test_arguments_that_cannot_be(recurrent_costs, model_and_dataset, change, er
     assert text in str(caught.value)
 
 
-def test_other_backends_are_refused(monkeypatch):
-    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(ValueError, match="Received the backend jax"):
+def test_backends_that_do_not_train_are_refused(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "openvino")
+    with pytest.raises(ValueError, match="Expected the backend tensorflow, jax or torch, received openvino"):
         tune_batch_sizes(make_model(SUBCLASSED), make_dataset())
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_small_batches_are_timed_more_often(repeats):
+    probes = probe_batches(np.arange(1, 101), 2, 32)
+    order = measure._order([probe.padded_timesteps for probe in probes], repeats)
+    assert order[: len(probes)] == list(range(len(probes)))
+    times = np.bincount(order[len(probes) :])
+    assert (np.diff(times) <= 0).all()
+    assert times[-1] == repeats
+    assert times[0] == 4 * repeats
+
+
+def test_a_peak_that_only_rises_is_known_where_it_rises():
+    peaks = iter([5.0, 5.0, 5.0, 7.0])
+    memory = DeviceMemory(None, lambda: next(peaks))
+    memory.begin_step()
+    assert np.isnan(memory.peak_of_step())
+    memory.begin_step()
+    assert memory.peak_of_step() == 7.0
