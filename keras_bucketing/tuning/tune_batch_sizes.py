@@ -376,10 +376,13 @@ class TunedBatchSizes(ShownInNotebooks):
             )
         if not self.compile_seconds:
             return ""
-        shapes = "pad_to_bucket_boundary=True leaves one shape a bucket, and one more"
+        shapes = "one of each padded length, with pad_to_bucket_boundary=True one of each bucket, and one more"
         if self.num_shapes is not None:
-            shapes = f"there are at most {self.num_shapes}"
-        return f"Compiling a shape takes about {self.compile_seconds:.2g} s, which no epoch above holds: {shapes}."
+            shapes = f"at most {self.num_shapes} shapes"
+        return (
+            f"Compiling a shape takes about {self.compile_seconds:.2g} s, once, which the seconds above leave out. The "
+            f"proposal has {shapes}."
+        )
 
 
 def _max_shapes(buckets: Buckets) -> int:
@@ -413,11 +416,7 @@ def _check_model(model: object) -> None:
 def _check_verbose(verbose: object) -> int:
     if isinstance(verbose, str) and verbose == "auto":
         return 1
-    if isinstance(verbose, bool) or verbose not in (0, 1, 2):
-        raise ValueError(
-            f"`verbose` must be 'auto', 0, 1 or 2. Received {show_typed(verbose)}. 0 is silent, 1 shows a progress bar."
-        )
-    return check_integer("verbose", verbose, minimum=0)
+    return check_integer("verbose", verbose, minimum=0, maximum=2, fix="0 is silent, 1 and 'auto' show a progress bar.")
 
 
 def _check_bounds(
