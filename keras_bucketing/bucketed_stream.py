@@ -15,6 +15,7 @@ from keras_bucketing.call_errors import explain_calls, refuse_inherited_construc
 from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number, show
 from keras_bucketing.data.collect import Inputs, check_include_lengths, check_padding_value, length_entries
 from keras_bucketing.data.row_format import RowFormat
+from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.tree import Path, leaves
 from keras_bucketing.monitoring.monitor_padding import BatchLog
 from keras_bucketing.padding.stats import PaddingStats
@@ -25,6 +26,7 @@ from keras_bucketing.pipeline.window_stream import WindowRules, WindowStream
 from keras_bucketing.planning.boundaries import check_boundaries
 from keras_bucketing.planning.bucket_choice import check_bucket_arguments, choose_buckets
 from keras_bucketing.planning.buckets import BatchSizing, check_minlen, check_sizing
+from keras_bucketing.planning.window_plan import WindowPlanner
 from keras_bucketing.streams.saved_sequences import check_batch_options
 from keras_bucketing.streams.windows import format_of_rows, open_row_source
 
@@ -59,8 +61,10 @@ class BucketedStream(PassDataset):
         batch_size: Int, rows of every batch. Defaults to 32 where no size is given.
         bucket_batch_sizes: Ints, rows, one for each bucket, which must not grow with the length. Defaults to None.
         max_timesteps_per_batch: Int, the maximum of padded timesteps in a batch: rows x padded length of the longest
-            leaf of `x`. With `batch_size` next to it, that is the maximum of rows; without, an eighth of the buffer is.
+            leaf, labels of their own length included. With `batch_size` next to it, that is the maximum of rows;
+            without, an eighth of the buffer is.
             Defaults to None.
+        quadratic_length: As in `BucketedSequence`, next to `max_timesteps_per_batch`. Defaults to None.
         batch_size_multiple: Int, every batch's rows are a multiple of it. The last batch of a pass leaves out fewer
             rows than that. Defaults to 1.
         bucket_boundaries: Ints, as in `BucketedSequence`. Defaults to None: those that leave the least padding in the
@@ -134,6 +138,7 @@ class BucketedStream(PassDataset):
         batch_size: int | None = None,
         bucket_batch_sizes: Sequence[int] | None = None,
         max_timesteps_per_batch: int | None = None,
+        quadratic_length: int | None = None,
         batch_size_multiple: int = 1,
         bucket_boundaries: Sequence[int] | None = None,
         num_buckets: int | None = None,
@@ -170,7 +175,9 @@ class BucketedStream(PassDataset):
         buffer_size = check_integer("buffer_size", buffer_size)
         self._seed_was_given = seed is not None
         seed = random.randrange(2**31) if seed is None else check_integer("seed", seed, minimum=0, maximum=INT64_MAX)
-        self._sizing = check_sizing(batch_size, bucket_batch_sizes, max_timesteps_per_batch, batch_size_multiple, 1)
+        self._sizing = check_sizing(
+            batch_size, bucket_batch_sizes, max_timesteps_per_batch, batch_size_multiple, 1, quadratic_length
+        )
         rows = _rows_of_batches(self._sizing, buffer_size)
         boundaries = check_bucket_arguments(bucket_boundaries, num_buckets, self._sizing)
         self._num_buckets = None if num_buckets is None else int(num_buckets)
@@ -195,16 +202,17 @@ class BucketedStream(PassDataset):
         self._format = format_of_rows(opened.inputs)
         entries = _paths_of_entries(opened.inputs, wanted_lengths, self._format)
         self._rules = WindowRules(
-            max_length=None if maxlen is None else int(maxlen),
+            planner=WindowPlanner(
+                self._sizing,
+                most_rows=rows,
+                min_length=min_length,
+                max_length=None if maxlen is None else int(maxlen),
+                pad_to_bucket_boundary=pad_to_bucket_boundary,
+                drop_remainder=remainder == "drop",
+                shuffle=shuffle,
+            ),
             truncating=truncating,
-            min_length=min_length,
             on_empty=on_empty,
-            rows=rows,
-            max_timesteps=self._sizing.max_timesteps_per_batch,
-            multiple=self._sizing.multiple,
-            pad_to_bucket_boundary=pad_to_bucket_boundary,
-            drop_remainder=remainder == "drop",
-            shuffle=shuffle,
             padding_value=padding_value,
             label_padding_value=label_padding_value,
             timestep_weights=timestep_weights,
@@ -232,7 +240,7 @@ class BucketedStream(PassDataset):
         """A pass; what Keras reads to build a model is none."""
         if is_symbolic_build():
             epoch, first_batch = self._counter.next_position
-            return iter(self._stream.preview(self._windows, epoch, first_batch, self.seed))
+            return (batch for _, batch in self._stream.preview(self._windows, epoch, first_batch, self.seed))
         iterator: Iterator[Any] = super().__iter__()
         return iterator
 
@@ -284,17 +292,18 @@ class BucketedStream(PassDataset):
 
     def _first_rows(self, limit: int) -> tuple[list[Any], np.ndarray]:
         """Batches of one of the first rows each, and the lengths of these rows; they are no part of a pass."""
-        rules = replace(
-            self._rules, rows=[1], max_timesteps=None, multiple=1, min_length=1, pad_to_bucket_boundary=False
+        planner = replace(
+            self._rules.planner,
+            sizing=BatchSizing(1, None, None, 1),
+            most_rows=[1],
+            min_length=1,
+            pad_to_bucket_boundary=False,
         )
-
-        def one_bucket(_: tf.Tensor) -> tf.Tensor:
-            return tf.zeros([0], tf.int32)
-
-        single = WindowStream(self._format, rules, one_bucket, self._counter, self._log)
+        rules = replace(self._rules, planner=planner)
+        single = WindowStream(self._format, rules, lambda _: [], self._counter, self._log)
         lengths, elements = [], []
-        for longest, element in single.preview_with_lengths(self._windows_of(limit), self.seed).take(limit):
-            lengths.append(int(longest))
+        for length, element in single.preview(self._windows_of(limit), 0, 0, self.seed).take(limit):
+            lengths.append(int(length[0]))
             elements.append(element)
         return elements, np.array(lengths, np.int64)
 
@@ -382,34 +391,32 @@ class BucketedStream(PassDataset):
 
     # The boundaries.
 
-    def _boundaries_of(self, lengths: tf.Tensor) -> tf.Tensor:
-        """Those that were given, or found in the first window of the first pass; in graph."""
-        if self._given_boundaries is not None:
-            return tf.constant(self._given_boundaries, tf.int32, [len(self._given_boundaries)])
-        found = tf.numpy_function(self._find_boundaries, [lengths], tf.int32, stateful=True)
-        return tf.ensure_shape(found, [None])
-
-    def _find_boundaries(self, lengths: np.ndarray) -> np.ndarray:
+    def _boundaries_of(self, lengths: Lengths) -> list[int]:
+        """Those that were given, or found in the first window of the first pass."""
         with self._finding:
             if self._boundaries is None and not lengths.size:  # all of them were dropped as empty
-                return np.zeros(0, np.int32)
+                return []
             if self._boundaries is None:
                 buckets = choose_buckets(
-                    lengths.astype(np.int64),
+                    lengths,
                     self._sizing,
                     num_buckets=self._number_of_buckets(lengths),
-                    pad_to_bucket_boundary=self._rules.pad_to_bucket_boundary,
-                    minlen=self._rules.min_length,
+                    pad_to_bucket_boundary=self._rules.planner.pad_to_bucket_boundary,
+                    minlen=self._rules.planner.min_length,
                 )
                 self._boundaries = buckets.boundaries
                 self._log.bucket_boundaries = buckets.boundaries
-            return np.array(self._boundaries, np.int32)
+            return self._boundaries
 
-    def _number_of_buckets(self, lengths: np.ndarray) -> int | None:
+    def _number_of_buckets(self, lengths: Lengths) -> int | None:
         """Two batches of a window for each bucket; None leaves it to the planner, where each bucket is a shape."""
-        if self._num_buckets is not None or self._rules.pad_to_bucket_boundary or self._sizing.bucket_batch_sizes:
+        if (
+            self._num_buckets is not None
+            or self._rules.planner.pad_to_bucket_boundary
+            or self._sizing.bucket_batch_sizes
+        ):
             return self._num_buckets
-        rows = self._sizing.rows_at(np.sort(np.maximum(lengths, self._rules.min_length)).astype(np.int64))
+        rows = self._sizing.rows_at(np.sort(np.maximum(lengths, self._rules.planner.min_length)))
         num_batches = float((1 / np.maximum(rows, 1)).sum())
         return max(min(int(num_batches / _BATCHES_A_BUCKET), _MAX_BUCKETS), 1)
 

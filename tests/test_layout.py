@@ -61,6 +61,7 @@ NUMPY_ONLY = [
     "planning/bucket_choice.py",
     "planning/cuts.py",
     "planning/forecast.py",
+    "planning/window_plan.py",
     "padding/text_table.py",
     "tuning/choose.py",
 ]

@@ -162,7 +162,7 @@ def _of_stream(stream: BucketedStream, num_rows: int) -> Sample:
     spec = keras.utils.unpack_x_y_sample_weight(stream.element_spec)
     rules = stream._rules
     paddings = (rules.padding_value, rules.label_padding_value, 0)
-    min_lengths = (rules.min_length, 1, 1)
+    min_lengths = (rules.planner.min_length, 1, 1)
     return _make_sample(chosen, spec, longest[rows], paddings, min_lengths, pads_left=False, without_labels=None)
 
 

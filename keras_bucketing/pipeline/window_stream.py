@@ -1,4 +1,6 @@
-"""The pipeline of a stream, in graph: windows of rows, planned one after the other, and the batches cut from them.
+"""The pipeline of a stream: windows of rows, planned one after the other, and the batches cut from them.
+
+All in graph but for the plan, which is made of the lengths of a window: one call of Python for thousands of rows.
 
 windows of rows  ->  + rows that have waited  ->  plan  ->  cuts, each with its window  ->  batches
                           ^                        |
@@ -16,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.data.row_format import LeafFormat, Leaves, RowFormat, WindowLeaf
+from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.rows import RowTensors
 from keras_bucketing.data.tree import Path, map_leaves
 from keras_bucketing.pipeline.gather import (
@@ -38,7 +41,7 @@ from keras_bucketing.pipeline.passes import (
 from keras_bucketing.pipeline.stream import PARALLEL_GATHERS, PREFETCHED_BATCHES, declare_length
 from keras_bucketing.planning.buckets import Shard
 from keras_bucketing.planning.epoch_plan import Cut
-from keras_bucketing.planning.window_plan import BatchLimits, WindowPlan, plan_window
+from keras_bucketing.planning.window_plan import WindowKey, WindowPlanner
 
 _ALL_ROWS = Shard(1, 0)
 
@@ -48,32 +51,18 @@ class WindowRules:
     """How windows become batches.
 
     Attributes:
-        max_length: Int, longer sequences are cut to it; None for none.
+        planner: Cuts windows into batches; it knows the longest and the least padded length as well.
         truncating: Str, "post" or "pre".
-        min_length: Int, the least padded length of the leaves of `x`.
         on_empty: Str, "raise" or "keep"; rows that are dropped have been by then.
-        rows: Ints, the rows of a batch of each bucket; or one for every bucket.
-        max_timesteps: Int, the budget of a batch; None for none.
-        multiple: Int, every batch has a multiple of so many rows.
-        pad_to_bucket_boundary: Bool.
-        drop_remainder: Bool, whether the one partial batch of a pass is left out.
-        shuffle: Bool.
         padding_value: Number behind the end of sequences.
         label_padding_value: Number behind the end of labels.
         timestep_weights: Bool, whether per-timestep labels come with weights.
         length_entries: The entries of lengths that `x` gains, and the path of the leaf; None for each row's longest.
     """
 
-    max_length: int | None
+    planner: WindowPlanner
     truncating: str
-    min_length: int
     on_empty: str
-    rows: list[int]
-    max_timesteps: int | None
-    multiple: int
-    pad_to_bucket_boundary: bool
-    drop_remainder: bool
-    shuffle: bool
     padding_value: float
     label_padding_value: float
     timestep_weights: bool
@@ -98,8 +87,8 @@ class WindowStream:
     Args:
         row_format: What a row is made of.
         rules: How windows become batches.
-        find_boundaries: Function from the lengths of a window, int32 `(num_rows,)`, to int32 boundaries, which are
-            those of the first window for ever; in graph.
+        find_boundaries: Function from the lengths of a window, `(num_rows,)`, to boundaries, which are those of the
+            first window for ever.
         counter: Hands out epochs to passes.
         log: Notes what each batch pads before it is handed out.
     """
@@ -108,12 +97,13 @@ class WindowStream:
         self,
         row_format: RowFormat,
         rules: WindowRules,
-        find_boundaries: Callable[[tf.Tensor], tf.Tensor],
+        find_boundaries: Callable[[Lengths], list[int]],
         counter: PassCounter,
         log: BatchLog,
     ):
         self._format, self._rules = row_format, rules
         self._find_boundaries, self._counter, self._log = find_boundaries, counter, log
+        self._graphs: list[Any] = []  # a graph that is gone takes the functions of Python that it calls along
 
     def passes(self, windows: tf.data.Dataset, num_batches: int | None, is_endless: bool) -> tf.data.Dataset:
         """The batches of one pass, and of the next one each time.
@@ -124,14 +114,15 @@ class WindowStream:
             is_endless: Whether a pass never ends.
         """
 
-        def batches(start: PassStart, has_batches: tf.Tensor) -> tf.data.Dataset:
-            cuts = self._cuts(windows, start.epoch, start.seed).skip(start.first_batch)
-            number = tf.data.Dataset.from_tensors(start.number).repeat()
-            return tf.data.Dataset.zip((number, cuts.take(-has_batches).enumerate()))  # take(-1) takes all
+        def passes_over(windows: tf.data.Dataset, zero: tf.Tensor) -> tf.data.Dataset:
+            def windows_of_pass(start: PassStart, has_batches: tf.Tensor) -> tf.data.Dataset:
+                return _of_pass(start, windows).take(-has_batches)  # take(-1) takes all
+
+            first_number = tf.constant(secrets.randbits(60), tf.int64)
+            return self._cuts(refuse_restored_iterators(self._begin, windows_of_pass, first_number), zero)
 
         with tf.device("CPU:0"):
-            first_number = tf.constant(secrets.randbits(60), tf.int64)
-            cuts = refuse_restored_iterators(self._begin, batches, first_number)
+            cuts = self._traced(passes_over, windows)
             if is_endless or num_batches is not None:
                 cuts = declare_length(cuts, num_batches)
         gather = depend_on(self._counter.variable, self._gather_noted)
@@ -139,22 +130,18 @@ class WindowStream:
         return batches_ahead.prefetch(PREFETCHED_BATCHES)
 
     def preview(self, windows: tf.data.Dataset, epoch: int, first_batch: int, seed: int) -> tf.data.Dataset:
-        """The batches of a pass that counts as none."""
-        position = [tf.constant(part, tf.int64) for part in (epoch, seed)]
-        with tf.device("CPU:0"):
-            return self._cuts(windows, *position).skip(first_batch).map(without_autograph(self._gather))
+        """The batches of a pass that counts as none, each behind the timesteps that its rows need, `(batch,)`."""
+        start = PassStart(*(tf.constant(part, tf.int64) for part in (0, epoch, first_batch, seed)))
 
-    def preview_with_lengths(self, windows: tf.data.Dataset, seed: int) -> tf.data.Dataset:
-        """The batches of epoch 0 as in `preview`, each behind the timesteps of its longest row."""
-        position = [tf.constant(part, tf.int64) for part in (0, seed)]
+        def pass_over(windows: tf.data.Dataset, zero: tf.Tensor) -> tf.data.Dataset:
+            return self._cuts(_of_pass(start, windows), zero)
 
-        def gather(window: tuple[Leaves, tf.Tensor], cut: Cut) -> tuple[tf.Tensor, Any]:
-            rows, order = window
-            longest = tf.gather(self._longest(rows), tf.slice(order, cut.start, cut.size))
-            return tf.reduce_max(longest), self._gather(window, cut)
+        def gather(window: _PlannedWindow, _: tf.Tensor, cut: Cut) -> tuple[tf.Tensor, Any]:
+            batch, _, _ = self._rows_of_batch(window, cut)
+            return tf.gather(self._longest(window.rows), batch.rows), self._tables(window.rows).gather(batch)
 
         with tf.device("CPU:0"):
-            return self._cuts(windows, *position).map(without_autograph(gather))
+            return self._traced(pass_over, windows).map(without_autograph(gather))
 
     def _begin(self) -> PassStart:
         start = self._counter.begin_pass()
@@ -163,24 +150,32 @@ class WindowStream:
 
     # From windows to cuts.
 
-    def _cuts(self, windows: tf.data.Dataset, epoch: tf.Tensor, seed: tf.Tensor) -> tf.data.Dataset:
-        """For each batch of a pass: the leaves of its window, the rows in the order of the plan, and the cut."""
-        key = tf.reshape(tf.cast(seed, tf.uint64), [1])
-        first_stream = tf.bitwise.left_shift(tf.cast(epoch, tf.uint64), tf.constant(32, tf.uint64))
+    def _traced(
+        self, pipeline: Callable[[tf.data.Dataset, tf.Tensor], tf.data.Dataset], windows: tf.data.Dataset
+    ) -> tf.data.Dataset:
+        """What `pipeline` makes of the windows and of 0, as a number that the graph does not know.
 
-        def plan(state: _State, window: tuple[Leaves, tf.Tensor]) -> tuple[_State, Any]:
-            return self._plan(state, *window, key, first_stream)
+        With shapes that it knows, `scan` would trace its function twice.
+        """
 
-        def cuts(leaves: Leaves, order: tf.Tensor, cut: Cut) -> tf.data.Dataset:
-            window = tf.data.Dataset.from_tensors((leaves, order)).repeat()
-            return tf.data.Dataset.zip((window, tf.data.Dataset.from_tensor_slices(cut)))
+        def tag(*leaves: Any) -> tuple[Leaves, tf.Tensor]:
+            return leaves, tf.constant(False)
 
-        # A number that the graph does not know: with shapes that it knows, `scan` would trace its function twice.
-        no_rows = self._no_rows(tf.cast(epoch - epoch, tf.int32))
-        is_last = tf.data.Dataset.from_tensors((no_rows, tf.constant(True)))
-        windows = windows.map(without_autograph(lambda *leaves: (leaves, tf.constant(False)))).concatenate(is_last)
-        state = _State(no_rows, tf.constant(0, tf.int64), tf.constant(0, tf.int64))
-        return windows.scan(state, without_autograph(plan)).flat_map(without_autograph(cuts))
+        is_last = tf.data.Dataset.from_tensors((self._no_rows(tf.constant(0)), tf.constant(True)))
+        windows = windows.map(without_autograph(tag)).concatenate(is_last)
+        traced = tf.function(pipeline, autograph=False).get_concrete_function(windows, tf.TensorSpec([], tf.int32))
+        self._graphs.append(traced)
+        return traced(windows, tf.constant(0))
+
+    def _cuts(self, windows: tf.data.Dataset, zero: tf.Tensor) -> tf.data.Dataset:
+        """For each batch of a pass: its window, its number in the pass, and the cut."""
+
+        def cuts(window: _PlannedWindow, numbers: tf.Tensor, cuts: Cut) -> tf.data.Dataset:
+            windows = tf.data.Dataset.from_tensors(window).repeat()
+            return tf.data.Dataset.zip((windows, *map(tf.data.Dataset.from_tensor_slices, (numbers, cuts))))
+
+        state = _State(self._no_rows(zero), *(tf.constant(0, tf.int64) for _ in range(3)))
+        return windows.scan(state, without_autograph(self._plan)).flat_map(without_autograph(cuts))
 
     def _no_rows(self, zero: tf.Tensor) -> Leaves:
         def no_rows(leaf: LeafFormat) -> Any:
@@ -192,78 +187,67 @@ class WindowStream:
         return tuple(map(no_rows, self._format.leaves))
 
     def _plan(
-        self, state: _State, window: Leaves, is_last: tf.Tensor, key: tf.Tensor, first_stream: tf.Tensor
-    ) -> tuple[_State, Any]:
+        self, state: _State, of_pass: tuple[PassStart, tuple[Leaves, tf.Tensor]]
+    ) -> tuple[_State, tuple[_PlannedWindow, tf.Tensor, Cut]]:
         """Plans a window; what is left at the end of the source is the partial batch."""
+        start, (window, is_last) = of_pass
         window = self._prepare(window, state.rows_read)
         rows = tuple(map(_concatenated, state.waiting, window))
         lengths = self._longest(rows)
         num_waited, num_rows = tf.size(self._longest(state.waiting)), tf.size(lengths)
         has_rows = [tf.debugging.Assert(~is_last | (num_rows > 0) | (state.rows_read > 0), [_NO_SEQUENCES])]
         with tf.control_dependencies(has_rows):
-            boundaries = self._find_boundaries(tf.identity(lengths))
-        uppers = self._upper_lengths(boundaries, lengths)
-        plan = plan_window(
-            tf.maximum(lengths, self._rules.min_length),
-            tf.range(num_rows) < num_waited,
-            boundaries,
-            uppers if self._rules.pad_to_bucket_boundary else tf.zeros_like(uppers),
-            self._limits(boundaries),
-            key,
-            first_stream + 2 * tf.cast(state.windows, tf.uint64),
-            self._rules.shuffle,
+            position = tf.stack([start.seed, start.epoch, start.first_batch, state.windows, state.batches])
+        order, waits, numbers, positions, padded, num_batches = tf.numpy_function(
+            self._plan_window,
+            [lengths, self._own_label_lengths(rows), num_waited, is_last, position],
+            [tf.int32, tf.int32, tf.int64, tf.int32, tf.int32, tf.int64],
+            stateful=True,  # the first window of all decides about the boundaries
         )
-        waits = plan.order[: plan.num_waiting]
+        order, waits, numbers, padded = (tf.ensure_shape(part, [None]) for part in (order, waits, numbers, padded))
+        positions = tf.ensure_shape(positions, [None, 2])
         new_state = _State(
             tuple(_picked(leaf, waits) for leaf in rows),
             state.windows + 1,
             state.rows_read + tf.cast(num_rows - num_waited, tf.int64),
+            state.batches + tf.ensure_shape(num_batches, []),
         )
-        starts, sizes, buckets = self._with_partial(plan, is_last, boundaries, lengths)
-        floors = [1 if leaf.path in self._format.own_labels else self._rules.min_length for leaf in self._format.padded]
-        min_lengths = tf.tile(tf.constant([floors], tf.int32), [tf.size(starts), 1])
-        if self._rules.pad_to_bucket_boundary:
-            of_sequences = tf.constant([[leaf.path[0] == "x" for leaf in self._format.padded]])
-            padded = tf.gather(uppers, buckets)[:, tf.newaxis]
-            min_lengths = tf.where(of_sequences, tf.maximum(min_lengths, padded), min_lengths)
-        return new_state, (rows, plan.order, Cut(starts[:, tf.newaxis], sizes[:, tf.newaxis], min_lengths))
+        # Labels of their own length are padded to the longest of the batch.
+        min_lengths = [
+            tf.ones_like(padded) if leaf.path in self._format.own_labels else padded for leaf in self._format.padded
+        ]
+        cuts = Cut(positions[:, :1], positions[:, 1:], tf.stack(min_lengths, axis=1))
+        return new_state, (_PlannedWindow(start.number, rows, order), numbers, cuts)
 
-    def _with_partial(
-        self, plan: WindowPlan, is_last: tf.Tensor, boundaries: tf.Tensor, lengths: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Starts, sizes and buckets of the batches, with that of the rows that are left at the end of the source."""
-        parts = plan.starts, plan.sizes, plan.buckets
-        if self._rules.drop_remainder:
-            return parts
-        spare = plan.num_waiting % self._rules.multiple
-        size = tf.where(is_last, plan.num_waiting - spare, 0)
-        longest = tf.reduce_max(tf.gather(lengths, plan.order[spare : spare + size]))  # below 0 of none
-        bucket = tf.searchsorted(boundaries, tf.reshape(longest, [1]), side="right")
-        partial = tf.reshape(spare, [1]), tf.reshape(size, [1]), bucket
-        number = tf.cast(size > 0, tf.int32)
-        starts, sizes, buckets = (
-            tf.concat([part, last[:number]], 0) for part, last in zip(parts, partial, strict=True)
+    def _plan_window(
+        self, lengths: np.ndarray, label_lengths: np.ndarray, num_waited: int, is_last: bool, position: np.ndarray
+    ) -> tuple[Any, ...]:
+        """Plans a window, and leaves out the batches before the first one of the pass.
+
+        Returns the order of its rows, those that wait, the number of each batch in the pass, its start and size, to
+        what it is padded at least, and how many batches the window has.
+        """
+        seed, epoch, first_batch, window, batches_before = position.tolist()
+        lengths = lengths.astype(np.int64)
+        plan = self._rules.planner.plan(
+            lengths,
+            label_lengths.astype(np.int64),
+            int(num_waited),
+            self._find_boundaries(lengths),
+            WindowKey(seed, epoch, window),
+            bool(is_last),
         )
-        return starts, sizes, buckets
-
-    def _limits(self, boundaries: tf.Tensor) -> BatchLimits:
-        rows = tf.constant(self._rules.rows, tf.int32)
-        if len(self._rules.rows) == 1:
-            rows = tf.fill([tf.size(boundaries) + 1], rows[0])
-        return BatchLimits(rows, self._rules.max_timesteps, self._rules.multiple)
-
-    def _upper_lengths(self, boundaries: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
-        """Int32 `(num_buckets,)`: the longest length that each bucket allows."""
-        if self._rules.max_length is not None:
-            last = tf.constant([self._rules.max_length])
-        elif self._rules.pad_to_bucket_boundary:  # as in tf.data, the last boundary is an upper end
-            too_long = tf.reduce_any(lengths >= boundaries[-1]) if boundaries.shape[0] != 0 else tf.constant(True)
-            message = [_BEYOND_LAST_BOUNDARY, tf.reduce_max(lengths)]
-            with tf.control_dependencies([tf.debugging.Assert(~too_long, message)]):
-                last = tf.identity(boundaries[-1:])
-        else:
-            last = tf.constant([tf.int32.max])  # not used
-        return tf.maximum(tf.concat([boundaries - 1, last], 0), self._rules.min_length)
+        num_batches = len(plan.starts)
+        skipped = min(max(first_batch - batches_before, 0), num_batches)
+        order = plan.order.astype(np.int32)
+        return (
+            order,
+            order[: plan.num_waiting],
+            np.arange(skipped, num_batches, dtype=np.int64) + (batches_before - first_batch),
+            np.stack([plan.starts, plan.sizes], axis=1)[skipped:].astype(np.int32),
+            plan.padded_lengths[skipped:].astype(np.int32),
+            np.int64(num_batches),
+        )
 
     # Rows of a window.
 
@@ -285,8 +269,8 @@ class WindowStream:
         if not leaf.is_sequence:
             return convert(tf.identity(value), leaf.dtype)
         values, starts, sizes = value
-        if self._rules.max_length is not None and self._format.is_truncated(leaf):
-            cut = tf.minimum(sizes, self._rules.max_length)
+        if self._rules.planner.max_length is not None and self._format.is_truncated(leaf):
+            cut = tf.minimum(sizes, self._rules.planner.max_length)
             starts = starts if self._rules.truncating == "post" else starts + tf.cast(sizes - cut, tf.int64)
             sizes = cut
         return WindowLeaf(convert(tf.identity(values), leaf.dtype), starts, tf.identity(sizes))
@@ -300,29 +284,31 @@ class WindowStream:
             longest = tf.maximum(longest, other)
         return tf.maximum(longest, 1)
 
+    def _own_label_lengths(self, rows: Leaves) -> tf.Tensor:
+        """What each row's labels of their own length are padded to, int32 `(num_rows,)`; 0 where there are none."""
+        by_path = self._by_path(rows)
+        longest = tf.zeros_like(self._longest(rows))
+        for path in self._format.own_labels:
+            longest = tf.maximum(longest, by_path[path].sizes)
+        return _next_power_of_2(longest) if self._rules.planner.pad_to_bucket_boundary else longest
+
     # From cuts to batches.
 
-    def _gather_noted(self, number: tf.Tensor, indexed: tuple[tf.Tensor, Any]) -> Any:
-        index, ((rows, order), cut) = indexed
-        batch, lengths, padded = self._rows_of_batch(rows, order, cut)
-        with tf.control_dependencies([self._log.write(number, index, lengths, padded)]):
-            return tf.nest.map_structure(tf.identity, self._tables(rows).gather(batch))
+    def _gather_noted(self, window: _PlannedWindow, number: tf.Tensor, cut: Cut) -> Any:
+        batch, lengths, padded = self._rows_of_batch(window, cut)
+        with tf.control_dependencies([self._log.write(window.pass_number, number, lengths, padded)]):
+            return tf.nest.map_structure(tf.identity, self._tables(window.rows).gather(batch))
 
-    def _gather(self, window: tuple[Leaves, tf.Tensor], cut: Cut) -> Any:
-        rows, order = window
-        return self._tables(rows).gather(self._rows_of_batch(rows, order, cut)[0])
-
-    def _rows_of_batch(self, rows: Leaves, order: tf.Tensor, cut: Cut) -> tuple[RowsOfBatch, tf.Tensor, tf.Tensor]:
+    def _rows_of_batch(self, window: _PlannedWindow, cut: Cut) -> tuple[RowsOfBatch, tf.Tensor, tf.Tensor]:
         """The rows of a batch, their lengths `(num_leaves, batch)`, and what each leaf is padded to `(num_leaves,)`."""
-        picked = tf.slice(order, cut.start, cut.size)
-        by_path = self._by_path(rows)
+        picked = tf.slice(window.order, cut.start, cut.size)
+        by_path = self._by_path(window.rows)
         lengths = tf.stack([self._ranges(leaf, by_path[leaf.path]).lengths(picked) for leaf in self._format.padded])
         longest = tf.reduce_max(lengths, axis=1)
-        if self._rules.pad_to_bucket_boundary and self._format.own_labels:
+        if self._rules.planner.pad_to_bucket_boundary and self._format.own_labels:
             # No boundary says how long labels are: powers of 2 keep the number of shapes small.
-            powers = 2 ** tf.cast(tf.math.ceil(tf.math.log(tf.cast(longest, tf.float64)) / np.log(2)), tf.int32)
             is_label = tf.constant([leaf.path in self._format.own_labels for leaf in self._format.padded])
-            longest = tf.where(is_label & (longest > 0), tf.maximum(powers, longest), longest)
+            longest = tf.where(is_label, _next_power_of_2(longest), longest)
         padded = tf.maximum(longest, cut.min_lengths)
         return RowsOfBatch(picked, padded, _ALL_ROWS), lengths, padded
 
@@ -363,21 +349,37 @@ class WindowStream:
 
 
 class _State(NamedTuple):
-    """What one window hands to the next: the rows that wait, and how much was read so far."""
+    """What one window hands to the next: the rows that wait, and how many windows, rows and batches came before."""
 
     waiting: Leaves
     windows: tf.Tensor
     rows_read: tf.Tensor
+    batches: tf.Tensor
+
+
+class _PlannedWindow(NamedTuple):
+    """A window of the pass of that number: its rows, and their order in the plan, which batches are slices of."""
+
+    pass_number: tf.Tensor
+    rows: Leaves
+    order: tf.Tensor
+
+
+def _of_pass(start: PassStart, windows: tf.data.Dataset) -> tf.data.Dataset:
+    """The windows, each with the start of their pass."""
+    return tf.data.Dataset.zip((tf.data.Dataset.from_tensors(start).repeat(), windows))
 
 
 _NO_SEQUENCES = (
     "`source` has no sequences. Expected at least one row in every pass. If it is a function, it must begin anew at "
     "each call; if it is finished after one pass, use BucketedSequence.from_dataset."
 )
-_BEYOND_LAST_BOUNDARY = (
-    "With pad_to_bucket_boundary=True, sequences must be shorter than the last of `bucket_boundaries`, as in tf.data. "
-    "Add a boundary, or cut sequences with maxlen. Received the length"
-)
+
+
+def _next_power_of_2(lengths: tf.Tensor) -> tf.Tensor:
+    """The least powers of 2 that are at least so large; 0 of 0."""
+    powers = 2 ** tf.cast(tf.math.ceil(tf.math.log(tf.cast(tf.maximum(lengths, 1), tf.float64)) / np.log(2)), tf.int32)
+    return tf.where(lengths > 0, tf.maximum(powers, lengths), lengths)
 
 
 def _concatenated(first: Any, second: Any) -> Any:

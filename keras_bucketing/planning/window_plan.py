@@ -1,4 +1,4 @@
-"""From the lengths of a window of a stream to its batches, in graph: a pure function of (lengths, seed, epoch, window).
+"""From the lengths of a window of a stream to its batches: a pure function of (lengths, seed, epoch, window).
 
     rows, shortest first     | bucket 0              | bucket 1       | bucket 2  |
     shuffled inside          | 4 9 2 7 0 5 8 15      | 1 11 3 6 12    | 10 13 14  |
@@ -7,150 +7,195 @@
 
 What does not fill a batch of a bucket is filled up with rows of the next shorter one, so that a window leaves no rare
 length behind: the rows that wait for the next window are among its shortest. None of them waits twice.
+
+In NumPy, called once a window: TensorFlow would rewrite a graph of its hundreds of operations in each pass, which takes
+longer than planning does.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
-import tensorflow as tf
+import numpy as np
+from numpy.typing import NDArray
 
-from keras_bucketing.planning.epoch_plan import shuffled
+from keras_bucketing.data.row_splits import Lengths
+from keras_bucketing.planning.boundaries import Counts
+from keras_bucketing.planning.buckets import BatchSizing
 
-
-class BatchLimits(NamedTuple):
-    """How many rows a batch of each bucket has.
-
-    Attributes:
-        rows: Int32 `(num_buckets,)`: rows, where a batch has no budget; next to a budget, the most rows.
-        max_timesteps: Int, the most padded timesteps of a batch; None where there is no budget.
-        multiple: Int, every batch has a multiple of so many rows.
-    """
-
-    rows: tf.Tensor
-    max_timesteps: int | None
-    multiple: int
+Indices = NDArray[np.int64]
 
 
 class WindowPlan(NamedTuple):
     """The batches of a window.
 
     Attributes:
-        order: Int32 `(num_rows,)`: the rows of the window; first those that wait, then by bucket, the shortest first.
-        num_waiting: Int32 scalar: how many wait for the next window.
-        starts: Int32 `(num_batches,)`: the position of each batch's first row in `order`.
-        sizes: Int32 `(num_batches,)`: the rows of each batch.
-        buckets: Int32 `(num_batches,)`: the bucket of each batch; no row of it belongs to a longer one.
+        order: Int64 `(num_rows,)`: the rows of the window; first those that wait, then by bucket, the shortest first.
+        num_waiting: Int, how many wait for the next window.
+        starts: Int64 `(num_batches,)`: the position of each batch's first row in `order`.
+        sizes: Int64 `(num_batches,)`: the rows of each batch.
+        buckets: Int64 `(num_batches,)`: the bucket of each batch; no row of it belongs to a longer one.
+        padded_lengths: Int64 `(num_batches,)`: what the sequences of each batch are padded to at least.
     """
 
-    order: tf.Tensor
-    num_waiting: tf.Tensor
-    starts: tf.Tensor
-    sizes: tf.Tensor
-    buckets: tf.Tensor
+    order: Indices
+    num_waiting: int
+    starts: Indices
+    sizes: Counts
+    buckets: Indices
+    padded_lengths: Lengths
 
 
-def plan_window(
-    lengths: tf.Tensor,
-    has_waited: tf.Tensor,
-    boundaries: tf.Tensor,
-    upper_lengths: tf.Tensor,
-    limits: BatchLimits,
-    key: tf.Tensor,
-    stream: tf.Tensor,
-    shuffle: bool,
-) -> WindowPlan:
-    """Plans the full batches of a window.
+class WindowKey(NamedTuple):
+    """Which random numbers a window draws: those of its number in an epoch, under a seed."""
 
-    Args:
-        lengths: Int32 `(num_rows,)`: the padded length that each row needs.
-        has_waited: Bool `(num_rows,)`: which rows come from the window before.
-        boundaries: Int32 `(num_buckets - 1,)`, as `BucketedSequence.bucket_boundaries`.
-        upper_lengths: Int32 `(num_buckets,)`: the length that batches of a bucket are padded to, which a budget counts;
-            0 where that is the longest row that the bucket has in this window.
-        limits: The rows of the batches.
-        key: Uint64 `(1,)`, the seed.
-        stream: Uint64 scalar, the random numbers of this window; the next one is used too.
-        shuffle: Whether rows inside their bucket and batches are shuffled; if not, rows are sorted by length.
+    seed: int
+    epoch: int
+    window: int
+
+    def permutation(self, size: int, purpose: int) -> Indices:
+        """One of `size` things, another one for each purpose; the same with every version of NumPy."""
+        philox = np.random.Philox(key=[self.seed, self.epoch], counter=[0, self.window, purpose, 0])
+        return np.argsort(philox.random_raw(size), kind="stable")
+
+
+@dataclass(frozen=True)
+class WindowPlanner:
+    """Plans windows.
+
+    Attributes:
+        sizing: How batches are sized.
+        most_rows: Ints, the rows of a batch of each bucket, or of all; next to a budget, the most of them.
+        min_length: Int, the least padded length.
+        max_length: Int, the length that longer sequences have been cut to; None for none.
+        pad_to_bucket_boundary: Bool, whether batches are padded to the longest length that their bucket allows.
+        drop_remainder: Bool, whether the one partial batch of a pass is left out.
+        shuffle: Bool, whether rows inside their bucket and batches are shuffled; if not, rows are sorted by length.
     """
-    num_rows = tf.size(lengths)
-    buckets = tf.searchsorted(boundaries, lengths, side="right")
-    # Unique keys, since `tf.argsort` promises no order for equal ones.
-    rank = shuffled(tf.range(num_rows), key, stream) if shuffle else tf.range(num_rows)
-    keys = tf.cast(buckets if shuffle else lengths, tf.int64) * 2**32 + tf.cast(rank, tf.int64)
-    order = tf.cast(tf.argsort(keys), tf.int32)
 
-    num_buckets = tf.size(boundaries) + 1
-    counts = tf.math.unsorted_segment_sum(tf.ones_like(lengths), buckets, num_buckets)
-    longest = tf.maximum(tf.math.unsorted_segment_max(lengths, buckets, num_buckets), 1)
-    rows = _rows_of_batches(counts, tf.maximum(longest, upper_lengths), limits)
-    ends, num_batches = _cut_from_the_longest(counts, rows, num_rows)
-    num_waiting = num_rows - tf.reduce_sum(num_batches * rows)
-    order = _let_others_wait(order, tf.gather(has_waited, order), num_waiting)
+    sizing: BatchSizing
+    most_rows: list[int]
+    min_length: int
+    max_length: int | None
+    pad_to_bucket_boundary: bool
+    drop_remainder: bool
+    shuffle: bool
 
-    batch_buckets = tf.repeat(tf.range(num_buckets), num_batches)
-    within = tf.range(tf.size(batch_buckets)) - tf.repeat(tf.cumsum(num_batches, exclusive=True), num_batches)
-    sizes = tf.gather(rows, batch_buckets)
-    starts = tf.gather(ends, batch_buckets) - (within + 1) * sizes
-    batches = tf.range(tf.size(starts))
-    batches = shuffled(batches, key, stream + tf.constant(1, tf.uint64)) if shuffle else tf.argsort(starts)
-    return WindowPlan(order, num_waiting, *(tf.gather(part, batches) for part in (starts, sizes, batch_buckets)))
+    def plan(
+        self,
+        lengths: Lengths,
+        label_lengths: Lengths,
+        num_waited: int,
+        boundaries: list[int],
+        key: WindowKey,
+        is_last: bool = False,
+    ) -> WindowPlan:
+        """Plans the full batches of a window, and of the last one that of the rows which are left.
+
+        Args:
+            lengths: Int64 `(num_rows,)`, the timesteps that each row needs.
+            label_lengths: Int64 `(num_rows,)`, what labels of their own length are padded to; they count in a budget.
+            num_waited: How many rows come from the window before; they are the first ones.
+            boundaries: As `BucketedSequence.bucket_boundaries`.
+            key: The random numbers of the window.
+            is_last: Whether the source has ended.
+
+        Raises:
+            ValueError: If a row does not fit into the budget, or is beyond the last bucket's upper end.
+        """
+        lengths = np.maximum(lengths, self.min_length)
+        buckets = np.searchsorted(boundaries, lengths, side="right")
+        num_buckets = len(boundaries) + 1
+        upper_lengths = self._upper_lengths(boundaries, lengths)
+        counts = np.bincount(buckets, minlength=num_buckets)
+        needed = np.maximum(_longest(lengths, buckets, num_buckets), _longest(label_lengths, buckets, num_buckets))
+        rows = self._rows_of_batches(counts, np.maximum(needed, upper_lengths))
+        ends, num_batches = _cut_from_the_longest(counts, rows)
+        num_waiting = len(lengths) - int((num_batches * rows).sum())
+        ranks = key.permutation(len(lengths), 0) if self.shuffle else np.arange(len(lengths))
+        order = np.lexsort((ranks, buckets if self.shuffle else lengths))
+        order = _let_others_wait(order, order < num_waited, num_waiting)
+
+        batch_buckets = np.repeat(np.arange(len(rows)), num_batches)
+        within = np.arange(len(batch_buckets)) - np.repeat(np.cumsum(num_batches) - num_batches, num_batches)
+        sizes = rows[batch_buckets]
+        starts = ends[batch_buckets] - (within + 1) * sizes
+        batches = key.permutation(len(starts), 1) if self.shuffle else np.argsort(starts)
+        parts = np.stack([starts, sizes, batch_buckets])[:, batches]
+        spare = num_waiting % self.sizing.multiple
+        if is_last and not self.drop_remainder and num_waiting > spare:
+            partial = [spare, num_waiting - spare, buckets[order[spare:num_waiting]].max()]
+            parts = np.append(parts, np.transpose([partial]), axis=1)
+        starts, sizes, batch_buckets = parts
+        return WindowPlan(order, num_waiting, starts, sizes, batch_buckets, upper_lengths[batch_buckets])
+
+    def _upper_lengths(self, boundaries: list[int], lengths: Lengths) -> Lengths:
+        """Int64 `(num_buckets,)`: what the sequences of each bucket are padded to at least."""
+        if not self.pad_to_bucket_boundary:
+            return np.full(len(boundaries) + 1, self.min_length, np.int64)
+        last = self.max_length
+        if last is None:  # as in tf.data, the last boundary is an upper end
+            last = boundaries[-1]
+            if lengths.max(initial=0) >= last:
+                raise ValueError(
+                    "With pad_to_bucket_boundary=True, sequences must be shorter than the last of `bucket_boundaries`, "
+                    f"as in tf.data. Expected lengths below {last}, received {lengths.max()}. Add a boundary, or cut "
+                    "sequences with maxlen."
+                )
+        return np.maximum([*(boundary - 1 for boundary in boundaries), last], self.min_length)
+
+    def _rows_of_batches(self, counts: Counts, padded_lengths: Lengths) -> Counts:
+        """Int64 `(num_buckets,)`: the rows of a full batch of each bucket, whose longest leaf is padded to that."""
+        most_rows = np.broadcast_to(np.array(self.most_rows, np.int64), len(counts))
+        if self.sizing.max_timesteps_per_batch is None:
+            return most_rows
+        # A batch is filled up with rows of shorter buckets, whose labels may be longer.
+        padded_lengths = np.maximum.accumulate(padded_lengths)
+        fitting = self.sizing.rows_at(padded_lengths)
+        too_long = padded_lengths[(counts > 0) & (fitting == 0)]
+        if too_long.size:
+            raise ValueError(
+                "`max_timesteps_per_batch` must hold every sequence, with its labels, "
+                f"{self.sizing.multiple} of them with batch_size_multiple. Expected at least "
+                f"{self.sizing.budget_for(int(too_long.max()))} for {too_long.max()} timesteps, received "
+                f"{self.sizing.max_timesteps_per_batch}. Raise it, or cut long sequences with maxlen."
+            )
+        return np.minimum(np.maximum(fitting, self.sizing.multiple), most_rows)
 
 
-def _rows_of_batches(counts: tf.Tensor, padded_lengths: tf.Tensor, limits: BatchLimits) -> tf.Tensor:
-    """Int32 `(num_buckets,)`: the rows of a full batch of each bucket."""
-    if limits.max_timesteps is None:
-        return limits.rows
-    fitting = tf.cast(limits.max_timesteps // tf.cast(padded_lengths, tf.int64), tf.int64)
-    fitting = fitting // limits.multiple * limits.multiple
-    too_long = (counts > 0) & (fitting < limits.multiple)
-    needed = tf.reduce_max(tf.where(too_long, padded_lengths, 0)) * limits.multiple
-    message = (
-        "`max_timesteps_per_batch` must hold every sequence, "
-        f"{limits.multiple} of them with batch_size_multiple. Raise it, or cut long sequences with maxlen. Received "
-        f"{limits.max_timesteps}, expected at least"
-    )
-    with tf.control_dependencies([tf.debugging.Assert(~tf.reduce_any(too_long), [message, needed])]):
-        rows = tf.minimum(tf.maximum(fitting, limits.multiple), tf.cast(limits.rows, tf.int64))
-        return tf.cast(rows, tf.int32)
+def _longest(lengths: Lengths, buckets: Indices, num_buckets: int) -> Lengths:
+    """Int64 `(num_buckets,)`: the longest of the lengths in each bucket, at least 1."""
+    longest = np.ones(num_buckets, np.int64)
+    np.maximum.at(longest, buckets, lengths)
+    return longest
 
 
-def _cut_from_the_longest(counts: tf.Tensor, rows: tf.Tensor, num_rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Where the batches of each bucket end among the ordered rows, and how many there are: int32 `(num_buckets,)`.
+def _cut_from_the_longest(counts: Counts, rows: Counts) -> tuple[Indices, Counts]:
+    """Where the batches of each bucket end among the ordered rows, and how many there are: int64 `(num_buckets,)`.
 
     Each bucket takes as many batches as hold its rows, and fills them up with the longest rows below. Where there are
     too few of these, one batch less; what is left is less than a batch, and nothing below can make one.
     """
-    begins_of_buckets = tf.cumsum(counts, exclusive=True)
-    num_buckets = tf.size(counts)
-
-    def cut(step: tf.Tensor, end: tf.Tensor, ends: tf.TensorArray, num_batches: tf.TensorArray) -> tuple[Any, ...]:
-        bucket = num_buckets - 1 - step
-        size = rows[bucket]
-        wanted = -(-tf.maximum(end - begins_of_buckets[bucket], 0) // size)
-        taken = tf.minimum(wanted, end // size)
-        rest = end - taken * size
-        is_last = taken < wanted
-        ends, num_batches = ends.write(bucket, end), num_batches.write(bucket, taken)
-        return tf.where(is_last, num_buckets, step + 1), rest, ends, num_batches
-
-    ends, num_batches = (tf.TensorArray(tf.int32, num_buckets, clear_after_read=False) for _ in range(2))
-    _, _, ends, num_batches = tf.while_loop(
-        lambda step, *_: step < num_buckets, cut, (tf.constant(0), num_rows, ends, num_batches)
-    )
-    return tf.ensure_shape(ends.stack(), [None]), tf.ensure_shape(num_batches.stack(), [None])
+    ends, num_batches = np.zeros(len(counts), np.int64), np.zeros(len(counts), np.int64)
+    begins = np.cumsum(counts) - counts
+    end = int(counts.sum())
+    for bucket in reversed(range(len(counts))):
+        size = int(rows[bucket])
+        wanted = -(-max(end - int(begins[bucket]), 0) // size)
+        ends[bucket], num_batches[bucket] = end, min(wanted, end // size)
+        end -= int(num_batches[bucket]) * size
+        if num_batches[bucket] < wanted:
+            break
+    return ends, num_batches
 
 
-def _let_others_wait(order: tf.Tensor, has_waited: tf.Tensor, num_waiting: tf.Tensor) -> tf.Tensor:
+def _let_others_wait(order: Indices, has_waited: NDArray[np.bool_], num_waiting: int) -> Indices:
     """Moves the first `num_waiting` rows that have not waited to the front; the last window may have too few of them.
 
     All others keep their order, so that they only move towards batches of longer buckets, which may hold them.
     """
-    waits = _first(~has_waited, num_waiting)
-    waits |= _first(has_waited, num_waiting - tf.reduce_sum(tf.cast(waits, tf.int32)))
-    return tf.concat([tf.boolean_mask(order, waits), tf.boolean_mask(order, ~waits)], 0)
-
-
-def _first(mask: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
-    """The first `number` True entries of a mask."""
-    return mask & (tf.cumsum(tf.cast(mask, tf.int32)) <= number)
+    waits = np.zeros(len(order), bool)
+    waits[np.flatnonzero(~has_waited)[:num_waiting]] = True
+    waits[np.flatnonzero(has_waited)[: num_waiting - int(waits.sum())]] = True
+    return np.concatenate([order[waits], order[~waits]])

@@ -1,109 +1,162 @@
 """Windows of a stream: whole batches, whose rows fit, and rows that wait no longer than one window."""
 
 import numpy as np
-import tensorflow as tf
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_bucketing.planning.window_plan import BatchLimits, plan_window
+from keras_bucketing.planning.buckets import BatchSizing
+from keras_bucketing.planning.window_plan import WindowKey, WindowPlanner
 from tests.support.default_layer import examples
 
 MAX_LENGTH = 40
+KEY = WindowKey(seed=7, epoch=0, window=0)
 
 
-def traced(shuffle, max_timesteps=None, multiple=1):
-    """One graph for all examples."""
-
-    def plan(lengths, has_waited, boundaries, rows, stream):
-        uppers = tf.zeros([tf.size(boundaries) + 1], tf.int32)
-        key = tf.constant([7], tf.uint64)
-        limits = BatchLimits(rows, max_timesteps, multiple)
-        return plan_window(lengths, has_waited, boundaries, uppers, limits, key, stream, shuffle)
-
-    vector = tf.TensorSpec([None], tf.int32)
-    waited = tf.TensorSpec([None], tf.bool)
-    return tf.function(plan, input_signature=[vector, waited, vector, vector, tf.TensorSpec([], tf.uint64)])
+def planner_of(most_rows, budget=None, multiple=1, quadratic_length=None, **options):
+    rules = {
+        "min_length": 1,
+        "max_length": None,
+        "pad_to_bucket_boundary": False,
+        "drop_remainder": False,
+        "shuffle": True,
+    }
+    sizing = BatchSizing(None, None, budget, multiple, quadratic_length)
+    return WindowPlanner(sizing, list(most_rows), **{**rules, **options})
 
 
-SHUFFLED, SORTED = traced(shuffle=True), traced(shuffle=False)
-WITH_BUDGET = traced(shuffle=True, max_timesteps=2 * MAX_LENGTH, multiple=2)
+def plan(planner, lengths, boundaries, num_waited=0, key=KEY, is_last=False, label_lengths=None):
+    lengths = np.array(lengths, np.int64)
+    labels = np.zeros_like(lengths) if label_lengths is None else np.array(label_lengths, np.int64)
+    return planner.plan(lengths, labels, num_waited, boundaries, key, is_last)
 
 
 @st.composite
 def windows(draw, multiple=1):
-    rows = draw(st.lists(st.tuples(st.integers(1, MAX_LENGTH), st.booleans()), max_size=60))
+    lengths = draw(st.lists(st.integers(1, MAX_LENGTH), max_size=60))
     boundaries = sorted(draw(st.sets(st.integers(2, MAX_LENGTH), max_size=5)))
     sizes = draw(st.lists(st.integers(1, 12), min_size=len(boundaries) + 1, max_size=len(boundaries) + 1))
-    lengths = np.array([length for length, _ in rows], np.int32)
-    has_waited = np.array([waited for _, waited in rows], bool)
-    sizes = np.array(sorted(sizes, reverse=True), np.int32) * multiple
-    return lengths, has_waited, np.array(boundaries, np.int32), sizes, draw(st.integers(0, 2**40))
+    num_waited = draw(st.integers(0, len(lengths)))
+    key = WindowKey(draw(st.integers(0, 2**63 - 1)), draw(st.integers(0, 2**40)), draw(st.integers(0, 2**40)))
+    return lengths, boundaries, [size * multiple for size in sorted(sizes, reverse=True)], num_waited, key
 
 
-def as_arrays(plan):
-    return [part.numpy() for part in plan]
+def batches_of(plan):
+    return [plan.order[start : start + size] for start, size in zip(plan.starts, plan.sizes, strict=True)]
 
 
-def check_cover(plan, lengths, has_waited, boundaries):
+def check_cover(plan, lengths, boundaries, num_waited):
     """Every row is in one batch or waits, no batch has a row of a longer bucket, and who has waited goes first."""
-    order, num_waiting, starts, sizes, buckets = as_arrays(plan)
-    assert sorted(order) == list(range(len(lengths)))
+    assert sorted(plan.order) == list(range(len(lengths)))
     row_buckets = np.searchsorted(boundaries, lengths, side="right")
-    batched = [row for start, size in zip(starts, sizes, strict=True) for row in order[start : start + size]]
-    assert sorted(batched) == sorted(order[num_waiting:])
-    for start, size, bucket in zip(starts, sizes, buckets, strict=True):
-        assert row_buckets[order[start : start + size]].max() <= bucket
-    waiting = order[:num_waiting]
-    if (~has_waited).sum() >= num_waiting:
-        assert not has_waited[waiting].any()
+    batched = [row for batch in batches_of(plan) for row in batch]
+    assert sorted(batched) == sorted(plan.order[plan.num_waiting :])
+    for batch, bucket in zip(batches_of(plan), plan.buckets, strict=True):
+        assert row_buckets[batch].max() <= bucket
+    waiting = plan.order[: plan.num_waiting]
+    if len(lengths) - num_waited >= plan.num_waiting:
+        assert (waiting >= num_waited).all()
     return waiting
 
 
 @settings(max_examples=examples(200))
 @given(windows())
 def test_a_window_is_cut_into_whole_batches(window):
-    lengths, has_waited, boundaries, rows, _ = window
-    plan = SHUFFLED(*window)
-    waiting = check_cover(plan, lengths, has_waited, boundaries)
-    assert np.array_equal(plan.sizes, rows[plan.buckets.numpy()])
-    assert len(waiting) < rows.max()
+    lengths, boundaries, rows, num_waited, key = window
+    planned = plan(planner_of(rows), lengths, boundaries, num_waited, key)
+    waiting = check_cover(planned, lengths, boundaries, num_waited)
+    assert np.array_equal(planned.sizes, np.array(rows)[planned.buckets])
+    assert len(waiting) < max(rows)
+    assert plan(planner_of(rows), lengths, boundaries, num_waited, key).order.tolist() == planned.order.tolist()
 
 
 @settings(max_examples=examples(60))
 @given(windows())
 def test_an_unshuffled_window_is_sorted_by_length(window):
-    lengths, has_waited, boundaries, *_ = window
-    plan = SORTED(*window)
-    check_cover(plan, lengths, has_waited, boundaries)
-    batched = plan.order.numpy()[int(plan.num_waiting) :]
-    assert (np.diff(lengths[batched]) >= 0).all()
-    assert (np.diff(plan.starts) > 0).all()
+    lengths, boundaries, rows, num_waited, key = window
+    planned = plan(planner_of(rows, shuffle=False), lengths, boundaries, num_waited, key)
+    check_cover(planned, lengths, boundaries, num_waited)
+    batched = planned.order[planned.num_waiting :]
+    assert (np.diff(np.array(lengths)[batched]) >= 0).all()
+    assert (np.diff(planned.starts) > 0).all()
 
 
-@settings(max_examples=examples(100))
-@given(windows(multiple=2))
-def test_no_batch_exceeds_the_budget(window):
-    lengths, has_waited, boundaries, rows, _ = window
-    plan = WITH_BUDGET(*window)
-    check_cover(plan, lengths, has_waited, boundaries)
-    order, _, starts, sizes, _ = as_arrays(plan)
-    for start, size in zip(starts, sizes, strict=True):
-        assert 0 < size <= rows.max()
-        assert size % 2 == 0
-        assert size * lengths[order[start : start + size]].max() <= 2 * MAX_LENGTH
+@settings(max_examples=examples(200))
+@given(windows(multiple=2), st.sampled_from([None, 10, 1]), st.booleans(), st.booleans(), st.randoms())
+def test_no_batch_exceeds_the_budget(window, quadratic_length, pads, is_last, random):
+    """Whatever it counts: squares, labels of their own length, the end of the bucket; that of the last batch too."""
+    lengths, boundaries, rows, num_waited, key = window
+    labels = np.array([random.randint(0, MAX_LENGTH) for _ in lengths], np.int64)
+
+    def cost(length):
+        return length if quadratic_length is None else length + length**2 / quadratic_length
+
+    budget = int(2 * cost(MAX_LENGTH))
+    options = {"pad_to_bucket_boundary": pads, "max_length": MAX_LENGTH}
+    planner = planner_of([max(rows)], budget, 2, quadratic_length, **options)
+    planned = plan(planner, lengths, boundaries, num_waited, key, label_lengths=labels)
+    check_cover(planned, lengths, boundaries, num_waited)
+    if is_last:  # the rows that wait are all that comes
+        waiting = planned.order[: planned.num_waiting]
+        lengths, labels = np.array(lengths)[waiting], labels[waiting]
+        planned = plan(planner, lengths, boundaries, len(lengths), key, is_last=True, label_lengths=labels)
+        assert planned.sizes.sum() == len(lengths) // 2 * 2
+    for batch, padded in zip(batches_of(planned), planned.padded_lengths, strict=True):
+        assert 0 < len(batch) <= max(rows)
+        assert len(batch) % 2 == 0
+        longest = max(np.array(lengths)[batch].max(), labels[batch].max(), padded)
+        assert len(batch) * cost(longest) <= budget
+
+
+@settings(max_examples=examples(60))
+@given(windows())
+def test_batches_are_padded_to_the_end_of_their_bucket(window):
+    lengths, boundaries, rows, num_waited, key = window
+    options = {"pad_to_bucket_boundary": True, "max_length": MAX_LENGTH, "min_length": 5}
+    planned = plan(planner_of(rows, **options), lengths, boundaries, num_waited, key, is_last=True)
+    ends = [max(end, 5) for end in (*(boundary - 1 for boundary in boundaries), MAX_LENGTH)]
+    for batch, bucket, padded in zip(batches_of(planned), planned.buckets, planned.padded_lengths, strict=True):
+        assert padded == ends[bucket] >= np.array(lengths)[batch].max()
+
+
+@settings(max_examples=examples(60))
+@given(windows(multiple=3), st.booleans())
+def test_the_last_window_has_one_partial_batch_at_most(window, drops):
+    lengths, boundaries, rows, num_waited, key = window
+    planner = planner_of(rows, multiple=3, drop_remainder=drops)
+    planned = plan(planner, lengths, boundaries, num_waited, key, is_last=True)
+    full = plan(planner, lengths, boundaries, num_waited, key)
+    rest = full.num_waiting // 3 * 3 if not drops else 0
+    assert planned.sizes.tolist() == [*full.sizes.tolist(), *([rest] if rest else [])]
+    batched = np.concatenate([np.zeros(0, int), *batches_of(planned)])
+    assert len(set(batched)) == len(batched)
+    assert drops or len(lengths) - len(batched) < 3
+
+
+def test_what_no_batch_can_hold_is_refused():
+    with pytest.raises(ValueError, match=r"`max_timesteps_per_batch` must hold .* at least 18 for 9 timesteps"):
+        plan(planner_of([4], budget=17, multiple=2), [1, 9], [])
+    with pytest.raises(ValueError, match="at least 12 for 12 timesteps"):
+        plan(planner_of([4], budget=11), [1, 9], [], label_lengths=[12, 1])
+    with pytest.raises(ValueError, match="at least 8 for 3 timesteps"):
+        plan(planner_of([4], budget=7, quadratic_length=2), [1, 3], [])
+    with pytest.raises(ValueError, match="Expected lengths below 9, received 9"):
+        plan(planner_of([4], pad_to_bucket_boundary=True), [1, 9], [4, 9])
 
 
 def test_a_rare_length_leaves_in_its_window():
     """Of 33 rows in batches of 4, one waits: one of the shortest, not the rare one."""
-    lengths = np.array([2] * 16 + [3] * 16 + [1000], np.int32)
-    rows = np.array([4, 4, 4], np.int32)
-    plan = SHUFFLED(lengths, np.zeros(33, bool), np.array([3, 4], np.int32), rows, 5)
-    assert int(plan.num_waiting) == 1
-    assert lengths[plan.order.numpy()[0]] == 2
+    planned = plan(planner_of([4, 4, 4]), [2] * 16 + [3] * 16 + [1000], [3, 4])
+    assert planned.num_waiting == 1
+    assert planned.order[0] < 16
 
 
 def test_random_numbers_are_those_of_the_window():
-    lengths, none = np.full(40, 3, np.int32), np.zeros(40, bool)
-    plans = [SHUFFLED(lengths, none, np.zeros(0, np.int32), np.array([4], np.int32), stream) for stream in (0, 0, 2)]
-    orders = [plan.order.numpy().tolist() for plan in plans]
-    assert orders[0] == orders[1] != orders[2]
+    keys = [KEY, KEY, *(KEY._replace(**{part: 1}) for part in KEY._fields)]
+    orders = [tuple(plan(planner_of([4]), [3] * 40, [], key=key).order.tolist()) for key in keys]
+    assert orders[0] == orders[1]
+    assert len(set(orders)) == 4
+
+
+def test_random_numbers_stay_those_of_earlier_versions():
+    assert WindowKey(1, 2, 3).permutation(12, 0).tolist() == [5, 0, 1, 2, 7, 8, 6, 4, 11, 3, 9, 10]
