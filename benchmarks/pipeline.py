@@ -4,7 +4,8 @@ Sequences have lognormal lengths (mean 75, median 55, at most 1000 timesteps). E
 loop, whose cost for each batch, the "empty loop", is the ceiling: with few rows a batch it decides, so there are
 several sizes. `bucket_by_sequence_length` gets ten buckets picked by hand, BucketedSequence chooses its own. The
 contenders other than BucketedSequence are slow, so they read a random sample of the sequences: the rate is what counts.
-contenders.py shows how each is set up. What streams cost is measured beside them (streams.py), in processor time.
+contenders.py shows how each is set up. What streams cost is measured beside them (streams.py), in
+processor time and memory.
 
     python -m benchmarks.pipeline
 """
@@ -29,7 +30,7 @@ from benchmarks.contenders import (
 from benchmarks.harness import Spread
 from benchmarks.lengths import lognormal_lengths
 from benchmarks.sequences import Sequences, token_sequences, vector_sequences
-from benchmarks.streams import measure_streams, streams_table
+from benchmarks.streams import measure_memory, measure_streams, memory_table, streams_table
 from benchmarks.tables import Record, Table, significant, times
 from keras_bucketing import BucketedSequence
 
@@ -55,6 +56,7 @@ def main() -> None:
     sizes = [500, 1_000] if quick else [10_000, 30_000, 100_000, 300_000, 1_000_000]
     growth = {size: measure_growth(size, sample, 1 if quick else 3) for size in sizes}
     streams = measure_streams(200 if quick else 25_000, rounds)
+    streams["memory"] = measure_memory(640 if quick else 1_000_000, in_this_process=quick)
     settings = {"boundaries_of_rival": BOUNDARIES, "sample": sample, "num_sequences": num_sequences}
     measured = {"headlines": results, "growth": growth, "streams": streams}
     harness.publish(arguments.output, "pipeline", {**settings, **measured}, tables)
@@ -85,7 +87,7 @@ def tables(record: Record) -> list[Table]:
         ),
     ]
     if "streams" in record:
-        made.append(streams_table(record["streams"]))
+        made += [streams_table(record["streams"]), memory_table(record["streams"])]
     return made
 
 

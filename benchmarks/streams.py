@@ -1,11 +1,17 @@
 """Streams: BucketedStream beside `bucket_by_sequence_length` on one and the same source, read once by each of them.
 
+    python -m benchmarks.streams        # this part of benchmarks.pipeline alone
+
 The source is a `tf.data.Dataset` of rows, which stays in graph, or a generator function, which tf.data reads with
 `from_generator`. Neither is shuffled before: the stream mixes the rows of its buffer, `bucket_by_sequence_length` none.
+Then the memory of a process that reads a source without end.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +21,7 @@ import tensorflow as tf
 
 from benchmarks import harness
 from benchmarks.lengths import lognormal_lengths
+from benchmarks.scale_worker import resident_bytes
 from benchmarks.sequences import Sequences, token_sequences
 from benchmarks.tables import Record, Table, spread
 from keras_bucketing import BucketedStream
@@ -43,6 +50,48 @@ def measure_streams(num_sequences: int, rounds: int) -> dict[str, Any]:
             for each, of in datasets.items()
         }
     return {"num_sequences": num_sequences, "batch_size": BATCH_SIZE, "buffer_size": BUFFER_SIZE, "sources": results}
+
+
+def measure_memory(num_rows: int, in_this_process: bool = False) -> dict[str, dict[str, float]]:
+    """Megabytes that a process has in memory after so many rows of a source without end, by source."""
+    return {
+        source: harness.run_worker("streams", source, str(num_rows), in_this_process=in_this_process)
+        for source in ENDLESS
+    }
+
+
+def run(source: str, num_rows: str) -> dict[str, float]:
+    """Reads that many rows in one pass, as `fit(steps_per_epoch=...)` does; in a process of its own."""
+    points = {int(num_rows) * part // 100 // BATCH_SIZE * BATCH_SIZE for part in (5, 10, 25, 50, 75, 100)}
+    stream = BucketedStream(ENDLESS[source](), batch_size=BATCH_SIZE, buffer_size=min(BUFFER_SIZE, int(num_rows)))
+    megabytes = {}
+    for number, _ in enumerate(stream.take(max(points) // BATCH_SIZE), 1):
+        if number * BATCH_SIZE in points:
+            megabytes[str(number * BATCH_SIZE)] = resident_bytes() / 2**20
+    return megabytes
+
+
+def endless_rows() -> Callable[[], Iterator[tuple[np.ndarray, int]]]:
+    """Rows of random lengths without end, from Python."""
+
+    def generate() -> Iterator[tuple[np.ndarray, int]]:
+        random = np.random.default_rng(0)
+        for row in itertools.count():
+            yield np.ones(random.integers(5, 200), np.int32), row % 2
+
+    return generate
+
+
+def endless_dataset() -> tf.data.Dataset:
+    """Rows of random lengths without end, in graph."""
+
+    def row(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.ones([5 + number % 195], tf.int32), number % 2
+
+    return tf.data.Dataset.random(seed=0).map(row)
+
+
+ENDLESS: dict[str, Callable[[], Any]] = {"generator function": endless_rows, "tf.data rows": endless_dataset}
 
 
 def sources(sequences: Sequences) -> dict[str, tuple[Any, tf.data.Dataset]]:
@@ -99,3 +148,29 @@ def streams_table(record: Record) -> Table:
         ["source", "pipeline", "processor time, s", f"x {RIVAL}", "padding efficiency"],
         rows,
     )
+
+
+def memory_table(record: Record) -> Table:
+    """One line for each source, one column for each number of rows."""
+    points = list(next(iter(record["memory"].values())))
+    return Table(
+        "pipeline_streams_memory",
+        f"a source without end, {record['batch_size']} rows a batch, a buffer of {record['buffer_size']:,}: resident "
+        "memory in MB after so many rows",
+        ["source", *(f"{int(point):,}" for point in points)],
+        [[source, *(f"{megabytes[point]:.0f}" for point in points)] for source, megabytes in record["memory"].items()],
+    )
+
+
+def main() -> None:
+    """Prints both tables, and writes nothing: benchmarks.pipeline does."""
+    record = {**measure_streams(25_000, rounds=5), "memory": measure_memory(1_000_000)}
+    for table in (streams_table(record), memory_table(record)):
+        print(f"\n{table.as_text()}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        print(json.dumps(run(*sys.argv[1:])))
+    else:
+        main()

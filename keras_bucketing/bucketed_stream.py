@@ -387,7 +387,7 @@ class BucketedStream(PassDataset):
     @property
     def _shown_options(self) -> dict[str, bool]:
         """What the state says besides its fingerprint: the option whose default depends on the backend."""
-        return {"pad_to_bucket_boundary": self._rules.pad_to_bucket_boundary}
+        return {"pad_to_bucket_boundary": self._rules.planner.pad_to_bucket_boundary}
 
     # The boundaries.
 

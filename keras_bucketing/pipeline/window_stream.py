@@ -157,12 +157,9 @@ class WindowStream:
 
         With shapes that it knows, `scan` would trace its function twice.
         """
-
-        def tag(*leaves: Any) -> tuple[Leaves, tf.Tensor]:
-            return leaves, tf.constant(False)
-
-        is_last = tf.data.Dataset.from_tensors((self._no_rows(tf.constant(0)), tf.constant(True)))
-        windows = windows.map(without_autograph(tag)).concatenate(is_last)
+        not_last = tf.data.Dataset.from_tensors(tf.constant(False)).repeat()
+        last = tf.data.Dataset.from_tensors((self._no_rows(tf.constant(0)), tf.constant(True)))
+        windows = tf.data.Dataset.zip((windows, not_last)).concatenate(last)
         traced = tf.function(pipeline, autograph=False).get_concrete_function(windows, tf.TensorSpec([], tf.int32))
         self._graphs.append(traced)
         return traced(windows, tf.constant(0))
