@@ -8,6 +8,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any, Literal, NoReturn
 
 import keras
@@ -42,8 +43,9 @@ from keras_bucketing.pipeline.passes import (
 )
 from keras_bucketing.pipeline.stream import batch_stream, chosen_batches
 from keras_bucketing.planning.bucket_choice import check_bucket_arguments, choose_buckets
-from keras_bucketing.planning.buckets import check_minlen, check_shard, check_sizing
+from keras_bucketing.planning.buckets import Buckets, check_minlen, check_shard, check_sizing
 from keras_bucketing.planning.cuts import BatchCuts, BatchRules, cut_batches
+from keras_bucketing.planning.draws import RowDraws, Sampling, check_sampling, expected_draws, typical_rows
 from keras_bucketing.planning.epoch_plan import Cut, EpochPlan, EpochPlanner
 from keras_bucketing.planning.outliers import Outliers, OutlierWarning, may_have_outliers, outliers_of_plan
 from keras_bucketing.planning.processes import shard_of_process
@@ -145,6 +147,15 @@ class BucketedSequence(PassDataset):
             `pad_to_bucket_boundary` with one batch of each shape, the largest first, so that all is compiled at once.
             All other batches keep their order. Two epochs, since Keras may read of epoch 0 to build a model. Defaults
             to False.
+        sampling_weights: Numbers `(num_sequences,)`, at least 0: how often each row is drawn, in proportion, e.g.
+            `1 / class_counts[y]` for even classes. Every epoch draws others, and a row may come twice in it. Each
+            bucket has its expected number of draws, rounded once for all epochs, so that the number of batches stays
+            the same; in it a row comes as often as expected, rounded down or up (systematic sampling). Boundaries and
+            the automatic number of buckets are those of the draws. Needs `shuffle=True`, and goes with
+            `remainder="spill"` or "keep". Defaults to None: every row once.
+        rows_per_epoch: Int, how many rows an epoch draws, rounded down to a multiple of `batch_size_multiple` x
+            `num_shards`; alone, with equal weights. Defaults to None: with `sampling_weights`, as many as have a weight
+            above 0.
         num_shards: Int, how many processes share each batch: shard s takes its rows s, s + num_shards, ... All have the
             same number of batches, with the same padded lengths. Needs a `seed`. Rows are left out as with
             `batch_size_multiple`. None: as many as `keras.distribution` says (Keras 3.16) or else JAX, under its
@@ -154,7 +165,7 @@ class BucketedSequence(PassDataset):
 
     Attributes:
         num_batches: Int, the batches of every epoch.
-        num_sequences: Int, the sequences of every epoch, on all shards.
+        num_sequences: Int, the sequences of every epoch, on all shards; with `sampling_weights`, the draws.
         lengths: Int array, one entry for each sequence of the input, in timesteps; 0 for one that was dropped as empty.
         row_keys: Array, one id for each sequence of the input where that was a table; else None.
         frame_rows: Int array, the position of each timestep in that table, sequence by sequence; else None.
@@ -225,6 +236,8 @@ class BucketedSequence(PassDataset):
         shuffle: bool = True,
         seed: int | None = None,
         largest_first: bool = False,
+        sampling_weights: object = None,
+        rows_per_epoch: int | None = None,
         num_shards: int | None = 1,
         shard_index: int = 0,
     ):
@@ -253,6 +266,7 @@ class BucketedSequence(PassDataset):
         )
         check_bucket_arguments(bucket_boundaries, num_buckets, sizing)
         check_on_empty(on_empty)
+        sampling = check_sampling(sampling_weights, rows_per_epoch, remainder, shuffle)
         if not isinstance(padding_value, np.ndarray):
             check_number("padding_value", padding_value)
         check_number("label_padding_value", label_padding_value)
@@ -274,17 +288,10 @@ class BucketedSequence(PassDataset):
         self._batch_rules = BatchRules(remainder, sizing.multiple, pad_to_bucket_boundary, min_length)
         self._leaf_lengths = {leaf.name: inputs.in_given_rows(leaf.lengths) for leaf in inputs.lengths.leaves}
         self._lengths, self._kept = inputs.in_given_rows(inputs.lengths.longest), inputs.kept
-        self._buckets = choose_buckets(
-            inputs.lengths.longest.astype(np.int64),
-            sizing,
-            bucket_boundaries,
-            num_buckets,
-            pad_to_bucket_boundary,
-            inputs.kept,
-            min_length,
-            remainder,
-            labels=[leaf for leaf in inputs.lengths.leaves if leaf.is_label],
-        )
+        self._row_lengths, self._sizing = inputs.lengths, sizing
+        self._sampling = None if sampling is None else sampling.of_rows(inputs.num_given, inputs.kept)
+        self._buckets = self._choose_buckets(self._sampling, bucket_boundaries, num_buckets)
+        self._draws = self._draws_of_buckets()
         cuts = cut_batches(self._buckets, remainder, sizing.multiple)
         self._planner = EpochPlanner(
             inputs.lengths,
@@ -295,6 +302,7 @@ class BucketedSequence(PassDataset):
             min_length,
             largest_first,
             sizing.quadratic_length,
+            self._draws,
         )
         self._outliers = self._find_outliers(inputs.lengths.leaves, cuts)
         self._gatherer = BatchGatherer(
@@ -322,7 +330,7 @@ class BucketedSequence(PassDataset):
             **({"largest_first": True, "quadratic_length": sizing.quadratic_length} if largest_first else {}),
         }
         self._identity = ElasticIdentity(
-            self._gatherer.fingerprint_bytes,
+            self._fingerprint_bytes,
             self._plan_options,
             cuts,
             self._buckets.boundaries,
@@ -331,7 +339,7 @@ class BucketedSequence(PassDataset):
             self._shard.num_shards,
             shown={"pad_to_bucket_boundary": pad_to_bucket_boundary},
         )
-        self._row_lengths, self._padding_value = inputs.lengths, padding_value
+        self._padding_value = padding_value
         self._min_lengths = [1 if leaf.is_label else min_length for leaf in inputs.lengths.leaves]
         self._stats_in_repr: tuple[int, PaddingStats] | None = None  # of the seed; 50 ms for a million rows
         self._counter = PassCounter(seed)
@@ -695,7 +703,8 @@ class BucketedSequence(PassDataset):
     def subset(self, rows: object, **options: Any) -> BucketedSequence:
         """Makes a dataset of some of the rows, which shares the data of this one.
 
-        The options are those that this one was given; what it found, such as boundaries, is found again for these rows.
+        The options are those that this one was given, and of `sampling_weights` those of the rows; what it found, such
+        as boundaries, is found again for these rows.
 
         Args:
             rows: Ints, indices into the input, in any order and also repeated, or a boolean mask `(len(x),)`. Row i of
@@ -721,6 +730,8 @@ class BucketedSequence(PassDataset):
         indices = row_indices_of(rows, len(self._lengths), "rows")
         check_options_of_subset(self._given_options, options, self._stored.is_cut)
         merged = {**self._given_options, **options}
+        if merged["sampling_weights"] is not None and "sampling_weights" not in options:
+            merged["sampling_weights"] = np.asarray(merged["sampling_weights"])[indices]
         dataset = BucketedSequence(self._stored.take(indices), **merged)
         if self._frame_rows is not None:
             dataset._frame_rows = self._frame_rows.take(indices).truncate(merged["maxlen"], merged["truncating"])
@@ -737,8 +748,9 @@ class BucketedSequence(PassDataset):
     ) -> tuple[BucketedSequence, BucketedSequence]:
         """Holds out a fraction of the rows for validation, as two datasets that share the data of this one.
 
-        Both are subsets with their rows in the order of the input; see `subset`. The second one has `shuffle=False`, so
-        that `validation_data` is the same in every epoch. Rows that were dropped as empty are in neither.
+        Both are subsets with their rows in the order of the input; see `subset`. The second one has `shuffle=False`
+        and no `sampling_weights`, so that `validation_data` is the same in every epoch. Rows that were dropped as empty
+        are in neither.
 
         Args:
             fraction: Float between 0 and 1, the share of the rows that is held out: as many as with
@@ -768,7 +780,8 @@ class BucketedSequence(PassDataset):
         rows = np.arange(len(self._lengths)) if self._kept is None else self._kept
         shuffle = check_flag("shuffle", shuffle)
         rest, held_out = rows_to_hold_out(rows, fraction, stratify, groups, shuffle, seed, len(self._lengths))
-        return self.subset(rest), self.subset(held_out, shuffle=False)
+        every_row = {"shuffle": False, "sampling_weights": None, "rows_per_epoch": None}
+        return self.subset(rest), self.subset(held_out, **every_row)
 
     # What tf.data asks of a subclass.
 
@@ -803,6 +816,8 @@ class BucketedSequence(PassDataset):
     @property
     def num_sequences(self) -> int:
         """The sequences of every epoch, on all shards, before any are left out of the last batch."""
+        if self._draws is not None:
+            return self._draws.num_draws
         return len(self._lengths) if self._kept is None else len(self._kept)
 
     @property
@@ -937,9 +952,10 @@ class BucketedSequence(PassDataset):
         """
         from keras_bucketing.padding.pictures import plot_buckets
 
-        lengths = self._lengths if self._kept is None else self._lengths[self._kept]
         stats = self.padding_stats()
-        return plot_buckets(lengths, self.bucket_boundaries, self.bucket_batch_sizes, stats, ax=ax)
+        return plot_buckets(
+            self._lengths[self._typical_rows()], self.bucket_boundaries, self.bucket_batch_sizes, stats, ax=ax
+        )
 
     def plot_epoch(self, epoch: int = 0, ax: Any = None, *, max_batches: int = 40) -> Any:
         """Draws the batches of an epoch as boxes, their rows filled as far as they are real; the rest is padding.
@@ -1096,6 +1112,8 @@ class BucketedSequence(PassDataset):
         """
         check_can_predict(model, options, self._shard.num_shards, self._kept, len(self._lengths))
         buckets, rules = self._buckets, self._batch_rules
+        if self._draws is not None:  # its buckets are those of the rows that may be drawn
+            buckets = self._choose_buckets(None, buckets.boundaries, None)
         cuts = cut_batches(buckets, remainder="spill", multiple=1)
         planner = EpochPlanner(
             self._row_lengths, buckets, cuts, rules.pad_to_bucket_boundary, shuffle=False, minlen=rules.min_length
@@ -1123,7 +1141,8 @@ class BucketedSequence(PassDataset):
 
         Raises:
             TypeError: If `outputs` holds something other than arrays, or `lengths` is something else.
-            ValueError: If there is not one row for each sequence, or the epoch leaves rows out; if the dataset shuffles
+            ValueError: If there is not one row for each sequence, or the epoch leaves rows out or draws them by
+                weights; if the dataset shuffles
                 and the last batch of its newest pass was not handed out; if an output is shorter than its row; if the
                 second axis of an array is as long as all batches are padded and `lengths` does not say what it is.
 
@@ -1135,6 +1154,11 @@ class BucketedSequence(PassDataset):
             >>> [row.tolist() for row in dataset.restore_order(predictions, lengths=dataset.lengths)]
             [[1, 2, 3], [4], [5, 6]]
         """
+        if self._draws is not None:
+            raise ValueError(
+                "The input's order cannot be restored: with sampling_weights or rows_per_epoch an epoch draws rows, "
+                "some of them twice and others not at all. dataset.predict(model) predicts every row once."
+            )
         plan = self.epoch_plan(self.newest_pass().epoch)
         was_read = not self._plan_options["shuffle"] or self._counter.is_read_to_end(self.num_batches)
         return restore_order(outputs, plan, self._sequences(), lengths, was_read)
@@ -1148,13 +1172,57 @@ class BucketedSequence(PassDataset):
 
     def _find_outliers(self, leaves: Sequence[LeafLengths], cuts: BatchCuts) -> Outliers | None:
         """Those of epoch 0 with the seed 0, so that they do not depend on the seed."""
-        if not may_have_outliers(leaves, self._buckets, cuts):
+        if self._draws is None and not may_have_outliers(leaves, self._buckets, cuts):
             return None
         plan = self._planner.plan(epoch=0, seed=0)
+        if self._draws is not None:  # what is one in a hundred of the rows may be half of the draws
+            leaves = [replace(leaf, lengths=leaf.lengths[plan.rows]) for leaf in leaves]
         outliers = outliers_of_plan(plan, leaves, self._buckets, self._batch_rules)
-        if outliers is None or self._kept is None:
-            return outliers
-        return outliers._replace(rows=self._kept[outliers.rows])
+        if outliers is None:
+            return None
+        if self._draws is not None:
+            outliers = outliers.of_distinct_rows(plan.rows)
+        return outliers if self._kept is None else outliers._replace(rows=self._kept[outliers.rows])
+
+    def _choose_buckets(self, sampling: Sampling | None, bucket_boundaries: object, num_buckets: object) -> Buckets:
+        """The buckets of the rows that may be drawn, or of all."""
+        rules, lengths, names = self._batch_rules, self._row_lengths, self._kept
+        if sampling is not None:
+            lengths, names = lengths.of_rows(sampling.rows), sampling.rows if names is None else names[sampling.rows]
+        return choose_buckets(
+            lengths.longest.astype(np.int64),
+            self._sizing,
+            bucket_boundaries,
+            num_buckets,
+            rules.pad_to_bucket_boundary,
+            names,
+            rules.min_length,
+            rules.remainder,
+            labels=[leaf for leaf in lengths.leaves if leaf.is_label],
+            sampling=sampling,
+        )
+
+    def _draws_of_buckets(self) -> RowDraws | None:
+        if self._sampling is None:
+            return None
+        return RowDraws.of(self._sampling, self._buckets.row_buckets, self._buckets.counts)
+
+    def _fingerprint_bytes(self) -> Iterator[bytes]:
+        """What tells the data, and the weights that rows are drawn by, from others."""
+        yield from self._gatherer.fingerprint_bytes()
+        if self._draws is not None:
+            yield from self._draws.fingerprint_bytes()
+
+    def _typical_rows(self) -> RowIndices:
+        """The rows of an average epoch, as indices into the input, the shortest first."""
+        longest = self._row_lengths.longest
+        if self._sampling is None:
+            rows = np.argsort(longest, kind="stable")
+        else:
+            buckets, weights = self._buckets, self._sampling.weights
+            expected = expected_draws(weights, buckets.row_buckets, buckets.counts)
+            rows = self._sampling.rows[typical_rows(longest[self._sampling.rows], expected)]
+        return rows if self._kept is None else self._kept[rows]
 
     def _check_position(self, epoch: object, batch: object) -> tuple[int, int]:
         epoch, batch = check_integer("epoch", epoch, minimum=0), check_integer("batch", batch, minimum=0)

@@ -96,7 +96,21 @@ _OTHER_NAMES: tuple[tuple[str, _Hint], ...] = (
         "collate_fn collate collator data_collator map_func map_fn preprocess transform",
         "Batches are padded here: leave it out. To change them use dataset.map(function); to change rows, change `x`.",
     ),
-    ("sampler batch_sampler sampler_class", "Batches are drawn here: leave it out, and pass the rows that are wanted."),
+    (
+        "sampler batch_sampler sampler_class replacement",
+        "Batches are drawn here: leave it out. For rows by weights pass sampling_weights=[...], one number a row.",
+    ),
+    (
+        (
+            "sampling_weight sample_probs sampling_probs sampling_probabilities probabilities mux_weights stop_weights "
+            "balance_classes oversample oversampling class_balanced"
+        ),
+        "Pass sampling_weights=[...], one number a row, e.g. 1 / np.bincount(y)[y] for even classes.",
+    ),
+    (
+        "num_samples samples_per_epoch epoch_size rows_in_epoch limit_train_batches max_samples",
+        "Pass rows_per_epoch=..., how many rows an epoch draws.",
+    ),
     (
         (
             "num_workers workers use_multiprocessing max_queue_size num_parallel_calls num_parallel_reads prefetch "
@@ -230,7 +244,7 @@ _CONSTRUCTORS = {
     "load": "Use BucketedSequence(*load_sequences(path)) for what save_sequences wrote, or "
     "BucketedSequence.from_dataset(tf.data.Dataset.load(path)).",
     "choose_from_datasets": "Concatenate the sequences, BucketedSequence(x_a + x_b, ...).",
-    "sample_from_datasets": "Concatenate the sequences, BucketedSequence(x_a + x_b, ...).",
+    "sample_from_datasets": "Concatenate the sequences, BucketedSequence(x_a + x_b, sampling_weights=...).",
 }
 
 

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import pickle
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 import keras_bucketing
+from tests.support import keras_tuner
 from tests.support.models import eager_models
 from tests.support.pages import dead_links, links, python_blocks, run
 from tests.support.paths import ROOT
@@ -48,6 +50,15 @@ def test_what_needs_a_library_runs_after_the_first_block(page: str, library: str
         pytest.skip(f"needs {library}, which is not installed")
     first, *others = BLOCKS[page]
     run(f"docs/{page}", [first, *(block for block in others if block.library == library)])
+
+
+@pytest.mark.fit
+@pytest.mark.parametrize("page", [page for page, library in LIBRARIES if library == "keras_tuner"])
+def test_a_search_runs_with_what_copies_callbacks_as_keras_tuner_does(page: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "keras_tuner", keras_tuner)
+    first, *others = BLOCKS[page]
+    with eager_models():
+        run(f"docs/{page}", [first, *(block for block in others if block.library == "keras_tuner")])
 
 
 @pytest.mark.parametrize("page", TEXTS)

@@ -60,6 +60,7 @@ NUMPY_ONLY = [
     "planning/buckets.py",
     "planning/bucket_choice.py",
     "planning/cuts.py",
+    "planning/draws.py",
     "planning/forecast.py",
     "planning/window_plan.py",
     "padding/text_table.py",

@@ -309,6 +309,10 @@ class RowLengths:
         longest: Lengths = np.maximum.reduce(lengths) if len(lengths) > 1 else lengths[0]
         return longest
 
+    def of_rows(self, rows: RowIndices) -> RowLengths:
+        """Those of some rows."""
+        return RowLengths(tuple(replace(leaf, lengths=leaf.lengths[rows]) for leaf in self.leaves))
+
 
 def _used_ranges(starts: Offsets, sizes: Lengths) -> tuple[Offsets, Offsets]:
     """Where the ranges of timesteps that rows hold begin and end, ascending; those that touch or overlap are one.

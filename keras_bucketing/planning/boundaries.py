@@ -51,7 +51,11 @@ def optimal_bucket_boundaries(lengths: Any, num_buckets: int) -> list[int]:
         [4, 11]
     """
     num_buckets = check_integer("num_buckets", num_buckets)
-    distinct, counts = count_lengths(check_lengths(lengths))
+    return boundaries_of_counts(*count_lengths(check_lengths(lengths)), num_buckets)
+
+
+def boundaries_of_counts(distinct: Lengths, counts: Counts, num_buckets: int) -> list[int]:
+    """`optimal_bucket_boundaries` of distinct lengths, increasing, each of so many rows."""
     if num_buckets >= len(distinct):  # one bucket for each length leaves no padding at all
         return boundaries_after(distinct, list(range(1, len(distinct) + 1)))
     no_minimum = np.zeros(len(distinct), np.int64)

@@ -24,12 +24,13 @@ from keras_bucketing.planning.boundaries import (
     Counts,
     best_partitions,
     boundaries_after,
+    boundaries_of_counts,
     check_boundaries,
     count_lengths,
-    optimal_bucket_boundaries,
 )
 from keras_bucketing.planning.buckets import BatchSizing, Buckets
 from keras_bucketing.planning.cuts import BatchRules, BatchSpans, batch_spans
+from keras_bucketing.planning.draws import Sampling, count_weights, expected_draws, typical_lengths
 from keras_bucketing.planning.forecast import LengthTable, ShuffledBatches
 
 MAX_BUCKETS = 32
@@ -61,6 +62,7 @@ def choose_buckets(
     minlen: int = 1,
     remainder: str = "spill",
     labels: Sequence[LeafLengths] = (),
+    sampling: Sampling | None = None,
 ) -> Buckets:
     """Finds the buckets, from given boundaries or as those of minimum padding.
 
@@ -76,16 +78,23 @@ def choose_buckets(
             says so, and that is what a budget holds.
         remainder: What becomes of rows that do not fill a batch of their bucket; the automatic number depends on it.
         labels: Labels of their own length, each `(num_rows,)`: they choose no bucket, but a budget holds them as well.
+        sampling: How often these rows are drawn; None where each is read once.
     """
     given = check_bucket_arguments(bucket_boundaries, num_buckets, sizing)
     rules = BatchRules(remainder, sizing.multiple, pad_to_bucket_boundary, minlen)
     if given is not None:
         boundaries = given
     else:
-        boundaries = _find_boundaries(np.maximum(lengths, minlen), sizing, num_buckets, rules)
+        boundaries = _find_boundaries(np.maximum(lengths, minlen), sizing, num_buckets, rules, sampling)
     buckets = Buckets.from_lengths(lengths, boundaries)
+    epoch_lengths = None
+    if sampling is not None:
+        draws = sampling.rounded_draws(buckets.row_buckets, len(buckets.upper_lengths), sizing.multiple)
+        buckets = replace(buckets, draws=draws)
+        epoch_lengths = typical_lengths(lengths, expected_draws(sampling.weights, buckets.row_buckets, draws))
     if sizing.bucket_batch_sizes is not None:
-        return keep_outliers_apart(replace(buckets, batch_sizes=sizing.bucket_batch_sizes), lengths, rules)
+        buckets = replace(buckets, batch_sizes=sizing.bucket_batch_sizes)
+        return keep_outliers_apart(buckets, lengths, rules, epoch_lengths)
     padded_lengths = buckets.upper_lengths
     if not pad_to_bucket_boundary:  # then a batch is no longer than the longest row of its bucket
         padded_lengths = np.where(buckets.counts > 0, buckets.longest(lengths), padded_lengths)
@@ -97,7 +106,7 @@ def choose_buckets(
         if labels:
             padded_lengths = _with_labels(buckets, padded_lengths, labels, sizing, rules)
     sizes = np.maximum(sizing.rows_at(padded_lengths), sizing.multiple).tolist()
-    return keep_outliers_apart(replace(buckets, batch_sizes=sizes), lengths, rules)
+    return keep_outliers_apart(replace(buckets, batch_sizes=sizes), lengths, rules, epoch_lengths)
 
 
 def _with_labels(
@@ -118,7 +127,9 @@ def _with_labels(
     return padded
 
 
-def _find_boundaries(lengths: Lengths, sizing: BatchSizing, num_buckets: object, rules: BatchRules) -> list[int]:
+def _find_boundaries(
+    lengths: Lengths, sizing: BatchSizing, num_buckets: object, rules: BatchRules, sampling: Sampling | None
+) -> list[int]:
     if sizing.bucket_batch_sizes is not None:
         wanted = len(sizing.bucket_batch_sizes)
         distinct = len(np.unique(lengths))
@@ -127,9 +138,13 @@ def _find_boundaries(lengths: Lengths, sizing: BatchSizing, num_buckets: object,
                 f"`bucket_batch_sizes` has more entries than there are distinct lengths. Expected at most {distinct}, "
                 f"received {wanted}. Pass fewer sizes."
             )
-        return optimal_bucket_boundaries(lengths, wanted)
+        num_buckets = wanted
     if num_buckets is not None:
-        return optimal_bucket_boundaries(lengths, check_integer("num_buckets", num_buckets))
+        counts = count_lengths(lengths) if sampling is None else count_weights(lengths, sampling.weights)
+        return boundaries_of_counts(*counts, check_integer("num_buckets", num_buckets))
+    if sampling is not None:
+        shares = sampling.weights / np.cumsum(sampling.weights)[-1]
+        lengths = typical_lengths(lengths, shares * sampling.num_draws)
     return automatic_bucket_boundaries(lengths, sizing.rows_at, rules)
 
 
@@ -201,15 +216,19 @@ def _shorten(values: list[int]) -> str:
     return str(values) if len(values) <= 10 else f"[{values[0]}, {values[1]}, ..., {values[-1]}]"
 
 
-def keep_outliers_apart(buckets: Buckets, lengths: Lengths, rules: BatchRules) -> Buckets:
+def keep_outliers_apart(
+    buckets: Buckets, lengths: Lengths, rules: BatchRules, epoch_lengths: Lengths | None = None
+) -> Buckets:
     """Finds out whether a few of the longest rows cost so much that no others may spill into their buckets.
 
-    One bucket more then ends in a partial batch, the same in every epoch.
+    One bucket more then ends in a partial batch, the same in every epoch. `epoch_lengths` are those of the rows of an
+    epoch, where it draws them by weights.
     """
     longest = np.maximum(buckets.longest(lengths), rules.min_length)
     if rules.pad_to_bucket_boundary:
         longest = np.maximum(longest, buckets.upper_lengths)
     partition = _Partition(buckets.counts, np.array(buckets.batch_sizes), longest)
+    lengths = lengths if epoch_lengths is None else epoch_lengths
     if not partition.outlier_buckets(rules, int(lengths.sum())):
         return buckets
     table = LengthTable.from_counts(*count_lengths(np.maximum(lengths, rules.min_length)), _MAX_POINTS)

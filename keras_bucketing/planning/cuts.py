@@ -155,11 +155,11 @@ def cut_batches(buckets: Buckets, remainder: str, multiple: int) -> BatchCuts:
     spans = batch_spans(buckets.counts, buckets.batch_sizes, remainder, multiple, buckets.apart)
     if not spans.rows.any():
         raise ValueError(_no_batches(buckets, remainder, multiple))
-    return BatchCuts.from_spans(spans, count_spare_rows(len(buckets.row_buckets), remainder, multiple))
+    return BatchCuts.from_spans(spans, count_spare_rows(int(buckets.counts.sum()), remainder, multiple))
 
 
 def _no_batches(buckets: Buckets, remainder: str, multiple: int) -> str:
-    rows = len(buckets.row_buckets)
+    rows = int(buckets.counts.sum())
     if rows < multiple:
         return (
             f"`x` has too few sequences for a single batch. Expected at least {multiple} (batch_size_multiple x "

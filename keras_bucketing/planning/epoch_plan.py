@@ -22,8 +22,10 @@ from keras_bucketing.data.row_splits import Lengths, row_splits_of
 from keras_bucketing.data.rows import RowLengths
 from keras_bucketing.planning.buckets import Buckets, Shard
 from keras_bucketing.planning.cuts import BatchCuts, min_padded_lengths
+from keras_bucketing.planning.draws import RowDraws
 
 _PHILOX = tf.random.Algorithm.PHILOX.value
+_OF_DRAWS = np.uint64(1 << 63)  # streams of random numbers that no order of an epoch uses
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class EpochPlan:
         batch_splits: Int64 array `(num_batches + 1,)`: batch i holds `rows[batch_splits[i]:batch_splits[i + 1]]`.
         padded_lengths: Int64 array `(num_batches,)`, in timesteps; of the longest leaf of `x` where there are several.
         buckets: Int64 array `(num_batches,)`: the bucket whose size and boundary each batch has.
-        left_out: Int64 array: the row indices that this epoch does not yield, on no shard; increasing.
+        left_out: Int64 array: the row indices that this epoch does not yield, on no shard; increasing. Rows that an
+            epoch does not draw, with `sampling_weights`, are not left out.
         leaf_padded_lengths: Dict from the name of each leaf that is padded on its own, e.g. `x['audio']`, to its padded
             lengths, Int64 array `(num_batches,)`.
 
@@ -158,16 +161,51 @@ class FirstBatches(NamedTuple):
 _EPOCHS_WITH_FIRST_BATCHES = 2  # what builds a model may take epoch 0
 
 
+class DrawTensors(NamedTuple):
+    """What the rows of an epoch are drawn by, as `RowDraws` holds it.
+
+    Attributes:
+        rows: Int32 `(num_candidates,)`, the rows that may be drawn.
+        units: Int64 `(num_candidates,)`, how often each is expected, in units.
+        unit: Int64 scalar, the units of one draw: a power of two.
+        num_draws: Int32 scalar.
+    """
+
+    rows: tf.Tensor
+    units: tf.Tensor
+    unit: tf.Tensor
+    num_draws: tf.Tensor
+
+    def draw(self, candidates: tf.Tensor, key: tf.Tensor, stream: tf.Tensor, has_batches: tf.Tensor | int) -> tf.Tensor:
+        """Draws `(num_draws,)` of the candidates, which are ordered by bucket, as the draws are then.
+
+        The positions of all draws are one apart, from a random start. The candidates of a bucket take a whole number of
+        draws, so that as many positions are theirs.
+        """
+        ends = tf.cumsum(tf.gather(self.units, candidates))
+        counter = _counter(stream)
+        start = tf.raw_ops.StatelessRandomUniformFullIntV2(
+            shape=[], key=key, counter=counter, alg=_PHILOX, dtype=tf.int64
+        )
+        positions = tf.bitwise.bitwise_and(start, self.unit - 1)
+        positions += self.unit * tf.cast(tf.range(self.num_draws * has_batches), tf.int64)
+        # `tf.searchsorted` cannot reshape what is empty.
+        at = tf.raw_ops.UpperBound(sorted_inputs=ends[tf.newaxis], values=positions[tf.newaxis])[0]
+        return tf.gather(candidates, at)
+
+
 class EpochTensors(NamedTuple):
     """What the epochs of one dataset are ordered and cut by: a structure, so that one graph can serve all datasets.
 
     Attributes:
-        row_buckets: Int32 `(num_rows,)`, the bucket of each row; None where rows stay sorted by length.
+        row_buckets: Int32 `(num_rows,)`, the bucket of each row, or of each one that may be drawn; None where rows stay
+            sorted by length.
         sorted_rows: Int32 `(num_rows,)`, the rows, shortest first; None where they are shuffled.
         num_partitions: Int, at least the number of buckets. A power of two, so that there are few graphs.
         num_used: Int32 scalar: the rows that batches have room for; None where that is all of them.
         cuts: Those of all batches, in the order of their buckets.
         first: Which batches come first in epochs 0 and 1; None where they are in no other order.
+        draws: What rows are drawn by; None where each is read once.
     """
 
     row_buckets: tf.Tensor | None
@@ -176,6 +214,7 @@ class EpochTensors(NamedTuple):
     num_used: tf.Tensor | None
     cuts: Cut
     first: FirstBatches | None = None
+    draws: DrawTensors | None = None
 
     def order(self, epoch: tf.Tensor, seed: tf.Tensor, has_batches: tf.Tensor | int = 1) -> tuple[tf.Tensor, tf.Tensor]:
         """The order of an epoch: int32 rows `(num_rows,)`, and batches `(num_batches,)` that are cut from them.
@@ -204,8 +243,18 @@ class EpochTensors(NamedTuple):
         spare = []
         if self.num_used is not None:
             used, spare = rows[: self.num_used], [rows[self.num_used :]]
-        by_bucket = tf.dynamic_partition(used, tf.gather(self.row_buckets, used), self.num_partitions)
-        return tf.concat([*by_bucket, *spare], 0), shuffled(batches, key, stream + tf.constant(1, tf.uint64))
+        by_bucket = self._by_bucket(used)
+        batch_order = shuffled(batches, key, stream + tf.constant(1, tf.uint64))
+        if self.draws is not None:
+            # A row that is drawn twice would lie beside itself, so the draws are shuffled as well.
+            drawn = self.draws.draw(tf.concat(by_bucket, 0), key, stream + _OF_DRAWS, has_batches)
+            by_bucket = self._by_bucket(shuffled(drawn, key, stream + _OF_DRAWS + tf.constant(1, tf.uint64)))
+            return tf.gather(self.draws.rows, tf.concat(by_bucket, 0)), batch_order
+        return tf.concat([*by_bucket, *spare], 0), batch_order
+
+    def _by_bucket(self, rows: tf.Tensor) -> list[tf.Tensor]:
+        parts: list[tf.Tensor] = tf.dynamic_partition(rows, tf.gather(self.row_buckets, rows), self.num_partitions)
+        return parts
 
     def batches(
         self, epoch: tf.Tensor, first_batch: tf.Tensor, seed: tf.Tensor, has_batches: tf.Tensor | int = 1
@@ -228,6 +277,7 @@ class EpochPlanner:
         minlen: Int, the least padded length of the leaves of `x`.
         largest_first: Whether epochs 0 and 1 begin with the largest batch, or with one of each shape.
         quadratic_length: Int, what says how large a batch is, as in `BatchSizing`; or None.
+        draws: How often rows are drawn: then the buckets are those of the rows that may be; None where all are read.
     """
 
     def __init__(
@@ -240,10 +290,12 @@ class EpochPlanner:
         minlen: int = 1,
         largest_first: bool = False,
         quadratic_length: int | None = None,
+        draws: RowDraws | None = None,
     ):
         self._leaves = lengths.leaves
         self._buckets = cuts.buckets
-        min_lengths = min_padded_lengths(lengths, buckets, cuts, pad_to_bucket_boundary, minlen)
+        planned = lengths if draws is None else lengths.of_rows(draws.rows)
+        min_lengths = min_padded_lengths(planned, buckets, cuts, pad_to_bucket_boundary, minlen)
         starts, sizes = (part[:, np.newaxis] for part in (cuts.starts, cuts.stops - cuts.starts))
         self._cuts = Cut(starts, sizes, min_lengths)
         with tf.device("CPU:0"):
@@ -254,6 +306,7 @@ class EpochPlanner:
                 num_used=tf.constant(len(buckets.row_buckets) - cuts.num_spare) if cuts.num_spare else None,
                 cuts=Cut(*(tf.constant(part, tf.int32) for part in self._cuts)),
                 first=self._first_batches(pad_to_bucket_boundary, quadratic_length) if largest_first else None,
+                draws=None if draws is None else _in_graph(draws),
             )
 
     def _first_batches(self, pad_to_bucket_boundary: bool, quadratic_length: int | None) -> FirstBatches:
@@ -287,8 +340,9 @@ class EpochPlanner:
             for leaf, min_lengths in zip(self._leaves, self._cuts.min_lengths[order].T, strict=True)
         ]
         sequences = [lengths for leaf, lengths in zip(self._leaves, padded, strict=True) if not leaf.is_label]
-        left_out = np.ones(len(rows), bool)
-        left_out[batch_rows] = False
+        left_out = np.full(len(rows), self.tensors.draws is None)
+        if self.tensors.draws is None:
+            left_out[batch_rows] = False
         return EpochPlan(
             epoch=epoch,
             rows=batch_rows,
@@ -298,6 +352,11 @@ class EpochPlanner:
             left_out=np.flatnonzero(left_out),
             leaf_padded_lengths={leaf.name: lengths for leaf, lengths in zip(self._leaves, padded, strict=True)},
         )
+
+
+def _in_graph(draws: RowDraws) -> DrawTensors:
+    parts = ((draws.rows, tf.int32), (draws.units, tf.int64), (draws.unit, tf.int64), (draws.num_draws, tf.int32))
+    return DrawTensors(*(tf.constant(part, dtype) for part, dtype in parts))
 
 
 def shuffled(values: tf.Tensor, key: tf.Tensor, stream: tf.Tensor) -> tf.Tensor:
@@ -313,5 +372,8 @@ def shuffled(values: tf.Tensor, key: tf.Tensor, stream: tf.Tensor) -> tf.Tensor:
         key: Uint64 `(1,)`.
         stream: Uint64 scalar.
     """
-    counter = tf.stack([tf.constant(0, tf.uint64), stream])
-    return tf.raw_ops.StatelessShuffle(value=values, key=key, counter=counter, alg=_PHILOX)
+    return tf.raw_ops.StatelessShuffle(value=values, key=key, counter=_counter(stream), alg=_PHILOX)
+
+
+def _counter(stream: tf.Tensor) -> tf.Tensor:
+    return tf.stack([tf.constant(0, tf.uint64), stream])

@@ -46,6 +46,12 @@ class Outliers(NamedTuple):
     share: float
     is_label: bool = False
 
+    def of_distinct_rows(self, rows: RowIndices) -> Outliers:
+        """The same where they are positions in these rows, some of which are one row."""
+        given = rows[self.rows]
+        first = np.sort(np.unique(given, return_index=True)[1])
+        return self._replace(rows=given[first], lengths=self.lengths[first])
+
     def __str__(self) -> str:
         named = [
             f"{self.name}[{row}] ({length} timesteps)" for row, length in zip(self.rows, self.lengths, strict=True)

@@ -128,7 +128,7 @@ def tune_batch_sizes(
     repeats, verbose = check_integer("repeats", repeats), _check_verbose(verbose)
     measure_xla = check_flag("measure_xla", measure_xla)
     rules = dataset._batch_rules
-    order = np.argsort(dataset.lengths, kind="stable")[-dataset.num_sequences :]  # without those dropped as empty
+    order = dataset._typical_rows()
     lengths = np.maximum(dataset.lengths[order], rules.min_length)
     bounds = _check_bounds(dataset, min_updates, min_rows, max_rows, max_timesteps_per_batch, max_step_seconds)
 
