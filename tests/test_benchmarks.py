@@ -38,6 +38,7 @@ def fewer_recordings(monkeypatch):
         ),
         ("padding", ["boundaries", "distinct lengths"], ["efficiency", "seconds_to_find"]),
         ("two_lengths", ["batches", "longest of the two"], ["efficiency"]),
+        ("alternatives", ["pairs for attention", "packing"], ["results"]),
         ("automatic_buckets", ["32 rows: before -> now", "one shape a bucket"], ["results"]),
         ("training", ["seconds an epoch", "updates an epoch"], ["results", "epochs"]),
         ("transformer_training", ["seconds an epoch", "updates an epoch"], ["results", "epochs"]),

@@ -14,8 +14,9 @@ import tensorflow as tf
 import keras_bucketing
 from tests.support import keras_tuner
 from tests.support.models import eager_models
-from tests.support.pages import dead_links, links, python_blocks, run
+from tests.support.pages import dead_links, links, python_blocks, run, write_outputs
 from tests.support.paths import ROOT
+from tests.support.processes import run_on_backend
 
 DOCS = ROOT / "docs"
 TEXTS = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
@@ -42,6 +43,23 @@ def test_a_page_runs_from_top_to_bottom(page: str):
         run(f"docs/{page}", [block for block in BLOCKS[page] if block.library is None])
 
 
+@pytest.mark.fit
+@pytest.mark.backends
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_texts_are_classified_on_another_backend(backend: str):
+    """Without the model that takes strings, which only TensorFlow has."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from tests.support.pages import python_blocks, run
+blocks = python_blocks(Path({str(DOCS / "guide" / "classify-texts.md")!r}).read_text(encoding="utf-8"))
+names = run("page", [block._replace(output=None) for block in blocks if 'dtype="string"' not in block.code])
+print(names["keras"].backend.backend(), names["history"].history["val_accuracy"][-1] > 0.9)
+"""
+    assert run_on_backend(backend, "-c", program).split() == [backend, "True"]
+
+
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
 @pytest.mark.fit
 @pytest.mark.parametrize(("page", "library"), LIBRARIES)
@@ -59,6 +77,44 @@ def test_a_search_runs_with_what_copies_callbacks_as_keras_tuner_does(page: str,
     first, *others = BLOCKS[page]
     with eager_models():
         run(f"docs/{page}", [first, *(block for block in others if block.library == "keras_tuner")])
+
+
+PAGE = """# Page
+
+```python
+print("3 batches, efficiency 0.912, 12 ms a step in 3ms/step")
+```
+
+<!-- output -->
+```text
+{}
+```
+"""
+
+
+@pytest.mark.parametrize(
+    ("shown", "is_same"),
+    [
+        ("3 batches, efficiency 0.912, 12 ms a step in 3ms/step", True),
+        ("3 batches,   efficiency 0.913, 12 ms a step in 95ms/step", True),
+        ("4 batches, efficiency 0.912, 12 ms a step in 3ms/step", False),
+        ("3 batches, efficiency 0.612, 12 ms a step in 3ms/step", False),
+        ("", False),
+    ],
+)
+def test_a_block_whose_output_has_changed_fails_and_the_command_writes_it(shown, is_same, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.format(shown))
+    if is_same:
+        run("page.md", python_blocks(page.read_text()))
+    else:
+        with pytest.raises(AssertionError, match=r"page\.md, line 3: .* tests\.support\.pages page\.md"):
+            run("page.md", python_blocks(page.read_text()))
+    assert write_outputs(page) is not is_same
+    assert page.read_text() == PAGE.format(
+        shown if is_same else "3 batches, efficiency 0.912, 12 ms a step in 3ms/step"
+    )
+    assert not write_outputs(page)
 
 
 @pytest.mark.parametrize("page", TEXTS)

@@ -36,6 +36,13 @@ def test_every_benchmark_has_a_record_a_table_and_its_command_on_a_page(made):
     assert {name for name in names if f"<!-- table: {name} -->" in benchmarks} == names
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_line_begins_with_what_tears_a_paragraph_apart(page):
+    """A line that begins with a comment is HTML up to an empty line, one that begins with % a comment of MyST's."""
+    assert re.findall(r"^[ >*-]*<!-- (?:figure: [\w.]+|end) -->.+$", PAGES[page], flags=re.MULTILINE) == []
+    assert re.findall(r"^ *%.*$", PAGES[page], flags=re.MULTILINE) == []
+
+
 def test_no_table_of_the_benchmarks_page_was_written_by_hand():
     by_hand = re.sub(r"<!-- table: \w+ -->.*?<!-- end -->", "", PAGES["docs/benchmarks.md"], flags=re.DOTALL)
     assert "\n|" not in by_hand

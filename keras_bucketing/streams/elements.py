@@ -238,9 +238,9 @@ def refuse_text(dtype: str, path: Path, value: object = None) -> None:
         return
     shown = "" if value is None else f" ({show(value)})"
     fix = (
-        "vectorize = keras.layers.TextVectorization(ragged=True), vectorize.adapt(texts), and yield vectorize(text), "
-        "or dataset.map(lambda text, label: (vectorize(text), label)); with output_sequence_length=... the ids are "
-        "padded instead, which from_dataset undoes"
+        "vectorize = keras.layers.TextVectorization(), vectorize.adapt(texts), and yield vectorize(text), or "
+        "dataset.map(lambda text, label: (vectorize(text), label)); of a batch of texts the ids are padded, which "
+        "from_dataset undoes"
         if path[0] == "x"
         else "keras.layers.StringLookup or a dict"
     )

@@ -1,6 +1,22 @@
-"""Pages of Markdown: their Python blocks, headings and links, and the data that a page takes for the reader's own."""
+"""Pages of Markdown: their Python blocks, headings and links, and the data that a page takes for the reader's own.
 
+A page shows what a block prints in a block below it:
+
+    <!-- output -->
+    ```text
+    what it prints
+    ```
+
+A run of the page fails where that has changed. `python -m tests.support.pages docs/guide/PAGE.md ...` writes it.
+"""
+
+import contextlib
+import io
+import math
+import os
 import re
+import sys
+import tempfile
 import wave
 from pathlib import Path
 from typing import NamedTuple
@@ -11,19 +27,26 @@ import numpy as np
 # <!-- needs: datasets --> before the blocks of a section says which library they need; it holds to the next heading.
 # <!-- given: x, y, model --> before a block names what readers have already; `given` makes them up.
 _BLOCK = re.compile(
-    r"^```python\n(.*?)^```|^<!-- needs: (\w+) -->$|^<!-- given: ([^\n]*) -->$|^#+ ", flags=re.DOTALL | re.MULTILINE
+    r"^```python\n(.*?)^```(?:\n+<!-- output -->\n```text\n(.*?)^```)?"
+    r"|^<!-- needs: (\w+) -->$|^<!-- given: ([^\n]*) -->$|^#+ ",
+    flags=re.DOTALL | re.MULTILINE,
 )
 _CODE = re.compile(r"^```.*?^```$|`[^`\n]+`", flags=re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 class Block(NamedTuple):
-    """A Python block: the line it is on, its code, the library and the names that it needs."""
+    """A Python block: the line it is on, its code, the library and the names that it needs, and what it prints.
+
+    `place` is where the page shows what it prints, from which character to which.
+    """
 
     line: int
     code: str
     library: str | None
     given: list[str]
+    output: str | None = None
+    place: tuple[int, int] = (0, 0)
 
 
 def python_blocks(text: str) -> list[Block]:
@@ -31,9 +54,10 @@ def python_blocks(text: str) -> list[Block]:
     blocks: list[Block] = []
     library, names = None, []
     for found in _BLOCK.finditer(text):
-        code, needed, given = found.groups()
+        code, output, needed, given = found.groups()
         if code is not None:
-            blocks.append(Block(text.count("\n", 0, found.start(1)), code, library, names))
+            line = text.count("\n", 0, found.start(1))
+            blocks.append(Block(line, code, library, names, output, found.span(2)))
             names = []
         elif given is not None:
             names = given.split(", ")
@@ -42,13 +66,74 @@ def python_blocks(text: str) -> list[Block]:
     return blocks
 
 
-def run(path: str, blocks: list[Block]) -> dict[str, object]:
-    """Runs blocks in one go, as somebody would type them; returns the names that they leave."""
+def run(path: str, blocks: list[Block], printed: list[str] | None = None) -> dict[str, object]:
+    """Runs blocks in one go, as a reader would type them; returns the names that they leave.
+
+    Raises:
+        AssertionError: If a block prints something else than the page shows, unless what they print is collected in
+            `printed`.
+    """
     names: dict[str, object] = {}
     for block in blocks:
         names |= {name: value for name, value in make_given(block.given).items() if value is not None}
-        exec(compile("\n" * block.line + block.code, path, "exec"), names)  # errors show the page's line
+        with contextlib.redirect_stdout(io.StringIO()) as stream:
+            exec(compile("\n" * block.line + block.code, path, "exec"), names)  # errors show the page's line
+        shown = as_shown(stream.getvalue())
+        if printed is not None:
+            printed.append(shown)
+        elif block.output is not None:
+            assert is_same_output(block.output, shown), (
+                f"{path}, line {block.line}: the block prints something else than the page shows. "
+                f"`python -m tests.support.pages {path}` writes it. It prints:\n{shown}"
+            )
     return names
+
+
+def as_shown(printed: str) -> str:
+    """What a terminal shows of it in the end: without colors, each line as it was last written."""
+    lines = re.sub(r"\x1b\[\d*m", "", printed).split("\n")
+    states = [[state for state in re.split(r"[\b\r]+", line) if state.strip()] for line in lines]
+    return "\n".join(state[-1].rstrip() if state else "" for state in states).strip("\n") + "\n"
+
+
+def is_same_output(first: str, second: str) -> bool:
+    """Whether two outputs are the same but for times, the width of columns, and 2 % of numbers with decimals."""
+    if _without_decimals(first) != _without_decimals(second):
+        return False
+    pairs = zip(_DECIMAL.findall(_without_times(first)), _DECIMAL.findall(_without_times(second)), strict=True)
+    return all(math.isclose(float(one), float(other), rel_tol=0.02, abs_tol=0.02) for one, other in pairs)
+
+
+_DECIMAL = re.compile(r"\d+\.\d+(?:e[-+]?\d+)?")
+
+
+def _without_times(text: str) -> str:
+    return re.sub(r"\b\d+(?:\.\d+)?(?:ms|us|s)(?:/step|/epoch)?\b", "TIME", text)
+
+
+def _without_decimals(text: str) -> list[str]:
+    return re.sub(r"#+\.*|\.{3,}", "BAR", _DECIMAL.sub("DECIMAL", _without_times(text))).split()
+
+
+def write_outputs(path: Path) -> bool:
+    """Runs a page and writes what its blocks print where the page shows it; returns whether that has changed."""
+    text = path.read_text(encoding="utf-8")
+    blocks = [block for block in python_blocks(text) if block.library is None]
+    printed: list[str] = []
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # contextlib.chdir is of Python 3.11
+        try:
+            run(str(path), blocks, printed)
+        finally:
+            os.chdir(before)
+    updated = text
+    for block, shown in reversed(list(zip(blocks, printed, strict=True))):
+        if block.output is not None and not is_same_output(block.output, shown):
+            begin, end = block.place
+            updated = updated[:begin] + shown + updated[end:]
+    path.write_text(updated, encoding="utf-8")
+    return updated != text
 
 
 def make_given(names: list[str]) -> dict[str, object]:
@@ -109,3 +194,8 @@ def dead_links(path: Path) -> list[str]:
         if not file.exists() or (anchor and anchor not in anchors(file.read_text(encoding="utf-8"))):
             dead.append(link)
     return dead
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        print(f"{name}: {'written' if write_outputs(Path(name).resolve()) else 'as it was'}")
