@@ -160,7 +160,7 @@ def test_the_shortened_epoch_ends_without_a_warning_and_the_next_ones_are_whole(
 
 
 @pytest.mark.fit
-@pytest.mark.parametrize("save_freq", [1, 2, 3, 4])
+@pytest.mark.parametrize("save_freq", [3, 4])  # the newest backup is of mid-epoch, or of the last of its four batches
 def test_a_run_killed_in_validation_goes_on_like_the_uninterrupted_one(tmp_path: Path, save_freq: int):
     class Interrupt(keras.callbacks.Callback):
         epochs_left = 2
