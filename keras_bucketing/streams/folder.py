@@ -106,7 +106,8 @@ class FolderWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if kind is not None and self._lock is not None:
+            # Where the old folder has been moved away, the new one is whole, and the next writer moves it.
+            if kind is not None and self._lock is not None and not _waits_for_its_place(self.path):
                 with contextlib.suppress(OSError):  # the first error is the one to tell
                     self._remove(self._work)
         finally:
@@ -281,13 +282,19 @@ class FolderWriter:
             if os.path.lexists(self._replaced):
                 self._remove(self._replaced)
             self._files.write(self.path / _LOCK, self.path.name.encode("utf-8", "surrogateescape"))
-            self._files.rename(self.path, self._replaced)
+            try:
+                self._files.rename(self.path, self._replaced)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._files.remove(self.path / _LOCK)
+                raise
         try:
             self._files.rename(self._work, self.path)
         except OSError:
             if replaces:
-                self._files.rename(self._replaced, self.path)
-                self._files.remove(self.path / _LOCK)
+                with contextlib.suppress(OSError):  # the first error is the one to tell; the new folder waits then
+                    self._files.rename(self._replaced, self.path)
+                    self._files.remove(self.path / _LOCK)
             raise
         self._files.remove(self.path / _LOCK)
         self._files.flush_folder(self.path.parent)

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from keras_bucketing import BucketedSequence, load_sequences, save_sequences
 from keras_bucketing.streams import folder as folders
 from keras_bucketing.streams.folder import FolderWriter
+from keras_bucketing.streams.folder_files import FolderFiles
 from keras_bucketing.streams.reading import read_stream
 from keras_bucketing.streams.sources import open_stream
 from keras_bucketing.unpadding.batches import BatchOptions
@@ -146,6 +147,32 @@ def test_every_step_of_an_overwrite_may_be_the_last(tmp_path):
         write(home / "s", 3)
         assert read(home / "s") == 3
         assert os.listdir(home) == ["s"]
+
+
+class FailingRenames(FolderFiles):
+    """All renames from one on fail."""
+
+    def __init__(self, fail_from, error):
+        self.left, self.error = fail_from, error
+
+    def rename(self, old, new):
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        super().rename(old, new)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "broken"), KeyboardInterrupt()], ids=["error", "interrupted"])
+@pytest.mark.parametrize("fail_from", [0, 1])
+def test_renames_that_fail_for_good_lose_nothing(tmp_path, fail_from, error):
+    write(tmp_path / "s", 1)
+    with pytest.raises(type(error)):
+        write(tmp_path / "s", 2, FailingRenames(fail_from, error))
+    assert read(tmp_path / "s") == 1 + fail_from  # the new one waits for its place once the old one has left it
+    write(tmp_path / "s", 3)
+    assert read(tmp_path / "s") == 3
+    assert os.listdir(tmp_path) == ["s"]
+    assert "writing.lock" not in os.listdir(tmp_path / "s")
 
 
 def overwrite_stopped(path, version, stop_at, kind):
