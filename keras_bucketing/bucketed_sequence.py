@@ -58,8 +58,8 @@ from keras_bucketing.streams.saved_sequences import (
     read_dataset,
     refuse_data_beside_elements,
 )
-from keras_bucketing.unpadding.arrays import refuse_padding_of_masks, unpad_arrays
-from keras_bucketing.unpadding.labels import unpad_labels
+from keras_bucketing.unpadding.arrays import refuse_padding_of_masks
+from keras_bucketing.unpadding.labels import check_label_padding, unpad_all
 from keras_bucketing.unpadding.unnoticed import level_of_caller, warn_of
 
 
@@ -111,7 +111,8 @@ class BucketedSequence(PassDataset):
             and in what spills into it. Defaults to None: True where Keras runs on JAX, which compiles every shape, and
             False elsewhere.
         padding_value: Number behind the end of a sequence, or an array of the shape of a timestep. Defaults to 0.
-        label_padding_value: Number behind the end of ragged labels. Defaults to 0.
+        label_padding_value: Number behind the end of ragged labels, or an array of the shape of a label, as of a
+            one-hot class of its own. Defaults to 0.
         maxlen: Int, cut longer sequences to it, in timesteps; labels of their own length stay. Defaults to None.
         truncating: "post" cuts a sequence's end, "pre" its beginning. Defaults to "post".
         minlen: Int, pad every batch to at least so many timesteps, e.g. the receptive field of convolutions with
@@ -223,7 +224,7 @@ class BucketedSequence(PassDataset):
         num_buckets: int | None = None,
         pad_to_bucket_boundary: bool | None = None,
         padding_value: Any = 0,
-        label_padding_value: float = 0,
+        label_padding_value: Any = 0,
         maxlen: int | None = None,
         truncating: Literal["post", "pre"] = "post",
         minlen: int | None = None,
@@ -269,7 +270,8 @@ class BucketedSequence(PassDataset):
         sampling = check_sampling(sampling_weights, rows_per_epoch, remainder, shuffle)
         if not isinstance(padding_value, np.ndarray):
             check_number("padding_value", padding_value)
-        check_number("label_padding_value", label_padding_value)
+        if not isinstance(label_padding_value, np.ndarray):
+            check_number("label_padding_value", label_padding_value)
         # All that is wrong whatever the data are has been refused here: from_dataset reads its source only now.
         if isinstance(x, Unread):
             source, contents = x, x.read()
@@ -453,11 +455,8 @@ class BucketedSequence(PassDataset):
         elif options.get("align_labels", True) is False:
             timestep_labels = False
         align_labels = bool(options.get("align_labels", True))
-        unpadded = unpad_arrays(
-            x, lengths, mask_value, padding, sequences, options.get("maxlen"), None if align_labels else y
-        )
-        y, sample_weight, label_padding = unpad_labels(
-            y, sample_weight, unpadded, timestep_labels, padding, options, align_labels
+        unpadded, y, sample_weight, label_padding = unpad_all(
+            (x, y, sample_weight), lengths, mask_value, padding, sequences, timestep_labels, options, align_labels
         )
         options.setdefault("padding_value", mask_value)
         if label_padding is not None:
@@ -540,7 +539,7 @@ class BucketedSequence(PassDataset):
             padding,
             timestep_labels,
             labels_align=check_flag("align_labels", options.get("align_labels", True)),
-            label_mask_value=check_number("label_padding_value", options.get("label_padding_value", 0)),
+            label_mask_value=check_label_padding(options.get("label_padding_value", 0)),
             sequences=sequences,
         )
         check_flag("copy", options.get("copy", True))

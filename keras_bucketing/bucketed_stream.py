@@ -29,6 +29,7 @@ from keras_bucketing.planning.buckets import BatchSizing, check_minlen, check_si
 from keras_bucketing.planning.window_plan import WindowPlanner
 from keras_bucketing.streams.saved_sequences import check_batch_options
 from keras_bucketing.streams.windows import format_of_rows, open_row_source
+from keras_bucketing.unpadding.arrays import refuse_padding_of_masks
 
 # The rows of a window are few, so that padding decides: on lengths like those of IMDB, 64 buckets of two batches each
 # in 4,096 rows are 6 % padding, 32 buckets 8 %, and rows that are sorted 4 %.
@@ -78,7 +79,8 @@ class BucketedStream(PassDataset):
             `bucket_boundaries` whose last one is above every length, as in tf.data. Defaults to None: True where Keras
             runs on JAX, which compiles every shape, and `maxlen` is given; False elsewhere.
         padding_value: Number behind the end of a sequence. Defaults to None: `mask_value`.
-        label_padding_value: Number behind the end of ragged labels. Defaults to 0.
+        label_padding_value: Number behind the end of ragged labels. Defaults to None: what per-timestep labels of
+            padded batches were padded with, or 0.
         maxlen: Int, cut longer sequences to it, in timesteps; labels of their own length stay. Defaults to None.
         truncating: "post" cuts a sequence's end, "pre" its beginning. Defaults to "post".
         minlen: Int, pad every batch to at least so many timesteps. Defaults to None.
@@ -145,7 +147,7 @@ class BucketedStream(PassDataset):
         buffer_size: int = 4096,
         pad_to_bucket_boundary: bool | None = None,
         padding_value: float | None = None,
-        label_padding_value: float = 0,
+        label_padding_value: float | None = None,
         maxlen: int | None = None,
         truncating: Literal["post", "pre"] = "post",
         minlen: int | None = None,
@@ -192,11 +194,16 @@ class BucketedStream(PassDataset):
             padding,
             timestep_labels,
             labels_align=align_labels,
-            label_mask_value=check_number("label_padding_value", label_padding_value),
+            label_mask_value=check_number(
+                "label_padding_value", 0 if label_padding_value is None else label_padding_value
+            ),
         )
         padding_value = mask_value if padding_value is None else padding_value
 
-        opened = open_row_source(source, options)
+        opened = open_row_source(source, options, takes_label_padding=label_padding_value is None)
+        if label_padding_value is None:
+            label_padding_value = 0 if opened.label_padding is None else opened.label_padding
+        refuse_padding_of_masks(list(opened.masks), padding_value)
         check_padding_value("padding_value", padding_value, opened.inputs.x)
         check_padding_value("label_padding_value", label_padding_value, opened.inputs.y)
         self._format = format_of_rows(opened.inputs)

@@ -6,7 +6,7 @@ import contextlib
 import operator
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 import numpy as np
@@ -81,6 +81,36 @@ class UnclearError(ValueError):
     def __init__(self, message: str, argument: str, question: str):
         super().__init__(message)
         self.argument, self.question = argument, question
+
+
+def ask_all(
+    error: UnclearError, assumed: Mapping[str, Any], attempt: Callable[[dict[str, Any]], object]
+) -> UnclearError:
+    """The error with what else is not clear, so that one call of the user's answers all of it.
+
+    Args:
+        error: The first of what is not clear.
+        assumed: What to assume, argument by argument, to find out what else there is.
+        attempt: Function that tries again, with what is assumed so far.
+    """
+    asked = {error.argument: error.question}
+    latest, so_far = error, dict[str, Any]()
+    while latest.argument in assumed:
+        so_far[latest.argument] = assumed[latest.argument]
+        try:
+            attempt(so_far)
+            break
+        except UnclearError as another:
+            if another.argument in asked:
+                break
+            asked[another.argument], latest = another.question, another
+        except (TypeError, ValueError):  # not what is assumed
+            break
+    others = [question for argument, question in asked.items() if argument != error.argument]
+    if not others:
+        return error
+    when = "If it is a batch, say as well" if error.argument == "batched" else "Say as well"
+    return UnclearError(f"{error} {when}: {'; '.join(others)}.", error.argument, error.question)
 
 
 def write_text(stream: TextIO | None, text: str) -> None:

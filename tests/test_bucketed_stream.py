@@ -593,3 +593,20 @@ def test_a_pass_that_is_asked_about_keeps_all_batches(monkeypatch):
     labeled = stream.map(lambda x: (x[..., tf.newaxis], tf.zeros([tf.shape(x)[0]])))
     model.fit(labeled, steps_per_epoch=30, epochs=2, callbacks=[callback], verbose=0)
     assert [stats.num_sequences for stats in callback.history] == [240, 240]
+
+
+# Padded batches: the rules of from_dataset.
+
+
+def test_labels_of_padded_batches_keep_what_they_were_padded_with():
+    batches = [(np.array([[1, 2], [3, 0]]), np.array([[5, 6], [7, -100]]))]
+    options = {"batch_size": 2, "shuffle": False, "timestep_labels": True}
+    assert next(iter(BucketedStream(Padded(batches), **options)))[1].numpy().tolist() == [[7, -100], [5, 6]]
+    stream = BucketedStream(Padded(batches), label_padding_value=9, **options)
+    assert next(iter(stream))[1].numpy().tolist() == [[7, 9], [5, 6]]
+
+
+def test_masks_of_padded_batches_are_not_padded_with_true():
+    x = {"tokens": np.array([[5, 6], [7, 1]]), "padding_mask": np.array([[True, True], [True, False]])}
+    with pytest.raises(ValueError, match="`padding_value` must be 0 where `x` has a mask"):
+        BucketedStream(Padded([x]), mask_value=1, batch_size=2)

@@ -7,19 +7,20 @@ import numbers
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
 from keras_bucketing.callbacks.consumed_batches import RunningCall
 from keras_bucketing.callbacks.fit_hooks import Logs, copy_callback
-from keras_bucketing.checks import show, show_typed, write_text
+from keras_bucketing.checks import check_choice, show, show_typed, write_text
 from keras_bucketing.monitoring.batch_log import EntryKeys, MaskValue
 from keras_bucketing.monitoring.counted_arrays import CountedArrays, is_arrays
 from keras_bucketing.monitoring.counted_dataset import CountedDataset, refuse_uncounted
 from keras_bucketing.monitoring.monitored_generator import MonitoredGenerator
 from keras_bucketing.padding.history import PaddingHistory, describe, describe_training
 from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.unpadding.spans import SIDES
 
 
 class PaddingStatsCallback(keras.callbacks.Callback):
@@ -68,6 +69,8 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         sequences: Optional str or int, which entry of a dict, tuple or list of arrays holds the sequences, or a list of
             several.
         bucket_boundaries: Optional list of ints, to get figures of arrays for a bucket, as in `monitor_padding`.
+        padding: "post" or "pre": at which end arrays are padded. Defaults to None: the end that holds `mask_value`, or
+            an error if some rows begin and others end with it.
         verbose: 0, or 1 to print a line for each epoch below its progress bar, and one at the end of `fit`: what the
             padding was, and what padding to the longest would have cost. Defaults to 0.
 
@@ -113,6 +116,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         mask_value: MaskValue = 0,
         sequences: EntryKeys = None,
         bucket_boundaries: list[int] | None = None,
+        padding: Literal["post", "pre"] | None = None,
         verbose: int = 0,
     ):
         super().__init__()
@@ -125,6 +129,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
             "mask_value": mask_value,
             "sequences": sequences,
             "bucket_boundaries": bucket_boundaries,
+            "padding": None if padding is None else check_choice("padding", padding, SIDES),
         }
         self.dataset: CountedDataset = _counted("dataset", dataset, options)
         self.validation_data: CountedDataset | None = None
@@ -389,7 +394,7 @@ def _x_of_validation(validation_data: Any) -> Any:
 
 
 def _refuse_options(options: dict[str, Any]) -> None:
-    defaults = {"mask_value": 0, "sequences": None, "bucket_boundaries": None}
+    defaults = {"mask_value": 0, "sequences": None, "bucket_boundaries": None, "padding": None}
     for name, value in options.items():
         if value is not defaults[name] and not (name == "mask_value" and isinstance(value, int) and value == 0):
             raise ValueError(

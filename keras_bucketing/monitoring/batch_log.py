@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
@@ -14,7 +15,15 @@ from keras_bucketing.data.row_splits import row_splits_of
 from keras_bucketing.data.tree import Path, name_of
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.passes import PassPosition
-from keras_bucketing.unpadding.graph import check_padding_of, entry_name, leaves_at, measure_rows, sequence_paths
+from keras_bucketing.unpadding.evidence import Evidence
+from keras_bucketing.unpadding.graph import (
+    check_padding_of,
+    entry_name,
+    evidence_of,
+    leaves_at,
+    measure_rows,
+    sequence_paths,
+)
 from keras_bucketing.unpadding.spans import Side
 from keras_bucketing.unpadding.unnoticed import UnnoticedPaddingCheck
 
@@ -35,10 +44,20 @@ def entry_of_batch(lengths: tf.Tensor, padded_lengths: tf.Tensor) -> tf.Tensor:
     return tf.concat([padded_lengths[:, tf.newaxis], lengths], axis=1)
 
 
-def stats_of_entries(entries: list[LogEntry], names: list[str], bucket_boundaries: list[int] | None) -> PaddingStats:
-    """What was padded in batches, from what `entry_of_batch` made of each of them."""
+def stats_of_entries(
+    entries: list[LogEntry],
+    names: list[str],
+    bucket_boundaries: list[int] | None,
+    owners: list[int] | None = None,
+) -> PaddingStats:
+    """What was padded in batches, from what `entry_of_batch` made of each of them.
+
+    `owners` says for each leaf which one's lengths are its own.
+    """
     if not entries:
         return PaddingStats()
+    if owners:
+        entries = [np.concatenate([entry[:, :1], entry[owners, 1:]], axis=1) for entry in entries]
     padded_lengths = np.stack([entry[:, 0] for entry in entries], axis=1)
     # No batch is padded beyond its bucket, so its padded length tells the bucket even where shorter rows spilled.
     buckets = None
@@ -74,8 +93,10 @@ class BatchMeasure:
         self._sequences = sequences
         self._bucket_boundaries = bucket_boundaries
         self._padding_check = UnnoticedPaddingCheck(mask_value, padding)
-        self._lock = threading.Lock()  # of the next three
+        self._owners: list[int] | None = None  # of each leaf, the one whose lengths are its own
+        self._lock = threading.Lock()  # of what follows
         self._paths: list[Path] | None = None
+        self._evidence: Evidence | None = None
         self._names: list[str] = []
         self._dtypes: list[tf.DType] = []
 
@@ -91,7 +112,7 @@ class BatchMeasure:
         with tf.device("CPU:0"):
             paths = self._find_paths(flat, names)
             leaves = [tf.convert_to_tensor(leaf) for leaf in leaves_at(flat, paths)]
-            measured = measure_rows(flat, paths, self._mask_value, self._padding)
+            measured = measure_rows(flat, self._evidence_of(flat, paths), self._mask_value, self._padding)
             self._padding_check.sample(pass_number, index, leaves, measured)
             self._newest_pass = pass_number
             entry: LogEntry = entry_of_batch(measured.lengths, measured.padded_lengths).numpy()
@@ -99,12 +120,24 @@ class BatchMeasure:
 
     def stats(self, entries: list[LogEntry]) -> PaddingStats:
         """The figures of batches that `measure` has seen."""
-        return stats_of_entries(entries, self._names, self._bucket_boundaries)
+        with contextlib.suppress(ValueError):  # `warn_once` says so, where the figures are asked for
+            self._judge()
+        return stats_of_entries(entries, self._names, self._bucket_boundaries, self._owners)
 
     def warn_once(self) -> None:
         """Warns if padding was taken for data in the first batches, and refuses what is not certain."""
-        self._padding_check.refuse_uncertain(self._newest_pass, self._names, self._dtypes)
+        self._judge()
         self._padding_check.warn_once(self._names, self._dtypes)
+
+    def _judge(self) -> None:
+        found = self._padding_check.refuse_uncertain(self._newest_pass, self._evidence, self._names, self._dtypes)
+        self._owners = found
+
+    def _evidence_of(self, x: Batch, paths: list[Path]) -> Evidence:
+        with self._lock:
+            if self._evidence is None:
+                self._evidence = evidence_of(x, paths, is_named=self._sequences is not None)
+            return self._evidence
 
     def _find_paths(self, x: Batch, names: dict[Path, str]) -> list[Path]:
         with self._lock:

@@ -12,6 +12,7 @@ from keras_bucketing.monitoring.batch_log import BatchMeasure, EntryKeys, LogEnt
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.passes import PassPosition
 from keras_bucketing.planning.boundaries import check_boundaries
+from keras_bucketing.unpadding.spans import Side
 
 
 class CountedArrays:
@@ -23,6 +24,7 @@ class CountedArrays:
         mask_value: What padding holds.
         sequences: Which entries of `x` hold sequences; None where that is to be found out.
         bucket_boundaries: Optional list of ints, to tell the bucket.
+        padding: The end that is padded, or None.
 
     Attributes:
         num_rows: Int.
@@ -44,10 +46,11 @@ class CountedArrays:
         mask_value: MaskValue = 0,
         sequences: EntryKeys = None,
         bucket_boundaries: list[int] | None = None,
+        padding: Side | None = None,
     ):
         boundaries = None if bucket_boundaries is None else check_boundaries(bucket_boundaries)
         self.num_rows = _num_rows(name, x)
-        measure = BatchMeasure(mask_value, sequences, boundaries)
+        measure = BatchMeasure(mask_value, sequences, boundaries, padding)
         entry: LogEntry = measure.measure(x, pass_number=1, index=0)
         measure.warn_once()
         self.stats = measure.stats([entry])

@@ -29,7 +29,14 @@ from keras_bucketing.monitoring.monitored_generator import MonitoredGenerator, i
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.passes import PassCounter, PassPosition, outside_of_scopes, without_autograph
 from keras_bucketing.planning.boundaries import check_boundaries
-from keras_bucketing.unpadding.graph import check_padding_of, entry_name, leaves_at, measure_rows, sequence_paths
+from keras_bucketing.unpadding.graph import (
+    check_padding_of,
+    entry_name,
+    evidence_of,
+    leaves_at,
+    measure_rows,
+    sequence_paths,
+)
 from keras_bucketing.unpadding.spans import SIDES, Side, check_mask_value
 from keras_bucketing.unpadding.unnoticed import UnnoticedPaddingCheck
 
@@ -141,6 +148,7 @@ class MonitoredDataset(tf.data.Dataset):
         self.mask_value, self._padding = mask_value, padding
         self._paths = sequence_paths(x, sequences)
         check_padding_of(x, self._paths, mask_value)
+        self._evidence = evidence_of(x, self._paths, is_named=sequences is not None)
         self._names = [entry_name(path) for path in self._paths]
         self._dtypes = [leaf.dtype for leaf in leaves_at(x, self._paths)]
         self._counter = PassCounter()
@@ -194,9 +202,7 @@ class MonitoredDataset(tf.data.Dataset):
             0.5
             0.5
         """
-        self._padding_check.refuse_uncertain(self.newest_pass().number, self._names, self._dtypes)
-        self._padding_check.warn_once(self._names, self._dtypes)
-        return self._log.finished_stats()
+        return self._log.finished_stats(self._check_padding())
 
     def newest_pass(self) -> PassPosition:
         """The newest pass that has yielded a batch.
@@ -244,9 +250,14 @@ class MonitoredDataset(tf.data.Dataset):
             >>> stats.num_batches, stats.real_timesteps, stats.total_timesteps
             (2, 3, 6)
         """
-        self._padding_check.refuse_uncertain(self.newest_pass().number, self._names, self._dtypes)
+        return self._log.pass_stats(position, start, stop, self._check_padding())
+
+    def _check_padding(self) -> list[int]:
+        """Warns of padding that was not noticed, and refuses what is not certain; which leaf's lengths are whose."""
+        number = self.newest_pass().number
+        owners = self._padding_check.refuse_uncertain(number, self._evidence, self._names, self._dtypes)
         self._padding_check.warn_once(self._names, self._dtypes)
-        return self._log.pass_stats(position, start, stop)
+        return owners
 
     def _record(self, state: tuple[tf.Tensor, tf.Tensor], batch: Batch) -> tuple[tuple[tf.Tensor, tf.Tensor], Batch]:
         """Writes a batch into the log; in graph. The state is the pass' number and the batch's index in it."""
@@ -261,7 +272,7 @@ class MonitoredDataset(tf.data.Dataset):
             return tf.identity(number)
 
     def _write(self, number: tf.Tensor, index: tf.Tensor, batch: Batch) -> list[tf.Operation]:
-        measured = measure_rows(x_of(batch), self._paths, self.mask_value, self._padding)
+        measured = measure_rows(x_of(batch), self._evidence, self.mask_value, self._padding)
         sampled = self._padding_check.sample(number, index, leaves_at(x_of(batch), self._paths), measured)
         return [sampled, self._log.write(number, index, measured.lengths, measured.padded_lengths)]
 
@@ -586,7 +597,7 @@ class BatchLog:
         with tf.control_dependencies([self._finished.assign(number, read_value=False)]):
             return tf.identity(number)
 
-    def finished_stats(self) -> PaddingStats:
+    def finished_stats(self, owners: list[int] | None = None) -> PaddingStats:
         """The figures of the pass that was finished last; those of no batch before the first."""
         number = int(self._finished.numpy())
         if number != self._finished_stats[0]:
@@ -597,18 +608,21 @@ class BatchLog:
                 if key >> _PASS_SHIFT == number
             }
             entries = {**self._read_entries.get(number, {}), **unread}
-            whole = stats_of_entries([entries[key] for key in sorted(entries)], self._names, self.bucket_boundaries)
+            ordered = [entries[key] for key in sorted(entries)]
+            whole = stats_of_entries(ordered, self._names, self.bucket_boundaries, owners)
             self._finished_stats = number, whole
         return self._finished_stats[1]
 
-    def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
+    def pass_stats(
+        self, position: PassPosition, start: int, stop: int, owners: list[int] | None = None
+    ) -> PaddingStats:
         """What the batches `start` to `stop - 1` of a pass padded, as far as they were delivered.
 
         What was read leaves the log; it can be asked for again until batches after it are.
         """
         first = position.number << _PASS_SHIFT
         entries = self._read(list(range(first + start, first + stop)))
-        return stats_of_entries(entries, self._names, self.bucket_boundaries)
+        return stats_of_entries(entries, self._names, self.bucket_boundaries, owners)
 
     def _read(self, keys: list[int]) -> list[LogEntry]:
         if not keys:

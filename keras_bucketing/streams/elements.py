@@ -364,7 +364,7 @@ def roles_in_batches(
     has_time = any(spec.ragged_rank for spec in in_x.values()) or None in times.values()
     if sequences is not None:
         times = {path: times[path] for path in _named_leaves(in_x, list(times), sequences)}
-    elif not has_time and len(set(times.values())) > 1:
+    elif not has_time and len(set(times.values())) > 1 and not _all_are_told(in_x, list(times)):
         raise ValueError(
             "It is not clear which entries of `x` hold the sequences: none of them has a second axis of varying size. "
             f"Received {describe_shapes(in_x)}. Yield single sequences instead of batches, e.g. with "
@@ -389,6 +389,19 @@ def roles_in_batches(
         return Role.PADDED if path in padded else Role.VALUE
 
     return {path: role_of(path, spec) for path, spec in specs.items()}
+
+
+def _all_are_told(in_x: Specs, paths: list[Path]) -> bool:
+    """Whether a mask or "<name>_lengths" tells the lengths of each of these leaves of `x`."""
+    table = read_table({path: EntryKind(spec.rank, _kind_of_dtype(spec.dtype)) for path, spec in in_x.items()})
+    sizes = {path: in_x[path].shape[:2] for path in paths}
+    return all(
+        path in table.lengths or (path in table.masks and sizes[table.masks[path]] == sizes[path]) for path in paths
+    )
+
+
+def _kind_of_dtype(dtype: str) -> str:
+    return {"b": "b", "i": "i", "u": "u"}.get(dtype[:1], "f")
 
 
 def _named_leaves(in_x: Specs, paths: list[Path], sequences: tuple[str | int, ...]) -> list[Path]:

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.checks import UnclearError, show, show_typed, write_text
+from keras_bucketing.checks import UnclearError, ask_all, show, show_typed, write_text
 from keras_bucketing.data.arrays import as_regular_array, first_non_number
 from keras_bucketing.data.convert import Leaf, as_rows
 from keras_bucketing.data.lists import as_row
@@ -136,12 +136,13 @@ class Contents:
 
     Attributes:
         element: The structures of `x`, `y` and `sample_weight`, with `Rows` or an array for each leaf.
-        label_padding: The number that labels of each timestep were padded with; None where there is none.
+        label_padding: What labels of each timestep were padded with, a number or an array of the shape of one; None
+            where there is none.
         masks: What messages call the masks of `x`.
     """
 
     element: Element
-    label_padding: float | None = None
+    label_padding: Any = None
     masks: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Any]:
@@ -219,30 +220,15 @@ _ASSUMED: dict[str, Any] = {"batched": True, "timestep_labels": True, "padding":
 
 
 def _all_questions(error: UnclearError, stream: Stream, options: BatchOptions, ahead: Lookahead) -> UnclearError:
-    """The error with what else the first elements leave open, so that one call of the user's answers all of it."""
-    asked = {error.argument: error.question}
-    latest = error
-    while latest.argument in _ASSUMED:
-        options = replace(options, **{latest.argument: _ASSUMED[latest.argument]})
-        if options.batched:
-            stream = replace(stream, batched=True, roles=None, unclear=None)
-        try:
-            reader = make_reader(stream, options, ahead, _throwaway_column)
-            for element in ahead.held:
-                reader.read(element)
-        except UnclearError as another:
-            if another.argument in asked:
-                break
-            asked[another.argument], latest = another.question, another
-        except (TypeError, ValueError):  # not what is assumed
-            break
-        else:
-            break
-    others = [question for argument, question in asked.items() if argument != error.argument]
-    if not others:
-        return error
-    when = "If it is a batch, say as well" if error.argument == "batched" else "Say as well"
-    return UnclearError(f"{error} {when}: {'; '.join(others)}.", error.argument, error.question)
+    """The error with what else the first elements leave open."""
+
+    def read(assumed: dict[str, Any]) -> None:
+        of_batches = replace(stream, batched=True, roles=None, unclear=None) if "batched" in assumed else stream
+        reader = make_reader(of_batches, replace(options, **assumed), ahead, _throwaway_column)
+        for element in ahead.held:
+            reader.read(element)
+
+    return ask_all(error, _ASSUMED, read)
 
 
 def _throwaway_column(path: Path, is_ragged: bool) -> ColumnBuilder:
@@ -507,7 +493,7 @@ class BatchReader:
         for batch in batches:
             for path in self._padded:
                 _check_time_axis(batch[path], leaf_name(path))
-        table = _table_of(specs, roles, options)
+        table = _table_of(specs, roles, self._padded, options)
         self._table = table = fitting_table(table, batches)
         self._unpadder = Unpadder(
             self._padded, table, options.mask_value, options.padding, is_named=options.sequences is not None
@@ -515,7 +501,7 @@ class BatchReader:
         first_rows = np.cumsum([0, *(_num_rows(batch[self._paths[0]]) for batch in batches)]).tolist()
         for batch, row in zip(batches, first_rows, strict=False):
             self._unpadder.look(batch, row)
-        self._unsure = {path: _Unsure() for path in _unsure_leaves(specs, self._padded, table, options)}
+        self._unsure = {path: _Unsure() for path in _of_one_size(specs, self._padded, options) if not table.tells(path)}
         self._labels = self._find_labels(batches, first_rows)
 
         # Leaves that say lengths get no column: what include_lengths=True adds is made again from the sequences.
@@ -579,9 +565,9 @@ class BatchReader:
                 )
         return self._unpadder.finish() + self._labels.finish()
 
-    def label_padding(self) -> float | None:
-        """The number that labels of each timestep were padded with; None where there is none."""
-        return self._labels.padding.number()
+    def label_padding(self) -> Any:
+        """What labels of each timestep were padded with; None where there is none."""
+        return self._labels.padding.value()
 
     def mask_names(self) -> tuple[str, ...]:
         """What messages call the masks of `x`."""
@@ -655,23 +641,24 @@ class _Unsure:
         self.lost_timesteps |= bool((span.lengths < span.time).any())
 
 
-def _unsure_leaves(specs: Specs, padded: list[Path], table: EntryTable, options: BatchOptions) -> list[Path]:
+def _of_one_size(specs: Specs, padded: list[Path], options: BatchOptions) -> list[Path]:
+    """The padded leaves that have one size, as they were declared or seen, beside one of varying length."""
     in_x = inputs_of(specs)
     varies = any(spec.ragged_rank or (spec.rank > 1 and spec.shape[1] is None) for spec in in_x.values())
     if not varies or options.sequences is not None:
         return []
-    return [path for path in padded if specs[path].shape[1] is not None and not table.tells(path)]
+    return [path for path in padded if specs[path].shape[1] is not None]
 
 
-def _table_of(specs: Specs, roles: Roles, options: BatchOptions) -> EntryTable:
-    """What tells the lengths of the padded leaves."""
+def _table_of(specs: Specs, roles: Roles, padded: list[Path], options: BatchOptions) -> EntryTable:
+    """What tells the lengths of the padded leaves; "lengths" are not those of leaves that may be no sequences."""
     kinds = {
         path: EntryKind(spec.rank, _kind_of_dtype(spec.dtype))
         for path, spec in inputs_of(specs).items()
         if not spec.ragged_rank and (spec.rank < 2 or roles[path] is Role.PADDED)
     }
     labels = [path for path, role in roles.items() if role is not Role.VALUE and path[0] == "y"]
-    return read_table(kinds, [] if options.labels_align else labels)
+    return read_table(kinds, [] if options.labels_align else labels, _of_one_size(specs, padded, options))
 
 
 def _kind_of_dtype(dtype: str) -> str:

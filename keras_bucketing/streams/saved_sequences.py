@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_bucketing.call_errors import explain_calls
-from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, show, show_typed
+from keras_bucketing.checks import INT64_MAX, UnclearError, check_choice, check_flag, check_integer, show, show_typed
 from keras_bucketing.data.arrays import stored_floatx
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.rows import LeafLengths, RowLengths, StoredSequences
@@ -42,6 +43,7 @@ def save_sequences(
     mask_value: Any = 0,
     padding: str | None = None,
     timestep_labels: bool | None = None,
+    sequence_keys: object = None,
 ) -> None:
     """Writes sequences, with labels and weights if there are any, into a folder; in one pass and bounded memory.
 
@@ -62,6 +64,8 @@ def save_sequences(
         mask_value: As in `BucketedSequence.from_dataset`.
         padding: As in `BucketedSequence.from_dataset`.
         timestep_labels: As in `BucketedSequence.from_dataset`.
+        sequence_keys: Str or int, or a list of them: which entries of a dict or tuple `x` are padded sequences; what
+            `BucketedSequence.from_dataset` calls `sequences`.
 
     Raises:
         TypeError: If something is of the wrong kind, e.g. text instead of numbers.
@@ -76,10 +80,31 @@ def save_sequences(
         >>> np.load(folder + "/row_splits_0.npy").tolist()
         [0, 3, 4, 6]
     """
-    options = check_batch_options(batched, mask_value, padding, timestep_labels)
-    folder, overwrite = _folder(path, "path"), check_flag("overwrite", overwrite)
-    stream = _open(sequences, options, "sequences", max_rows)
-    _write(folder, "path", stream, options, None, overwrite, "sequences")
+    with _sequences_are_keys():
+        options = check_batch_options(batched, mask_value, padding, timestep_labels, sequences=sequence_keys)
+        folder, overwrite = _folder(path, "path"), check_flag("overwrite", overwrite)
+        stream = _open(sequences, options, "sequences", max_rows)
+        _write(folder, "path", stream, options, None, overwrite, "sequences")
+
+
+@contextlib.contextmanager
+def _sequences_are_keys() -> Iterator[None]:
+    """Lets errors call the argument that names sequences as `save_sequences` does, whose `sequences` are the source."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        text = re.sub(
+            r"\bsequences=|`sequences`(?= (must name|names no|must be a key|is empty))", _keys_argument, str(error)
+        )
+        if text == str(error):
+            raise
+        raise type(error)(
+            *([text] if not isinstance(error, UnclearError) else [text, error.argument, error.question])
+        ) from error
+
+
+def _keys_argument(match: re.Match[str]) -> str:
+    return "sequence_keys=" if match[0].endswith("=") else "`sequence_keys`"
 
 
 def load_sequences(path: str | os.PathLike[str]) -> Any:
@@ -160,7 +185,10 @@ def read_dataset(
     elif stream.spec is None:
         check_first_element(dataset, stream, contents)
     found: dict[str, Any] = dict(contents.source or {})
-    return Contents(contents.element, found.get(_LABEL_PADDING), tuple(found.get(_MASKS, ())))
+    label_padding = found.get(_LABEL_PADDING)
+    if isinstance(label_padding, list):
+        label_padding = np.array(label_padding)
+    return Contents(contents.element, label_padding, tuple(found.get(_MASKS, ())))
 
 
 def refuse_data_beside_elements(options: Mapping[str, object]) -> None:
@@ -194,7 +222,7 @@ def check_batch_options(
     padding: object,
     timestep_labels: object,
     labels_align: bool = True,
-    label_mask_value: float = 0,
+    label_mask_value: Any = 0,
     sequences: object = None,
 ) -> BatchOptions:
     """Checks what a caller says about the elements of a stream."""
@@ -222,7 +250,9 @@ def _write(
     with FolderWriter(folder, argument, overwrite, files) as writer:
         contents = read_stream(stream, options, writer.new_store, name)
         if source is not None and contents.label_padding is not None:
-            source = {**source, _LABEL_PADDING: contents.label_padding}
+            padding_of_labels = contents.label_padding
+            is_array = isinstance(padding_of_labels, np.ndarray)
+            source = {**source, _LABEL_PADDING: padding_of_labels.tolist() if is_array else padding_of_labels}
         if source is not None and contents.masks:
             source = {**source, _MASKS: list(contents.masks)}
         writer.finish(contents.element, source)
@@ -233,6 +263,8 @@ def _as_json(options: BatchOptions) -> dict[str, object]:
     values = {**vars(options)}
     if isinstance(options.mask_value, np.ndarray):
         values["mask_value"] = str(options.mask_value.tolist())  # as text, in which NaN equals NaN
+    if isinstance(options.label_mask_value, np.ndarray):
+        values["label_mask_value"] = str(options.label_mask_value.tolist())
     if options.sequences is None:
         del values["sequences"]
     else:

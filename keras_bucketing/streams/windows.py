@@ -31,7 +31,7 @@ from keras_bucketing.streams.elements import (
     roles_in_rows,
 )
 from keras_bucketing.streams.lookahead import Lookahead
-from keras_bucketing.streams.reading import finish_columns, make_reader
+from keras_bucketing.streams.reading import BatchReader, RowReader, finish_columns, make_reader
 from keras_bucketing.streams.sources import Stream, open_stream
 from keras_bucketing.unpadding.batches import BatchOptions
 from keras_bucketing.unpadding.entries import leaf_name
@@ -50,6 +50,8 @@ class RowSource(NamedTuple):
         is_endless: Whether it never ends.
         description: What can be compared with another source without reading either, for JSON.
         is_in_graph: Whether no Python is called.
+        label_padding: What labels of the first padded batches were padded with; None where there is none.
+        masks: What messages call the masks of `x`.
     """
 
     inputs: Inputs
@@ -58,14 +60,17 @@ class RowSource(NamedTuple):
     is_endless: bool
     description: dict[str, object]
     is_in_graph: bool
+    label_padding: Any = None
+    masks: tuple[str, ...] = ()
 
 
-def open_row_source(source: Any, options: BatchOptions) -> RowSource:
+def open_row_source(source: Any, options: BatchOptions, takes_label_padding: bool = False) -> RowSource:
     """Finds out what the rows of a source are made of.
 
     Args:
         source: As in `BucketedStream`.
         options: What the caller said about its elements.
+        takes_label_padding: Whether labels are padded with what the source has padded them with.
 
     Raises:
         TypeError: If it cannot be read, or not twice.
@@ -96,9 +101,10 @@ def open_row_source(source: Any, options: BatchOptions) -> RowSource:
             stream.describe(),
             True,
         )
-    inputs, first = _first_rows(stream, options)
-    reader = _WindowReader(stream, options, first)
-    return RowSource(inputs, reader.windows, num_rows, is_endless, stream.describe(), False)
+    inputs, first, found = _first_rows(stream, options)
+    windows = _WindowReader(stream, options, first).windows
+    label_padding = found.label_padding() if takes_label_padding else None
+    return RowSource(inputs, windows, num_rows, is_endless, stream.describe(), False, label_padding, found.mask_names())
 
 
 def _no_sequences() -> ValueError:
@@ -204,8 +210,8 @@ def _as_window_leaf(batch: Any) -> WindowLeaf:
 # In Python.
 
 
-def _first_rows(stream: Stream, options: BatchOptions) -> tuple[Inputs, Element]:
-    """The first rows, checked against one another, and their leaves as they were read."""
+def _first_rows(stream: Stream, options: BatchOptions) -> tuple[Inputs, Element, BatchReader | RowReader]:
+    """The first rows, checked against one another, their leaves as they were read, and what has read them."""
     ahead = Lookahead(_named(stream.elements()), _LOOKAHEAD)
     if ahead.template is None:
         raise _no_sequences()
@@ -217,7 +223,7 @@ def _first_rows(stream: Stream, options: BatchOptions) -> tuple[Inputs, Element]
     if len(ahead.specs) < _LOOKAHEAD:  # these are all: what is wrong is said before the first epoch
         reader.finish()
     columns = finish_columns(reader.columns, options, reader.values_of_rows)
-    return collect_inputs(*columns, align_labels=options.labels_align), columns
+    return collect_inputs(*columns, align_labels=options.labels_align), columns, reader
 
 
 def _new_column(path: Path, is_ragged: bool) -> ColumnBuilder:

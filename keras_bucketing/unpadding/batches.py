@@ -14,13 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from keras_bucketing.checks import shorten, show
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.tree import Path
-from keras_bucketing.unpadding.entries import EntryTable, GivenLengths, leaf_name, read_lengths
+from keras_bucketing.unpadding.entries import (
+    EntryTable,
+    GivenLengths,
+    check_shared_masks,
+    leaf_name,
+    read_lengths,
+    unclear_longest,
+    unclear_rivals,
+)
+from keras_bucketing.unpadding.pairs import PairOfLeaves, core_of, owners_of
 from keras_bucketing.unpadding.spans import (
     Mask,
     MaskValue,
+    OneTimestep,
     Side,
     SideOfLengths,
     SideOfMask,
@@ -50,7 +59,7 @@ class BatchOptions:
         padding: "post" or "pre", the end that is padded.
         timestep_labels: Whether labels with an axis of their own hold one label a timestep.
         labels_align: Whether per-timestep labels are as long as the sequences.
-        label_mask_value: Number that the padding of labels holds whose lengths are their own.
+        label_mask_value: What the padding of labels holds whose lengths are their own, as `mask_value`.
         sequences: The keys of the entries of `x` that are sequences.
     """
 
@@ -59,7 +68,7 @@ class BatchOptions:
     padding: Side | None = None
     timestep_labels: bool | None = None
     labels_align: bool = True
-    label_mask_value: float = 0
+    label_mask_value: MaskValue = 0
     sequences: tuple[str | int, ...] | None = None
 
 
@@ -117,7 +126,8 @@ class Unpadder:
         self.by_values = [path for path in self.paths if path not in told]
         self.cut: set[Path] = set()  # leaves with rows whose lengths are beyond the padded length
         self._is_named = is_named
-        self._pairs = [] if is_named else [_Pair(*pair, padding) for pair in combinations(self.by_values, 2)]
+        self._pairs = [] if is_named else [PairOfLeaves(*pair) for pair in combinations(self.by_values, 2)]
+        self._rests: dict[Path, OneTimestep] = {}  # what lies beyond masks that are those of several leaves
         self._mask_sides: dict[str, SideOfMask] = {}
         self._length_sides: dict[str, SideOfLengths] = {}
         self._run_sides: dict[Path, SideOfRuns] = {}
@@ -134,9 +144,9 @@ class Unpadder:
                 lengths = np.minimum(told.lengths, array.shape[1])
                 self._side_of_lengths(told.label).add(leaf_name(path), array, lengths)
         if self._pairs:
-            is_real = {path: self._is_real(path, batch) for path in self.by_values}
+            cores = {path: core_of(self._is_real(path, batch), self._padding) for path in self.by_values}
             for pair in self._pairs:
-                pair.add(is_real[pair.one], is_real[pair.other])
+                pair.add(cores[pair.one], cores[pair.other], first_row)
 
     def spans(self, batch: Batch, first_row: int = 0) -> Spans:
         """Finds the real timesteps of a batch, whose leaves have the shape `(num_rows, time, ...)`.
@@ -154,15 +164,10 @@ class Unpadder:
                 by_values.append(path)
             else:
                 spans[path] = self._span_of_told(path, batch[path], told, first_row)
-        for group in self._groups(by_values, batch):
-            is_real = np.logical_or.reduce([self._is_real(path, batch) for path in group])
-            time, runs = is_real.shape[1], runs_outside_of(is_real)
-            if group[0] not in self._run_sides:
-                self._run_sides[group[0]] = SideOfRuns(leaf_name(group[0]), self._mask_value, self._padding)
-            evidence = self._run_sides[group[0]]
-            evidence.add(runs, time, first_row)
-            side = evidence.decide()
-            spans |= dict.fromkeys(group, span_of_lengths(time - runs[side], time, side))
+        owners = owners_of(by_values, self._pairs, self._mask_value)
+        for owner in dict.fromkeys(owners.values()):
+            span = self._span_by_values(owner, batch, first_row)
+            spans |= dict.fromkeys((path for path in by_values if owners[path] == owner), span)
         for path in (*by_values, *self.cut):
             self._samples.setdefault(path, RowSample()).add(batch[path], spans[path].lengths)
         return spans
@@ -171,10 +176,11 @@ class Unpadder:
         """Checks what only all batches show, and returns warnings of padding that was not noticed.
 
         Raises:
-            ValueError: If a mask is True where the padding is.
+            ValueError: If a mask is True where the padding is, or is not that of a leaf.
         """
         for under in self._under_masks.values():
             under.check()
+        check_shared_masks(self._rests, self.table.masks)
         return [
             message
             for path, sample in self._samples.items()
@@ -193,10 +199,10 @@ class Unpadder:
             return self._told_by_lengths(self.table.lengths[path], batch, first_row)
         if path in self.table.longest:
             at = self.table.longest[path]
-            beside = [other for other in self.paths if other[: len(at) - 1] == at[:-1]]
+            beside = [other for other in self.paths if self.table.tells(other)]
             if batch[path].shape[1] == max(batch[other].shape[1] for other in beside):
                 told = self._told_by_lengths(at, batch, first_row)
-                self._check_longest(path, beside, batch, told.lengths)
+                self._check_longest(path, beside, batch, told.lengths, first_row)
                 return told
         return None
 
@@ -229,29 +235,36 @@ class Unpadder:
             )
         return _Told(leaf_name(at), lengths, False)
 
-    def _check_longest(self, path: Path, beside: list[Path], batch: Batch, lengths: Lengths) -> None:
+    def _check_longest(self, path: Path, beside: list[Path], batch: Batch, lengths: Lengths, first_row: int) -> None:
         """Asks for a leaf whose values end earlier than each row's longest, where another leaf may be that."""
         others = [other for other in beside if other != path and not self.table.is_mask(other)]
         if not others or self._is_named:
             return
-        core = {other: _Core(self._is_real(other, batch), self._padding) for other in (path, *others)}
-        mine = core[path]
+        mine = core_of(self._is_real(path, batch), self._padding)
         is_shorter = (mine.lengths > 0) & (mine.lengths < lengths) & ~mine.has_gaps.any()
-        reached = np.logical_or.reduce([core[other].lengths == lengths for other in others])
+        if not is_shorter.any():
+            return
+        reached = np.logical_or.reduce([self._lengths_beside(other, batch, first_row) == lengths for other in others])
         if (is_shorter & reached).any():
             row = int(np.argmax(is_shorter & reached))
-            label, name = leaf_name(self.table.longest[path]), leaf_name(path)
-            raise ValueError(
-                f"`{name}` may be as long as `{label}` says, or end where its own padding begins, since `{label}` may "
-                f"be that of the longest entry. Received {lengths[row]} and {mine.lengths[row]} timesteps in row {row} "
-                f"of a batch. Add an entry {show(str(path[-1]) + '_lengths')} to `x`, or a mask for it."
-            )
+            received = f"{lengths[row]} and {mine.lengths[row]} timesteps in row {first_row + row}"
+            raise unclear_longest(path, self.table.longest[path], received)
+
+    def _lengths_beside(self, path: Path, batch: Batch, first_row: int) -> Lengths:
+        """The lengths of another leaf, which may be each row's longest."""
+        if path in self.table.longest:
+            return core_of(self._is_real(path, batch), self._padding).lengths
+        told = self._told(path, batch, first_row)
+        return np.zeros(len(batch[path]), np.int64) if told is None else told.lengths
 
     def _span_of_told(self, path: Path, array: np.ndarray, told: _Told, first_row: int) -> Span:
         time, name = array.shape[1], leaf_name(path)
         if told.is_mask:
             mask_side = self._mask_sides.setdefault(told.label, SideOfMask(told.label, self._padding))
             span = span_of_lengths(told.lengths, time, mask_side.add(told.side, first_row))
+            if path in self.table.shared and path not in self._given and not self.table.is_mask(path):
+                self._rests.setdefault(path, OneTimestep()).add_where(array, ~span.is_real)
+                check_shared_masks(self._rests, self.table.masks)
             if array.dtype != bool and not self.table.is_mask(path):
                 under = self._under_masks.setdefault(path, UnderMask(told.label, name))
                 under.add(array, span.is_real)
@@ -292,22 +305,15 @@ class Unpadder:
             self._checked.add(kind)
         return ~is_padding(array, self._mask_value)
 
-    def _groups(self, by_values: list[Path], batch: Batch) -> list[list[Path]]:
-        """Leaves whose timesteps are padding where all of them say so; the first one is the longest."""
-        owners: dict[Path, Path] = {}
-        for pair in self._pairs:
-            alike = pair.decide(batch, self._mask_value)
-            if alike is not None:
-                owners[alike[1]] = alike[0]
-        groups: dict[Path, list[Path]] = {}
-        for path in by_values:
-            owner = path
-            while owner in owners:
-                owner = owners[owner]
-            groups.setdefault(owner, [owner])
-            if owner != path:
-                groups[owner].append(path)
-        return list(groups.values())
+    def _span_by_values(self, path: Path, batch: Batch, first_row: int) -> Span:
+        is_real = self._is_real(path, batch)
+        time, runs = is_real.shape[1], runs_outside_of(is_real)
+        if path not in self._run_sides:
+            self._run_sides[path] = SideOfRuns(leaf_name(path), self._mask_value, self._padding)
+        evidence = self._run_sides[path]
+        evidence.add(runs, time, first_row)
+        side = evidence.decide()
+        return span_of_lengths(time - runs[side], time, side)
 
     def _check_rivals(self, batch: Batch) -> None:
         """Asks which of several masks belongs to a leaf, where they are not all the same."""
@@ -320,104 +326,4 @@ class Unpadder:
             if path in rivals or path in self._given or self._is_named or len(rivals) < 2:
                 continue
             if any(not np.array_equal(batch[rival] != 0, batch[rivals[0]] != 0) for rival in rivals):
-                raise ValueError(
-                    f"`lengths` must be given, since several masks have the shape of `{leaf_name(path)}`: "
-                    f"{shorten(', '.join(map(leaf_name, rivals)))}. Pass a dict or tuple with the mask of each entry "
-                    "of `x`, or name its mask as the entry begins."
-                )
-
-
-class _Core:
-    """Where the first and the last timestep of each row lies that is not `mask_value`, `(num_rows,)` each.
-
-    The end that is not padded is real where `padding` is known.
-    """
-
-    def __init__(self, is_real: Mask, padding: Side | None):
-        runs = runs_outside_of(is_real)
-        runs |= {side: np.zeros_like(run) for side, run in runs.items() if padding not in (None, side)}
-        self.is_empty = ~is_real.any(axis=1)
-        self.first = runs["pre"]
-        self.stop = np.where(self.is_empty, 0, is_real.shape[1] - runs["post"])
-        self.lengths: Lengths = np.where(self.is_empty, 0, self.stop - self.first)
-        self.has_gaps = is_real.sum(axis=1) < self.lengths
-        self.is_padded = {side: (run > 0) & ~self.is_empty for side, run in runs.items()}
-
-
-class _Pair:
-    """Two leaves of one padded length whose values tell where they stop: each for itself, or one for both.
-
-    Where each reaches beyond the other in some row, each shows its own padding, as a source and its translation. Where
-    one never does, it may be padded on its own or like the other one, with `mask_value` among its data, as segment ids
-    beside token ids. It is padded like the other if it holds `mask_value` inside of rows, and where whole rows of the
-    other are real; on its own if it does neither. Anything in between is asked for.
-    """
-
-    def __init__(self, one: Path, other: Path, padding: Side | None):
-        self.one, self.other, self._padding = one, other, padding
-        self._is_beyond = {one: False, other: False}
-        self._is_padded = {one: {"post": False, "pre": False}, other: {"post": False, "pre": False}}
-        self._has_gaps = {one: False, other: False}
-        self._is_short = {one: {"post": False, "pre": False}, other: {"post": False, "pre": False}}
-        self._has_empty = {one: False, other: False}
-        self._unlike_times = False
-        self._used: str | None = None  # "own" or "alike", where it made a difference
-        self._example = ""
-
-    def add(self, one: Mask, other: Mask) -> None:
-        """Takes which timesteps of some rows are not `mask_value`."""
-        if one.shape != other.shape:
-            self._unlike_times = True
-            return
-        cores = {self.one: _Core(one, self._padding), self.other: _Core(other, self._padding)}
-        for path, rival in ((self.one, self.other), (self.other, self.one)):
-            mine, its = cores[path], cores[rival]
-            is_short = {"post": mine.stop < its.stop, "pre": mine.first > its.first}
-            both = ~mine.is_empty & ~its.is_empty
-            for side, rows in is_short.items():
-                self._is_padded[path][side] |= bool(mine.is_padded[side].any())
-                self._is_short[path][side] |= bool((rows & both).any())
-            short = (is_short["post"] | is_short["pre"]) & ~its.is_empty
-            self._is_beyond[rival] |= bool(short.any())
-            self._has_empty[path] |= bool((mine.is_empty & ~its.is_empty).any())
-            self._has_gaps[path] |= bool(mine.has_gaps.any())
-            if short.any() and not self._example:
-                row = int(np.argmax(short))
-                self._example = (
-                    f"Received {mine.lengths[row]} timesteps of data at {leaf_name(path)}[{row}], but "
-                    f"{its.lengths[row]} at {leaf_name(rival)}[{row}]"
-                )
-
-    def decide(self, batch: Batch, mask_value: MaskValue) -> tuple[Path, Path] | None:
-        """The leaf that tells for both, and the other one; None where each is padded on its own.
-
-        Raises:
-            ValueError: If both fit, or rows before were read otherwise.
-        """
-        if self._unlike_times or self._is_beyond[self.one] == self._is_beyond[self.other]:
-            reading, longer, shorter = "own", self.one, self.other
-        else:
-            longer, shorter = (self.one, self.other) if self._is_beyond[self.one] else (self.other, self.one)
-            reading = self._reading(longer, shorter)
-        if reading == "own" and not any(self._is_beyond.values()):
-            return None
-        if reading == "ask" or self._used not in (None, reading):
-            raise ValueError(
-                f"`lengths` must be given, since `mask_value` does not show those of `{leaf_name(shorter)}` or of "
-                f"`{leaf_name(longer)}`. {self._example}, by mask_value={show_mask_value(mask_value)}. Pass lengths or "
-                "a mask, one for all entries or a dict of them; or add an entry "
-                f"{show(str(shorter[-1]) + '_lengths')} to `x`; or name both as `sequences` if each ends where its own "
-                "padding begins."
-            )
-        self._used = reading
-        return (longer, shorter) if reading == "alike" else None
-
-    def _reading(self, longer: Path, shorter: Path) -> str:
-        padded, short = self._is_padded[longer], self._is_short[shorter]
-        if not any(padded.values()):
-            return "ask"
-        holds_mask_value = self._has_gaps[shorter] or all(short.values())
-        holds_mask_value |= any(short[side] and not padded[side] for side in short)
-        if holds_mask_value != self._has_empty[shorter]:
-            return "ask"
-        return "alike" if holds_mask_value else "own"
+                raise unclear_rivals(path, rivals)

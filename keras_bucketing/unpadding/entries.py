@@ -27,7 +27,7 @@ from keras_bucketing.data import tree
 from keras_bucketing.data.arrays import NUMBERS
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.tree import Path, Structure, name_of
-from keras_bucketing.unpadding.spans import Side, lengths_of_mask
+from keras_bucketing.unpadding.spans import OneTimestep, Side, lengths_of_mask
 
 LENGTHS = "lengths"  # what include_lengths=True adds to `x`
 _OF_ENTRY = "_lengths"
@@ -66,6 +66,7 @@ class EntryTable:
         all_lengths: The paths of all entries that say lengths, and are no input.
         rivals: For each leaf all masks that may be its own: several of one prefix, or, where there is no other, of
             names that fit no entry.
+        shared: The leaves whose mask names no entry, and is that of all.
     """
 
     masks: dict[Path, Path] = field(default_factory=dict)
@@ -74,6 +75,7 @@ class EntryTable:
     label_lengths: dict[Path, Path] = field(default_factory=dict)
     all_lengths: frozenset[Path] = frozenset()
     rivals: dict[Path, list[Path]] = field(default_factory=dict)
+    shared: frozenset[Path] = frozenset()
 
     def tells(self, path: Path) -> bool:
         """Whether an entry of `x` tells the lengths of a leaf."""
@@ -89,12 +91,15 @@ class EntryTable:
         return self.masks.get(path) == path
 
 
-def read_table(kinds: Mapping[Path, EntryKind], own_length_labels: Collection[Path] = ()) -> EntryTable:
+def read_table(
+    kinds: Mapping[Path, EntryKind], own_length_labels: Collection[Path] = (), unsure: Collection[Path] = ()
+) -> EntryTable:
     """Reads the names of the leaves of `x`.
 
     Args:
         kinds: The leaves of `x`.
         own_length_labels: The paths of labels of their own length.
+        unsure: Leaves that may be no sequences, and so are not what "lengths" speaks of.
 
     Example:
         >>> kinds = {("x", "ids"): EntryKind(2, "i"), ("x", "padding_mask"): EntryKind(2, "b")}
@@ -102,22 +107,44 @@ def read_table(kinds: Mapping[Path, EntryKind], own_length_labels: Collection[Pa
         ('x', 'padding_mask')
     """
     padded = [path for path, kind in kinds.items() if kind.rank >= 2]
-    counts = {path for path, kind in kinds.items() if kind.rank == 1 and kind.dtype_kind in "iu"}
+    counts = _integers(kinds)
+    own = _own_lengths(padded, counts)
     masks, doubtful = _masks_among(kinds, padded)
     rivals = {path: found for path in padded if (found := _masks_of(path, masks))}
+    shared = {path for path, found in rivals.items() if not masks[found[0]]}
+    for path in _named_by_lengths(own, rivals, shared):
+        del rivals[path]
+        shared.remove(path)
     mask_of = {path: found[0] for path, found in rivals.items()}
-    rivals |= {path: [mask for mask in doubtful if mask[:-1] == path[:-1]] for path in padded if path not in rivals}
-    own = _own_lengths(padded, counts)
-    told = {*mask_of, *own}
+    for path in padded:
+        rivals.setdefault(path, [mask for mask in doubtful if mask[:-1] == path[:-1]])
     has_longest = _in_x(LENGTHS) in counts and bool(padded)
-    longest = {path: _in_x(LENGTHS) for path in padded if has_longest and path not in told}
-    labels = {
-        path: _in_x(name + _OF_ENTRY)
-        for path, name in _label_names(list(own_length_labels)).items()
-        if _in_x(name + _OF_ENTRY) in counts
-    }
+    others = [path for path in padded if path not in (*mask_of, *own, *unsure)]
+    longest = dict.fromkeys(others if has_longest else [], _in_x(LENGTHS))
+    labels = _label_lengths(own_length_labels, counts)
     used = {*own.values(), *labels.values(), *([_in_x(LENGTHS)] if has_longest else [])}
-    return EntryTable(mask_of, own, longest, labels, frozenset(used), rivals)
+    return EntryTable(mask_of, own, longest, labels, frozenset(used), rivals, frozenset(shared))
+
+
+def _integers(kinds: Mapping[Path, EntryKind]) -> set[Path]:
+    """The leaves with one integer a row."""
+    return {path for path, kind in kinds.items() if kind.rank == 1 and kind.dtype_kind in "iu"}
+
+
+def _named_by_lengths(own: Mapping[Path, Path], rivals: Mapping[Path, list[Path]], shared: set[Path]) -> list[Path]:
+    """The leaves whose lengths tell more than a mask for all, since it is that of others without lengths."""
+    named = []
+    for path in own:
+        mask = rivals[path][0] if path in shared else None
+        others = {other for other in shared if other not in own and rivals[other][0] == mask} - {mask}
+        if others:
+            named.append(path)
+    return named
+
+
+def _label_lengths(labels: Collection[Path], counts: Collection[Path]) -> dict[Path, Path]:
+    names = _label_names(list(labels))
+    return {path: at for path, name in names.items() if (at := _in_x(name + _OF_ENTRY)) in counts}
 
 
 def _own_lengths(padded: list[Path], counts: Collection[Path]) -> dict[Path, Path]:
@@ -187,6 +214,46 @@ def longest_prefix(key: str, prefixes: Iterable[str]) -> str | None:
     return max((prefix for prefix in prefixes if key.startswith(prefix)), key=len, default=None)
 
 
+def check_shared_masks(rests: Mapping[Path, OneTimestep], masks: Mapping[Path, Path]) -> None:
+    """Refuses a mask that names no entry for a leaf with data beyond it, where it fits another one.
+
+    Args:
+        rests: What lies beyond such masks, by the leaves that they are to be the masks of.
+        masks: The mask of each of these.
+    """
+    for path, rest in rests.items():
+        if rest.is_constant:
+            continue
+        alike = [other for other in rests if other != path and masks[other] == masks[path]]
+        if any(rests[other].is_constant and rests[other].value is not None for other in alike):
+            key = str(path[-1])
+            raise ValueError(
+                f"`{leaf_name(masks[path])}` may not be the mask of `{leaf_name(path)}`, which holds several values "
+                f"where it is False, as a leaf of its own length does. Add an entry {show(f'{key}_mask')} or "
+                f"{show(f'{key}_lengths')} to `x`, or name the mask as the entries begin whose mask it is; from_padded "
+                "takes `lengths` for each entry."
+            )
+
+
+def unclear_longest(path: Path, longest: Path, received: str) -> ValueError:
+    """The error where "lengths" may be those of a leaf, or those of each row's longest."""
+    label, name = leaf_name(longest), leaf_name(path)
+    return ValueError(
+        f"`{name}` may be as long as `{label}` says, or end where its own padding begins, since `{label}` may be that "
+        f"of the longest entry. Received {received}. Add an entry {show(str(path[-1]) + '_lengths')} to `x`, or a mask "
+        "for it."
+    )
+
+
+def unclear_rivals(path: Path, rivals: Iterable[Path]) -> ValueError:
+    """The error where several masks, which differ, may be that of a leaf."""
+    return ValueError(
+        f"`lengths` must be given, since several masks have the shape of `{leaf_name(path)}`: "
+        f"{shorten(', '.join(map(leaf_name, rivals)))}. Pass a dict or tuple with the mask of each entry of `x`, or "
+        "name its mask as the entry begins."
+    )
+
+
 class GivenLengths(NamedTuple):
     """The entry of the argument `lengths` for a leaf: ints or a mask; None where the leaf is said to have none."""
 
@@ -205,7 +272,7 @@ def choose_sequences(
     """Chooses the entries to strip. A wrong choice would cut values off, so what is not certain is refused.
 
     Without `sequences`, a key of `x` or several, and without lengths for single entries these are the arrays of rank 2
-    and more, if they all have one second dimension, or a mask or lengths of their own each.
+    and more, if they all have one second dimension, or a mask or "<name>_lengths" each.
 
     Raises:
         TypeError: If `sequences` is neither a key nor several.
@@ -228,8 +295,8 @@ def choose_sequences(
     if given:
         _check_lengths_of_all(arrays, [path for path in possible if path not in given], with_lengths)
         return with_lengths
-    if not all(table.tells(path) for path in possible):
-        _check_second_axis(x, {path: arrays[path] for path in possible})
+    if not all(path in table.masks or path in table.lengths for path in possible):
+        _check_second_axis({path: arrays[path] for path in possible})
     return possible
 
 
@@ -291,14 +358,15 @@ def _check_lengths_of_all(arrays: Arrays, others: list[Path], with_lengths: list
         raise ValueError("`lengths` has no lengths for any entry of `x`. Expected at least one entry that is not None.")
 
 
-def _check_second_axis(x: Structure, arrays: Arrays) -> None:
+def _check_second_axis(arrays: Arrays) -> None:
     """Refuses entries without one second axis in common."""
     if len({array.shape[1] for array in arrays.values()}) == 1:
         return
     shapes = {leaf_name(path): array.shape for path, array in arrays.items()}
+    keys = list(dict.fromkeys(path[1] for path in arrays))
     raise ValueError(
         "Which entries of `x` are padded sequences is not clear, since those of rank 2 and more do not share their "
-        f"second dimension. Received {shorten(str(shapes))}. Say which: sequences={shorten(str(_keys(x)))}, without "
+        f"second dimension. Received {shorten(str(shapes))}. Say which: sequences={shorten(str(keys))}, without "
         "those that hold one value a row."
     )
 

@@ -10,6 +10,8 @@ import tensorflow as tf
 from keras_bucketing.checks import list_some, show, show_typed
 from keras_bucketing.data.tree import Path, Structure, name_of
 from keras_bucketing.unpadding.entries import EntryKind, EntryTable, read_table
+from keras_bucketing.unpadding.evidence import COUNTS, Evidence
+from keras_bucketing.unpadding.pairs import Core, count_differences
 from keras_bucketing.unpadding.spans import Side, check_holds
 
 TensorOrSpec = Any  # or an array
@@ -43,7 +45,7 @@ def sequence_paths(x: Structure, sequences: object = None) -> list[Path]:
             f"{problem} time axis. Expected the shape (batch, time, ...), received {shapes}. Batch and pad the dataset "
             "before monitor_padding()."
         )
-    return _with_varying_axis(padded, table_of(x)) if sequences is None else list(padded)
+    return _with_varying_axis(padded, entries, table_of(x)) if sequences is None else list(padded)
 
 
 def _entries_named(x: Structure, sequences: object) -> Entries:
@@ -77,17 +79,26 @@ def _kind_of_dtype(leaf: TensorOrSpec) -> str:
     return "b" if dtype == tf.bool else "f"
 
 
-def _with_varying_axis(padded: dict[Path, tuple[int | None, ...]], table: EntryTable) -> list[Path]:
+def _with_varying_axis(padded: dict[Path, tuple[int | None, ...]], entries: Entries, table: EntryTable) -> list[Path]:
     """Those entries but the masks whose second axis is time: one of varying size is; one of a fixed size may not be."""
     padded = {path: shape for path, shape in padded.items() if not table.is_mask(("x", *path))} or padded
     varying = [path for path, shape in padded.items() if shape[1] is None]
-    if not varying and len({shape[1] for shape in padded.values()}) > 1:
+    if not varying and len({shape[1] for shape in padded.values()}) > 1 and not _all_are_told(padded, entries, table):
         shapes = list_some([f"{name_of('x', path)} of shape {shape}" for path, shape in padded.items()])
         raise ValueError(
             f"Which entry of the batches' x holds the sequences is not clear. Received {shapes}. Say so: "
             f"monitor_padding(dataset, sequences={show(next(iter(padded))[-1])}), or a list of several entries."
         )
     return varying or list(padded)
+
+
+def _all_are_told(padded: dict[Path, tuple[int | None, ...]], entries: Entries, table: EntryTable) -> bool:
+    """Whether a mask of its padded length, or lengths of its own, tell the lengths of each entry."""
+    masks = {path: table.masks.get(("x", *path)) for path in padded}
+    return all(
+        ("x", *path) in table.lengths or ((mask := masks[path]) is not None and not _is_unlike(leaf, entries[mask[1:]]))
+        for path, leaf in ((path, entries[path]) for path in padded)
+    )
 
 
 def entry_name(path: Path) -> str:
@@ -127,18 +138,17 @@ class MeasuredRows(NamedTuple):
     Attributes:
         lengths: The rows' lengths in each entry, int32 `(num_paths, batch)`, at least 1.
         padded_lengths: The padded lengths, int32 `(num_paths,)`.
-        runs: How many rows end and how many begin in a run of `mask_value`, and how long these runs are together, int64
-            `(num_paths, 4)`; zeros for entries whose lengths are told.
+        counts: What speaks for and against these lengths, int64 `(evidence.num_counted, COUNTS)`.
         is_under_mask: Which timesteps a mask calls real, for each entry that has one.
     """
 
     lengths: tf.Tensor
     padded_lengths: tf.Tensor
-    runs: tf.Tensor
+    counts: tf.Tensor
     is_under_mask: dict[int, tf.Tensor]
 
 
-def measure_rows(x: Structure, paths: list[Path], mask_value: Any, padding: Side | None = None) -> MeasuredRows:
+def measure_rows(x: Structure, evidence: Evidence, mask_value: Any, padding: Side | None = None) -> MeasuredRows:
     """Measures a batch; in graph or eagerly.
 
     Lengths are those that the batch itself tells, within 1 and the padded length, by the names of `entries.py`: a
@@ -147,36 +157,163 @@ def measure_rows(x: Structure, paths: list[Path], mask_value: Any, padding: Side
     one where rows have runs. A row of nothing but `mask_value` counts as one timestep, as in `SequenceMasking`.
 
     Args:
-        x: The model's input, as `sequence_paths` saw it.
-        paths: What `sequence_paths` returned.
+        x: The model's input.
+        evidence: What was found out of its entries.
         mask_value: What padding holds.
         padding: The end that is padded; None for the only one that shows runs.
     """
-    entries, table = _entries(x), table_of(x)
-    padded_lengths = tf.stack([tf.shape(entries[path])[1] for path in paths])
+    entries, table, paths = _entries(x), evidence.table, evidence.paths
+    leaves = [tf.convert_to_tensor(entries[path]) for path in paths]
+    padded_lengths = tf.stack([tf.shape(leaf)[1] for leaf in leaves])
+    cores = {
+        index: _core(leaf, mask_value) for index, leaf in enumerate(leaves) if index in evidence.measured_by_values
+    }
     lengths, runs, under = [], [], {}
+    is_longest = _is_longest(evidence, padded_lengths)
     for index, path in enumerate(paths):
-        leaf = tf.convert_to_tensor(entries[path])
-        own, counts = _told_lengths(("x", *path), entries, table), tf.zeros([4], tf.int64)
         mask = table.masks.get(("x", *path))
         if mask is not None and mask[1:] != path:
             under[index] = tf.not_equal(entries[mask[1:]], tf.zeros([], entries[mask[1:]].dtype))
-        longest = table.longest.get(("x", *path))
+        own, counts = _told_lengths(("x", *path), entries, table), tf.zeros([4], tf.int64)
         if own is None:
-            own, counts = _unpadded_lengths(leaf, mask_value, padding)
+            own, counts = _lengths_of_core(cores[index], padding)
+            longest = table.longest.get(("x", *path))
             if longest is not None:
-                is_longest = tf.equal(padded_lengths[index], tf.reduce_max(padded_lengths))
-                own = tf.where(is_longest, _as_lengths(entries[longest[1:]]), own)
-                counts = tf.where(is_longest, tf.zeros_like(counts), counts)
+                own = tf.where(is_longest[index], _as_lengths(entries[longest[1:]]), own)
+                counts = tf.where(is_longest[index], tf.zeros_like(counts), counts)
         lengths.append(tf.clip_by_value(own, 1, tf.maximum(padded_lengths[index], 1)))
         runs.append(counts)
-    return MeasuredRows(tf.stack(lengths), padded_lengths, tf.stack(runs), under)
+    sided = {index: _at_one_side(core, padding) for index, core in cores.items()}
+    counted = [*runs, *_count_evidence(entries, evidence, sided, is_longest)]
+    rows = [tf.pad(row, [[0, COUNTS - row.shape[0]]]) for row in counted]
+    return MeasuredRows(tf.stack(lengths), padded_lengths, tf.stack(rows), under)
 
 
 def row_lengths(x: Structure, paths: list[Path], mask_value: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """The lengths and the padded lengths of `measure_rows`."""
-    measured = measure_rows(x, paths, mask_value)
+    measured = measure_rows(x, evidence_of(x, paths), mask_value)
     return measured.lengths, measured.padded_lengths
+
+
+def evidence_of(x: Structure, paths: list[Path], is_named: bool = False) -> Evidence:
+    """What can be counted of the entries of an input, or of its specs; arrays show which masks are none."""
+    entries = _entries(x)
+    table = table_of(x)
+    wrong = [
+        path
+        for path, mask in table.masks.items()
+        if _is_unlike(entries[path[1:]], entries[mask[1:]]) or not _may_be_mask(entries[mask[1:]])
+    ]
+    return Evidence(paths, table.without_masks_of(wrong), is_named)
+
+
+def _is_unlike(leaf: TensorOrSpec, mask: TensorOrSpec) -> bool:
+    """Whether a mask is known to have another padded length than a leaf."""
+    one, other = leaf.shape[1], mask.shape[1]
+    return one is not None and other is not None and int(one) != int(other)
+
+
+def _may_be_mask(mask: TensorOrSpec) -> bool:
+    if isinstance(mask, np.ndarray) or (isinstance(mask, tf.Tensor) and hasattr(mask, "numpy")):
+        array = np.asarray(mask)
+        return bool(((array == 0) | (array == 1)).all())
+    return True
+
+
+def _is_longest(evidence: Evidence, padded_lengths: tf.Tensor) -> dict[int, tf.Tensor]:
+    """Whether each entry that "lengths" may speak of is padded as far as any other in this batch."""
+    beside = [index for index, path in enumerate(evidence.paths) if evidence.table.tells(("x", *path))]
+    longest = tf.reduce_max(tf.gather(padded_lengths, beside)) if beside else None
+    return {
+        index: tf.equal(padded_lengths[index], longest)
+        for index, path in enumerate(evidence.paths)
+        if ("x", *path) in evidence.table.longest
+    }
+
+
+def _count_evidence(
+    entries: Entries, evidence: Evidence, cores: dict[int, Core], is_longest: dict[int, tf.Tensor]
+) -> list[tf.Tensor]:
+    """The counts of pairs, masks, rivals and lengths, in the order of `Evidence`."""
+
+    def count(rows: tf.Tensor) -> tf.Tensor:
+        return tf.math.count_nonzero(rows)
+
+    counted: list[tf.Tensor] = []
+    for one, other in evidence.pairs:
+        are_alike = tf.equal(cores[one].time, cores[other].time)
+        counts = tf.stack(count_differences(cores[one], cores[other], count))
+        counts = tf.where(are_alike, counts, tf.zeros_like(counts))
+        counted.append(tf.concat([counts, [count([tf.logical_not(are_alike)])]], 0))
+    for index, mask in evidence.masked:
+        counted.append(_count_mask(entries, evidence, index, mask))
+    for index, rivals in evidence.rivals:
+        shape = tf.shape(entries[evidence.paths[index]])[:2]
+        counted.append(tf.stack([_count_unlike_rivals(shape, [entries[rival[1:]] for rival in rivals])]))
+    for index, at in evidence.lengths:
+        given = _as_lengths(entries[at[1:]])
+        counts = [count(given < 0)]
+        if index in is_longest:
+            counts.append(
+                count(_is_unclear(index, given, entries, evidence, cores)) * tf.cast(is_longest[index], tf.int64)
+            )
+        counted.append(tf.stack(counts))
+    return counted
+
+
+def _count_mask(entries: Entries, evidence: Evidence, index: int, mask: Path) -> tf.Tensor:
+    """How many rows of a mask have gaps, are padded at either end, and do not fit its leaf."""
+    path = evidence.paths[index]
+    leaf, entry = entries[path], entries[mask[1:]]
+    core = _core(tf.cast(tf.not_equal(entry, tf.zeros([], entry.dtype)), tf.int32), 0)
+    is_mixed = tf.logical_not(core.is_empty)
+    ends, begins = core.stop < core.time, core.first > 0
+    gaps = core.has_gaps | (ends & begins & is_mixed)
+    is_number = tf.logical_or(tf.equal(entry, tf.zeros([], entry.dtype)), tf.equal(entry, tf.ones([], entry.dtype)))
+    is_unlike = tf.not_equal(tf.shape(leaf)[1], tf.shape(entry)[1])
+    own = evidence.table.lengths.get(("x", *path))
+    lengths = core.stop - core.first
+    differs = tf.constant([False]) if own is None else tf.not_equal(_as_lengths(entries[own[1:]]), lengths)
+    counts = [gaps, ends & ~gaps & is_mixed, begins & ~gaps & is_mixed, ~is_number, [is_unlike], differs]
+    return tf.stack([tf.math.count_nonzero(each) for each in counts])
+
+
+def _count_unlike_rivals(shape: tf.Tensor, masks: list[TensorOrSpec]) -> tf.Tensor:
+    """In how many timesteps masks differ that have the shape of a leaf."""
+    counts = [tf.zeros([], tf.int64)]
+    for mask in masks[1:]:
+        fit = tf.logical_and(
+            tf.reduce_all(tf.equal(tf.shape(mask), shape)), tf.reduce_all(tf.equal(tf.shape(masks[0]), shape))
+        )
+
+        def differ(mask: TensorOrSpec = mask) -> tf.Tensor:
+            is_real = [tf.not_equal(each, tf.zeros([], each.dtype)) for each in (masks[0], mask)]
+            return tf.math.count_nonzero(tf.not_equal(*is_real))
+
+        counts.append(tf.cond(fit, differ, lambda: tf.zeros([], tf.int64)))
+    return tf.add_n(counts)
+
+
+def _is_unclear(
+    index: int, lengths: tf.Tensor, entries: Entries, evidence: Evidence, cores: dict[int, Core]
+) -> tf.Tensor:
+    """In which rows a leaf ends earlier than "lengths" says, which are those of another one: as `batches` asks."""
+    mine = cores[index]
+    others = evidence.beside(index)
+    if not others:
+        return tf.zeros_like(lengths, tf.bool)
+    reached = [
+        tf.equal(
+            lengths,
+            told
+            if (told := _told_lengths(("x", *evidence.paths[other]), entries, evidence.table)) is not None
+            else cores[other].lengths,
+        )
+        for other in others
+    ]
+    own = tf.cast(mine.lengths, tf.int32)
+    is_shorter = (own > 0) & (own < lengths) & ~tf.reduce_any(mine.has_gaps)
+    return is_shorter & tf.reduce_any(tf.stack(reached), axis=0)
 
 
 def _told_lengths(path: Path, entries: Entries, table: EntryTable) -> tf.Tensor | None:
@@ -198,8 +335,8 @@ def leaves_at(x: Structure, paths: list[Path]) -> list[TensorOrSpec]:
     return [entries[path] for path in paths]
 
 
-def _unpadded_lengths(leaf: tf.Tensor, mask_value: Any, padding: Side | None) -> tuple[tf.Tensor, tf.Tensor]:
-    """The lengths, and the runs at either end: what `spans.SideOfRuns` and `spans.is_padding` say of arrays."""
+def _core(leaf: tf.Tensor, mask_value: Any) -> Core:
+    """Where the first and the last timestep lies that is not `mask_value`: what `spans.is_padding` says of arrays."""
     if leaf.dtype == tf.string and isinstance(mask_value, int) and mask_value == 0:
         mask_value = ""
     value = _in_stored_dtype(mask_value, leaf.dtype)
@@ -209,14 +346,30 @@ def _unpadded_lengths(leaf: tf.Tensor, mask_value: Any, padding: Side | None) ->
     is_real = tf.logical_not(tf.reduce_all(is_padding, axis=tf.range(2, tf.rank(leaf))))
     time = tf.shape(leaf)[1]
     steps = tf.range(1, time + 1)
-    until_last = tf.reduce_max(tf.where(is_real, steps, 0), axis=1)
+    stop = tf.reduce_max(tf.where(is_real, steps, 0), axis=1)
     from_first = tf.reduce_max(tf.where(is_real, time + 1 - steps, 0), axis=1)
+    first = tf.where(stop > 0, time - from_first, 0)
+    num_real = tf.math.count_nonzero(is_real, axis=1, dtype=tf.int32)
+    return Core(first, stop, tf.equal(stop, 0), num_real < stop - first, time)
+
+
+def _at_one_side(core: Core, padding: Side | None) -> Core:
+    """The end that is not padded is real where `padding` is known."""
+    if padding == "post":
+        first = tf.zeros_like(core.first)
+        return core._replace(first=first)
+    return core if padding is None else core._replace(stop=tf.where(core.is_empty, 0, core.time))
+
+
+def _lengths_of_core(core: Core, padding: Side | None) -> tf.Tensor:
+    """The lengths, and the runs at either end: what `spans.SideOfRuns` says of arrays."""
+    until_last, from_first = core.stop, tf.where(core.is_empty, 0, core.time - core.first)
     counts = []
     for length in (until_last, from_first):
-        has_run = tf.logical_and(length > 0, length < time)
+        has_run = tf.logical_and(length > 0, length < core.time)
         counts += [
             tf.math.count_nonzero(has_run),
-            tf.reduce_sum(tf.cast(tf.where(has_run, time - length, 0), tf.int64)),
+            tf.reduce_sum(tf.cast(tf.where(has_run, core.time - length, 0), tf.int64)),
         ]
     if padding is None:
         lengths = tf.where(counts[2] > counts[0], from_first, until_last)

@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.checks import check_number, show
+from keras_bucketing.checks import UnclearError, ask_all, check_number, show
 from keras_bucketing.data import tree
 from keras_bucketing.data.arrays import as_regular_array
 from keras_bucketing.data.rows import rows_from_padded
 from keras_bucketing.data.tree import Path, Structure
-from keras_bucketing.unpadding.arrays import PaddedSequences, UnpaddedInputs
+from keras_bucketing.unpadding.arrays import PaddedSequences, UnpaddedInputs, unpad_arrays
 from keras_bucketing.unpadding.batches import Batch, BatchOptions, Spans
 from keras_bucketing.unpadding.entries import leaf_name
 from keras_bucketing.unpadding.spans import (
+    MaskValue,
     OneTimestep,
     Side,
     SideOfLengths,
@@ -49,7 +50,7 @@ class LabelPadding:
     def add(self, path: Path, labels: np.ndarray, span: Span, x: np.ndarray | None) -> None:
         """Takes labels `(num_rows, time, ...)`, what of them is real, and the padded sequences that they belong to."""
         padding = self._paddings.setdefault(path, OneTimestep())
-        padding.add(labels[~span.is_real])
+        padding.add_where(labels, ~span.is_real)
         if not self._is_weighted and path[0] == "y" and padding.is_constant and padding.value is not None:
             self._sliced.setdefault(path, _SlicedLabels()).add(labels, span, padding.value, x)
 
@@ -72,28 +73,33 @@ class LabelPadding:
                 "with the labels."
             )
 
-    def number(self) -> float | None:
-        """The number that the labels `y` are padded with; None where there is none.
+    def value(self) -> Any:
+        """What the labels `y` are padded with: a number, or an array of the shape of a label; None where there is none.
 
         Raises:
             ValueError: If they are padded with several.
         """
-        found: dict[Path, float] = {}
+        found: dict[Path, Any] = {}
         for path, padding in self._paddings.items():
-            if path[0] != "y" or padding.value is None or not padding.is_constant:
+            if path[0] != "y" or padding.value is None or not padding.is_constant or not padding.value.size:
                 continue
             values = padding.value.reshape(-1)
-            if len(values) and equals(values, values[:1]).all():
-                found[path] = values[0].item()
-        distinct = {str(float(number)): path for path, number in found.items()}
+            found[path] = values[0].item() if equals(values, values[:1]).all() else padding.value
+        distinct = {str(np.asarray(value, float).tolist()): path for path, value in found.items()}
         if len(distinct) > 1:
             one, other = list(distinct.values())[:2]
-            raise ValueError(
+            raise UnclearError(
                 f"`label_padding_value` must be given, since labels are padded with several values. Received "
-                f"{show(found[one])} in `{leaf_name(one)}` and {show(found[other])} in `{leaf_name(other)}`. Pass the "
-                "one for the batches."
+                f"{_shown(found[one])} in `{leaf_name(one)}` and {_shown(found[other])} in `{leaf_name(other)}`. Pass "
+                "the one for the batches.",
+                "label_padding_value",
+                "label_padding_value=..., what batches of labels are padded with",
             )
         return next(iter(found.values()), None)
+
+
+def _shown(value: Any) -> str:
+    return show(value.tolist() if isinstance(value, np.ndarray) else value)
 
 
 class _SlicedLabels:
@@ -132,16 +138,15 @@ def unpad_labels(
     side: Any,
     options: Mapping[str, Any],
     align_labels: bool,
-) -> tuple[Structure, Structure, float | None]:
-    """Labels and weights of `from_padded` without their padding, and the number that labels were padded with."""
+) -> tuple[Structure, Structure, Any]:
+    """Labels and weights of `from_padded` without their padding, and what labels were padded with."""
     is_weighted = any(
         isinstance(leaf, tf.RaggedTensor) or len(np.shape(_first_of(leaf))) > 0
         for _, leaf in tree.leaves(sample_weight)
     )
     padding = LabelPadding(is_weighted or options.get("timestep_weights", True) is False)
-    own_padding = (
-        None if align_labels else (check_number("label_padding_value", options.get("label_padding_value", 0)), side)
-    )
+    own_padding = None if align_labels else (check_label_padding(options.get("label_padding_value", 0)), side)
+    own_spans: dict[Path, Span] = {}
     found = [
         labels_from_padded(
             labels,
@@ -151,12 +156,47 @@ def unpad_labels(
             padding=padding,
             own_lengths=unpadded.label_lengths,
             own_padding=own_padding,
+            own_spans=own_spans,
         )
         for name, labels in (("y", y), ("sample_weight", sample_weight))
     ]
     padding.check()
-    number = None if "label_padding_value" in options else padding.number()
-    return found[0], found[1], number
+    value = None if "label_padding_value" in options else padding.value()
+    return found[0], found[1], value
+
+
+def unpad_all(
+    data: tuple[Structure, Structure, Structure],
+    lengths: object,
+    mask_value: object,
+    padding: str | None,
+    sequences: object,
+    timestep_labels: bool | None,
+    options: Mapping[str, Any],
+    align_labels: bool,
+) -> tuple[UnpaddedInputs, Structure, Structure, Any]:
+    """What `from_padded` makes of `x`, `y` and `sample_weight`, and what labels were padded with.
+
+    Raises:
+        UnclearError: If arguments are needed that were not given, with all of them.
+    """
+    x, y, sample_weight = data
+
+    def unpad(assumed: Mapping[str, Any]) -> tuple[UnpaddedInputs, Structure, Structure, Any]:
+        side, of_timesteps = assumed.get("padding", padding), assumed.get("timestep_labels", timestep_labels)
+        own = None if align_labels else y
+        unpadded = unpad_arrays(x, lengths, mask_value, side, sequences, options.get("maxlen"), own)
+        return unpadded, *unpad_labels(y, sample_weight, unpadded, of_timesteps, side, options, align_labels)
+
+    try:
+        return unpad({})
+    except UnclearError as error:
+        raise ask_all(error, {"padding": "post", "timestep_labels": True}, unpad) from None
+
+
+def check_label_padding(value: Any) -> Any:
+    """Returns what labels are padded with: a number, or an array of the shape of a label."""
+    return value if isinstance(value, np.ndarray) and value.ndim else check_number("label_padding_value", value)
 
 
 def _first_of(leaf: Any) -> Any:
@@ -175,7 +215,8 @@ def labels_from_padded(
     *,
     padding: LabelPadding | None = None,
     own_lengths: Mapping[Path, np.ndarray] | None = None,
-    own_padding: tuple[float, Side | None] | None = None,
+    own_padding: tuple[MaskValue, Side | None] | None = None,
+    own_spans: dict[Path, Span] | None = None,
 ) -> Structure:
     """Makes those leaves ragged that hold one label a timestep: `(num_rows, time, ...)`, padded like the sequences.
 
@@ -188,22 +229,27 @@ def labels_from_padded(
         padding: Takes what the labels are padded with.
         own_lengths: Lengths of labels that have their own, by path.
         own_padding: What the padding of such labels holds, and its end; None where labels are as long as sequences.
+        own_spans: What is real of such labels, by path: those of `y` are put in, and weights take them out.
 
     Raises:
         ValueError: If a leaf has that shape but no padding, so that its second axis may be classes or outputs; or if it
             may belong to either of two entries of `x`.
     """
     noted = LabelPadding() if padding is None else padding
+    lengths, of_labels = own_lengths or {}, {} if own_spans is None else own_spans
 
     def convert(path: Path, leaf: Any) -> Any:
         at, array = (root, *path), _regular(leaf)
-        if array is None or (timestep_labels is False and at not in (own_lengths or {})):
+        if array is not None and own_padding is not None and root != "y":
+            span = span_of_weights(at, array, of_labels)
+            if span is not None:
+                return rows_from_padded(array, span.start, span.lengths)
+        if array is None or (timestep_labels is False and at not in lengths):
             return leaf
         shape = array.shape[:2]
         labeled = [sequences for sequences in padded if sequences.array.shape[:2] == shape and not sequences.is_mask]
-        if own_padding is not None and (at in (own_lengths or {}) or not labeled):
-            own = OwnLengths(at, *own_padding)
-            span = own.span(array, None if own_lengths is None else own_lengths.get(at), 0)
+        if own_padding is not None and root == "y":
+            span = of_labels[at] = OwnLengths(at, *own_padding).span(array, lengths.get(at), 0)
             return rows_from_padded(array, span.start, span.lengths)
         if not labeled:
             return leaf
@@ -211,13 +257,25 @@ def labels_from_padded(
         distinct = _distinct(labeled)
         fitting = [sequences for sequences in distinct if _has_constant_padding(array, sequences)]
         if timestep_labels is None and not fitting:
-            raise ValueError(_unclear(array, distinct, name))
-        sequences = _only_one(array, fitting or distinct, name)
+            raise _unclear(array, distinct, name)
+        fitting = fitting or [sequences for sequences in distinct if sequences.span.leaves_a_constant(array)]
+        if not fitting:
+            raise labels_beyond(name, distinct[0].name, "")
+        sequences = _only_one(array, fitting, name)
         noted.add(at, array, sequences.span, sequences.array)
         return rows_from_padded(array, sequences.span.start, sequences.lengths)
 
     tree.check_structure(labels, root)
     return tree.map_leaves(convert, labels)
+
+
+def span_of_weights(path: Path, weights: np.ndarray, of_labels: Mapping[Path, Span]) -> Span | None:
+    """What is real of the weights of labels that have lengths of their own; None where they are no such weights."""
+    at = ("y", *path[1:])
+    found = of_labels.get(at) or (next(iter(of_labels.values())) if len(of_labels) == 1 and len(path) == 1 else None)
+    if found is None or weights.shape[:2] != (len(found.start), found.time):
+        return None
+    return found
 
 
 def _regular(leaf: Any) -> np.ndarray | None:
@@ -242,7 +300,7 @@ class OwnLengths:
         padding: The end that is padded, or None.
     """
 
-    def __init__(self, path: Path, mask_value: float, padding: Side | None):
+    def __init__(self, path: Path, mask_value: MaskValue, padding: Side | None):
         self._name, self._mask_value = leaf_name(path), mask_value
         self._of_runs = SideOfRuns(self._name, mask_value, padding)
         self._of_lengths = SideOfLengths(padding, mask_value)
@@ -316,13 +374,25 @@ def _ends_with_data(array: np.ndarray, sequences: PaddedSequences) -> bool:
     return not is_padding.reshape(len(rows), -1).all(axis=1).any()
 
 
-def _unclear(array: np.ndarray, padded: list[PaddedSequences], name: str) -> str:
+def labels_beyond(name: str, owner: str, where: str) -> ValueError:
+    """The error where labels hold something behind the end of their sequences."""
+    return ValueError(
+        f"`{name}` holds labels where `{owner}` is padded{where}. Received more than one value there. If timesteps of "
+        "x that look like padding are real, say what padding holds, mask_value=..., or add an entry 'lengths' to x; "
+        "if these are values of a row, pass timestep_labels=False."
+    )
+
+
+def _unclear(array: np.ndarray, padded: list[PaddedSequences], name: str) -> UnclearError:
     time = array.shape[1]
     is_padded = any((sequences.lengths < time).any() for sequences in padded)
-    return (
+    return UnclearError(
         f"`{name}` may hold one label a timestep, or {time} values a row, as one-hot labels do: received shape "
         f"{array.shape} for sequences padded to {time}, {'without one' if is_padded else 'with no'} constant in the "
-        "padding. Say which it is: timestep_labels=True or timestep_labels=False."
+        "padding. Say which it is: timestep_labels=True or timestep_labels=False.",
+        "timestep_labels",
+        f"timestep_labels=True if `{name}` holds one label a timestep, timestep_labels=False if it holds {time} values "
+        "a row",
     )
 
 
@@ -352,6 +422,7 @@ class PaddedLabels:
         self._owners: dict[Path, list[Path]] = {}  # those that fit all batches so far; the first one is used
         self._own = {path: OwnLengths(path, options.label_mask_value, options.padding) for path in padded}
         self._own_lengths = lengths
+        self._own_spans: dict[Path, Span] = {}  # of the labels of a batch
         self._options = options
         self.padding = LabelPadding(is_weighted)
 
@@ -365,12 +436,12 @@ class PaddedLabels:
             ValueError: If there is none, or none is certain.
         """
         for path in self._padded:
-            if path in self._own_lengths:
+            if path in self._own_lengths or not self._options.labels_align:
                 continue
             fitting = self._fitting(path, batches)
             if fitting and _all_equal(fitting, batches):
                 self._owners[path] = fitting
-            elif fitting or self._options.labels_align:
+            else:
                 raise self._unclear(path, bool(fitting), np.shape(batches[0][0][path]))
 
     def _unclear(self, path: Path, are_several: bool, shape: tuple[int, ...]) -> ValueError:
@@ -403,8 +474,7 @@ class PaddedLabels:
             ValueError: If they hold something where their sequences have ended.
         """
         if path not in self._owners:
-            at = self._own_lengths.get(path)
-            return self._own[path].span(batch[path], None if at is None else batch[at], first_row)
+            return self._own_span(path, batch, first_row)
         if len(self._owners[path]) > 1 and not _all_equal(self._owners[path], [(batch, spans)]):
             used, fitting = self._owners[path], self._fitting_of(path, batch, spans)
             if not fitting or not _all_equal(fitting, [(batch, spans)]) or used[0] not in fitting:
@@ -415,13 +485,18 @@ class PaddedLabels:
         if batch[path].shape[1] != span.time:
             return span
         if not span.leaves_a_constant(batch[path]):
-            raise ValueError(
-                f"`{leaf_name(path)}` holds labels where `{leaf_name(owner)}` is padded, in the batch at row "
-                f"{first_row}. Received more than one value there. If timesteps of x that look like padding are real, "
-                "say what padding holds, mask_value=..., or add an entry 'lengths' to x; if these are values of a row, "
-                "pass timestep_labels=False."
-            )
+            raise labels_beyond(leaf_name(path), leaf_name(owner), f", in the batch at row {first_row}")
         self.padding.add(path, batch[path], span, batch[owner] if owner in spans else None)
+        return span
+
+    def _own_span(self, path: Path, batch: Batch, first_row: int) -> Span:
+        if path[0] != "y":
+            span = span_of_weights(path, batch[path], self._own_spans)
+            if span is not None:
+                return span
+        at = self._own_lengths.get(path)
+        lengths = None if at is None else batch[at]
+        span = self._own_spans[path] = self._own[path].span(batch[path], lengths, first_row)
         return span
 
     def _fitting_of(self, path: Path, batch: Batch, spans: Spans) -> list[Path]:

@@ -6,7 +6,7 @@ in `SideOfRuns`, `SideOfLengths` and `OneTimestep`, which answer for all that th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +49,9 @@ class Span:
 
     def leaves_a_constant(self, array: np.ndarray) -> bool:
         """Whether a padded array holds nothing but one value where this span says that padding is."""
-        padding = array[~self.is_real]
-        return not len(padding) or is_constant(padding)
+        padding = OneTimestep()
+        padding.add_where(array, ~self.is_real)
+        return padding.is_constant
 
 
 def span_of_lengths(lengths: Lengths, time: int, side: Side) -> Span:
@@ -246,6 +247,30 @@ class OneTimestep:
         if self.is_constant:
             self.is_constant = bool(equals(timesteps, self.value).all())
 
+    def add_where(self, array: np.ndarray, where: Mask) -> None:
+        """Takes those timesteps of rows `(num_rows, time, *features)`, never a second array of their size."""
+        for timesteps in timesteps_where(array, where):
+            if not self.is_constant:
+                return
+            self.add(timesteps)
+
+
+_BLOCK_BYTES = 1 << 22  # of an array that are copied at once
+
+
+def timesteps_where(array: np.ndarray, where: Mask) -> Iterator[np.ndarray]:
+    """Those timesteps of rows `(num_rows, time, *features)`, some at a time: `(num_timesteps, *features)`."""
+    num_rows, time = array.shape[:2]
+    if not num_rows or not time:
+        return
+    width = max(array[:1, :1].nbytes, 1)
+    rows_at_once = max(_BLOCK_BYTES // (width * time), 1)
+    steps_at_once = max(_BLOCK_BYTES // width, 1)
+    for row in range(0, num_rows, rows_at_once):
+        for step in range(0, time, steps_at_once):
+            block = slice(row, row + rows_at_once), slice(step, step + steps_at_once)
+            yield array[block][where[block]]
+
 
 class SideOfRuns:
     """The padded end of a leaf, by the rows that end or begin in a run of `mask_value`.
@@ -329,10 +354,11 @@ class SideOfLengths:
         if self._padding is not None:
             return
         for side in SIDES:
-            rest = array[~span_of_lengths(lengths, array.shape[1], side).is_real]
-            self._rest.setdefault((side, name), OneTimestep()).add(rest)
-            if self._is_masked[side] and len(rest):
-                self._is_masked[side] = bool(_holds(rest, self._mask_value))
+            is_rest = ~span_of_lengths(lengths, array.shape[1], side).is_real
+            self._rest.setdefault((side, name), OneTimestep()).add_where(array, is_rest)
+            if self._is_masked[side]:
+                parts = timesteps_where(array, is_rest)
+                self._is_masked[side] = all(_holds(rest, self._mask_value) for rest in parts if len(rest))
 
     def decide(self, name: str, array: np.ndarray, lengths: Lengths) -> Side:
         """The padded end, of rows that were added before.
@@ -344,7 +370,7 @@ class SideOfLengths:
         if self._padding is not None:
             return self._padding
         real = {side: span_of_lengths(lengths, array.shape[1], side).is_real for side in SIDES}
-        if np.array_equal(array[real["post"]], array[real["pre"]], equal_nan=array.dtype.kind == "f"):
+        if _holds_the_same(array, real["post"], real["pre"]):
             return "post"
         masked = [side for side in SIDES if self._is_masked[side]]
         fits = masked or [
@@ -366,6 +392,14 @@ class SideOfLengths:
             "padding",
             _WHICH_END,
         )
+
+
+def _holds_the_same(array: np.ndarray, one: Mask, other: Mask) -> bool:
+    """Whether each row holds the same timesteps by one of two masks, of as many, as by the other."""
+    equal_nan = array.dtype.kind == "f"
+    step = max(_BLOCK_BYTES // max(array[:1].nbytes, 1), 1)
+    parts = [slice(start, start + step) for start in range(0, len(array), step)]
+    return all(np.array_equal(array[rows][one[rows]], array[rows][other[rows]], equal_nan=equal_nan) for rows in parts)
 
 
 def _holds(timesteps: np.ndarray, mask_value: MaskValue) -> bool:

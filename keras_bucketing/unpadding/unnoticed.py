@@ -19,8 +19,11 @@ import tensorflow as tf
 
 from keras_bucketing.checks import show
 from keras_bucketing.data.row_splits import Lengths
+from keras_bucketing.data.tree import Path
+from keras_bucketing.unpadding.entries import check_shared_masks, leaf_name
+from keras_bucketing.unpadding.evidence import COUNTS, Evidence
 from keras_bucketing.unpadding.graph import MeasuredRows
-from keras_bucketing.unpadding.spans import Mask, OneTimestep, Side, SideOfRuns, is_padding, show_mask_value
+from keras_bucketing.unpadding.spans import Mask, OneTimestep, Side, is_padding, show_mask_value
 
 # A single repeated timestep is a coincidence; so are runs in a row out of twenty, or of a value that occurs all over.
 _MIN_RUN = 2
@@ -127,19 +130,22 @@ def warn_of(messages: Iterable[str]) -> None:
 class UnderMask:
     """What lies under a mask: a mask that is True where the padding is, as PyTorch's key_padding_mask, is refused."""
 
-    def __init__(self, label: str, name: str):
-        self._label, self._name = label, name
+    def __init__(self, label: str, name: str, checks_itself: bool = True):
+        self._label, self._name, self._checks_itself = label, name, checks_itself
         self._real, self._rest = OneTimestep(), OneTimestep()
         self._num_real = 0
+
+    @property
+    def rest(self) -> OneTimestep:
+        """What the mask calls padding."""
+        return self._rest
 
     def add(self, array: np.ndarray, is_real: Mask) -> None:
         """Takes rows of the leaf, and what the mask calls real of them."""
         self._num_real += int(np.count_nonzero(is_real))
-        if self._real.is_constant:
-            self._real.add(array[is_real])
-        if self._rest.is_constant:
-            self._rest.add(array[~is_real])
-        if self._num_real >= _ENOUGH_TIMESTEPS:
+        self._real.add_where(array, is_real)
+        self._rest.add_where(array, ~is_real)
+        if self._checks_itself and self._num_real >= _ENOUGH_TIMESTEPS:
             self.check()
 
     def check(self) -> None:
@@ -169,10 +175,11 @@ class UnnoticedPaddingCheck:
             self._samples = tf.lookup.experimental.MutableHashTable(tf.int64, tf.string, default_value="")
             self._padding = tf.lookup.experimental.MutableHashTable(tf.int64, tf.string, default_value="")
             self._masks = tf.lookup.experimental.MutableHashTable(tf.int64, tf.string, default_value="")
-            self._runs = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, default_value=[0] * 4)
+            self._runs = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, default_value=[0] * COUNTS)
         self._lock = threading.Lock()
         self._num_checked = 0  # samples, when they were looked at for the last time
         self._warned = False
+        self._unnoticed: set[int] = set()  # leaves whose padding holds something else
 
     def sample(
         self, pass_number: tf.Tensor | int, index: tf.Tensor | int, leaves: list[tf.Tensor], measured: MeasuredRows
@@ -199,40 +206,69 @@ class UnnoticedPaddingCheck:
                 return tf.constant(True)
 
         is_first = tf.logical_and(tf.equal(pass_number, 1), tf.less(index, _MAX_BATCHES))
-        keys = self._keys_of_pass(pass_number, len(leaves))
-        counted = self._runs.insert(keys, self._runs.lookup(keys) + measured.runs)
+        keys = self._keys_of_pass(pass_number, measured.counts.shape[0])
+        counted = self._runs.insert(keys, self._runs.lookup(keys) + measured.counts)
         with tf.control_dependencies([] if counted is None else [counted]):
             return tf.cond(tf.logical_and(is_first, tf.size(lengths) > 0), keep, lambda: tf.constant(False))
 
     @staticmethod
-    def _keys_of_pass(pass_number: tf.Tensor | int, num_leaves: int) -> tf.Tensor:
-        return tf.cast(pass_number, tf.int64) * num_leaves + tf.range(num_leaves, dtype=tf.int64)
+    def _keys_of_pass(pass_number: tf.Tensor | int, num_counted: int) -> tf.Tensor:
+        return tf.cast(pass_number, tf.int64) * num_counted + tf.range(num_counted, dtype=tf.int64)
 
-    def refuse_uncertain(self, pass_number: int, names: list[str], dtypes: list[tf.DType]) -> None:
+    def refuse_uncertain(
+        self, pass_number: int, evidence: Evidence | None, names: list[str], dtypes: list[tf.DType]
+    ) -> list[int]:
         """Refuses figures of a pass of which it is not certain what they count.
 
-        Raises:
-            ValueError: If some rows begin and others end in `mask_value`, or a mask is True where the padding is.
-        """
-        with self._lock:
-            runs = self._runs.lookup(self._keys_of_pass(pass_number, len(names))).numpy()
-            for name, (ends, begins, ending, beginning) in zip(names, runs.tolist(), strict=True):
-                evidence = SideOfRuns(name, self._mask_value, self._padding_side)
-                evidence.add_counts({"post": ends, "pre": begins}, {"post": ending, "pre": beginning})
-                evidence.decide()
-            for number, (name, dtype) in enumerate(zip(names, dtypes, strict=True)):
-                self._refuse_inverted_mask(number, len(names), name, dtype)
+        Returns for each leaf the one whose lengths are its own, as `Evidence.judge` does; `evidence` is None where no
+        batch was measured.
 
-    def _refuse_inverted_mask(self, number: int, num_leaves: int, name: str, dtype: tf.DType) -> None:
+        Raises:
+            ValueError: If it is not certain.
+        """
+        if evidence is None:
+            return []
+        with self._lock:
+            counts = self._runs.lookup(self._keys_of_pass(pass_number, evidence.num_counted)).numpy()
+            try:
+                owners = evidence.judge(counts, names, self._mask_value, self._padding_side, self._unnoticed)
+            except ValueError:
+                if not self._find_unnoticed(names, dtypes):
+                    raise
+                owners = evidence.judge(counts, names, self._mask_value, self._padding_side, self._unnoticed)
+            rests: dict[Path, OneTimestep] = {}
+            for number, mask in evidence.masked:
+                path = ("x", *evidence.paths[number])
+                under = self._under_mask(number, leaf_name(mask), names, dtypes)
+                if dtypes[number] != tf.bool:
+                    under.check()
+                if path in evidence.table.shared:
+                    rests[path] = under.rest
+            check_shared_masks(rests, evidence.table.masks)
+            return owners
+
+    def _find_unnoticed(self, names: list[str], dtypes: list[tf.DType]) -> bool:
+        """Whether there are more leaves than before whose padding was not noticed: the warning speaks for these."""
+        if self._unnoticed or self._warned:
+            return False
+        self._unnoticed = {
+            number
+            for number, (name, dtype) in enumerate(zip(names, dtypes, strict=True))
+            if self._message(name, *self._kept(number, len(names), dtype)) is not None
+        }
+        return bool(self._unnoticed)
+
+    def _under_mask(self, number: int, label: str, names: list[str], dtypes: list[tf.DType]) -> UnderMask:
         keys = self._masks.export()[0]
-        keys = tf.sort(tf.boolean_mask(keys, keys % num_leaves == number))
-        if not int(tf.size(keys)) or dtype == tf.bool:
-            return
-        under = UnderMask("the mask", name)
+        keys = tf.sort(tf.boolean_mask(keys, keys % len(names) == number))
+        under = UnderMask(label, names[number], checks_itself=False)
         for sample, mask in zip(self._samples.lookup(keys), self._masks.lookup(keys), strict=True):
             if sample.numpy():
-                under.add(tf.io.parse_tensor(sample, dtype).numpy(), tf.io.parse_tensor(mask, tf.bool).numpy())
-        under.check()
+                rows = tf.io.parse_tensor(sample, dtypes[number]).numpy()
+                is_real = tf.io.parse_tensor(mask, tf.bool).numpy()
+                if is_real.shape == rows.shape[:2]:
+                    under.add(rows, is_real)
+        return under
 
     def warn_once(self, names: list[str], dtypes: list[tf.DType]) -> None:
         """Warns, at the line of the caller outside of this package, if padding was not noticed in one of the leaves."""

@@ -110,3 +110,41 @@ def test_memory_stays_within_two_elements_and_50_mb_of_the_result(tmp_path, kind
     done = run_python("-c", MEASURED, kind, target, str(tmp_path / "s"), check=True)
     allowed = (result if target == "memory" else 0) + 2 * element + 50
     assert float(done.stdout) < allowed, f"{float(done.stdout):.0f} of {allowed:.0f} MB"
+
+
+MEMORY = """
+import sys
+import numpy as np
+from keras_bucketing import BucketedSequence, save_sequences
+
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+
+def batches():
+    for number in range(10):
+        tokens = np.full((15, 1_000_000), 0, np.float32)  # 57 MiB
+        tokens[:, :1000] = number + 1
+        x = {"tokens": tokens}
+        if sys.argv[2] == "lengths":
+            x["lengths"] = np.full(15, 1000)
+        yield x if len(x) > 1 else tokens
+
+list(zip(range(1), batches()))
+before = peak()
+if sys.argv[1] == "from_dataset":
+    dataset = BucketedSequence.from_dataset(batches, batched=True)
+    assert dataset.lengths.tolist() == [1000] * 150
+else:
+    save_sequences(sys.argv[3], batches(), batched=True)
+print(peak() - before)
+"""
+
+
+@pytest.mark.fit
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize(("door", "told"), [("from_dataset", "lengths"), ("save_sequences", "values")])
+def test_memory_stays_within_two_large_batches(tmp_path, door, told):
+    done = run_python("-c", MEMORY, door, told, str(tmp_path / "saved"), check=True)
+    # One batch is in memory before: a second one, and 50 MB.
+    assert float(done.stdout) < 57 + 50, f"{float(done.stdout):.0f} MiB"

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
+from keras_bucketing.data import tree
 from keras_bucketing.data.collect import collect_inputs
 from keras_bucketing.monitoring.monitor_padding import monitor_padding
 from keras_bucketing.streams.saved_sequences import load_sequences, read_dataset, save_sequences
@@ -15,35 +16,10 @@ from keras_bucketing.unpadding.arrays import unpad_arrays
 from keras_bucketing.unpadding.batches import BatchOptions
 from keras_bucketing.unpadding.labels import unpad_labels
 from tests.support.default_layer import examples
+from tests.support.padded_cases import Batches, PaddedLeaf, dataset_of, padded_cases
 from tests.support.rows import rows_of
 from tests.support.strategies import seeds
 from tests.support.streams import pad
-
-
-class Batches(keras.utils.PyDataset):
-    """The batches of a list."""
-
-    def __init__(self, batches):
-        super().__init__()
-        self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __getitem__(self, index):
-        return self.batches[index]
-
-
-def dataset_of(batches):
-    """A `tf.data.Dataset` of the batches of a list, whose rows and timesteps have no fixed number."""
-
-    def spec(array):
-        shape = [None, *([None] if array.ndim > 1 else []), *array.shape[2:]]
-        return tf.TensorSpec(shape, array.dtype)
-
-    signature = keras.tree.map_structure(spec, batches[0])
-    return tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=signature)
-
 
 # The oracle knows the rows. Data hold neither the padding of x nor that of labels, unless something tells the lengths.
 
@@ -249,6 +225,127 @@ def test_tf_data_and_folders_too(tmp_path_factory, case, is_saved):
             through_stream(case, dataset_of(batches_of(case)))
     except ValueError as error:
         check_question(error)
+
+
+# Several leaves: segment ids, targets of their own length, vectors, labels of all kinds.
+
+
+def options_of_leaves(case):
+    return BatchOptions(
+        batched=True,
+        mask_value=case.mask_value,
+        padding=case.padding,
+        timestep_labels=case.timestep_labels,
+        labels_align=not case.own_labels,
+        label_mask_value=case.label_value,
+    )
+
+
+def check_leaves(case, inputs, label_padding=None):
+    """The leaves that a door gives are those of the case, and padding them again gives the arrays that went in."""
+    whole = dict(zip(("x", "y", "sample_weight"), case.parts(slice(None)), strict=True))
+    for root, part in (("x", inputs.x), ("y", inputs.y), ("sample_weight", inputs.sample_weight)):
+        found, expected = dict(tree.leaves(part)), case.rows_of(root)
+        assert found.keys() == expected.keys()
+        for path, rows in expected.items():
+            if not isinstance(rows, list) or isinstance(found[path], np.ndarray):  # values of one shape
+                np.testing.assert_equal(np.asarray(found[path]), np.array(rows))
+                continue
+            np.testing.assert_equal(plain(rows_of(found[path])), plain(rows))
+            padded = dict(tree.leaves(whole[root]))[path]
+            leaf = case.entries.get(path) or dict(tree.leaves(getattr(case, root)))[path]
+            again = PaddedLeaf(rows_of(found[path]), leaf.value, leaf.side).padded(slice(None), padded.shape[1])
+            np.testing.assert_array_equal(again, padded)
+    values = [leaf.value for _, leaf in tree.leaves(case.y) if isinstance(leaf, PaddedLeaf)]
+    if label_padding is not None:
+        assert [label_padding] == values
+
+
+def leaves_through_arrays(case):
+    x, y, weights = case.parts(slice(None))
+    own = y if case.own_labels else None
+    unpadded = unpad_arrays(x, case.lengths, case.mask_value, case.padding, own_length_labels=own)
+    options = {"label_padding_value": case.label_value} if case.own_labels else {}
+    y, weights, label_padding = unpad_labels(
+        y, weights, unpadded, case.timestep_labels, case.padding, options, not case.own_labels
+    )
+    check_leaves(case, collect_inputs(unpadded.x, y, weights, not case.own_labels), label_padding)
+
+
+def leaves_through_stream(case, stream):
+    contents = read_dataset(stream, None, options_of_leaves(case))
+    check_leaves(case, collect_inputs(*contents.element, not case.own_labels), contents.label_padding)
+
+
+def leaves_through_monitor(case, monitored):
+    if isinstance(monitored, keras.utils.PyDataset):
+        for index in range(len(monitored)):
+            monitored[index]
+    else:
+        list(monitored)
+    stats = monitored.pass_stats(monitored.newest_pass(), 0, len(case.batches()))
+    sequences = [leaf for _, leaf in tree.leaves(case.x) if isinstance(leaf, PaddedLeaf)]
+    assert stats.real_timesteps == sum(int(leaf.lengths.sum()) for leaf in sequences)
+
+
+LEAF_DOORS = {
+    "arrays": leaves_through_arrays,
+    "py_dataset": lambda case: leaves_through_stream(case, Batches(case.batches())),
+    "generator": lambda case: leaves_through_stream(case, lambda: iter(case.batches())),
+    "monitor": lambda case: leaves_through_monitor(
+        case, monitor_padding(Batches(case.batches()), case.mask_value, padding=case.padding)
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:All rows of:UserWarning")
+@settings(max_examples=examples(200), deadline=None)
+@given(st.sampled_from(sorted(LEAF_DOORS)), st.data())
+def test_all_leaves_come_back_or_are_asked_for(door, data):
+    case = data.draw(padded_cases(allow_argument=door == "arrays"))
+    try:
+        LEAF_DOORS[door](case)
+    except (ValueError, TypeError) as error:
+        check_asked(error)
+
+
+@pytest.mark.fit
+@pytest.mark.filterwarnings("ignore:All rows of:UserWarning")
+@settings(max_examples=20, deadline=None)
+@given(padded_cases(), st.sampled_from(["tf.data", "folder"]))
+def test_all_leaves_through_graphs_and_folders_too(tmp_path_factory, case, door):
+    stream = dataset_of(case.batches())
+    try:
+        if door == "tf.data" or case.own_labels:
+            leaves_through_stream(case, stream)
+        else:
+            folder = tmp_path_factory.mktemp("doors") / "saved"
+            given = {"mask_value": case.mask_value, "padding": case.padding, "timestep_labels": case.timestep_labels}
+            save_sequences(folder, stream, batched=True, **given)
+            loaded = load_sequences(folder)
+            parts = loaded if case.y is not None else (loaded[0] if isinstance(case.x, tuple) else loaded, None)
+            check_leaves(case, collect_inputs(*(*parts, None, None)[:3]))
+    except (ValueError, TypeError) as error:
+        check_asked(error)
+
+
+@pytest.mark.fit  # each traces a graph
+@settings(max_examples=5, deadline=None)
+@given(padded_cases())
+def test_figures_of_all_leaves_in_graph(case):
+    try:
+        monitored = monitor_padding(dataset_of(case.batches()), case.mask_value, padding=case.padding)
+        leaves_through_monitor(case, monitored)
+    except (ValueError, TypeError) as error:
+        check_asked(error)
+
+
+def check_asked(error):
+    """An error names what settles it."""
+    names = ("padding", "lengths", "timestep_labels", "sequences", "mask_value", "align_labels", "batched")
+    assert any(f"`{name}`" in str(error) or f"{name}=" in str(error) or f"_{name}'" in str(error) for name in names), (
+        error
+    )
 
 
 # The faults, one by one.
@@ -458,3 +555,146 @@ def test_a_leaf_that_may_hold_padding_as_data_is_asked_for():
         with pytest.raises(ValueError, match=r"`lengths` must be given.*x\['flags'\]"):
             enter(x)
     assert plain(rows_of(unpad_arrays({**x, "lengths": np.array([3, 2])}).x["flags"])) == [[1, 0, 1], [1, 0]]
+
+
+# Entries beside one another.
+
+
+def test_a_mask_for_all_is_not_that_of_a_leaf_with_data_beyond_it():
+    mask = np.array([[1, 1, 0, 0], [1, 1, 1, 0]])
+    x = {"tokens": 5 * mask, "mask": mask, "target": np.array([[4, 5, 6, 0], [7, 8, 0, 0]])}
+    for enter in (unpad_arrays, lambda x: rows_through_dataset([x]), counted):
+        with pytest.raises(ValueError, match=r"`x\['mask'\]` may not be the mask of `x\['target'\]`.*'target_mask'"):
+            enter(x)
+    x["target_lengths"] = np.array([3, 2])  # tells more than a mask that names no entry
+    assert rows_through_dataset([x])["target"] == [[4, 5, 6], [7, 8]]
+    assert plain(rows_of(unpad_arrays(x).x["target"])) == [[4, 5, 6], [7, 8]]
+    assert counted(x).real_timesteps == 2 + 3 + 3 + 2
+
+
+def test_lengths_are_not_those_of_vectors_that_are_longer():
+    tokens, lengths = np.array([[5, 6, 0], [7, 0, 0]]), np.array([2, 1])
+    batches = [
+        {"tokens": tokens[:, :size], "vector": np.ones((2, 9)), "lengths": np.minimum(lengths, size)} for size in (3, 2)
+    ]
+    element = read_dataset(Batches(batches), None, BatchOptions(batched=True)).element
+    assert plain(rows_of(element[0]["tokens"])) == [[5, 6], [7], [5, 6], [7]]
+    assert element[0]["vector"].tolist() == [[1] * 9] * 4
+    with pytest.raises(ValueError, match=r"Say which: sequences=\['tokens', 'vector'\]"):
+        unpad_arrays(batches[0])
+    assert plain(rows_of(unpad_arrays(batches[0], sequences="tokens").x["tokens"])) == [[5, 6], [7]]
+
+
+def test_entries_of_unlike_sizes_are_read_where_each_is_told():
+    x = {
+        "source": np.array([[5, 6, 0], [7, 0, 0]]),
+        "source_mask": np.array([[1, 1, 0], [1, 0, 0]]),
+        "target": np.array([[1, 2, 3, 0], [4, 5, 0, 0]]),
+        "target_lengths": np.array([3, 2]),
+    }
+    assert rows_through_dataset([x])["target"] == [[1, 2, 3], [4, 5]]
+    assert {leaf.name: leaf.real_timesteps for leaf in counted(x).leaves} == {"x['source']": 3, "x['target']": 5}
+
+
+SEGMENTS = {"ids": np.array([[5, 6, 7, 0], [5, 0, 0, 0]]), "segments": np.array([[0, 0, 1, 0], [0, 0, 0, 0]])}
+
+
+def test_leaves_that_are_padded_alike_count_alike():
+    assert plain_lengths(rows_through_dataset([SEGMENTS])["segments"]) == [3, 1]
+    for stats in (counted(SEGMENTS), counted_by_tf_data(SEGMENTS)):
+        assert {leaf.name: leaf.real_timesteps for leaf in stats.leaves} == {"x['ids']": 4, "x['segments']": 4}
+
+
+def counted_by_tf_data(x, *arguments):
+    monitored = monitor_padding(tf.data.Dataset.from_tensors(x), *arguments)
+    list(monitored)
+    return monitored.padding_stats()
+
+
+UNCERTAIN = {
+    "a leaf with padding or data": (
+        {"ids": np.array([[5, 6, 7, 0], [8, 9, 0, 0]]), "flags": np.array([[1, 0, 1, 0], [1, 0, 0, 0]])},
+        "`lengths` must be given",
+    ),
+    "lengths of another leaf": (
+        {"a": np.array([[1, 1, 0]]), "b": np.array([[1, 1, 1]]), "lengths": np.array([3])},
+        "may be as long as",
+    ),
+    "a mask with gaps": ({"a": np.array([[5, 6, 7]]), "mask": np.array([[1, 0, 1]])}, "must be True in one run"),
+    "masks that differ": (
+        {"a": np.array([[5, 6, 7]]), "mask": np.array([[1, 0, 0]]), "attention_mask": np.array([[1, 1, 0]])},
+        "several masks have the shape",
+    ),
+    "a mask and lengths that differ": (
+        {"a": np.array([[5, 6, 7]]), "mask": np.array([[1, 0, 0]]), "a_lengths": np.array([2])},
+        "must tell the same lengths",
+    ),
+    "negative lengths": ({"a": np.array([[5, 6, 7]]), "a_lengths": np.array([-1])}, "must be at least 0"),
+}
+
+
+@pytest.mark.parametrize("case", UNCERTAIN)
+def test_what_is_not_certain_is_refused_at_every_door(case):
+    x, text = UNCERTAIN[case]
+    for enter in (unpad_arrays, lambda x: rows_through_dataset([x]), counted):
+        with pytest.raises(ValueError, match=text):
+            enter(x)
+
+
+# Labels.
+
+
+def test_labels_of_their_own_length_are_never_those_of_timesteps():
+    x = pad([np.arange(1, 4), np.arange(1, 3)], length=4)
+    labels = np.array([[3, 0, 0, 0], [4, 5, 0, 0]])  # of the shape of x
+    y = [[3], [4, 5]]
+    options = {"align_labels": False, "timestep_labels": True, "shuffle": False, "batch_size": 2}
+    for dataset in (
+        BucketedSequence.from_padded(x, labels, **options),
+        BucketedSequence.from_dataset(Batches([(x, labels)]), **options),
+    ):
+        assert plain(rows_of(dataset._stored.y)) == y
+
+
+@pytest.mark.parametrize("door", ["from_padded", "from_dataset"])
+def test_a_label_that_is_a_vector_keeps_its_padding(door):
+    x = pad([np.arange(1, 4), np.arange(1, 3)])
+    y = np.eye(3)[np.where(x == 0, 2, x % 2)]  # the last class is padding
+    options = {"timestep_labels": True, "shuffle": False, "batch_size": 2}
+    dataset = WITH_LABELS[door](x, y, **options)
+    assert next(iter(dataset))[1].numpy().tolist() == y[::-1].tolist()
+
+
+def test_a_cache_keeps_vectors_that_labels_were_padded_with(tmp_path):
+    x = pad([np.arange(1, 4), np.arange(1, 3)])
+    y = np.eye(3)[np.where(x == 0, 2, x % 2)]
+    options = BatchOptions(batched=True, timestep_labels=True)
+    found = [read_dataset(Batches([(x, y)]), tmp_path / "cache", options).label_padding.tolist() for _ in range(2)]
+    assert found == [[0, 0, 1]] * 2
+
+
+WITH_LABELS = {
+    "from_padded": BucketedSequence.from_padded,
+    "from_dataset": lambda x, y, **options: BucketedSequence.from_dataset(Batches([(x, y)]), **options),
+}
+
+
+@pytest.mark.parametrize("door", sorted(WITH_LABELS))
+def test_labels_beyond_their_sequences_are_refused(door):
+    x, y = np.array([[1, 2, 0], [3, 0, 0]]), np.array([[1, 2, 3], [4, 5, 6]])
+    with pytest.raises(ValueError, match="`y` holds labels where `x` is padded"):
+        WITH_LABELS[door](x, y, timestep_labels=True)
+
+
+def test_from_padded_asks_all_at_once():
+    x = np.array([[1, 2, 0, 0], [0, 1, 2, 3]])
+    with pytest.raises(ValueError, match=r"`padding` must be given.*Say as well: timestep_labels=True if"):
+        BucketedSequence.from_padded(x, np.array([[1, 2, 3, 4], [5, 6, 7, 8]]))
+
+
+def test_folders_take_the_keys_of_sequences(tmp_path):
+    batches = [{"a": np.array([[3, 3, 3], [4, 4, 0]]), "b": np.ones((2, size))} for size in range(1, 11)]
+    with pytest.raises(ValueError, match=r"`x\['a'\]` may hold sequences.*sequence_keys=\['a', 'b'\]"):
+        save_sequences(tmp_path / "saved", Batches(batches))
+    save_sequences(tmp_path / "saved", Batches(batches), sequence_keys=["a", "b"])
+    assert plain(load_sequences(tmp_path / "saved")["a"][:2]) == [[3, 3, 3], [4, 4]]

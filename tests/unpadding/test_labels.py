@@ -37,7 +37,10 @@ def test_labels_that_may_be_one_hot_need_a_word_of_the_caller():
     _, of_rows = next(iter(BucketedSequence.from_padded(padded, classes, timestep_labels=False, shuffle=False)))
     assert of_rows.numpy().tolist() == [[0, 1, 0], [0, 0, 1], [1, 0, 0]]
     options = {"timestep_labels": True, "shuffle": False}
-    _, of_timesteps, weights = next(iter(BucketedSequence.from_padded(padded, classes, **options)))
+    with pytest.raises(ValueError, match="`y` holds labels where `x` is padded"):
+        BucketedSequence.from_padded(padded, classes, **options)
+    of_padding = np.where(padded == 0, 0, classes)
+    _, of_timesteps, weights = next(iter(BucketedSequence.from_padded(padded, of_padding, **options)))
     assert of_timesteps.numpy().tolist() == [[0, 0, 0], [0, 0, 0], [1, 0, 0]]
     assert weights.numpy().sum(axis=1).tolist() == [1, 2, 3]
 
