@@ -4,8 +4,7 @@ Sequences have lognormal lengths (mean 75, median 55, at most 1000 timesteps). E
 loop, whose cost for each batch, the "empty loop", is the ceiling: with few rows a batch it decides, so there are
 several sizes. `bucket_by_sequence_length` gets ten buckets picked by hand, BucketedSequence chooses its own. The
 contenders other than BucketedSequence are slow, so they read a random sample of the sequences: the rate is what counts.
-contenders.py shows how each is set up. What streams cost is measured beside them (streams.py), in
-processor time and memory.
+contenders.py shows how each is set up. streams.py measures what a stream costs.
 
     python -m benchmarks.pipeline
 """
@@ -30,7 +29,6 @@ from benchmarks.contenders import (
 from benchmarks.harness import Spread
 from benchmarks.lengths import lognormal_lengths
 from benchmarks.sequences import Sequences, token_sequences, vector_sequences
-from benchmarks.streams import measure_memory, measure_streams, memory_table, streams_table
 from benchmarks.tables import Record, Table, significant, times
 from keras_bucketing import BucketedSequence
 
@@ -55,10 +53,8 @@ def main() -> None:
 
     sizes = [500, 1_000] if quick else [10_000, 30_000, 100_000, 300_000, 1_000_000]
     growth = {size: measure_growth(size, sample, 1 if quick else 3) for size in sizes}
-    streams = measure_streams(200 if quick else 25_000, rounds)
-    streams["memory"] = measure_memory(640 if quick else 1_000_000, in_this_process=quick)
     settings = {"boundaries_of_rival": BOUNDARIES, "sample": sample, "num_sequences": num_sequences}
-    measured = {"headlines": results, "growth": growth, "streams": streams}
+    measured = {"headlines": results, "growth": growth}
     harness.publish(arguments.output, "pipeline", {**settings, **measured}, tables)
     harness.write_picture(
         arguments.output, "pipeline", lambda axes: draw(axes, results, growth), panels=1 + len(results), height=3.2
@@ -69,7 +65,7 @@ def tables(record: Record) -> list[Table]:
     """The rates, with their multiples of the rival's in the same column, and how they change with the size."""
     headlines, growth = record["headlines"], record["growth"]
     pipelines, sizes = list(next(iter(headlines.values()))), list(growth)
-    made = [
+    return [
         Table(
             "pipeline",
             f"{record['num_sequences']:,} sequences: thousand sequences per second, x {RIVAL}",
@@ -86,9 +82,6 @@ def tables(record: Record) -> list[Table]:
             "first batch on.",
         ),
     ]
-    if "streams" in record:
-        made += [streams_table(record["streams"]), memory_table(record["streams"])]
-    return made
 
 
 def figures(record: Record) -> dict[str, str]:

@@ -1,10 +1,10 @@
 """Streams: BucketedStream beside `bucket_by_sequence_length` on one and the same source, read once by each of them.
 
-    python -m benchmarks.streams        # this part of benchmarks.pipeline alone
-
 The source is a `tf.data.Dataset` of rows, which stays in graph, or a generator function, which tf.data reads with
 `from_generator`. Neither is shuffled before: the stream mixes the rows of its buffer, `bucket_by_sequence_length` none.
 Then the memory of a process that reads a source without end.
+
+    python -m benchmarks.streams
 """
 
 from __future__ import annotations
@@ -29,6 +29,20 @@ from keras_bucketing import BucketedStream
 BATCH_SIZE, BUFFER_SIZE = 32, 4096
 BOUNDARIES = [100, 200, 300, 400]  # as one would choose them for reviews
 STREAM, RIVAL = "`BucketedStream`", "`bucket_by_sequence_length`"
+
+
+def main() -> None:
+    """Measures, prints, writes."""
+    arguments = harness.parse_arguments(__doc__)
+    measured = measure_streams(*((200, 1) if arguments.quick else (25_000, 5)))
+    measured["memory"] = measure_memory(640 if arguments.quick else 1_000_000, in_this_process=arguments.quick)
+    harness.publish(arguments.output, "streams", measured, tables)
+    harness.write_picture(arguments.output, "streams", lambda axes: draw(axes, measured["memory"]))
+
+
+def tables(record: Record) -> list[Table]:
+    """What reading costs, and the memory."""
+    return [streams_table(record), memory_table(record)]
 
 
 def measure_streams(num_sequences: int, rounds: int) -> dict[str, Any]:
@@ -142,7 +156,7 @@ def streams_table(record: Record) -> Table:
         for name, row in readers.items()
     ]
     return Table(
-        "pipeline_streams",
+        "streams",
         f"{record['num_sequences']:,} rows as long as IMDB's reviews, {record['batch_size']} rows a batch, a buffer of "
         f"{record['buffer_size']:,}",
         ["source", "pipeline", "processor time, s", f"x {RIVAL}", "padding efficiency"],
@@ -154,7 +168,7 @@ def memory_table(record: Record) -> Table:
     """One line for each source, one column for each number of rows."""
     points = list(next(iter(record["memory"].values())))
     return Table(
-        "pipeline_streams_memory",
+        "streams_memory",
         f"a source without end, {record['batch_size']} rows a batch, a buffer of {record['buffer_size']:,}: resident "
         "memory in MB after so many rows",
         ["source", *(f"{int(point):,}" for point in points)],
@@ -162,15 +176,16 @@ def memory_table(record: Record) -> Table:
     )
 
 
-def main() -> None:
-    """Prints both tables, and writes nothing: benchmarks.pipeline does."""
-    record = {**measure_streams(25_000, rounds=5), "memory": measure_memory(1_000_000)}
-    for table in (streams_table(record), memory_table(record)):
-        print(f"\n{table.as_text()}")
+def draw(axes: list[Any], memory: dict[str, dict[str, float]]) -> None:
+    """The memory by the number of rows that were read, a line for each source."""
+    for source, megabytes in memory.items():
+        axes[0].plot([int(point) for point in megabytes], list(megabytes.values()), marker="o", label=source)
+    axes[0].set(xlabel="rows read of a source without end", ylabel="resident memory, MB", ylim=(0, None))
+    axes[0].legend()
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
+    if len(sys.argv) == 3 and sys.argv[1] in ENDLESS:
         print(json.dumps(run(*sys.argv[1:])))
     else:
         main()

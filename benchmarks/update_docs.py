@@ -32,9 +32,9 @@ from benchmarks.tables import Record, environment_line
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "docs" / "figures"
 BENCHMARKS = (
-    *("training", "transformer_training", "compilation_cache", "pipeline", "fit_overhead", "user_stages", "padding"),
-    *("two_lengths", "scale", "larger_than_memory", "randomness", "few_buckets", "automatic_buckets", "tuned_sizes"),
-    *("callback_cost", "construction", "many_lengths", "alternatives"),
+    *("training", "transformer_training", "compilation_cache", "pipeline", "streams", "fit_overhead", "user_stages"),
+    *("padding", "two_lengths", "scale", "larger_than_memory", "randomness", "few_buckets", "automatic_buckets"),
+    *("tuned_sizes", "callback_cost", "construction", "many_lengths", "alternatives"),
 )
 # What draws the pictures of the pages.
 PICTURES = (

@@ -101,6 +101,7 @@ class BucketedStream(PassDataset):
         timestep_labels: As in `BucketedSequence.from_dataset`. Defaults to None.
 
     Attributes:
+        num_batches: Int, batches of a pass; None where that is unknown, or without end.
         bucket_boundaries: Ints, in timesteps; None before the first window has been read where none were given.
         epoch: Int, the epoch that the next pass reads.
         seed: Int, the seed in use.
@@ -237,8 +238,8 @@ class BucketedStream(PassDataset):
         self._stream = WindowStream(self._format, self._rules, self._boundaries_of, self._counter, self._log)
         self._source = opened
         self._windows = self._windows_of(_window_size(self._sizing, buffer_size, rows))
-        num_batches = None if on_empty == "drop" else _num_batches(opened.num_rows, self._sizing, remainder)
-        self._batches = self._stream.passes(self._windows, num_batches, opened.is_endless)
+        self._num_batches = None if on_empty == "drop" else _num_batches(opened.num_rows, self._sizing, remainder)
+        self._batches = self._stream.passes(self._windows, self._num_batches, opened.is_endless)
         super().__init__(tf.data.experimental.to_variant(self._batches))
 
     # What tf.data asks of a subclass.
@@ -258,6 +259,11 @@ class BucketedStream(PassDataset):
         )
 
     # What there is to know about it.
+
+    @property
+    def num_batches(self) -> int | None:
+        """Batches of a pass, as `len`; None where that is unknown, or without end."""
+        return self._num_batches
 
     @property
     def bucket_boundaries(self) -> list[int] | None:
@@ -336,7 +342,8 @@ class BucketedStream(PassDataset):
 
         Prefetching runs ahead of what consumes the batches, so in the middle of an epoch only the consumer knows the
         position: pass it. The batches of a resumed pass are those that would have come if the source yields the same
-        rows again; where it draws them at random, they are others, of other rows.
+        rows again; where it draws them at random, they are others, of other rows. `BackupAndRestoreSequence` keeps the
+        state and the model together, for streams that have a length.
 
         `tf.train.Checkpoint(iterator)` is no way: TensorFlow refuses to save an iterator over this dataset
         ("ReadVariableOp is stateful").

@@ -33,9 +33,10 @@ def fewer_recordings(monkeypatch):
     [
         (
             "pipeline",
-            ["thousand sequences per second, x `bucket_by_sequence_length`", "the empty loop", "generator function"],
-            ["headlines", "growth", "streams"],
+            ["thousand sequences per second, x `bucket_by_sequence_length`", "the empty loop"],
+            ["headlines", "growth"],
         ),
+        ("streams", ["processor time, s", "generator function", "resident memory in MB"], ["sources", "memory"]),
         ("padding", ["boundaries", "distinct lengths"], ["efficiency", "seconds_to_find"]),
         ("two_lengths", ["batches", "longest of the two"], ["efficiency"]),
         ("alternatives", ["pairs for attention", "packing"], ["results"]),

@@ -17,7 +17,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_bucketing import BucketedStream, PaddingStatsCallback
+from keras_bucketing import BackupAndRestoreSequence, BucketedStream, PaddingStatsCallback
 from keras_bucketing.monitoring import monitor_padding
 
 STRUCTURES = ("x", "labels", "timestep labels", "weights", "own labels", "two sequences")
@@ -251,11 +251,13 @@ def test_a_resumed_pass_has_the_rest(epoch, batch):
 
 @pytest.mark.fit
 def test_lengths_are_known_where_rows_and_sizes_are(stream):
-    assert len(BucketedStream(ROWS.source("list"), batch_size=5)) == 3
+    three = BucketedStream(ROWS.source("list"), batch_size=5)
+    assert len(three) == three.num_batches == 3
     assert len(BucketedStream(ROWS.source("list"), batch_size=5, remainder="drop")) == 2
     assert int(stream.cardinality()) == tf.data.UNKNOWN_CARDINALITY
     endless = tf.data.Dataset.from_tensors(tf.ones([3])).repeat().map(lambda x: tf.ensure_shape(x, [None]))
     assert int(BucketedStream(endless).cardinality()) == tf.data.INFINITE_CARDINALITY
+    assert BucketedStream(endless).num_batches is None
 
 
 @pytest.mark.fit
@@ -494,6 +496,12 @@ def test_iterators_cannot_be_saved(tmp_path, stream):
     next(iterator)
     with pytest.raises(tf.errors.FailedPreconditionError, match="stateful"):
         tf.train.Checkpoint(iterator=iterator).write(str(tmp_path / "checkpoint"))
+
+
+def test_backups_need_a_length(tmp_path, stream):
+    assert stream.num_batches is None
+    with pytest.raises(ValueError, match=r"how many batches a pass has.*state_dict\(epoch, batch\)"):
+        BackupAndRestoreSequence(stream, tmp_path)
 
 
 def test_a_state_of_other_options_is_refused(stream):

@@ -42,7 +42,7 @@ MAY_IMPORT = {
         "padding",
         "monitoring",
     },
-    "callbacks": {"checks", "unpadding", "pipeline", "padding", "monitoring", "bucketed_sequence"},
+    "callbacks": {"checks", "unpadding", "pipeline", "padding", "monitoring", "bucketed_sequence", "bucketed_stream"},
     "tuning": {"checks", "data", "planning", "padding", "predicting", "bucketed_sequence"},
     "layers": {"checks"},
     "checking": {

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
+from keras_bucketing.bucketed_stream import BucketedStream
 from keras_bucketing.callbacks.backup_files import BackupFiles, is_local
 from keras_bucketing.callbacks.backup_store import WEIGHTS_FILE, BackupStore, State
 from keras_bucketing.callbacks.fit_hooks import (
@@ -58,7 +59,9 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
     resumes, and so does a new callback after an interruption.
 
     Args:
-        dataset: The `BucketedSequence` that `fit` gets, as it is or wrapped by `map` or `prefetch`.
+        dataset: The `BucketedSequence` that `fit` gets, as it is or wrapped by `map` or `prefetch`. Or a
+            `BucketedStream` that has a length, of a source that yields the same rows again in the same epoch: a restart
+            reads it from its beginning, and leaves out what was consumed.
         backup_dir: Path of a directory for this training run, local or on a file system that `tf.io.gfile` knows
             ("gs://bucket/run", as a string). Files of others in it are left alone.
         save_freq: "epoch", or an int: back up after every so many batches as well, at the next end of a group of
@@ -74,10 +77,10 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If `backup_dir` is empty or not a directory, or `save_freq` out of range. When `fit` begins: if the
-            model is not built, an epoch is not a pass over the data, another callback of this process, or a copy, has
-            used the directory, all backups are damaged, or the backup is that of another model or of other data or
-            options. In the first epoch: if `fit` reads another dataset.
+        ValueError: If `dataset` is a stream of unknown length, `backup_dir` is empty or not a directory, or `save_freq`
+            out of range. When `fit` begins: if the model is not built, an epoch is not a pass over the data, another
+            callback of this process, or a copy, has used the directory, all backups are damaged, or the backup is that
+            of another model or of other data or options. In the first epoch: if `fit` reads another dataset.
 
     Example:
         >>> dataset = keras_bucketing.BucketedSequence([[1], [2, 3]], y=[0, 1], batch_size=1, seed=1)
@@ -91,7 +94,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
 
     def __init__(
         self,
-        dataset: BucketedSequence,
+        dataset: BucketedSequence | BucketedStream,
         backup_dir: str | os.PathLike[str],
         save_freq: str | int = "epoch",
         delete_checkpoint: bool = True,
@@ -99,10 +102,17 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         save_before_preemption: bool = False,
     ):
         super().__init__()
-        if not isinstance(dataset, BucketedSequence):
+        if not isinstance(dataset, (BucketedSequence, BucketedStream)):
             raise TypeError(
-                f"`dataset` must be a BucketedSequence. Received {type(dataset).__name__}. Hold on to the "
-                "BucketedSequence and pass it here, even if fit() gets a dataset that was made from it."
+                f"`dataset` must be a BucketedSequence or BucketedStream. Received {type(dataset).__name__}. Hold on "
+                "to it and pass it here, even if fit() gets a dataset that was made from it."
+            )
+        if dataset.num_batches is None:
+            # After a restart, Keras would take the rest of an epoch for the length of all the others.
+            raise ValueError(
+                "`dataset` must know how many batches a pass has. Received a BucketedStream of unknown length. Give it "
+                "a source with a length and batches of batch_size rows, or save stream.state_dict(epoch, batch) "
+                "yourself, and go on with stream.load_state_dict(state)."
             )
         self._delete_checkpoint = check_flag("delete_checkpoint", delete_checkpoint)
         self._is_chief = check_flag("is_chief", is_chief)

@@ -10,6 +10,7 @@ that moment is the one of `fit`, and it begins where the dataset stood then.
 from __future__ import annotations
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
+from keras_bucketing.bucketed_stream import BucketedStream
 from keras_bucketing.callbacks.backup_store import State
 from keras_bucketing.pipeline.passes import NextPosition
 
@@ -25,7 +26,7 @@ class TrainingPass:
         first_batch: Int, the batch it began with; above 0 in a pass that a restart has shortened.
     """
 
-    def __init__(self, dataset: BucketedSequence):
+    def __init__(self, dataset: BucketedSequence | BucketedStream):
         self.epoch = 0
         self.first_batch = 0
         self._dataset = dataset
@@ -102,7 +103,9 @@ class TrainingPass:
 
     def next_batch(self, steps: int) -> int:
         """The batch of the epoch that comes after so many steps; the last group of steps may be short."""
-        return min(self.first_batch + steps, self._dataset.num_batches)
+        next_batch = self.first_batch + steps
+        num_batches = self._dataset.num_batches
+        return next_batch if num_batches is None else min(next_batch, num_batches)
 
     def _next_position(self) -> NextPosition:
         return NextPosition(self._dataset.epoch, self._dataset.next_first_batch)

@@ -9,11 +9,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from tests.support.restarted_runs import (
     HOOKS,
+    NUM_BATCHES,
     Interruption,
     Program,
     World,
     check_against,
     damage_newest,
+    make_stream,
     run_damaged,
 )
 
@@ -146,3 +148,25 @@ def test_another_callback_that_reads_the_data_moves_nothing(reads_in, save_freq,
         consumed = check_against(whole, outcome, consumed)
     assert outcome.ended == "finished"
     assert consumed == len(whole.rows)
+
+
+@pytest.mark.fit
+@pytest.mark.parametrize(
+    ("program", "interruptions"),
+    [
+        (Program(save_freq=1, epochs=3), ["kill hook", "stop", "sigterm"]),
+        (Program(save_freq=3, epochs=2, steps_per_execution=2, validates=True), ["kill", "kill hook"]),
+    ],
+)
+def test_runs_on_a_stream_end_like_the_uninterrupted_one(program, interruptions, tmp_path):
+    world_of_stream = World(make_stream)
+    whole = world_of_stream.uninterrupted(program, str(tmp_path))
+    assert len({str(row) for row in whole.rows}) > NUM_BATCHES  # epochs differ
+    consumed = 0
+    for at, kind in enumerate(interruptions, 6):
+        outcome = world_of_stream.run(program, str(tmp_path / "backup"), Interruption(kind, at))
+        consumed = check_against(whole, outcome, consumed)
+    outcome = world_of_stream.run(program, str(tmp_path / "backup"), Interruption())
+    assert check_against(whole, outcome, consumed) == len(whole.rows)
+    assert outcome.ended == "finished"
+    assert 0 < len(outcome.rows) < len(whole.rows)

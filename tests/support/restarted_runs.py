@@ -13,7 +13,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_bucketing import BackupAndRestoreSequence, BucketedSequence
+from keras_bucketing import BackupAndRestoreSequence, BucketedSequence, BucketedStream
 from keras_bucketing.callbacks import backup_and_restore
 from tests.support.faulty_files import FaultyFiles, Killed
 
@@ -106,13 +106,27 @@ class Interrupter(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+def rows_and_labels():
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=(length, 1)).astype("float32") for length in [1, 2, 2, 3, 3, 3, 5]]
+    return x, np.arange(7, dtype="float32")
+
+
+def make_sequence():
+    return BucketedSequence(*rows_and_labels(), batch_size=2, seed=3)
+
+
+def make_stream():
+    """Of windows of four rows, whose boundaries the first pass of a process finds, or a backup brings."""
+    return BucketedStream(list(zip(*rows_and_labels(), strict=True)), batch_size=2, buffer_size=4, seed=3)
+
+
 class World:
     """One dataset and one model, put back to their beginning for every process."""
 
-    def __init__(self):
-        rng = np.random.default_rng(0)
-        x = [rng.normal(size=(length, 1)).astype("float32") for length in [1, 2, 2, 3, 3, 3, 5]]
-        self.dataset = BucketedSequence(x, np.arange(7, dtype="float32"), batch_size=2, seed=3)
+    def __init__(self, make_dataset=None):
+        self._make_dataset = make_dataset  # for those that a process must make again, as it knows nothing of the last
+        self.dataset = (make_dataset or make_sequence)()
         assert self.dataset.num_batches == NUM_BATCHES
         keras.utils.set_random_seed(0)
         self.model = RecordingModel(
@@ -138,6 +152,8 @@ class World:
         """One process."""
         for variable, value in zip(self._variables(), self._initial, strict=True):
             variable.assign(value)
+        if self._make_dataset is not None:
+            self.dataset = self._make_dataset()
         self.dataset.seek(0)
         self.model.steps_per_execution = program.steps_per_execution
         self.model.rows = []
