@@ -153,7 +153,8 @@ class MonitoredDataset(tf.data.Dataset):
         self._dtypes = [leaf.dtype for leaf in leaves_at(x, self._paths)]
         self._counter = PassCounter()
         num_batches = int(dataset.cardinality())
-        self._log = BatchLog(self._names, bucket_boundaries, is_endless=num_batches == tf.data.INFINITE_CARDINALITY)
+        is_endless = num_batches == tf.data.INFINITE_CARDINALITY
+        self._log = BatchLog(self._names, bucket_boundaries, is_endless, forgets_unasked=is_endless)
         self._padding_check = UnnoticedPaddingCheck(mask_value, padding)
         if num_batches == tf.data.UNKNOWN_CARDINALITY:
             self._inner = tf.data.Dataset.range(1).flat_map(without_autograph(self._pass_of_unknown_length))
@@ -222,13 +223,16 @@ class MonitoredDataset(tf.data.Dataset):
             >>> monitored.newest_pass()
             PassPosition(number=1, epoch=0, first_batch=0)
         """
-        return self._counter.newest_pass()
+        newest = self._counter.newest_pass()
+        self._log.expect_questions(newest.number)
+        return newest
 
     def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
         """What the batches `start` to `stop - 1` of a pass padded.
 
         They can be asked for again, until batches after them are: what lies before `start` is forgotten. Of passes that
-        nobody asks about, at least the newest two are remembered.
+        nobody asks about, at least the newest two are remembered; of one without end, the newest 65,536 batches, unless
+        `newest_pass` was called in it or before it.
 
         Args:
             position: The pass, from `newest_pass`.

@@ -154,8 +154,8 @@ def test_another_callback_that_reads_the_data_moves_nothing(reads_in, save_freq,
 @pytest.mark.parametrize(
     ("program", "interruptions"),
     [
-        (Program(save_freq=1, epochs=3), ["kill hook", "stop", "sigterm"]),
-        (Program(save_freq=3, epochs=2, steps_per_execution=2, validates=True), ["kill", "kill hook"]),
+        (Program(save_freq=1, epochs=3), [("kill hook", 6), ("stop", 7), ("sigterm", 8)]),
+        (Program(save_freq=3, epochs=2, steps_per_execution=2, validates=True), [("kill hook", 12), ("kill", 3)]),
     ],
 )
 def test_runs_on_a_stream_end_like_the_uninterrupted_one(program, interruptions, tmp_path):
@@ -163,7 +163,7 @@ def test_runs_on_a_stream_end_like_the_uninterrupted_one(program, interruptions,
     whole = world_of_stream.uninterrupted(program, str(tmp_path))
     assert len({str(row) for row in whole.rows}) > NUM_BATCHES  # epochs differ
     consumed = 0
-    for at, kind in enumerate(interruptions, 6):
+    for kind, at in interruptions:
         outcome = world_of_stream.run(program, str(tmp_path / "backup"), Interruption(kind, at))
         consumed = check_against(whole, outcome, consumed)
     outcome = world_of_stream.run(program, str(tmp_path / "backup"), Interruption())

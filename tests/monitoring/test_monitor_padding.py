@@ -398,6 +398,18 @@ def test_a_log_that_nobody_reads_stays_small(monkeypatch):
     assert stats_of_pass(monitored).num_batches == 4
 
 
+def test_an_endless_pass_that_nobody_asks_about_keeps_its_newest_batches(monkeypatch):
+    monkeypatch.setattr("keras_bucketing.monitoring.monitor_padding.MAX_UNREAD_BATCHES", 10)
+    monitored = monitor_padding(fixed_batches(4).repeat())
+    list(monitored.take(60))
+    assert int(monitored._log._table.size()) <= 10 + 2  # those prefetched as well
+    asked = monitored.newest_pass()
+    assert monitored.pass_stats(asked, 0, 60).num_batches <= 10
+    assert monitored.pass_stats(asked, 55, 60).num_batches == 5
+    list(monitored.take(60))  # in the pass after it, somebody may ask about all
+    assert monitored.pass_stats(monitored.newest_pass(), 0, 60).num_batches == 60
+
+
 @pytest.mark.fit
 def test_what_was_prefetched_does_not_count():
     monitored = monitor_padding(fixed_batches(40))
