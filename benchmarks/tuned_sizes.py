@@ -50,7 +50,7 @@ class Scale(NamedTuple):
     epochs: int
 
 
-FULL, QUICK = Scale(3_000, 1_000, 2_500, 3, 5, 6), Scale(64, 32, 30, 1, 1, 1)
+FULL, QUICK = Scale(3_000, 1_000, 2_500, 3, 5, 6), Scale(64, 32, 60, 1, 1, 1)
 
 
 def main() -> None:
@@ -150,10 +150,10 @@ def time_epochs(kind: str, sequences: Sequences, scale: Scale) -> dict[str, Any]
 
 
 def largest_budget(sequences: Sequences, min_updates: int) -> int:
-    """The largest budget, in steps of 2 %, that makes so many updates an epoch."""
+    """The largest budget, in steps of 2 % or a timestep, that makes so many updates an epoch."""
     budget = int(sequences.lengths.max())
-    while bucketed(sequences, max_timesteps_per_batch=budget * 51 // 50).num_batches >= min_updates:
-        budget = budget * 51 // 50
+    while bucketed(sequences, max_timesteps_per_batch=budget + max(budget // 50, 1)).num_batches >= min_updates:
+        budget += max(budget // 50, 1)
     return budget
 
 
