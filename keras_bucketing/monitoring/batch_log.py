@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,7 @@ class BatchMeasure:
             ValueError: If no entry, or more than one, can be a batch of sequences, or an entry that was taken for one
                 has another padded length than the others in this batch.
         """
-        flat, names = _flatten(x)
+        flat, names = flatten(x, as_host_array)
         with tf.device("CPU:0"):
             paths = self._find_paths(flat, names)
             leaves = [tf.convert_to_tensor(leaf) for leaf in leaves_at(flat, paths)]
@@ -142,7 +143,7 @@ class BatchMeasure:
     def _find_paths(self, x: Batch, names: dict[Path, str]) -> list[Path]:
         with self._lock:
             if self._paths is None:
-                paths = sequence_paths(x, _flat_keys(self._sequences, names))
+                paths = sequence_paths(x, flat_keys(self._sequences, names))
                 check_padding_of(x, paths, self._mask_value)
                 self._names = [names[path] for path in paths]
                 self._dtypes = [tf.as_dtype(leaf.dtype) for leaf in leaves_at(x, paths)]
@@ -156,8 +157,8 @@ class BatchMeasure:
             return self._paths
 
 
-def _flatten(x: Batch) -> tuple[Batch, dict[Path, str]]:
-    """Host arrays in a structure of one level, as `unpadding.graph` takes it, and what each of its paths is called.
+def flatten(x: Batch, convert: Callable[[Any], Any]) -> tuple[Batch, dict[Path, str]]:
+    """Converted leaves in a structure of one level, as `unpadding.graph` takes it, and what its paths are called.
 
     The keys of a nested structure are joined, such as "encoder/token_ids", so that masks and lengths keep the beginning
     that they share with what they belong to.
@@ -166,13 +167,13 @@ def _flatten(x: Batch) -> tuple[Batch, dict[Path, str]]:
     if all(len(path) <= 1 for path, _ in paths):
         names = {path: entry_name(path) for path, _ in paths}
         if not isinstance(x, (dict, tuple, list)):
-            return as_host_array(x), names
+            return convert(x), names
         if isinstance(x, dict):
-            return {path[0]: as_host_array(leaf) for path, leaf in paths}, names
-        return tuple(as_host_array(leaf) for _, leaf in paths), names
+            return {path[0]: convert(leaf) for path, leaf in paths}, names
+        return tuple(convert(leaf) for _, leaf in paths), names
     joined = {"/".join(map(str, path)): (path, leaf) for path, leaf in paths}
     names = {(key,): name_of("x", path) for key, (path, _) in joined.items()}
-    return {key: as_host_array(leaf) for key, (_, leaf) in joined.items()}, names
+    return {key: convert(leaf) for key, (_, leaf) in joined.items()}, names
 
 
 def _leaf_paths(x: Batch, path: Path) -> list[tuple[Path, Any]]:
@@ -183,7 +184,7 @@ def _leaf_paths(x: Batch, path: Path) -> list[tuple[Path, Any]]:
     return [] if x is None else [(path, x)]
 
 
-def _flat_keys(sequences: EntryKeys, names: dict[Path, str]) -> Any:
+def flat_keys(sequences: EntryKeys, names: dict[Path, str]) -> Any:
     """`sequences` as keys of the flat structure: an entry that is itself a structure stands for all of it."""
     keys = [path[0] for path in names if path]
     flat: list[Any] = []

@@ -21,6 +21,8 @@ from keras_bucketing.monitoring.batch_log import (
     LogEntry,
     MaskValue,
     entry_of_batch,
+    flat_keys,
+    flatten,
     stats_of_entries,
     x_of,
 )
@@ -31,7 +33,6 @@ from keras_bucketing.pipeline.passes import PassCounter, PassPosition, outside_o
 from keras_bucketing.planning.boundaries import check_boundaries
 from keras_bucketing.unpadding.graph import (
     check_padding_of,
-    entry_name,
     evidence_of,
     leaves_at,
     measure_rows,
@@ -131,6 +132,10 @@ def monitor_padding(
     )
 
 
+def _unchanged(leaf: Any) -> Any:
+    return leaf
+
+
 class MonitoredDataset(tf.data.Dataset):
     """A `tf.data.Dataset` that writes down what it delivers; made by `monitor_padding`."""
 
@@ -142,14 +147,14 @@ class MonitoredDataset(tf.data.Dataset):
         bucket_boundaries: list[int] | None,
         padding: Side | None = None,
     ):
-        x = x_of(dataset.element_spec)
+        x, names = flatten(x_of(dataset.element_spec), _unchanged)
         self.unmonitored = dataset
         self._element_spec = dataset.element_spec
         self.mask_value, self._padding = mask_value, padding
-        self._paths = sequence_paths(x, sequences)
+        self._paths = sequence_paths(x, flat_keys(sequences, names))
         check_padding_of(x, self._paths, mask_value)
         self._evidence = evidence_of(x, self._paths, is_named=sequences is not None)
-        self._names = [entry_name(path) for path in self._paths]
+        self._names = [names[path] for path in self._paths]
         self._dtypes = [leaf.dtype for leaf in leaves_at(x, self._paths)]
         self._counter = PassCounter()
         num_batches = int(dataset.cardinality())
@@ -276,8 +281,9 @@ class MonitoredDataset(tf.data.Dataset):
             return tf.identity(number)
 
     def _write(self, number: tf.Tensor, index: tf.Tensor, batch: Batch) -> list[tf.Operation]:
-        measured = measure_rows(x_of(batch), self._evidence, self.mask_value, self._padding)
-        sampled = self._padding_check.sample(number, index, leaves_at(x_of(batch), self._paths), measured)
+        x, _ = flatten(x_of(batch), _unchanged)
+        measured = measure_rows(x, self._evidence, self.mask_value, self._padding)
+        sampled = self._padding_check.sample(number, index, leaves_at(x, self._paths), measured)
         return [sampled, self._log.write(number, index, measured.lengths, measured.padded_lengths)]
 
     def _hand_out(self, num_batches: int, number: tf.Tensor, count: tf.Tensor, batch: Batch) -> Batch:

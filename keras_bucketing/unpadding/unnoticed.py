@@ -65,14 +65,16 @@ class RowSample:
         self._times |= {array.shape[1]} if len(self._times) < 2 else set()
         numbers = self._num_rows + np.arange(len(array))
         self._num_rows += len(array)
-        self._keep(numbers, array)
-        while len(self._kept) and (self._count() > _MAX_ROWS or self._num_values > _MAX_VALUES_OF_PART):
-            if self._count() < 2:
+        row_values = array[:1].size
+        while (number := np.count_nonzero(numbers % self._stride == 0)) + self._count() > 1:
+            num_values = number * row_values + self._num_values
+            if number + self._count() <= _MAX_ROWS and num_values <= _MAX_VALUES_OF_PART:
                 break
             kept, self._kept, self._num_values = self._kept, [], 0
             self._stride *= 2
             for part in kept:
                 self._keep(*part)
+        self._keep(numbers, array)
 
     def _keep(self, numbers: np.ndarray, array: np.ndarray) -> None:
         chosen = numbers % self._stride == 0

@@ -96,11 +96,20 @@ def test_symbol_padding_that_was_not_told_is_warned_of():
         ({}, {}, TypeError, "received dict"),
         (BucketedSequence([[1], [2, 3]]), {"mask_value": 1}, ValueError, "`mask_value` is for padded arrays"),
         (BucketedSequence([[1], [2, 3]]), {"sequences": "a"}, ValueError, "`sequences` is for padded arrays"),
+        (BucketedSequence([[1], [2, 3]]), {"padding": "pre"}, ValueError, "`padding` is for padded arrays"),
+        (np.array([[1, 0], [0, 1]]), {}, ValueError, "`padding` must be given"),
+        (padded(), {"padding": "left"}, ValueError, "`padding` is unknown"),
     ],
 )
 def test_what_cannot_be_counted_is_refused(x, options, error, message):
     with pytest.raises(error, match=message):
         PaddingStatsCallback(x, **options)
+
+
+def test_the_padded_end_of_arrays_can_be_said():
+    x = np.array([[1, 0, 0], [0, 1, 1]])
+    found = {side: PaddingStatsCallback(x, padding=side).dataset.stats.real_timesteps for side in ("post", "pre")}
+    assert found == {"post": 1 + 3, "pre": 3 + 2}
 
 
 def test_a_copy_counts_the_same_arrays():
