@@ -42,7 +42,9 @@ from keras_bucketing.pipeline.passes import (
     is_symbolic_build,
 )
 from keras_bucketing.pipeline.stream import batch_stream, chosen_batches
-from keras_bucketing.planning.bucket_choice import check_bucket_arguments, choose_buckets
+from keras_bucketing.planning.boundaries import BucketBoundaries
+from keras_bucketing.planning.bucket_arguments import check_bucket_arguments
+from keras_bucketing.planning.bucket_choice import choose_buckets
 from keras_bucketing.planning.buckets import Buckets, check_minlen, check_shard, check_sizing
 from keras_bucketing.planning.cuts import BatchCuts, BatchRules, cut_batches
 from keras_bucketing.planning.draws import RowDraws, Sampling, check_sampling, expected_draws, typical_rows
@@ -99,12 +101,17 @@ class BucketedSequence(PassDataset):
             cores. Fewer rows than that may be left out of an epoch: which ones, of all rows, is drawn anew each epoch;
             without shuffling, they are the longest. Defaults to 1.
         bucket_boundaries: Ints: bucket i holds `boundaries[i - 1] <= length < boundaries[i]`, in timesteps, as in
-            tf.data. Defaults to None: those that leave the least padding.
+            tf.data. Or `[outer, [inner of outer bucket 0, ...]]`, lists of such ints, for nested buckets. Defaults to
+            None: those that leave the least padding.
         num_buckets: Int, how many buckets to choose where `bucket_boundaries` is None. Defaults to None: as few as
             reach 97.5 % of the best padding efficiency that up to 32 buckets reach on these lengths, or 95 % where that
             is less; none with fewer rows than its batch, unless `remainder="spill"` and smaller ones do better by more
             than 3.5 %: then the most random that are close to the best. With `pad_to_bucket_boundary`, where each
-            bucket is a shape to compile, only as many as save 1 % of the timesteps each.
+            bucket is a shape to compile, only as many as save 1 % of the timesteps each. Or two ints, as in `(12, 12)`,
+            for nested buckets of rows with several lengths, labels of their own length among them: so many buckets by
+            the leaf with the most timesteps in all, and in each of them so many by the next. With None, such rows are
+            in nested buckets where that saves more than 2.5 % of the timesteps and none has fewer rows than a batch,
+            but only with `remainder="spill"` and without `pad_to_bucket_boundary`.
         pad_to_bucket_boundary: Bool, whether to pad to the longest length that the bucket allows: more padding, but at
             most one shape a bucket and one more (with `remainder="keep"` two shapes a bucket), so that XLA recompiles
             less often. A leaf that is not the longest of every row is padded to the longest that it has in the bucket
@@ -170,8 +177,8 @@ class BucketedSequence(PassDataset):
         lengths: Int array, one entry for each sequence of the input, in timesteps; 0 for one that was dropped as empty.
         row_keys: Array, one id for each sequence of the input where that was a table; else None.
         frame_rows: Int array, the position of each timestep in that table, sequence by sequence; else None.
-        bucket_boundaries: Ints, in timesteps.
-        bucket_batch_sizes: Ints, rows, one for each bucket.
+        bucket_boundaries: Ints, in timesteps; of nested buckets `[outer, [inner of outer bucket 0, ...]]`.
+        bucket_batch_sizes: Ints, rows, one for each bucket; of nested ones in lexicographic order.
         epoch: Int, the epoch that the next pass reads.
         seed: Int, the seed in use.
 
@@ -220,8 +227,8 @@ class BucketedSequence(PassDataset):
         max_timesteps_per_batch: int | None = None,
         quadratic_length: int | None = None,
         batch_size_multiple: int = 1,
-        bucket_boundaries: Sequence[int] | None = None,
-        num_buckets: int | None = None,
+        bucket_boundaries: Sequence[Any] | None = None,
+        num_buckets: int | tuple[int, int] | None = None,
         pad_to_bucket_boundary: bool | None = None,
         padding_value: Any = 0,
         label_padding_value: Any = 0,
@@ -265,7 +272,7 @@ class BucketedSequence(PassDataset):
             self._shard.num_shards,
             quadratic_length,
         )
-        check_bucket_arguments(bucket_boundaries, num_buckets, sizing)
+        check_bucket_arguments(bucket_boundaries, num_buckets, sizing, takes_nested=True)
         check_on_empty(on_empty)
         sampling = check_sampling(sampling_weights, rows_per_epoch, remainder, shuffle)
         if not isinstance(padding_value, np.ndarray):
@@ -835,9 +842,9 @@ class BucketedSequence(PassDataset):
         return None if self._frame_rows is None else self._frame_rows.frame_rows.copy()
 
     @property
-    def bucket_boundaries(self) -> list[int]:
-        """Bucket i holds `boundaries[i - 1] <= length < boundaries[i]`."""
-        return list(self._buckets.boundaries)
+    def bucket_boundaries(self) -> BucketBoundaries:
+        """Bucket i holds `boundaries[i - 1] <= length < boundaries[i]`; of nested buckets `[outer, [inner, ...]]`."""
+        return deepcopy(self._buckets.boundaries)
 
     @property
     def bucket_batch_sizes(self) -> list[int]:
@@ -938,7 +945,8 @@ class BucketedSequence(PassDataset):
     def plot(self, ax: Any = None) -> Any:
         """Draws the histogram of the lengths with the buckets and the padding that each one leaves.
 
-        A row with several sequences is as long as its longest; the padding is that of all of them.
+        A row with several sequences is as long as its longest; the padding is that of all of them. Nested buckets are
+        rectangles over the lengths of their two leaves, the darker the more rows there are.
 
         Args:
             ax: A Matplotlib axes. Defaults to None: a new figure.
@@ -949,9 +957,12 @@ class BucketedSequence(PassDataset):
         Raises:
             ImportError: If Matplotlib is missing, the extra `plot`.
         """
-        from keras_bucketing.padding.pictures import plot_buckets
+        from keras_bucketing.padding.pictures import plot_buckets, plot_nested_buckets
 
         stats = self.padding_stats()
+        if self._buckets.levels:
+            leaves = {leaf.name: leaf.lengths for leaf in self._row_lengths.leaves}
+            return plot_nested_buckets(leaves, self._buckets, stats, ax=ax)
         return plot_buckets(
             self._lengths[self._typical_rows()], self.bucket_boundaries, self.bucket_batch_sizes, stats, ax=ax
         )
@@ -980,7 +991,8 @@ class BucketedSequence(PassDataset):
         max_batches = check_integer("max_batches", max_batches)
         plan = self.epoch_plan(epoch)
         efficiency = padding_of_plan(plan, self._leaf_lengths).padding_efficiency
-        return plot_epoch(plan, self._lengths, self.bucket_boundaries, efficiency, max_batches, ax=ax)
+        boundaries = None if self._buckets.levels else self.bucket_boundaries
+        return plot_epoch(plan, self._lengths, boundaries, efficiency, max_batches, ax=ax)
 
     def __repr__(self) -> str:
         """One line with the figures of the dataset; no data are read."""
@@ -1197,7 +1209,7 @@ class BucketedSequence(PassDataset):
             names,
             rules.min_length,
             rules.remainder,
-            labels=[leaf for leaf in lengths.leaves if leaf.is_label],
+            leaves=lengths.leaves,
             sampling=sampling,
         )
 

@@ -24,7 +24,8 @@ from keras_bucketing.pipeline.pass_dataset import PassDataset, check_pad_to_buck
 from keras_bucketing.pipeline.passes import PassCounter, PassPosition, is_symbolic_build
 from keras_bucketing.pipeline.window_stream import WindowRules, WindowStream
 from keras_bucketing.planning.boundaries import check_boundaries
-from keras_bucketing.planning.bucket_choice import check_bucket_arguments, choose_buckets
+from keras_bucketing.planning.bucket_arguments import check_bucket_arguments
+from keras_bucketing.planning.bucket_choice import choose_buckets
 from keras_bucketing.planning.buckets import BatchSizing, check_minlen, check_sizing
 from keras_bucketing.planning.window_plan import WindowPlanner
 from keras_bucketing.streams.saved_sequences import check_batch_options

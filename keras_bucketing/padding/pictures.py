@@ -6,7 +6,7 @@ are those of the reader's Matplotlib style, such as "dark_background". Matplotli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +17,7 @@ from keras_bucketing.checks import count_of
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.padding.colors import BUCKETS, LINES, PADDING, REAL
 from keras_bucketing.padding.stats import PaddedTimesteps, PaddingStats
+from keras_bucketing.planning.buckets import Buckets
 from keras_bucketing.planning.epoch_plan import EpochPlan
 
 Axes = Any  # `matplotlib.axes.Axes`, whose own types refuse much of what it takes
@@ -61,7 +62,7 @@ def plot_buckets(
     heavy_tailed = _is_heavy_tailed(lengths)
     if heavy_tailed:
         ax.set_xscale("log")
-        _plain_log_labels(ax)
+        _plain_log_labels(ax.xaxis)
     else:
         ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # no half timesteps
     ax.set_xlabel("length (timesteps)" + (", logarithmic" if heavy_tailed else ""))
@@ -70,13 +71,58 @@ def plot_buckets(
     ax.set_yticks([tick for tick in ax.get_yticks() if tick <= max_count * 1.05])
     ax.set_ylabel("sequences", loc="bottom")
     _draw_padding_strip(ax, bucket_boundaries, padding_stats)
-    rows = f"{min(bucket_batch_sizes)}"
-    if max(bucket_batch_sizes) > min(bucket_batch_sizes):
-        rows += f" to {max(bucket_batch_sizes)}"
     _set_title(
         ax,
-        f"{count_of(len(lengths), 'sequence')}, {count_of(len(bucket_batch_sizes), 'bucket')}, {rows} rows a batch: "
-        f"padding efficiency {padding_stats.padding_efficiency:.3f}",
+        f"{count_of(len(lengths), 'sequence')}, {count_of(len(bucket_batch_sizes), 'bucket')}, "
+        f"{_rows_of(bucket_batch_sizes)} rows a batch: padding efficiency {padding_stats.padding_efficiency:.3f}",
+    )
+    return ax
+
+
+def plot_nested_buckets(
+    lengths: Mapping[str, Lengths], buckets: Buckets, padding_stats: PaddingStats, ax: Axes = None
+) -> Axes:
+    """Draws how many rows have which two lengths, and the nested buckets as rectangles around them.
+
+    Args:
+        lengths: Dict from the name of each leaf to its lengths, int array `(num_sequences,)`, in timesteps.
+        buckets: The nested buckets.
+        padding_stats: The `PaddingStats` of an epoch, with figures for each bucket.
+        ax: A Matplotlib axes. Defaults to None: a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ImportError: If Matplotlib is missing.
+    """
+    ax = _axes_or_new(ax, height=5.0)
+    from matplotlib.colors import LogNorm
+
+    outer, inner = buckets.levels
+    points = [np.maximum(lengths[level.name], 1) for level in buckets.levels]
+    edges = [_histogram_edges(of_leaf) for of_leaf in points]
+    ax.hist2d(*points, bins=edges, cmap="Greys", norm=LogNorm(vmin=0.3), rasterized=True)
+    sides = zip(
+        outer.lower_lengths - 0.5,
+        np.maximum(outer.upper_lengths, outer.lower_lengths) + 0.5,
+        inner.lower_lengths - 0.5,
+        np.maximum(inner.upper_lengths, inner.lower_lengths) + 0.5,
+        strict=True,
+    )
+    for left, right, bottom, top in sides:
+        ax.plot([left, right, right, left, left], [bottom, bottom, top, top, bottom], color="black", linewidth=0.6)
+    for axis, of_leaf, edge, name in zip("xy", points, edges, (outer.name, inner.name), strict=True):
+        getattr(ax, f"set_{axis}lim")(edge[0], edge[-1])
+        is_heavy = _is_heavy_tailed(of_leaf)
+        if is_heavy:
+            getattr(ax, f"set_{axis}scale")("log")
+            _plain_log_labels(getattr(ax, f"{axis}axis"))
+        getattr(ax, f"set_{axis}label")(f"length of {name} (timesteps)" + (", logarithmic" if is_heavy else ""))
+    _set_title(
+        ax,
+        f"{count_of(len(points[0]), 'sequence')}, {count_of(len(buckets.batch_sizes), 'bucket')}, "
+        f"{_rows_of(buckets.batch_sizes)} rows a batch: padding efficiency {padding_stats.padding_efficiency:.3f}",
     )
     return ax
 
@@ -84,7 +130,7 @@ def plot_buckets(
 def plot_epoch(
     plan: EpochPlan,
     lengths: Lengths,
-    bucket_boundaries: list[int],
+    bucket_boundaries: list[int] | None,
     padding_efficiency: float,
     max_batches: int,
     ax: Axes = None,
@@ -96,7 +142,8 @@ def plot_epoch(
     Args:
         plan: The epoch.
         lengths: Int array of shape `(num_sequences,)`, in timesteps, by the row indices of the plan.
-        bucket_boundaries: List of ints, as in `tf.data.Dataset.bucket_by_sequence_length`.
+        bucket_boundaries: List of ints, as in `tf.data.Dataset.bucket_by_sequence_length`; None where one length does
+            not tell the bucket, so that all have one color.
         padding_efficiency: Float, of the whole epoch.
         max_batches: Int.
         ax: A Matplotlib axes. Defaults to None: a new figure.
@@ -110,9 +157,11 @@ def plot_epoch(
     ax = _axes_or_new(ax, height=3.0)
     drawn = np.unique(np.linspace(0, max(len(plan) - 1, 0), min(max_batches, len(plan))).round().astype(int))
     batches = [np.sort(lengths[plan[batch]])[::-1] for batch in drawn]
-    has_colors = len(bucket_boundaries) < len(BUCKETS)
+    names = ["real timesteps"]
     colors: list[Any] = [REAL] * len(batches)
-    if has_colors:
+    if bucket_boundaries is not None and len(bucket_boundaries) < len(BUCKETS):
+        edges = [1, *bucket_boundaries, max(int(lengths.max(initial=1)) + 1, *bucket_boundaries, 2)]
+        names = [f"{first} to {last - 1}" for first, last in pairwise(edges)]
         by_bucket = np.array(BUCKETS)
         colors = [by_bucket[np.searchsorted(bucket_boundaries, rows, side="right")] for rows in batches]
     num_rows = sum(len(rows) for rows in batches)
@@ -127,8 +176,6 @@ def plot_epoch(
     count = count_of(len(plan), "batch", "batches")
     shown = count if len(drawn) == len(plan) else f"{len(drawn)} of {count}"
     _set_title(ax, f"epoch {plan.epoch}, {shown}: padding efficiency {padding_efficiency:.3f}")
-    edges = [1, *bucket_boundaries, max(int(lengths.max(initial=1)) + 1, *bucket_boundaries, 2)]
-    names = [f"{first} to {last - 1}" for first, last in pairwise(edges)] if has_colors else ["real timesteps"]
     _add_legend(ax, dict(zip(names, BUCKETS, strict=False)), below=0.2)
     return ax
 
@@ -328,12 +375,17 @@ def _is_heavy_tailed(lengths: Lengths) -> bool:
     return bool(lengths.max() > _HEAVY_TAIL * max(float(np.median(lengths)), 1.0))
 
 
-def _plain_log_labels(ax: Axes) -> None:
+def _plain_log_labels(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda length, _: f"{length:g}" if length >= 1 else ""))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda length, _: f"{length:g}" if length >= 1 else ""))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _rows_of(batch_sizes: list[int]) -> str:
+    least, most = min(batch_sizes), max(batch_sizes)
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def _set_title(ax: Axes, title: str) -> None:

@@ -18,7 +18,7 @@ from keras_bucketing.padding.stats import PaddedTimesteps, PaddingStats
 from keras_bucketing.padding.text_table import Share, ShownInNotebooks, format_table, table_as_html, text_as_html
 from keras_bucketing.planning.boundaries import optimal_bucket_boundaries
 from keras_bucketing.planning.bucket_choice import choose_buckets
-from keras_bucketing.planning.buckets import BatchSizing, Buckets
+from keras_bucketing.planning.buckets import BatchSizing, Buckets, Level
 from keras_bucketing.planning.cuts import BatchRules
 from keras_bucketing.planning.forecast import BATCHMATE_EPOCHS, Labels, ShuffledBatches
 from keras_bucketing.planning.outliers import Outliers, find_outliers
@@ -282,18 +282,21 @@ def _holds_sequences(given: Any) -> bool:
 def summarize_buckets(buckets: Buckets, stats: PaddingStats, outliers: Outliers | None = None) -> str:
     """The buckets as a text table, with the padding of one epoch; where there are several leaves, of each as well.
 
-    Below it, the sequences that cost much.
+    Nested buckets have a column of lengths for each of their two leaves. Below it, the sequences that cost much.
     """
     padded = {bucket.bucket: bucket for bucket in stats.buckets}
-    columns = ([1, *buckets.boundaries], buckets.upper_lengths, buckets.counts, buckets.batch_sizes)
+    levels = buckets.levels or (Level("lengths", np.array([1, *buckets.boundaries]), buckets.upper_lengths),)
     rows: list[list[object]] = []
-    for bucket, (lower, upper, count, size) in enumerate(zip(*columns, strict=True)):
+    for bucket, (count, size) in enumerate(zip(buckets.counts, buckets.batch_sizes, strict=True)):
         batches = padded[bucket].num_batches if bucket in padded else 0
         efficiency = f"{padded[bucket].padding_efficiency:.3f}" if batches else "-"
-        rows.append([f"{lower} - {max(upper, lower)}", count, size, batches, efficiency])
-    rows.append(["all", stats.num_sequences, "", stats.num_batches, f"{stats.padding_efficiency:.3f}"])
-    rows += [[leaf.name, "", "", "", f"{leaf.padding_efficiency:.3f}"] for leaf in stats.leaves]
-    table = format_table(["lengths", "sequences", "rows a batch", "batches", "padding efficiency"], rows)
+        ranges = ((level.lower_lengths[bucket], level.upper_lengths[bucket]) for level in levels)
+        rows.append([*(f"{lower} - {max(upper, lower)}" for lower, upper in ranges), count, size, batches, efficiency])
+    none = [""] * (len(levels) - 1)
+    rows.append(["all", *none, stats.num_sequences, "", stats.num_batches, f"{stats.padding_efficiency:.3f}"])
+    rows += [[leaf.name, *none, "", "", "", f"{leaf.padding_efficiency:.3f}"] for leaf in stats.leaves]
+    names = [level.name for level in levels]
+    table = format_table([*names, "sequences", "rows a batch", "batches", "padding efficiency"], rows)
     return table if outliers is None else f"{table}\n\n{outliers}"
 
 

@@ -47,7 +47,7 @@ class BucketPaddingStats(_PaddedPart):
     """What was padded in the batches of one bucket.
 
     Attributes:
-        bucket: Int, which bucket, counted from the shortest.
+        bucket: Int, which bucket, counted from the shortest; nested ones in lexicographic order.
         longest: Int, the longest padded length among its batches, in timesteps.
         num_sequences: Int, rows in its batches. Rows that spilled into it from shorter buckets count here.
         num_batches: Int.

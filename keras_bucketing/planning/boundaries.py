@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from keras_bucketing.checks import check_flat_list, check_integer, check_lengths
 from keras_bucketing.data.row_splits import Lengths
 
 Counts = NDArray[np.integer]  # of rows, or positions among them
+# [outer, inner]: those of one leaf, and for each of its buckets those of another.
+NestedBoundaries: TypeAlias = list[Any]
+BucketBoundaries: TypeAlias = list[int] | NestedBoundaries
 _UNREACHABLE = np.iinfo(np.int64).max // 4
 
 
@@ -74,19 +77,26 @@ def count_lengths(lengths: Lengths) -> tuple[Lengths, Counts]:
     return distinct, counts[distinct]
 
 
-def check_boundaries(bucket_boundaries: object) -> list[int]:
+def check_boundaries(bucket_boundaries: object, name: str = "bucket_boundaries") -> list[int]:
     """Returns boundaries that increase."""
     boundaries = [
-        check_integer(f"bucket_boundaries[{index}]", boundary)
-        for index, boundary in enumerate(check_flat_list("bucket_boundaries", bucket_boundaries))
+        check_integer(f"{name}[{index}]", boundary)
+        for index, boundary in enumerate(check_flat_list(name, bucket_boundaries))
     ]
     for index, (previous, boundary) in enumerate(pairwise(boundaries), start=1):
         if boundary <= previous:
             raise ValueError(
-                f"`bucket_boundaries` must increase. Received {boundary} at bucket_boundaries[{index}] after "
-                f"{previous}. Sort them and remove duplicates."
+                f"`{name}` must increase. Received {boundary} at {name}[{index}] after {previous}. Sort them and "
+                "remove duplicates."
             )
     return boundaries
+
+
+def is_nested(bucket_boundaries: object) -> TypeGuard[NestedBoundaries]:
+    """Whether some entry of these boundaries is a list itself."""
+    if not isinstance(bucket_boundaries, (list, tuple)):
+        return False
+    return any(isinstance(entry, (list, tuple, np.ndarray)) for entry in bucket_boundaries)
 
 
 def boundaries_after(distinct: Lengths, ends: list[int]) -> list[int]:

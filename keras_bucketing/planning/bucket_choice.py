@@ -11,13 +11,14 @@ With "spill" rows travel on anyway, so where they do not, buckets of fewer rows 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_bucketing.checks import check_integer
+from keras_bucketing.checks import check_integer, show
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.rows import LeafLengths
 from keras_bucketing.planning.boundaries import (
@@ -25,13 +26,23 @@ from keras_bucketing.planning.boundaries import (
     best_partitions,
     boundaries_after,
     boundaries_of_counts,
-    check_boundaries,
     count_lengths,
+    is_nested,
+    optimal_bucket_boundaries,
 )
+from keras_bucketing.planning.bucket_arguments import check_bucket_arguments, check_nested_number, is_one_number
 from keras_bucketing.planning.buckets import BatchSizing, Buckets
-from keras_bucketing.planning.cuts import BatchRules, BatchSpans, batch_spans
+from keras_bucketing.planning.cuts import BatchRules, BatchSpans, batch_spans, longest_since, spans_of
 from keras_bucketing.planning.draws import Sampling, count_weights, expected_draws, typical_lengths
 from keras_bucketing.planning.forecast import LengthTable, ShuffledBatches
+from keras_bucketing.planning.nested_buckets import (
+    DrawnEpoch,
+    first_outlier_bucket,
+    nested_candidates,
+    optimal_nested_boundaries,
+    padded_at_least,
+    two_levels,
+)
 
 MAX_BUCKETS = 32
 # Enough: beyond it another bucket buys little and makes the batches less random.
@@ -41,6 +52,8 @@ ENOUGH_EFFICIENCY = 0.95
 SHARE_OF_BEST = 0.975
 # Buckets of a batch of rows at least stay where they reach this share of what smaller ones reach as well.
 SHARE_OF_SMALLER = 0.965
+# Nested buckets have a batch of rows each, which bounds their number: the fewest that are this close to the best.
+SHARE_OF_NESTED = 0.999
 # A few rows are kept apart from those that would spill into their bucket where that saves so much of the timesteps.
 SAVED_APART = 0.1
 MAX_OUTLIER_SHARE = 0.01  # of the rows
@@ -61,7 +74,7 @@ def choose_buckets(
     kept: Counts | None = None,
     minlen: int = 1,
     remainder: str = "spill",
-    labels: Sequence[LeafLengths] = (),
+    leaves: Sequence[LeafLengths] = (),
     sampling: Sampling | None = None,
 ) -> Buckets:
     """Finds the buckets, from given boundaries or as those of minimum padding.
@@ -77,54 +90,163 @@ def choose_buckets(
         minlen: Int, the length that every batch is padded to at least, so that no bucket ends below it unless the user
             says so, and that is what a budget holds.
         remainder: What becomes of rows that do not fill a batch of their bucket; the automatic number depends on it.
-        labels: Labels of their own length, each `(num_rows,)`: they choose no bucket, but a budget holds them as well.
+        leaves: The leaves, if there are several. A budget holds the longest of them; nested buckets are those of two.
         sampling: How often these rows are drawn; None where each is read once.
     """
-    given = check_bucket_arguments(bucket_boundaries, num_buckets, sizing)
+    given = check_bucket_arguments(bucket_boundaries, num_buckets, sizing, takes_nested=True)
     rules = BatchRules(remainder, sizing.multiple, pad_to_bucket_boundary, minlen)
-    if given is not None:
-        boundaries = given
-    else:
+    rows = _Rows(lengths, leaves, kept, sizing, rules, sampling)
+    number = None if is_one_number(num_buckets) else check_nested_number(num_buckets)
+    if is_nested(given):
+        return rows.with_sizes(Buckets.nested(*_two_levels(rows, "bucket_boundaries"), given))
+    if number is not None:
+        outer, inner = _two_levels(rows, "num_buckets")
+        padded = padded_at_least(outer, minlen), padded_at_least(inner, minlen)
+        found = optimal_nested_boundaries(*padded, number)
+        return rows.with_sizes(Buckets.nested(outer, inner, found))
+    if given is None:
         boundaries = _find_boundaries(np.maximum(lengths, minlen), sizing, num_buckets, rules, sampling)
-    buckets = Buckets.from_lengths(lengths, boundaries)
-    epoch_lengths = None
-    if sampling is not None:
-        draws = sampling.rounded_draws(buckets.row_buckets, len(buckets.upper_lengths), sizing.multiple)
-        buckets = replace(buckets, draws=draws)
-        epoch_lengths = typical_lengths(lengths, expected_draws(sampling.weights, buckets.row_buckets, draws))
-    if sizing.bucket_batch_sizes is not None:
-        buckets = replace(buckets, batch_sizes=sizing.bucket_batch_sizes)
-        return keep_outliers_apart(buckets, lengths, rules, epoch_lengths)
-    padded_lengths = buckets.upper_lengths
-    if not pad_to_bucket_boundary:  # then a batch is no longer than the longest row of its bucket
-        padded_lengths = np.where(buckets.counts > 0, buckets.longest(lengths), padded_lengths)
-    padded_lengths = np.maximum(padded_lengths, minlen)
-    if sizing.max_timesteps_per_batch is not None:
-        _check_budget(buckets, padded_lengths, lengths, sizing, kept, minlen)
-        for leaf in labels:
-            _check_labels_budget(leaf, sizing, kept)
-        if labels:
-            padded_lengths = _with_labels(buckets, padded_lengths, labels, sizing, rules)
-    sizes = np.maximum(sizing.rows_at(padded_lengths), sizing.multiple).tolist()
-    return keep_outliers_apart(replace(buckets, batch_sizes=sizes), lengths, rules, epoch_lengths)
+    else:
+        boundaries = given
+    buckets = rows.with_sizes(Buckets.from_lengths(lengths, boundaries))
+    if given is None and num_buckets is None and sizing.bucket_batch_sizes is None:
+        return _nested_if_better(rows, buckets)
+    return buckets
 
 
-def _with_labels(
-    buckets: Buckets, padded_lengths: Lengths, labels: Sequence[LeafLengths], sizing: BatchSizing, rules: BatchRules
-) -> Lengths:
-    """The longest `(num_buckets,)` that any leaf of a batch is padded to, labels of spilled rows included.
+@dataclass(frozen=True)
+class _Rows:
+    """The rows that buckets are chosen for, and how their batches are sized and cut; as in `choose_buckets`."""
 
-    Which rows spill into a bucket depends on the sizes of the shorter ones, so these come first.
-    """
-    longest_labels = np.maximum.reduce([buckets.longest(leaf.lengths) for leaf in labels])
-    ends = np.cumsum(buckets.counts)
-    padded = padded_lengths.copy()
-    for bucket in np.flatnonzero(buckets.counts).tolist():
-        sizes = np.maximum(sizing.rows_at(padded), sizing.multiple)
-        begin = batch_spans(buckets.counts, sizes, rules.remainder, rules.multiple).begins[bucket]
-        lowest = int(np.searchsorted(ends, begin, side="right"))
-        padded[bucket] = max(int(padded[bucket]), int(longest_labels[lowest : bucket + 1].max(initial=0)))
-    return padded
+    lengths: Lengths
+    leaves: Sequence[LeafLengths]
+    kept: Counts | None
+    sizing: BatchSizing
+    rules: BatchRules
+    sampling: Sampling | None = None
+
+    @cached_property
+    def drawn(self) -> DrawnEpoch:
+        """An epoch to judge buckets of several leaves by."""
+        return DrawnEpoch.of(self.leaves, self.rules.min_length)
+
+    def with_sizes(self, buckets: Buckets) -> Buckets:
+        """The same buckets with the rows of their batches, and those of outliers apart."""
+        sizing, rules = self.sizing, self.rules
+        if self.sampling is not None:
+            draws = self.sampling.rounded_draws(buckets.row_buckets, len(buckets.upper_lengths), sizing.multiple)
+            buckets = replace(buckets, draws=draws)
+        if sizing.bucket_batch_sizes is not None:
+            if len(sizing.bucket_batch_sizes) != len(buckets.upper_lengths):  # too few distinct lengths for as many
+                raise ValueError(
+                    "`bucket_batch_sizes` must have one entry for each bucket. Expected "
+                    f"{len(buckets.upper_lengths)} for the boundaries {show(buckets.boundaries)}, received "
+                    f"{len(sizing.bucket_batch_sizes)}."
+                )
+            return self._keep_outliers_apart(replace(buckets, batch_sizes=sizing.bucket_batch_sizes))
+        padded_lengths = buckets.upper_lengths
+        if not rules.pad_to_bucket_boundary:  # then a batch is no longer than the longest row of its bucket
+            padded_lengths = np.where(buckets.counts > 0, buckets.longest(self.lengths), padded_lengths)
+        padded_lengths = np.maximum(padded_lengths, rules.min_length)
+        if sizing.max_timesteps_per_batch is not None:
+            _check_budget(buckets, padded_lengths, self.lengths, sizing, self.kept, rules.min_length)
+            for leaf in self.leaves:
+                if leaf.is_label:
+                    _check_labels_budget(leaf, sizing, self.kept)
+            sized = self._keep_outliers_apart(self._with_budget(buckets, padded_lengths))
+            if sized.apart is None:
+                return sized
+            return self._with_budget(replace(buckets, apart=sized.apart), padded_lengths)  # other rows spill further
+        sizes = np.maximum(sizing.rows_at(padded_lengths), sizing.multiple).tolist()
+        return self._keep_outliers_apart(replace(buckets, batch_sizes=sizes))
+
+    def _with_budget(self, buckets: Buckets, padded_lengths: Lengths) -> Buckets:
+        """The rows that a budget holds: of a bucket's own, and where those of shorter buckets have spilled.
+
+        Rows that spill are no longer than those of the bucket in the leaf that decides it, but may be in all others.
+        """
+
+        def rows_at(lengths: Lengths) -> Counts:
+            return np.maximum(self.sizing.rows_at(lengths), self.sizing.multiple)
+
+        others = [buckets.longest(leaf.lengths) for leaf in self.leaves if leaf.is_label or buckets.levels]
+        if not others:
+            return replace(buckets, batch_sizes=rows_at(padded_lengths).tolist())
+        longest = np.maximum.reduce([padded_lengths, *others])
+        sizes = rows_at(longest)
+        spilled = np.where(buckets.counts > 0, longest, 0)
+        filled, ends, mixed = np.flatnonzero(buckets.counts), np.cumsum(buckets.counts), sizes
+        are_mixed = not buckets.levels  # as if all batches of a bucket held such rows, so that they have one size
+        # Which rows spill into a bucket depends on how those of the shorter ones are cut: each turn settles one bucket
+        # more, as a rule nearly all.
+        while True:
+            sizes = mixed if are_mixed else sizes
+            sized = replace(buckets, batch_sizes=sizes.tolist(), mixed_sizes=mixed.tolist())
+            begins = spans_of(sized, self.rules.remainder, self.rules.multiple).begins[filled]
+            first = np.minimum(np.searchsorted(ends, begins, side="right"), filled)
+            settled = mixed.copy()
+            settled[filled] = rows_at(longest_since(spilled, first, filled))
+            if np.array_equal(settled, mixed):
+                return replace(sized, mixed_sizes=None if np.array_equal(mixed, sizes) else mixed.tolist())
+            mixed = settled
+
+    def _keep_outliers_apart(self, buckets: Buckets) -> Buckets:
+        if self.sampling is not None and buckets.draws is not None:
+            expected = expected_draws(self.sampling.weights, buckets.row_buckets, buckets.draws)
+            epoch_lengths = typical_lengths(self.lengths, expected)
+            return buckets if buckets.levels else keep_outliers_apart(buckets, self.lengths, self.rules, epoch_lengths)
+        if not buckets.levels:
+            return keep_outliers_apart(buckets, self.lengths, self.rules)
+        apart = first_outlier_bucket(buckets, self.drawn, self.rules, MAX_OUTLIER_SHARE, SAVED_APART)
+        return replace(buckets, apart=apart)
+
+
+def _two_levels(rows: _Rows, argument: str) -> tuple[LeafLengths, LeafLengths]:
+    levels = two_levels(rows.leaves)
+    if levels is None:
+        raise ValueError(
+            f"`{argument}` of nested buckets needs rows with two lengths: several sequences in `x`, or labels of their "
+            "own length. Received rows with a single one. Pass "
+            f"{'one int' if argument == 'num_buckets' else 'a flat list'}."
+        )
+    return levels
+
+
+def _nested_if_better(rows: _Rows, buckets: Buckets) -> Buckets:
+    """These buckets, or nested ones where rows of several lengths are padded less in them."""
+    levels = two_levels(rows.leaves)
+    if (
+        levels is None
+        or rows.sampling is not None
+        or rows.rules.remainder != "spill"
+        or rows.rules.pad_to_bucket_boundary
+    ):
+        return buckets
+    outer, inner = levels
+    if np.array_equal(outer.lengths, inner.lengths):
+        return buckets
+    now = rows.drawn.efficiency(buckets, rows.rules, buckets.apart)
+    if now >= ENOUGH_EFFICIENCY:
+        return buckets
+    most = optimal_bucket_boundaries(np.maximum(rows.lengths, rows.rules.min_length), MAX_BUCKETS)
+    of_most = rows.with_sizes(Buckets.from_lengths(rows.lengths, most))
+    now = max(now, rows.drawn.efficiency(of_most, rows.rules, of_most.apart))
+    max_batches = _MORE_BATCHES * _num_batches(buckets, rows.rules) + 1
+    found: list[tuple[Buckets, float]] = []
+    padded = padded_at_least(outer, rows.rules.min_length), padded_at_least(inner, rows.rules.min_length)
+    for boundaries in nested_candidates(*padded, rows.sizing):
+        nested = rows.with_sizes(Buckets.nested(outer, inner, boundaries))
+        if _num_batches(nested, rows.rules) <= max_batches:
+            found.append((nested, rows.drawn.efficiency(nested, rows.rules, nested.apart)))
+    best = max((efficiency for _, efficiency in found), default=0.0)
+    if now >= SHARE_OF_BEST * best:
+        return buckets
+    enough = min(ENOUGH_EFFICIENCY, SHARE_OF_NESTED * best)
+    return min((choice for choice, efficiency in found if efficiency >= enough), key=lambda choice: len(choice.counts))
+
+
+def _num_batches(buckets: Buckets, rules: BatchRules) -> int:
+    return int(spans_of(buckets, rules.remainder, rules.multiple).num_batches.sum())
 
 
 def _find_boundaries(
@@ -146,29 +268,6 @@ def _find_boundaries(
         shares = sampling.weights / np.cumsum(sampling.weights)[-1]
         lengths = typical_lengths(lengths, shares * sampling.num_draws)
     return automatic_bucket_boundaries(lengths, sizing.rows_at, rules)
-
-
-def check_bucket_arguments(bucket_boundaries: object, num_buckets: object, sizing: BatchSizing) -> list[int] | None:
-    """Returns the boundaries, None where they are to be found; refuses what does not fit together on any data."""
-    number = None if num_buckets is None else check_integer("num_buckets", num_buckets)
-    boundaries = None if bucket_boundaries is None else check_boundaries(bucket_boundaries)
-    sizes = sizing.bucket_batch_sizes
-    if boundaries is not None and number not in (None, len(boundaries) + 1):
-        raise ValueError(
-            f"`num_buckets` must match `bucket_boundaries`. Expected {len(boundaries) + 1}, one more than there are "
-            f"boundaries, received {number}. Leave one of the two out."
-        )
-    if sizes is not None and boundaries is not None and len(sizes) != len(boundaries) + 1:
-        raise ValueError(
-            f"`bucket_batch_sizes` must have one entry for each bucket. Expected {len(boundaries) + 1} for the "
-            f"boundaries {_shorten(boundaries)}, received {len(sizes)}. Pass one size more than there are boundaries."
-        )
-    if sizes is not None and number not in (None, len(sizes)):
-        raise ValueError(
-            f"`num_buckets` must match `bucket_batch_sizes`. Expected {len(sizes)}, one for each size, received "
-            f"{number}. Leave `num_buckets` out."
-        )
-    return boundaries
 
 
 def _check_budget(
@@ -210,10 +309,6 @@ def _too_small_a_budget(sizing: BatchSizing, padded: int, length: int, at: str, 
         f"every sequence. Expected at least {sizing.budget_for(padded)} for the {length} timesteps of {at}{square}, "
         f"received {sizing.max_timesteps_per_batch}. Raise the budget{fix}."
     )
-
-
-def _shorten(values: list[int]) -> str:
-    return str(values) if len(values) <= 10 else f"[{values[0]}, {values[1]}, ..., {values[-1]}]"
 
 
 def keep_outliers_apart(

@@ -6,13 +6,30 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keras_bucketing.checks import INT64_MAX, check_flat_list, check_integer, show
-from keras_bucketing.data.row_splits import Lengths
-from keras_bucketing.planning.boundaries import Counts
+from keras_bucketing.data.row_splits import Lengths, row_splits_of
+from keras_bucketing.data.rows import LeafLengths
+from keras_bucketing.planning.boundaries import BucketBoundaries, Counts, NestedBoundaries, is_nested
+
+
+class Level(NamedTuple):
+    """One of the two leaves that nested buckets are made of.
+
+    Attributes:
+        name: Str, that of the leaf.
+        lower_lengths: Int64 array `(num_buckets,)`: the shortest length of that leaf that each bucket allows.
+        upper_lengths: Int64 array `(num_buckets,)`: the longest; without a boundary, the longest that there is.
+    """
+
+    name: str
+    lower_lengths: Lengths
+    upper_lengths: Lengths
 
 
 @dataclass(frozen=True)
@@ -21,21 +38,27 @@ class Buckets:
 
     Attributes:
         boundaries: Ints, one less than there are buckets; bucket i holds `boundaries[i - 1] <= length < boundaries[i]`.
+            Of nested buckets `[outer, inner]`: those of one leaf, and for each of its buckets those of another.
         batch_sizes: Ints, rows, one for each bucket.
         upper_lengths: Int64 array `(num_buckets,)`: the longest length that each bucket allows, in timesteps; of the
-            last one, which has no boundary, the longest that there is.
+            last one, which has no boundary, the longest that there is; of nested buckets, the longer of the two.
         row_buckets: Int32 array `(num_rows,)`: the bucket of each row.
         apart: Int, the first bucket of a few outliers, which no rows spill into; None where there are none.
         draws: Int64 array `(num_buckets,)`: how many rows of each bucket an epoch draws, where rows are drawn by
             weights; None where it reads each of them once.
+        mixed_sizes: Ints, rows, one for each bucket: those of a batch that rows of shorter buckets have spilled into,
+            where a budget holds fewer of them; None where that is nowhere so.
+        levels: The outer and the inner leaf of nested buckets, which are numbered in lexicographic order; else empty.
     """
 
-    boundaries: list[int]
+    boundaries: BucketBoundaries
     batch_sizes: list[int]
     upper_lengths: Lengths
     row_buckets: NDArray[np.int32]
     apart: int | None = None
     draws: Counts | None = None
+    mixed_sizes: list[int] | None = None
+    levels: tuple[Level, ...] = ()
 
     @classmethod
     def from_lengths(cls, lengths: Lengths, boundaries: list[int], batch_sizes: Sequence[int] = ()) -> Buckets:
@@ -50,6 +73,34 @@ class Buckets:
         upper_lengths = np.array([*(boundary - 1 for boundary in boundaries), lengths.max()], np.int64)
         return cls(boundaries, list(batch_sizes), upper_lengths, row_buckets)
 
+    @classmethod
+    def nested(cls, outer: LeafLengths, inner: LeafLengths, boundaries: NestedBoundaries) -> Buckets:
+        """Puts rows into buckets of the outer leaf, and in each of these into buckets of the inner one.
+
+        Example:
+            >>> outer, inner = LeafLengths("a", np.array([1, 9, 2, 9])), LeafLengths("b", np.array([5, 1, 2, 7]))
+            >>> buckets = Buckets.nested(outer, inner, [[3], [[3, 5], [4]]])
+            >>> buckets.row_buckets.tolist(), [level.upper_lengths.tolist() for level in buckets.levels]
+            ([2, 3, 0, 4], [[2, 2, 2, 9, 9], [2, 4, 5, 3, 7]])
+        """
+        outer_buckets = Buckets.from_lengths(outer.lengths, boundaries[0])
+        lowers = np.array([1, *boundaries[0]])
+        first_rows = row_splits_of(outer_buckets.counts.astype(np.int64))
+        by_outer = np.argsort(outer_buckets.row_buckets, kind="stable")
+        row_buckets = np.zeros(len(by_outer), np.int32)
+        ranges: list[tuple[int, int, int, int]] = []
+        for number, inner_boundaries in enumerate(boundaries[1]):
+            rows = by_outer[first_rows[number] : first_rows[number + 1]]
+            row_buckets[rows] = len(ranges) + np.searchsorted(inner_boundaries, inner.lengths[rows], side="right")
+            edges = [1, *inner_boundaries, int(inner.lengths[rows].max(initial=0)) + 1]
+            ranges += [
+                (int(lowers[number]), int(outer_buckets.upper_lengths[number]), lower, upper - 1)
+                for lower, upper in pairwise(edges)
+            ]
+        columns = np.array(ranges, np.int64).T
+        levels = Level(outer.name, *columns[:2]), Level(inner.name, *columns[2:])
+        return cls(boundaries, [], np.maximum(columns[1], columns[3]), row_buckets, levels=levels)
+
     @cached_property
     def counts(self) -> Counts:
         """Int array `(num_buckets,)`: the rows of each bucket in an epoch."""
@@ -63,6 +114,15 @@ class Buckets:
         # Of these dtypes alone `at` is fast: of others it takes fifty times as long.
         np.maximum.at(longest, self.row_buckets.astype(np.intp), lengths.astype(np.int64, copy=False))
         return longest
+
+    def padded_to_boundary(self, name: str, length: int) -> int:
+        """What a sequence of the leaf `name` is padded to at least where batches are padded to the boundary."""
+        if not is_nested(self.boundaries):
+            return max(length, int(self.upper_lengths[np.searchsorted(self.boundaries, length, side="right")]))
+        outer = self.levels[0]
+        if name != outer.name:  # its boundaries depend on the length of the other one
+            return length
+        return max(length, int(outer.upper_lengths[np.searchsorted(outer.lower_lengths, length, side="right") - 1]))
 
 
 DEFAULT_BATCH_SIZE = 32  # as of `fit`

@@ -50,11 +50,16 @@ class BatchSpans:
         begins: Int64 array `(num_buckets,)`: the position of the first row.
         ends: Int64 array `(num_buckets,)`: one after that of the last; the same for a bucket without a batch.
         batch_sizes: Int array `(num_buckets,)`: the rows of a batch. Only the last one of a span may have fewer.
+        mixed_ends: Int64 array `(num_buckets,)`: one after the last row of those batches, at the begin of a span, that
+            have other sizes, since rows have spilled into them.
+        mixed_sizes: Int array `(num_buckets,)`: the rows of such a batch.
     """
 
     begins: Counts
     ends: Counts
     batch_sizes: Counts
+    mixed_ends: Counts
+    mixed_sizes: Counts
 
     @property
     def rows(self) -> Counts:
@@ -64,12 +69,22 @@ class BatchSpans:
     @property
     def num_batches(self) -> Counts:
         """Int64 array `(num_buckets,)`: the batches of each bucket."""
-        num_batches: Counts = -(-self.rows // self.batch_sizes)
-        return num_batches
+        mixed: Counts = (self.mixed_ends - self.begins) // self.mixed_sizes
+        return mixed - (self.mixed_ends - self.ends) // self.batch_sizes
+
+
+def spans_of(buckets: Buckets, remainder: str, multiple: int) -> BatchSpans:
+    """The rows that the batches of these buckets take, as `batch_spans` does."""
+    return batch_spans(buckets.counts, buckets.batch_sizes, remainder, multiple, buckets.apart, buckets.mixed_sizes)
 
 
 def batch_spans(
-    counts: Counts, batch_sizes: Sequence[int] | Counts, remainder: str, multiple: int, apart: int | None = None
+    counts: Counts,
+    batch_sizes: Sequence[int] | Counts,
+    remainder: str,
+    multiple: int,
+    apart: int | None = None,
+    mixed_sizes: Sequence[int] | Counts | None = None,
 ) -> BatchSpans:
     """Finds the rows that the batches of each bucket take; `remainder` and `multiple` as in `BatchRules`.
 
@@ -79,6 +94,7 @@ def batch_spans(
         remainder: Str.
         multiple: Int.
         apart: Int, a bucket that no rows spill into, as of `Buckets`; or None.
+        mixed_sizes: Ints, the rows of a batch that rows of shorter buckets have spilled into; None for `batch_sizes`.
 
     Example:
         Five rows and four, in batches of three: two rows of the first bucket spill into the second.
@@ -97,6 +113,8 @@ def batch_spans(
     bucket_ends = np.cumsum(counts).tolist()
     sizes = np.asarray(batch_sizes)
     steps = sizes.tolist()
+    mixed_ends = np.zeros(len(counts), np.int64)
+    mixed = steps if mixed_sizes is None else np.asarray(mixed_sizes).tolist()
     end_in_partial = set(filled if remainder == "keep" else filled[-1:] if remainder == "spill" else [])
     if apart is not None:
         end_in_partial |= set([bucket for bucket in filled if bucket < apart][-1:])
@@ -105,10 +123,17 @@ def batch_spans(
         available = max(bucket_ends[bucket] - num_spare, begin)
         step = multiple if bucket in end_in_partial else steps[bucket]
         begins[bucket] = begin
+        if mixed[bucket] < steps[bucket]:
+            # As many such batches as hold the rows that have spilled. Fewer rows than one of them stay for a partial
+            # batch, or spill further.
+            spilled = max(bucket_ends[bucket] - int(counts[bucket]) - begin, 0)
+            wanted = -(-spilled // mixed[bucket])
+            begin += min(wanted, (available - begin) // mixed[bucket]) * mixed[bucket]
+        mixed_ends[bucket] = begin
         ends[bucket] = begin = begin + (available - begin) // step * step
         if remainder == "drop":
             begin = available
-    return BatchSpans(begins, ends, sizes)
+    return BatchSpans(begins, ends, sizes, mixed_ends, np.asarray(mixed))
 
 
 def count_spare_rows(num_rows: int, remainder: str, multiple: int) -> int:
@@ -137,13 +162,21 @@ class BatchCuts:
     @classmethod
     def from_spans(cls, spans: BatchSpans, num_spare: int) -> BatchCuts:
         """Cuts each span into batches of its bucket's size."""
-        buckets = np.repeat(np.arange(len(spans.begins)), spans.num_batches)
-        within = np.arange(len(buckets)) - np.repeat(
-            np.cumsum(spans.num_batches) - spans.num_batches, spans.num_batches
+        # The batches that rows have spilled into, then the others, bucket by bucket.
+        begins, ends, sizes = (
+            np.stack(parts, axis=1).ravel()
+            for parts in (
+                (spans.begins, spans.mixed_ends),
+                (spans.mixed_ends, spans.ends),
+                (spans.mixed_sizes, spans.batch_sizes),
+            )
         )
-        starts = spans.begins[buckets] + within * spans.batch_sizes[buckets]
-        stops = np.minimum(starts + spans.batch_sizes[buckets], spans.ends[buckets])
-        return cls(starts, stops, buckets, num_spare)
+        num_batches = -(-(ends - begins) // sizes)
+        parts = np.repeat(np.arange(len(begins)), num_batches)
+        within = np.arange(len(parts)) - np.repeat(np.cumsum(num_batches) - num_batches, num_batches)
+        starts = begins[parts] + within * sizes[parts]
+        stops = np.minimum(starts + sizes[parts], ends[parts])
+        return cls(starts, stops, parts // 2, num_spare)
 
 
 def cut_batches(buckets: Buckets, remainder: str, multiple: int) -> BatchCuts:
@@ -152,7 +185,7 @@ def cut_batches(buckets: Buckets, remainder: str, multiple: int) -> BatchCuts:
     Raises:
         ValueError: If there is no batch at all.
     """
-    spans = batch_spans(buckets.counts, buckets.batch_sizes, remainder, multiple, buckets.apart)
+    spans = spans_of(buckets, remainder, multiple)
     if not spans.rows.any():
         raise ValueError(_no_batches(buckets, remainder, multiple))
     return BatchCuts.from_spans(spans, count_spare_rows(int(buckets.counts.sum()), remainder, multiple))
@@ -181,7 +214,8 @@ def min_padded_lengths(
     A batch with a longer row is padded to that. With `pad_to_bucket_boundary` no row is longer, so that a bucket has
     one shape. A leaf that is the longest of every row, as a single one is, is padded to the longest length that the
     bucket allows. Any other is padded to the longest that it has there: a transcript is not padded to the length of the
-    audio.
+    audio. In nested buckets both levels are padded to what their bucket allows; a batch with rows of several outer
+    buckets, to the longest that one of these allows.
 
     Labels of their own length are padded to one timestep at least, not to `minlen`: kernels do not take a time axis of
     size 0.
@@ -189,30 +223,35 @@ def min_padded_lengths(
     min_lengths = np.array([1 if leaf.is_label else minlen for leaf in lengths.leaves], np.int64)
     if not pad_to_bucket_boundary:
         return np.tile(min_lengths, (len(cuts.buckets), 1))
-    lowest = _lowest_buckets(buckets, cuts)
-    columns = [
-        buckets.upper_lengths
-        if not leaf.is_label and np.array_equal(leaf.lengths, lengths.longest)
-        else _longest_within(leaf.lengths, buckets, lowest)
-        for leaf in lengths.leaves
-    ]
-    padded: Lengths = np.maximum(np.stack(columns, axis=1), min_lengths)[cuts.buckets]
+    # The rows that spill from shorter buckets can be longer in a leaf that does not choose the bucket. Spare rows only
+    # move the others up, to batches of shorter buckets, never down.
+    first = np.searchsorted(np.cumsum(buckets.counts), cuts.starts, side="right")
+    lowest = np.arange(len(buckets.counts))
+    np.minimum.at(lowest, cuts.buckets, first)
+    upper_lengths = {level.name: np.where(buckets.counts > 0, level.upper_lengths, 0) for level in buckets.levels}
+    columns = []
+    for leaf in lengths.leaves:
+        if leaf.name in upper_lengths:
+            columns.append(longest_since(upper_lengths[leaf.name], first, cuts.buckets))
+        elif not buckets.levels and not leaf.is_label and np.array_equal(leaf.lengths, lengths.longest):
+            columns.append(buckets.upper_lengths[cuts.buckets])
+        elif buckets.levels:
+            columns.append(longest_since(buckets.longest(leaf.lengths), first, cuts.buckets))
+        else:
+            longest = longest_since(buckets.longest(leaf.lengths), lowest, np.arange(len(lowest)))
+            columns.append(longest[cuts.buckets])
+    padded: Lengths = np.maximum(np.stack(columns, axis=1), min_lengths)
     return padded
 
 
-def _lowest_buckets(buckets: Buckets, cuts: BatchCuts) -> Counts:
-    """The shortest bucket `(num_buckets,)` whose rows a batch of each bucket may hold.
+def longest_since(lengths: Lengths, first: Counts, last: Counts) -> Lengths:
+    """The longest of the lengths `(num_buckets,)` from a first bucket to a last one, for each pair of these.
 
-    The rows that spill from shorter buckets can be longer in a leaf that does not choose the bucket. Spare rows only
-    move the others up, to batches of shorter buckets, never down.
+    Example:
+        >>> longest_since(np.array([2, 9, 4, 5]), first=np.array([0, 1, 2]), last=np.array([0, 3, 3])).tolist()
+        [2, 9, 5]
     """
-    ends = np.cumsum(buckets.counts)
-    lowest = np.arange(len(ends))
-    np.minimum.at(lowest, cuts.buckets, np.searchsorted(ends, cuts.starts, side="right"))
-    return lowest
-
-
-def _longest_within(lengths: Lengths, buckets: Buckets, lowest: Counts) -> Lengths:
-    """The longest length `(num_buckets,)` from the lowest bucket up to each."""
-    longest = buckets.longest(lengths)
-    return np.array([longest[low : bucket + 1].max() for bucket, low in enumerate(lowest.tolist())], np.int64)
+    longest = lengths[last]
+    for at in np.flatnonzero(first < last).tolist():  # few: those with rows that have spilled
+        longest[at] = lengths[first[at] : last[at] + 1].max()
+    return longest

@@ -301,7 +301,7 @@ class EpochPlanner:
         with tf.device("CPU:0"):
             self.tensors = EpochTensors(
                 row_buckets=tf.constant(buckets.row_buckets, tf.int32) if shuffle else None,
-                sorted_rows=None if shuffle else tf.constant(np.argsort(lengths.longest, kind="stable"), tf.int32),
+                sorted_rows=None if shuffle else tf.constant(_sorted_rows(lengths, buckets), tf.int32),
                 num_partitions=max(32, 1 << (len(buckets.upper_lengths) - 1).bit_length()),
                 num_used=tf.constant(len(buckets.row_buckets) - cuts.num_spare) if cuts.num_spare else None,
                 cuts=Cut(*(tf.constant(part, tf.int32) for part in self._cuts)),
@@ -357,6 +357,14 @@ class EpochPlanner:
 def _in_graph(draws: RowDraws) -> DrawTensors:
     parts = ((draws.rows, tf.int32), (draws.units, tf.int64), (draws.unit, tf.int64), (draws.num_draws, tf.int32))
     return DrawTensors(*(tf.constant(part, dtype) for part, dtype in parts))
+
+
+def _sorted_rows(lengths: RowLengths, buckets: Buckets) -> NDArray[np.int64]:
+    """The rows by their length; in nested buckets by their bucket, and in it by their length."""
+    by_length = np.argsort(lengths.longest, kind="stable")
+    if not buckets.levels:
+        return by_length
+    return by_length[np.argsort(buckets.row_buckets[by_length], kind="stable")]
 
 
 def shuffled(values: tf.Tensor, key: tf.Tensor, stream: tf.Tensor) -> tf.Tensor:

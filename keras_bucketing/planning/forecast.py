@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.planning.boundaries import Counts, count_lengths
 from keras_bucketing.planning.buckets import Buckets
-from keras_bucketing.planning.cuts import BatchCuts, BatchRules, BatchSpans, batch_spans
+from keras_bucketing.planning.cuts import BatchCuts, BatchRules, BatchSpans, spans_of
 
 Figures = NDArray[np.float64]  # expectations
 BATCHMATE_EPOCHS = 10  # that distinct batchmates are counted over: about as long as people train
@@ -79,11 +79,17 @@ class ShuffledBatches:
     @classmethod
     def from_buckets(cls, lengths: Lengths, buckets: Buckets, rules: BatchRules) -> ShuffledBatches:
         """The batches of rows in these buckets; their lengths in increasing order, whatever that of the buckets is."""
-        spans = batch_spans(buckets.counts, buckets.batch_sizes, rules.remainder, rules.multiple, buckets.apart)
+        spans = spans_of(buckets, rules.remainder, rules.multiple)
         if rules.pad_to_bucket_boundary:
             return cls(spans, buckets.counts, buckets.upper_lengths)
         last_rows = np.maximum(np.cumsum(buckets.counts), 1) - 1
         return cls(spans, buckets.counts, lengths[last_rows], LengthTable.from_counts(*count_lengths(lengths)))
+
+    @classmethod
+    def from_nested(cls, buckets: Buckets, rules: BatchRules) -> ShuffledBatches:
+        """The batches of nested buckets, as if all were padded to their maxima; which rows meet is exact."""
+        spans = spans_of(buckets, rules.remainder, rules.multiple)
+        return cls(spans, buckets.counts, buckets.upper_lengths)
 
     @property
     def num_batches(self) -> int:

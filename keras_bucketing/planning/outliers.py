@@ -124,13 +124,16 @@ def outliers_of_plan(
         others = total - float(sizes @ padded)
 
         def padded_if_cut(
-            length: int, padded: Lengths = padded, others: float = others, is_label: bool = leaf.is_label
+            length: int,
+            padded: Lengths = padded,
+            others: float = others,
+            is_label: bool = leaf.is_label,
+            name: str = leaf.name,
         ) -> float:
             if not is_label:  # what a sequence of that length would be padded to all the same
                 length = max(length, rules.min_length)
                 if rules.pad_to_bucket_boundary:
-                    bucket = np.searchsorted(buckets.boundaries, length, side="right")
-                    length = max(length, int(buckets.upper_lengths[bucket]))
+                    length = buckets.padded_to_boundary(name, length)
             return others + float(sizes @ np.minimum(padded, length))
 
         outliers = find_outliers(leaf.lengths, padded_if_cut, leaf.name)

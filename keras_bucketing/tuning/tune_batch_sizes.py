@@ -12,11 +12,12 @@ import numpy as np
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.checks import INT64_MAX, check_flag, check_integer, check_number, show, show_typed
-from keras_bucketing.data.row_splits import Lengths
+from keras_bucketing.data.row_splits import Lengths, RowIndices
 from keras_bucketing.padding.text_table import ShownInNotebooks, format_table
 from keras_bucketing.planning.bucket_choice import MAX_BUCKETS, keep_outliers_apart
 from keras_bucketing.planning.buckets import Buckets
 from keras_bucketing.planning.cuts import BatchRules
+from keras_bucketing.planning.forecast import ShuffledBatches
 from keras_bucketing.tuning.choose import (
     MAX_MISFIT,
     EpochForecast,
@@ -146,9 +147,13 @@ def tune_batch_sizes(
     if memory is not None:
         _check_longest_fits(int(memory.max_rows(lengths[-1:])[0] * lengths[-1]), rules.multiple * int(lengths[-1]))
 
-    buckets = Buckets.from_lengths(lengths, dataset.bucket_boundaries, dataset.bucket_batch_sizes)
-    buckets = keep_outliers_apart(buckets, lengths, rules)
-    now = forecast_epoch(lengths, buckets, costs, rules)
+    if dataset._buckets.levels:
+        buckets = _nested_buckets_of(dataset, order)
+        now = _forecast_nested(dataset, buckets, costs)
+    else:
+        buckets = Buckets.from_lengths(lengths, dataset.bucket_boundaries, dataset.bucket_batch_sizes)
+        buckets = keep_outliers_apart(buckets, lengths, rules)
+        now = forecast_epoch(lengths, buckets, costs, rules)
     said = replace(bounds, min_rows=min_rows or 1, max_rows=max_rows or len(lengths))
     proposed, forecast, reason = _shortest_epoch(lengths, costs, steps, bounds, said, (buckets, now), rules)
     quadratic_length = costs.quadratic_length(int(lengths[-1])) if _worst(steps).error <= MAX_MISFIT else None
@@ -392,6 +397,28 @@ def _max_shapes(buckets: Buckets) -> int:
 
 def _megabytes(num_bytes: int | None) -> str:
     return "" if num_bytes is None else f"{num_bytes / 1e6:.3g}"
+
+
+def _nested_buckets_of(dataset: BucketedSequence, order: RowIndices) -> Buckets:
+    """The buckets of the dataset for its rows in this order."""
+    planned = np.arange(len(dataset.lengths)) if dataset._kept is None else dataset._kept
+    if dataset._sampling is not None:
+        planned = planned[dataset._sampling.rows]
+    buckets = dataset._buckets
+    return replace(buckets, row_buckets=buckets.row_buckets[np.searchsorted(planned, order)])
+
+
+def _forecast_nested(dataset: BucketedSequence, buckets: Buckets, costs: StepCosts) -> EpochForecast:
+    """What an epoch comes to whose batches are of nested buckets: that of one epoch, where no one length decides."""
+    plan = dataset._planner.plan(epoch=0, seed=0)
+    rows = np.diff(plan.batch_splits)
+    batches = ShuffledBatches.from_nested(buckets, dataset._batch_rules)
+    return EpochForecast(
+        seconds=float(np.sum(costs.seconds(rows, plan.padded_lengths))),
+        num_updates=len(plan),
+        largest_batch=int((rows * plan.padded_lengths).max()),
+        distinct_batchmates=batches.distinct_batchmates(),
+    )
 
 
 def _milliseconds(seconds: float) -> str:

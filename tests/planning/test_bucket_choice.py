@@ -208,6 +208,22 @@ def test_heavy_tails_come_close_to_the_best_number_of_buckets(name):
     assert efficiency(None) >= min(0.95, 0.96 * max(efficiency(number) for number in range(1, 33)))
 
 
+@pytest.mark.parametrize("name", HEAVY_TAILS)
+def test_budgets_come_close_to_the_best_number_of_buckets_with_about_as_many_batches(name):
+    """One bucket of all rows has batches of one row each where the budget holds the longest once: no padding at all."""
+    lengths = np.sort(np.clip(np.rint(HEAVY_TAILS[name]), 1, 10**6).astype(np.int64))
+    sizing = check_sizing(None, None, max(32 * int(lengths.mean()), int(lengths.max())), 1, 1)
+
+    def batches(num_buckets):
+        buckets = choose_buckets(lengths, sizing, num_buckets=num_buckets)
+        return ShuffledBatches.from_buckets(lengths, buckets, BatchRules())
+
+    chosen, others = batches(None), [batches(number) for number in range(1, 33)]
+    comparable = [other for other in others if other.num_batches <= 1.05 * chosen.num_batches + 1]
+    best = max(lengths.sum() / other.padded_timesteps for other in [chosen, *comparable])
+    assert lengths.sum() / chosen.padded_timesteps >= min(0.95, 0.96 * best)
+
+
 # A few outliers are kept apart.
 
 

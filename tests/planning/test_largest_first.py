@@ -80,6 +80,14 @@ def test_what_comes_first_is_taken_out_of_an_order_that_stays(
     assert all(one >= other - 1e-9 for one, other in itertools.pairwise(sizes))
 
 
+def test_the_largest_is_what_is_padded_not_what_is_there():
+    options = {"bucket_boundaries": [5], "bucket_batch_sizes": [8, 2], "minlen": 4}
+    planner = make_planner(np.array([1] * 16 + [9] * 4), options, shuffle=False, largest_first=True)
+    assert [len(rows) for rows in plan(planner)] == [8, 8, 2, 2]  # 8 x 4 timesteps, not 2 x 9
+    planner = make_planner(np.array([1] * 16 + [9] * 4), options | {"minlen": 2}, shuffle=False, largest_first=True)
+    assert [len(rows) for rows in plan(planner)] == [2, 8, 8, 2]
+
+
 X = [[row] * (1 + row % 9) for row in range(60)]
 
 

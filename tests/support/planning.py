@@ -20,8 +20,7 @@ def make_buckets(lengths, options, num_shards=1):
     sizes = [options.pop(name, None) for name in ("batch_size", "bucket_batch_sizes", "max_timesteps_per_batch")]
     multiple, quadratic = options.pop("batch_size_multiple", 1), options.pop("quadratic_length", None)
     sizing = check_sizing(*sizes, multiple, num_shards, quadratic)
-    labels = [leaf for leaf in leaves.leaves if leaf.is_label]
-    return choose_buckets(leaves.longest, sizing, labels=labels, **options), sizing.multiple
+    return choose_buckets(leaves.longest, sizing, leaves=leaves.leaves, **options), sizing.multiple
 
 
 def as_row_lengths(lengths):
