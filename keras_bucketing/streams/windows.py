@@ -49,7 +49,6 @@ class RowSource(NamedTuple):
         num_rows: How many rows a pass has, or None where that is unknown.
         is_endless: Whether it never ends.
         description: What can be compared with another source without reading either, for JSON.
-        is_in_graph: Whether no Python is called.
         label_padding: What labels of the first padded batches were padded with; None where there is none.
         masks: What messages call the masks of `x`.
     """
@@ -59,7 +58,6 @@ class RowSource(NamedTuple):
     num_rows: int | None
     is_endless: bool
     description: dict[str, object]
-    is_in_graph: bool
     label_padding: Any = None
     masks: tuple[str, ...] = ()
 
@@ -99,12 +97,11 @@ def open_row_source(source: Any, options: BatchOptions, takes_label_padding: boo
             num_rows,
             is_endless,
             stream.describe(),
-            True,
         )
     inputs, first, found = _first_rows(stream, options)
     windows = _WindowReader(stream, options, first).windows
     label_padding = found.label_padding() if takes_label_padding else None
-    return RowSource(inputs, windows, num_rows, is_endless, stream.describe(), False, label_padding, found.mask_names())
+    return RowSource(inputs, windows, num_rows, is_endless, stream.describe(), label_padding, found.mask_names())
 
 
 def _no_sequences() -> ValueError:

@@ -233,9 +233,7 @@ def test_a_process_killed_while_writing_leaves_the_backup_before(tmp_path: Path)
 
 def test_bad_arguments_are_refused(tmp_path: Path):
     dataset = small_dataset()
-    with pytest.raises(
-        TypeError, match=r"`dataset` must be a BucketedSequence or BucketedStream\. Received _PrefetchDataset"
-    ):
+    with pytest.raises(TypeError, match=r"BucketedSequence or BucketedStream\. Received _PrefetchDataset"):
         BackupAndRestoreSequence(dataset.prefetch(1), tmp_path)
     with pytest.raises(TypeError, match=r'`save_freq` must be an integer.*Pass "epoch"'):
         BackupAndRestoreSequence(dataset, tmp_path, save_freq="batch")
