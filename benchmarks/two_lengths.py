@@ -3,14 +3,16 @@
 Both sequences of a row are in one batch, and each is padded to the longest of its kind there. The ways:
 
 - random: rows in random order;
-- longest of the two: a BucketedSequence, with so many buckets;
-- nested: buckets of the source, and in each of them buckets of the target, minimum padding in both; of all the ways to
-  make the number of buckets a product of the two, the best;
+- longest of the two: a BucketedSequence, `num_buckets=n`;
+- nested: a BucketedSequence, `num_buckets=(n, m)`; of all the ways to make the number of buckets a product of two, the
+  best;
+- automatic: a BucketedSequence that is told nothing; how many buckets it takes is in the note;
 - sorted: by the longer of the two, as a BucketedSequence with `shuffle=False`.
 
-32 rows a batch, which are padded to their own longest, not to the longest of the bucket. Lengths are drawn as those of
-translations, the target a lognormal multiple of the source, more and less alike; or real: the functions of Python's
-standard library in tokens, and their documentation in words.
+Batches are padded to their own longest, not to the longest of the bucket; they have 32 rows, the pairs 64. Lengths are
+drawn as those of translations, the target a lognormal multiple of the source, more and less alike; as lognormal pairs
+(median 20, a standard deviation of .5 in the logarithm) that are correlated so much; or real: the functions of
+Python's standard library in tokens, and their documentation in words.
 
     python -m benchmarks.two_lengths
 """
@@ -30,19 +32,34 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.lengths import lognormal_lengths
 from benchmarks.tables import Record, Table
-from keras_bucketing import BucketedSequence, optimal_bucket_boundaries
+from keras_bucketing.data.rows import LeafLengths, RowLengths
+from keras_bucketing.planning.bucket_choice import choose_buckets
+from keras_bucketing.planning.buckets import BatchSizing, Buckets
+from keras_bucketing.planning.cuts import cut_batches
+from keras_bucketing.planning.epoch_plan import EpochPlanner
 
-BATCH_SIZE = 32
-NUM_BUCKETS = [4, 8, 16, 32, 64]
-RANDOM, OURS, NESTED, SORTED = "random", "longest of the two", "nested", "sorted"
-STYLES = {RANDOM: ("", ":"), OURS: ("o", "-"), NESTED: ("s", "--"), SORTED: ("", "-.")}  # marker and line
+NUM_BUCKETS = [4, 8, 16, 32, 64, 144]
+RANDOM, OURS, NESTED, AUTOMATIC, SORTED = "random", "longest of the two", "nested", "automatic", "sorted"
+STYLES = {  # marker and line
+    RANDOM: ("", ":"),
+    OURS: ("o", "-"),
+    NESTED: ("s", "--"),
+    AUTOMATIC: ("", (0, (1, 1))),
+    SORTED: ("", "-."),
+}
 
 
 class Pairs(NamedTuple):
-    """Int64 arrays `(num_rows,)`, in timesteps."""
+    """Int64 arrays `(num_rows,)`, in timesteps, and the rows of a batch."""
 
     source: np.ndarray
     target: np.ndarray
+    batch_size: int = 32
+
+    @property
+    def lengths(self) -> RowLengths:
+        """The lengths as a dataset has them."""
+        return RowLengths((LeafLengths("source", self.source), LeafLengths("target", self.target)))
 
 
 def main() -> None:
@@ -69,6 +86,10 @@ def make_pairs(quick: bool) -> dict[str, Pairs]:
     return {
         "translations": drawn_pairs(size, spread=0.25),
         "translations, less alike": drawn_pairs(size, spread=0.6),
+        **{
+            f"pairs, correlation {correlation}": correlated_pairs(1_000 if quick else 25_000, correlation)
+            for correlation in (0, 0.5, 0.9)
+        },
         "functions and their documentation": functions_and_documentation(20 if quick else None),
     }
 
@@ -78,6 +99,14 @@ def drawn_pairs(num_rows: int, spread: float) -> Pairs:
     source = lognormal_lengths(num_rows, mean=26, median=20, longest=250)
     factors = np.random.default_rng(1).lognormal(0, spread, num_rows)
     return Pairs(source, np.clip(np.rint(source * factors), 1, 250).astype(np.int64))
+
+
+def correlated_pairs(num_rows: int, correlation: float) -> Pairs:
+    """Draws two lognormal lengths a row whose logarithms are correlated."""
+    first, other = np.random.default_rng(0).normal(size=(2, num_rows))
+    other = correlation * first + np.sqrt(1 - correlation**2) * other
+    lengths = (np.maximum(np.rint(20 * np.exp(0.5 * normal)), 1).astype(np.int64) for normal in (first, other))
+    return Pairs(*lengths, batch_size=64)
 
 
 def functions_and_documentation(max_files: int | None = None) -> Pairs:
@@ -109,56 +138,45 @@ def _documented(source: bytes) -> Iterator[tuple[int, int]]:
 
 def measure(pairs: Pairs, num_buckets: list[int]) -> dict[str, dict[int, float]]:
     """The padding efficiency of each way with each number of buckets; the same for all where there are none."""
-    longest = np.maximum(pairs.source, pairs.target)
+    longest = pairs.lengths.longest
     shuffled = efficiency(pairs, np.random.default_rng(0).permutation(len(longest)))
     in_order = efficiency(pairs, np.argsort(longest, kind="stable"))
     return {
         RANDOM: dict.fromkeys(num_buckets, shuffled),
-        OURS: {count: bucketed_efficiency(pairs, count) for count in num_buckets},
+        OURS: {count: bucketed_efficiency(pairs, buckets_of(pairs, count)) for count in num_buckets},
         NESTED: {count: best_nested_efficiency(pairs, count) for count in num_buckets},
+        AUTOMATIC: dict.fromkeys(num_buckets, bucketed_efficiency(pairs, buckets_of(pairs, None))),
         SORTED: dict.fromkeys(num_buckets, in_order),
     }
 
 
-def bucketed_efficiency(pairs: Pairs, num_buckets: int) -> float:
-    """What a BucketedSequence makes of rows with these two lengths."""
-    x = {name: [np.zeros(length, np.int8) for length in lengths] for name, lengths in pairs._asdict().items()}
-    dataset = BucketedSequence(x, batch_size=BATCH_SIZE, num_buckets=num_buckets, seed=0)
-    return dataset.padding_stats().padding_efficiency
+def buckets_of(pairs: Pairs, num_buckets: object) -> Buckets:
+    """The buckets of a BucketedSequence of rows with these two lengths."""
+    sizing = BatchSizing(pairs.batch_size, None, None, multiple=1)
+    return choose_buckets(pairs.lengths.longest, sizing, num_buckets=num_buckets, leaves=pairs.lengths.leaves)
+
+
+def bucketed_efficiency(pairs: Pairs, buckets: Buckets) -> float:
+    """What the first epoch of a BucketedSequence with these buckets makes of such rows."""
+    cuts = cut_batches(buckets, "spill", 1)
+    plan = EpochPlanner(pairs.lengths, buckets, cuts, pad_to_bucket_boundary=False, shuffle=True).plan(0, 0)
+    return efficiency(pairs, plan.rows, plan.batch_splits[:-1])
 
 
 def best_nested_efficiency(pairs: Pairs, num_buckets: int) -> float:
-    """The best of all ways to have `num_buckets` buckets, some of the source and some of the target in each."""
-    source_counts = [count for count in range(1, num_buckets + 1) if num_buckets % count == 0]
-    return max(
-        efficiency(pairs, shuffled_in(nested_buckets(pairs, count, num_buckets // count))) for count in source_counts
-    )
+    """The best of all ways to have `num_buckets` buckets, some of one sequence and some of the other in each."""
+    outer_counts = [count for count in range(1, num_buckets + 1) if num_buckets % count == 0]
+    choices = (buckets_of(pairs, (count, num_buckets // count)) for count in outer_counts)
+    return max(bucketed_efficiency(pairs, buckets) for buckets in choices)
 
 
-def nested_buckets(pairs: Pairs, num_source: int, num_target: int) -> np.ndarray:
-    """Int array `(num_rows,)`: buckets of the source, and in each of them those of the target."""
-    outer = np.searchsorted(optimal_bucket_boundaries(pairs.source, num_source), pairs.source, side="right")
-    inner = np.zeros_like(outer)
-    for bucket in np.unique(outer):
-        rows = outer == bucket
-        boundaries = optimal_bucket_boundaries(pairs.target[rows], num_target)
-        inner[rows] = np.searchsorted(boundaries, pairs.target[rows], side="right")
-    # Every other bucket of the source in falling order of the target: a batch across two of them holds neighbors.
-    inner = np.where(outer % 2 == 0, inner, num_target - 1 - inner)
-    return outer * num_target + inner
-
-
-def shuffled_in(buckets: np.ndarray) -> np.ndarray:
-    """The rows in the order of their buckets, shuffled inside of each."""
-    return np.lexsort([np.random.default_rng(0).random(len(buckets)), buckets])
-
-
-def efficiency(pairs: Pairs, order: np.ndarray) -> float:
+def efficiency(pairs: Pairs, order: np.ndarray, starts: np.ndarray | None = None) -> float:
     """Real timesteps over all timesteps of both sequences, where batches are cut from the rows in this order."""
-    starts = np.arange(0, len(order), BATCH_SIZE)
+    starts = np.arange(0, len(order), pairs.batch_size) if starts is None else starts
     rows = np.diff([*starts, len(order)])
-    padded = sum((np.maximum.reduceat(lengths[order], starts) * rows).sum() for lengths in pairs)
-    return float(sum(lengths.sum() for lengths in pairs) / padded)
+    lengths = (pairs.source, pairs.target)
+    padded = sum((np.maximum.reduceat(of_leaf[order], starts) * rows).sum() for of_leaf in lengths)
+    return float(sum(of_leaf.sum() for of_leaf in lengths) / padded)
 
 
 def tables(record: Record) -> list[Table]:
@@ -176,16 +194,29 @@ def tables(record: Record) -> list[Table]:
                 for way, figures in by_way.items()
             ],
             note=" ".join(
-                f"{name}: {of['rows']:,} rows, medians of {of['source']:g} and {of['target']:g} timesteps."
+                f"{name}: {of['rows']:,} rows, medians of {of['source']:g} and {of['target']:g} timesteps, "
+                f"{of['buckets']}."
                 for name, of in record["lengths"].items()
             ),
         )
     ]
 
 
-def describe(pairs: Pairs) -> dict[str, float]:
-    """How many rows there are, and how long they are."""
-    return {"rows": len(pairs.source), **{name: float(np.median(lengths)) for name, lengths in pairs._asdict().items()}}
+def figures(record: Record) -> dict[str, str]:
+    """What the pages quote in their text: pairs of unrelated lengths."""
+    by_way = record["efficiency"]["pairs, correlation 0"]
+    return {
+        "automatic": f"{next(iter(by_way[AUTOMATIC].values())):.2f}",
+        "one_length": f"{max(by_way[OURS].values()):.2f}",
+    }
+
+
+def describe(pairs: Pairs) -> dict[str, float | str]:
+    """How many rows there are, how long they are, and how many buckets the automatic choice takes."""
+    buckets = buckets_of(pairs, None)
+    kind = "nested buckets" if buckets.levels else "buckets"
+    medians = {leaf.name: float(np.median(leaf.lengths)) for leaf in pairs.lengths.leaves}
+    return {"rows": len(pairs.source), **medians, "buckets": f"{len(buckets.batch_sizes)} {kind}"}
 
 
 if __name__ == "__main__":
