@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, NoReturn
 
 import keras
@@ -339,7 +340,7 @@ class BucketedSequence(PassDataset):
             **({"largest_first": True, "quadratic_length": sizing.quadratic_length} if largest_first else {}),
         }
         self._identity = ElasticIdentity(
-            self._fingerprint_bytes,
+            partial(_fingerprint_bytes, self._gatherer, self._draws),
             self._plan_options,
             cuts,
             self._buckets.boundaries,
@@ -1218,12 +1219,6 @@ class BucketedSequence(PassDataset):
             return None
         return RowDraws.of(self._sampling, self._buckets.row_buckets, self._buckets.counts)
 
-    def _fingerprint_bytes(self) -> Iterator[bytes]:
-        """What tells the data, and the weights that rows are drawn by, from others."""
-        yield from self._gatherer.fingerprint_bytes()
-        if self._draws is not None:
-            yield from self._draws.fingerprint_bytes()
-
     def _typical_rows(self) -> RowIndices:
         """The rows of an average epoch, as indices into the input, the shortest first."""
         longest = self._row_lengths.longest
@@ -1262,6 +1257,13 @@ _OPTION_NAMES = [
     for name, parameter in inspect.signature(BucketedSequence.__init__).parameters.items()
     if parameter.kind is inspect.Parameter.KEYWORD_ONLY
 ]
+
+
+def _fingerprint_bytes(gatherer: BatchGatherer, draws: RowDraws | None) -> Iterator[bytes]:
+    """What tells the data, and the weights that rows are drawn by, from others."""
+    yield from gatherer.fingerprint_bytes()
+    if draws is not None:
+        yield from draws.fingerprint_bytes()
 
 
 def _as_plain(padding_value: Any) -> Any:

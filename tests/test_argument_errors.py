@@ -179,6 +179,13 @@ def test_wrong_sequences(x, error, texts):
         ({"seed": -1}, ValueError, "`seed` is too small. Expected an int >= 0, received -1."),
         ({"seed": 2**64}, ValueError, "`seed` is too large. Expected an int <= 9223372036854775807"),
         ({"seed": "a"}, TypeError, "`seed` must be an integer."),
+        (
+            {"sampling_weights": [-1]},
+            ValueError,
+            "`sampling_weights` must be finite numbers, at least 0. Received -1 at",
+        ),
+        ({"rows_per_epoch": 0}, ValueError, "`rows_per_epoch` is too small. Expected an int >= 1, received 0."),
+        ({"num_shards": None, "shard_index": 1}, ValueError, "`shard_index` is found together with the number of sh"),
         ({"num_shards": 2, "batch_size": 2}, ValueError, "`seed` must be given for num_shards=2 with shuffle=True"),
         ({"num_shards": 2, "shard_index": 2, "seed": 1}, ValueError, "`shard_index` is out of range."),
     ],

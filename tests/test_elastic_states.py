@@ -124,6 +124,12 @@ def make_with(lengths, num_shards, options):
         return BucketedSequence([np.zeros(length) for length in lengths], seed=1, num_shards=num_shards, **options)
 
 
+def test_all_processes_have_one_state_whatever_their_number():
+    states = [shard.state_dict(2, 1) for number in (1, 2, 4) for shard in make_shards(number)]
+    assert all(state == states[0] for state in states)
+    assert states[0] != make_shards(2, batch_size_multiple=1)[0].state_dict(2, 1)
+
+
 @pytest.mark.parametrize("name", ["shard", "loader, shard"])
 def test_a_state_of_two_shards_of_version_0_2_0_is_followed_on_one_host_by_the_batches_of_both(name):
     expected = json.loads((cases.HERE / "states.json").read_text())[name]

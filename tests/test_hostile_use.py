@@ -43,6 +43,23 @@ OPTIONS = {
     "shuffle": st.sampled_from([True, False, None]),
     "largest_first": st.sampled_from([True, False, None]),
     "seed": st.sampled_from([None, 0, 7, 2**40, -1, 1.5, "seed"]),
+    "sampling_weights": st.sampled_from(
+        [
+            None,
+            None,
+            None,
+            np.arange(12),
+            [2.5] * 12,
+            [1] * 13,
+            [0] * 12,
+            [True] * 12,
+            [-1] * 12,
+            [np.nan] * 12,
+            "abc",
+            1,
+        ]
+    ),
+    "rows_per_epoch": st.sampled_from([None, None, None, 8, 40, 1, 0, 2.5, "9", 2**31 - 1 << 2]),
     "num_shards": st.sampled_from([1, 1, 2, 3, 0, None, 2**31 - 1]),
     "shard_index": st.sampled_from([0, 0, 1, 2, -1, None]),
 }
@@ -137,7 +154,10 @@ def check_one_epoch(dataset: BucketedSequence, sequences: list[np.ndarray], opti
     plan = dataset.epoch_plan(0)
     batches = list(dataset)
     assert len(batches) == len(plan) == len(dataset)
-    if options.get("num_shards", 1) == 1:
+    num_shards = options.get("num_shards") or 1
+    if options.get("sampling_weights") is not None or options.get("rows_per_epoch") is not None:
+        assert len(plan.rows) * num_shards == dataset.num_sequences
+    elif num_shards == 1:
         assert sorted([*plan.rows, *plan.left_out]) == list(range(len(sequences)))
     maxlen, multiple = options.get("maxlen"), options.get("batch_size_multiple", 1)
     for (x, rows), planned, padded_length in zip(batches, plan, plan.padded_lengths, strict=True):
@@ -147,7 +167,6 @@ def check_one_epoch(dataset: BucketedSequence, sequences: list[np.ndarray], opti
         assert padded_length >= (options.get("minlen") or 1)
         assert len(planned) % multiple == 0
         if options.get("max_timesteps_per_batch"):
-            num_shards = options.get("num_shards", 1)
             assert len(planned) * num_shards * padded_length <= options["max_timesteps_per_batch"]
         for values, row in zip(x.numpy(), planned, strict=True):
             expected = sequences[row]

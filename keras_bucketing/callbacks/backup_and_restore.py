@@ -69,7 +69,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         delete_checkpoint: Bool, whether to delete the backups when `fit` ends. Defaults to True.
         is_chief: Bool, whether this process keeps what it writes. With several hosts, all of them need this callback
             and one is the chief, with a directory that all of them read: backups of their own could be of different
-            steps. Defaults to True.
+            steps. More or fewer hosts may go on with it: see `BucketedSequence.load_state_dict`. Defaults to True.
         save_before_preemption: Bool, whether SIGTERM, as clouds send it before they take a machine away, makes a backup
             after the next batch (inside a validation: after it) and ends the process with exit code 143. A handler that
             the program had installed is called in between. For `fit` in the main thread, on one host. Defaults to

@@ -163,13 +163,12 @@ def _numbers(column: Column, label: Label, name: str) -> np.ndarray:
 
 def _refuse_missing(column: Column, label: Label, name: str) -> None:
     """Nulls, NaN and NaT."""
-    is_missing = column.is_missing()
-    if not is_missing.any():
+    is_missing = column.is_missing() if column.has_nulls() else np.zeros(0, bool)
+    if column.is_float() and not is_missing.any():
         values = column.values()
         with np.errstate(invalid="ignore"):
-            if values.dtype.kind != "f" or not np.isnan(values.min()):  # which is NaN if any of them is
-                return
-        is_missing = np.isnan(values)
+            if np.isnan(values.min()):  # which is NaN if any of them is
+                is_missing = np.isnan(values)
     if is_missing.any():
         at = int(np.argmax(is_missing))
         raise ValueError(

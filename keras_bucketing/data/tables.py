@@ -20,6 +20,12 @@ Label = Hashable  # of a column: a string, but for pandas
 class Column(Protocol):
     """A column of a table."""
 
+    def has_nulls(self) -> bool:
+        """Whether entries may be missing, other than floats that are NaN."""
+
+    def is_float(self) -> bool:
+        """Whether the values are floats."""
+
     def is_missing(self) -> np.ndarray:
         """Which entries are missing, `(num_rows,)`."""
 
@@ -99,6 +105,13 @@ def _arrow_table(frame: Any) -> Any:
 class _PandasColumn:
     series: Any
 
+    def has_nulls(self) -> bool:
+        return not (isinstance(self.series.dtype, np.dtype) and self.series.dtype.kind in "biuf")
+
+    def is_float(self) -> bool:
+        stored = getattr(self.series.dtype, "numpy_dtype", self.series.dtype)
+        return isinstance(stored, np.dtype) and stored.kind == "f"
+
     def is_missing(self) -> np.ndarray:
         return np.asarray(self.series.isna())
 
@@ -153,6 +166,12 @@ class _PandasTable:
 class _PolarsColumn:
     series: Any
 
+    def has_nulls(self) -> bool:
+        return bool(self.series.null_count())
+
+    def is_float(self) -> bool:
+        return bool(self.series.dtype.is_float())
+
     def is_missing(self) -> np.ndarray:
         return np.asarray(self.series.is_null().to_numpy())
 
@@ -196,6 +215,14 @@ class _PolarsTable:
 class _ArrowColumn:
     column: Any
     order: np.ndarray | None = None  # of ordered categories: the number of each row's category
+
+    def has_nulls(self) -> bool:
+        return bool(self.column.null_count)
+
+    def is_float(self) -> bool:
+        import pyarrow
+
+        return bool(pyarrow.types.is_floating(self.column.type))
 
     def is_missing(self) -> np.ndarray:
         return np.asarray(self.column.is_null().to_numpy())
