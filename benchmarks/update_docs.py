@@ -34,7 +34,8 @@ RECORDS = ROOT / "docs" / "figures"
 BENCHMARKS = (
     *("training", "transformer_training", "compilation_cache", "pipeline", "streams", "fit_overhead", "user_stages"),
     *("padding", "two_lengths", "scale", "larger_than_memory", "randomness", "few_buckets", "automatic_buckets"),
-    *("tuned_sizes", "callback_cost", "construction", "many_lengths", "alternatives"),
+    *("tuned_sizes", "callback_cost", "construction", "many_lengths", "alternatives", "frames"),
+    "rare_classes",
 )
 # What draws the pictures of the pages.
 PICTURES = (

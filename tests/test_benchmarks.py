@@ -48,6 +48,8 @@ def fewer_recordings(monkeypatch):
         ("user_stages", ["num_parallel_calls", "autotuner on again"], ["results"]),
         ("randomness", ["padding efficiency", "label imbalance", "buffer, rows"], ["results", "buffers"]),
         ("few_buckets", ["accuracy in cross-validation"], ["cross_validated", "test"]),
+        ("rare_classes", ["average precision", "`class_weight`"], ["results", "epochs"]),
+        ("frames", ["argsort of the ids, s", "pandas, ids in order"], ["results", "rows"]),
         ("tuned_sizes", ["seconds an epoch", "after the last"], ["epochs", "accuracies"]),
         ("callback_cost", ["microseconds a step", "x the step without"], ["results"]),
         ("construction", ["milliseconds of processor time", "the same boundaries"], ["results"]),
