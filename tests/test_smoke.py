@@ -199,7 +199,7 @@ def test_padding_report():
     assert isinstance(report.recommendation.call, RecommendedCall)
 
 
-@pytest.mark.smoke("tune_batch_sizes", "TunedBatchSizes", "MeasuredStep", "StepCosts", "EpochForecast", fits=1)
+@pytest.mark.smoke("tune_batch_sizes", "TunedBatchSizes", "MeasuredStep", "StepCosts", "EpochForecast", fits=2)
 def test_tune_batch_sizes():
     dataset = make_dataset()
     tuned = tune_batch_sizes(small_model(), dataset, repeats=1, measure_xla=False, verbose=0)

@@ -284,7 +284,8 @@ class EpochForecast:
     """What an epoch comes to.
 
     Attributes:
-        seconds: Float, the expectation over the shuffles of the sum of the steps.
+        seconds: Float, the expectation over the shuffles of the sum of the steps. What `tune_batch_sizes` returns holds
+            what `fit` takes for an epoch besides, too.
         num_updates: Int, the batches.
         largest_batch: Int, the most timesteps that a batch may have, padding included.
         distinct_batchmates: Float, how many other sequences a sequence shares a batch with in ten epochs, each counted

@@ -25,6 +25,7 @@ from keras_bucketing.tuning.choose import fit_memory_costs
 _LENGTHS = 4  # from short to the longest, each so many times the one before
 _SIZES = 3  # the same from the least rows to the most
 _SHORT = 0.05  # the share of the sequences that are shorter than the shortest batch
+_EMPTY_EPOCHS = 3  # that are timed, of the smallest batch
 _MAX_MORE_REPEATS = 4  # times as often as the largest batch the others are timed at most
 # Of an accelerator's memory so much is planned with: allocators leave gaps.
 _USABLE_MEMORY = 0.85
@@ -106,6 +107,7 @@ class StepTimes:
         peak_bytes: Float array `(num_steps,)`, the most memory that was in use; NaN where it is not known.
         usable_bytes: Float, the memory that a step may take; None where nothing says so.
         too_large: Int, the padded timesteps of the smallest batch that does not fit, or None.
+        epoch_seconds: Float, what `fit` takes to begin and to end an epoch.
     """
 
     probes: Sequence[ProbeBatch]
@@ -114,6 +116,7 @@ class StepTimes:
     peak_bytes: Figures
     usable_bytes: float | None = None
     too_large: int | None = None
+    epoch_seconds: float = 0.0
 
     @property
     def rows(self) -> Counts:
@@ -156,7 +159,7 @@ def time_steps(
             meter = _StepMeter(probes, repeats, memory, limit, verbose)
             try:
                 with restored_model(model):
-                    _train(model, dataset, meter)
+                    _train(model, dataset, [probes[probe].rows for probe in meter.order], meter)
             except Exception as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -172,11 +175,15 @@ def time_steps(
                 too_large = skipped if too_large is None else min(too_large, skipped)
             finally:
                 meter.close()
+        with restored_model(model):
+            epochs = _EpochMeter()
+            _train(model, dataset, [probes[0].rows] * 2, epochs)
     seconds = np.array(meter.seconds) / model.steps_per_execution
     order = np.array(meter.order)
     order[: len(probes)] = -1  # the first round traces, compiles and fills caches
     medians = np.array([np.median(seconds[order == probe]) for probe in range(len(probes))])
-    return StepTimes(probes, medians, seconds[: len(probes)], np.array(meter.peak_bytes), limit, too_large)
+    first, peaks = seconds[: len(probes)], np.array(meter.peak_bytes)
+    return StepTimes(probes, medians, first, peaks, limit, too_large, float(np.median(epochs.seconds)))
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -198,9 +205,11 @@ def _build(model: keras.Model, dataset: BucketedSequence, rows: RowIndices) -> N
             model.optimizer.build(model.trainable_variables)
 
 
-def _train(model: keras.Model, dataset: BucketedSequence, meter: _StepMeter) -> None:
+def _train(
+    model: keras.Model, dataset: BucketedSequence, batches: list[RowIndices], meter: keras.callbacks.Callback
+) -> None:
     together = model.steps_per_execution  # batches that one call of the hooks stands for
-    rows = [meter.probes[probe].rows for probe in meter.order for _ in range(together)]
+    rows = [of_batch for of_batch in batches for _ in range(together)]
     # A model that `BackupAndRestore` has restored begins at a later epoch than any that is asked for, so the meter ends
     # the training (`_initial_epoch` in keras/src/trainers/trainer.py).
     batches_of_rows = dataset._batches_of_rows(rows)
@@ -208,22 +217,22 @@ def _train(model: keras.Model, dataset: BucketedSequence, meter: _StepMeter) -> 
 
 
 def _order(padded_timesteps: Sequence[int], repeats: int) -> list[int]:
-    """The batches in the order of training: each once, and then in rounds, each of which begins with another.
+    """The batches in the order of training: each once, small ones first, and then in rounds that are shuffled.
 
-    Small batches are in more of the rounds: other programs disturb them the most, and they cost the least.
+    Small batches are in more of the rounds: other programs disturb them the most, and they cost the least. And what a
+    large one leaves behind, such as memory to be freed, does not always fall to the same one.
     """
-    number = len(padded_timesteps)
     more = np.sqrt(max(padded_timesteps) / np.array(padded_timesteps))
     repeats_of = repeats * np.clip(more, 1, _MAX_MORE_REPEATS).astype(np.int64)
-    rounds = [[(shift + index) % number for index in range(number)] for shift in range(int(repeats_of.max()))]
-    return [
-        *range(number),
-        *(batch for shift, of_round in enumerate(rounds) for batch in of_round if shift < repeats_of[batch]),
-    ]
+    random = np.random.default_rng(0)
+    order = list(range(len(padded_timesteps)))
+    for number in range(int(repeats_of.max())):
+        order += random.permutation(np.flatnonzero(repeats_of > number)).tolist()
+    return order
 
 
 class _StepMeter(keras.callbacks.Callback):
-    """Measures one epoch of batches: an untimed round of them, then the timed ones, each beginning with another.
+    """Measures one epoch of batches: an untimed round of them, then the timed ones.
 
     A step takes from the end of the one before until its own, with all that `fit` does in between. Where its memory is
     measured, the training stops before a batch of the first round that is expected not to fit.
@@ -294,6 +303,29 @@ class _StepMeter(keras.callbacks.Callback):
         rows, lengths = np.array([(len(probe.rows), probe.padded_length) for probe in self.probes]).T
         costs = fit_memory_costs(rows[:known], lengths[:known], np.array(self.peak_bytes), self._limit)
         return costs is not None and bool(costs.peak_bytes(rows[known], lengths[known]) > costs.limit)
+
+
+class _EpochMeter(keras.callbacks.Callback):
+    """Measures what epochs of two equal steps take besides these.
+
+    Attributes:
+        seconds: List of floats, one an epoch.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+        self._times = [time.perf_counter()]
+
+    def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+        self._times.append(time.perf_counter())
+
+    def on_epoch_end(self, epoch: int, logs: object = None) -> None:
+        first, second, end = np.diff([*self._times, time.perf_counter()])
+        self.seconds.append(float(max(first - second, 0.0) + end))
+        self.model.stop_training = len(self.seconds) == _EMPTY_EPOCHS
 
 
 @dataclass

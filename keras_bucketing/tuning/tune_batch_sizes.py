@@ -162,12 +162,13 @@ def tune_batch_sizes(
         proposed.batch_sizes,
         steps,
         costs,
-        now,
-        forecast,
+        _plus(now, times),
+        _plus(forecast, times),
         times.too_large,
         reason,
         quadratic_length,
         max_timesteps_per_batch=None if memory is None else memory.max_timesteps(lengths, quadratic_length),
+        epoch_seconds=times.epoch_seconds,
         num_shapes=_max_shapes(proposed) if rules.pad_to_bucket_boundary else None,
     )
     if always_compiles(model):
@@ -207,9 +208,14 @@ def _with_xla(
         tuned,
         compile_seconds=times.compile_seconds,
         num_shapes=_max_shapes(buckets),
-        compiled=forecast,
+        compiled=_plus(forecast, times),
         compiled_options={**options, "pad_to_bucket_boundary": True},
     )
+
+
+def _plus(forecast: EpochForecast, times: StepTimes) -> EpochForecast:
+    """The forecast with what `fit` takes for an epoch besides its steps."""
+    return replace(forecast, seconds=forecast.seconds + times.epoch_seconds)
 
 
 def _measured_steps(times: StepTimes, costs: StepCosts) -> tuple[MeasuredStep, ...]:
@@ -271,6 +277,7 @@ class TunedBatchSizes(ShownInNotebooks):
             costs; None where attention does not show in the times.
         max_timesteps_per_batch: Int, the largest budget whose batches fit into 85 % of the memory, counted with
             `quadratic_length`; None where memory was not measured.
+        epoch_seconds: Float, what `fit` takes to begin and to end an epoch, which the forecasts hold.
         compile_seconds: Float, how long it takes to compile a shape; 0 where nothing is compiled.
         num_shapes: Int, how many shapes are compiled at most; None where batches are not padded to their boundary.
         compiled: `EpochForecast` with `compile(jit_compile=True)` and `compiled_options`; None where that was not
@@ -294,6 +301,7 @@ class TunedBatchSizes(ShownInNotebooks):
     reason: str | None = None
     quadratic_length: int | None = None
     max_timesteps_per_batch: int | None = None
+    epoch_seconds: float = 0.0
     compile_seconds: float = 0.0
     num_shapes: int | None = None
     compiled: EpochForecast | None = None
@@ -348,9 +356,11 @@ class TunedBatchSizes(ShownInNotebooks):
         )
         if costs.per_squared_length:
             text += f" + {costs.per_squared_length * 1e9:.3g} ns a row and squared length"
+        if self.epoch_seconds:
+            text += f", an epoch {_milliseconds(self.epoch_seconds)} ms to begin and end"
         if self.steps:
             errors = [step.error for step in self.steps]
-            text += f". That misses the measured steps by {np.mean(errors):.0%} on average, {max(errors):.0%} at most"
+            text += f". The steps are missed by {np.mean(errors):.0%} on average, {max(errors):.0%} at most"
         if self.too_large is not None:
             text += f". A batch of {self.too_large} timesteps does not fit into memory"
         return text + "."

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,6 +57,9 @@ def bounds_for(draw, lengths, multiple=1):
     seconds = draw(st.none() | st.floats(50, 5000))
     batchmates = draw(st.sampled_from([0.0, 0.5, 0.9])) * min(9 * most, len(lengths) - 1)
     memory = draw(st.none() | memories())
+    if memory is not None:
+        rows = st.floats(1.001, 20).map(lambda number: number * multiple)  # of the longest sequence
+        memory = replace(memory, limit=float(memory.peak_bytes(draw(rows), int(lengths[-1]))))
     return SizeBounds(updates, least, most, timesteps, seconds, draw(st.integers(1, 8)), batchmates, memory)
 
 
@@ -222,6 +226,14 @@ def test_probes_are_batches_that_could_be_proposed(data, lengths, multiple):
         assert bounds.max_timesteps_per_batch is None or probe.padded_timesteps <= bounds.max_timesteps_per_batch
     if bounds.max_timesteps_per_batch is None:
         assert max(probe.padded_timesteps for probe in probes) == bounds.max_rows * lengths[-1]
+
+
+@settings(max_examples=examples(50))
+@given(sorted_lengths(), costs(), st.lists(st.integers(1, 60), max_size=3, unique=True).map(sorted))
+def test_the_forecast_of_batches_of_one_row_is_exact(lengths, costs, boundaries):
+    buckets = Buckets.from_lengths(lengths, boundaries, [1] * (len(boundaries) + 1))
+    forecast = forecast_epoch(lengths, buckets, costs, BatchRules())
+    assert forecast.seconds == pytest.approx(costs.seconds(1, lengths).sum())
 
 
 # Costs that are fitted to steps.
