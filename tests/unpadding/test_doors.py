@@ -330,6 +330,7 @@ def test_all_leaves_through_graphs_and_folders_too(tmp_path_factory, case, door)
 
 
 @pytest.mark.fit  # each traces a graph
+@pytest.mark.filterwarnings("ignore:All rows of:UserWarning")
 @settings(max_examples=5, deadline=None)
 @given(padded_cases())
 def test_figures_of_all_leaves_in_graph(case):
