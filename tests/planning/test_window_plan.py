@@ -160,3 +160,19 @@ def test_random_numbers_are_those_of_the_window():
 
 def test_random_numbers_stay_those_of_earlier_versions():
     assert WindowKey(1, 2, 3).permutation(12, 0).tolist() == [5, 0, 1, 2, 7, 8, 6, 4, 11, 3, 9, 10]
+
+
+def test_rows_that_fill_up_a_batch_bring_their_labels_into_the_budget():
+    """One row of 4 timesteps is filled up with rows of 1 timestep, whose labels have 10."""
+    planned = plan(planner_of([8], budget=20), [4, 1, 1, 1, 1], [2], label_lengths=[1, 10, 10, 10, 10])
+    assert planned.sizes.max() == 2
+
+
+def test_next_to_a_budget_the_most_rows_count():
+    assert plan(planner_of([4], budget=100), [1] * 12, []).sizes.tolist() == [4, 4, 4]
+
+
+def test_a_budget_counts_the_least_padded_length():
+    planned = plan(planner_of([8], budget=20, min_length=10), [1] * 8, [])
+    assert planned.sizes.tolist() == [2] * 4
+    assert planned.padded_lengths.tolist() == [10] * 4
