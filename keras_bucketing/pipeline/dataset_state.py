@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,7 +157,7 @@ class ElasticIdentity:
         read_parts: Function to what tells the data from others.
         options: What the batches depend on besides data and seed; names and values are part of saved states.
         cuts: Where the rows are cut into batches.
-        boundaries: Ints, those of the buckets.
+        boundaries: Ints, those of the buckets; of nested ones, a list of lists in it.
         batch_sizes: Ints, rows, one for each bucket.
         multiple: Int, `batch_size_multiple` x `num_shards`.
         num_shards: Int, how many processes share each batch.
@@ -166,7 +167,7 @@ class ElasticIdentity:
     read_parts: Callable[[], Iterable[bytes]]
     options: Mapping[str, object]
     cuts: BatchCuts
-    boundaries: list[int]
+    boundaries: list[Any]
     batch_sizes: list[int]
     multiple: int
     num_shards: int
@@ -183,7 +184,13 @@ class ElasticIdentity:
         if isinstance(state, Mapping) and state.get("version") == STATE_VERSION:
             known = self._earlier_fingerprints()
             found = state.get("fingerprint")
-            return check_state(state, str(found) if found in known else known[0], seed, seed_was_given, self.shown)
+            is_known = found in known
+            if not is_known and any(isinstance(boundary, list) for boundary in self.boundaries):
+                raise ValueError(
+                    f"{_of_another_dataset(known[0], found)} Version 0.2.0 nested no buckets: pass the "
+                    "bucket_boundaries that it had."
+                )
+            return check_state(state, str(found) if is_known else known[0], seed, seed_was_given, self.shown)
         checked = _check_keys(state, {*_KEYS, "cuts", "multiple"}, _ELASTIC_VERSION, self.shown)
         _check_same_data(checked, self._data_fingerprint(), self.shown)
         if checked["cuts"] != self._cuts_fingerprint():

@@ -60,6 +60,8 @@ MAX_OUTLIER_SHARE = 0.01  # of the rows
 _MIN_ROWS = 100  # for smaller buckets: of fewer rows, each batch is much like any other
 _MORE_BATCHES = 1.05  # that smaller buckets may make
 _MAX_POINTS = 256  # of an expectation, to compare choices by; within 1e-4 of the exact one
+# Nested buckets are many: of fewer batches, each would hold a single one, in every epoch the same.
+_MIN_BATCHES_TO_NEST = 32
 # With one shape a bucket, each has to save so much of the timesteps: compiling a shape takes XLA 2 to 3 seconds, which
 # is that share of a training of four minutes.
 SAVED_BY_A_SHAPE = 0.01
@@ -225,13 +227,16 @@ def _nested_if_better(rows: _Rows, buckets: Buckets) -> Buckets:
     outer, inner = levels
     if np.array_equal(outer.lengths, inner.lengths):
         return buckets
+    num_batches = _num_batches(buckets, rows.rules)
+    if num_batches < _MIN_BATCHES_TO_NEST:
+        return buckets
     now = rows.drawn.efficiency(buckets, rows.rules, buckets.apart)
     if now >= ENOUGH_EFFICIENCY:
         return buckets
     most = optimal_bucket_boundaries(np.maximum(rows.lengths, rows.rules.min_length), MAX_BUCKETS)
     of_most = rows.with_sizes(Buckets.from_lengths(rows.lengths, most))
     now = max(now, rows.drawn.efficiency(of_most, rows.rules, of_most.apart))
-    max_batches = _MORE_BATCHES * _num_batches(buckets, rows.rules) + 1
+    max_batches = _MORE_BATCHES * num_batches + 1
     found: list[tuple[Buckets, float]] = []
     padded = padded_at_least(outer, rows.rules.min_length), padded_at_least(inner, rows.rules.min_length)
     for boundaries in nested_candidates(*padded, rows.sizing):
