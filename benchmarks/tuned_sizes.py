@@ -50,7 +50,7 @@ class Scale(NamedTuple):
     epochs: int
 
 
-FULL, QUICK = Scale(3_000, 1_000, 2_500, 3, 5, 6), Scale(64, 32, 60, 1, 1, 1)
+FULL, QUICK = Scale(3_000, 1_000, 2_500, 3, 5, 6), Scale(200, 100, 60, 1, 1, 1)
 
 
 def main() -> None:

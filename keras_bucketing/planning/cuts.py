@@ -229,14 +229,15 @@ def min_padded_lengths(
     lowest = np.arange(len(buckets.counts))
     np.minimum.at(lowest, cuts.buckets, first)
     upper_lengths = {level.name: np.where(buckets.counts > 0, level.upper_lengths, 0) for level in buckets.levels}
+    if buckets.levels:  # one shape for all batches of a bucket that rows of other outer buckets have spilled into
+        outer = buckets.levels[0].lower_lengths
+        first = np.where(outer[first] < outer[cuts.buckets], lowest[cuts.buckets], first)
     columns = []
     for leaf in lengths.leaves:
         if leaf.name in upper_lengths:
             columns.append(longest_since(upper_lengths[leaf.name], first, cuts.buckets))
         elif not buckets.levels and not leaf.is_label and np.array_equal(leaf.lengths, lengths.longest):
             columns.append(buckets.upper_lengths[cuts.buckets])
-        elif buckets.levels:
-            columns.append(longest_since(buckets.longest(leaf.lengths), first, cuts.buckets))
         else:
             longest = longest_since(buckets.longest(leaf.lengths), lowest, np.arange(len(lowest)))
             columns.append(longest[cuts.buckets])
