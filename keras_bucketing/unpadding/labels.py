@@ -255,10 +255,9 @@ def labels_from_padded(
             return leaf
         name = leaf_name(at)
         distinct = _distinct(labeled)
-        fitting = [sequences for sequences in distinct if _has_constant_padding(array, sequences)]
-        if timestep_labels is None and not fitting:
+        fitting = [sequences for sequences in distinct if sequences.span.leaves_a_constant(array)]
+        if timestep_labels is None and all(sequences.span.is_real.all() for sequences in fitting):
             raise _unclear(array, distinct, name)
-        fitting = fitting or [sequences for sequences in distinct if sequences.span.leaves_a_constant(array)]
         if not fitting:
             raise labels_beyond(name, distinct[0].name, "")
         sequences = _only_one(array, fitting, name)
@@ -345,10 +344,6 @@ def _distinct(padded: list[PaddedSequences]) -> list[PaddedSequences]:
     return distinct
 
 
-def _has_constant_padding(array: np.ndarray, sequences: PaddedSequences) -> bool:
-    return bool((~sequences.span.is_real).any()) and sequences.span.leaves_a_constant(array)
-
-
 def _only_one(array: np.ndarray, fitting: list[PaddedSequences], name: str) -> PaddedSequences:
     """The only padding that fits; of several, the one that is followed to the last timestep."""
     if len(fitting) == 1:
@@ -364,10 +359,12 @@ def _only_one(array: np.ndarray, fitting: list[PaddedSequences], name: str) -> P
 
 
 def _ends_with_data(array: np.ndarray, sequences: PaddedSequences) -> bool:
-    """Whether the labels next to the padding are, in every row, other than the padding."""
+    """Whether the labels next to the padding are, in every row, other than the padding; so are all where none is."""
     padding = array[~sequences.span.is_real]
     rows = np.flatnonzero((sequences.lengths > 0) & (sequences.lengths < sequences.time))
-    if not len(padding) or not len(rows):
+    if not len(padding):
+        return True
+    if not len(rows):
         return False
     last = sequences.span.stop[rows] - 1 if sequences.side == "post" else sequences.span.start[rows]
     is_padding = equals(array[rows, last], padding[0])

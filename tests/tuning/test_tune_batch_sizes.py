@@ -284,7 +284,11 @@ RECURRENT, ATTENTION, DENSE = (
 
 @pytest.mark.parametrize(
     ("costs", "noise", "gains"),
-    [(RECURRENT, 0.0, True), (RECURRENT, 0.05, True), (ATTENTION, 0.05, False), (DENSE, 0.1, False)],
+    [
+        (RECURRENT, 0.05, True),
+        *(pytest.param(*case, marks=pytest.mark.fit) for case in [(RECURRENT, 0.0, True), (DENSE, 0.1, False)]),
+        pytest.param(ATTENTION, 0.05, False, marks=pytest.mark.fit),
+    ],
 )
 def test_the_epoch_is_what_was_predicted_and_no_slower(fake_steps, costs, noise, gains):
     rng = np.random.default_rng(0)
@@ -328,6 +332,7 @@ def test_why_what_there_is_stays(error, proposed, reason):
     assert found is None if reason is None else reason in found
 
 
+@pytest.mark.fit
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_xla_pays_where_it_saves_more_than_compiling_takes(monkeypatch, factor):
     times_of = []

@@ -299,7 +299,7 @@ LEAF_DOORS = {
 
 
 @pytest.mark.filterwarnings("ignore:All rows of:UserWarning")
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(75), deadline=None)
 @given(st.sampled_from(sorted(LEAF_DOORS)), st.data())
 def test_all_leaves_come_back_or_are_asked_for(door, data):
     case = data.draw(padded_cases(allow_argument=door == "arrays"))

@@ -68,6 +68,8 @@ TARGET = np.array([[1, 2, 0, 0], [4, 0, 0, 0], [6, 7, 8, 0]])
         ((SOURCE, TARGET), SOURCE * 10 - 1, [3, 2, 1]),
         # Where both fit, because one is always the longer: the one that ends in data.
         ((SOURCE, np.minimum(SOURCE, 1) * [[1, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]]), SOURCE[:, ::-1] * 0 + 5, None),
+        # Labels of every timestep of a source without padding, or those of a target that were padded with 5.
+        ((SOURCE[:1, :3], TARGET[:1, :3]), np.array([[4, 4, 5]]), None),
         ((SOURCE, SOURCE * 2), SOURCE, [3, 2, 1]),
         ((SOURCE, np.where([[1, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]], SOURCE, 0)), SOURCE, [3, 2, 1]),
     ],
