@@ -68,8 +68,6 @@ TARGET = np.array([[1, 2, 0, 0], [4, 0, 0, 0], [6, 7, 8, 0]])
         ((SOURCE, TARGET), SOURCE * 10 - 1, [3, 2, 1]),
         # Where both fit, because one is always the longer: the one that ends in data.
         ((SOURCE, np.minimum(SOURCE, 1) * [[1, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]]), SOURCE[:, ::-1] * 0 + 5, None),
-        # Labels of every timestep of a source without padding, or those of a target that were padded with 5.
-        ((SOURCE[:1, :3], TARGET[:1, :3]), np.array([[4, 4, 5]]), None),
         ((SOURCE, SOURCE * 2), SOURCE, [3, 2, 1]),
         ((SOURCE, np.where([[1, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]], SOURCE, 0)), SOURCE, [3, 2, 1]),
     ],
@@ -81,6 +79,14 @@ def test_labels_of_one_of_several_entries(x, labels, lengths):
             labels_from_padded(labels, padded, None, "y")
     else:
         assert labels_from_padded(labels, padded, None, "y").lengths.tolist() == lengths
+
+
+@pytest.mark.parametrize("timestep_labels", [True, None])
+def test_labels_of_an_entry_without_padding_or_of_one_with(timestep_labels):
+    x = {"source": np.full((1, 3), 7), "target": np.array([[6, 3, 0]]), "target_mask": np.array([[True, True, False]])}
+    labels = np.array([[4, 4, 5]])  # of every timestep of the source, or of the target, padded with 5
+    with pytest.raises(ValueError, match=r"`y` may hold one label a timestep of `x\['source'\]` or of `x\['target'\]`"):
+        BucketedSequence.from_padded(x, labels, timestep_labels=timestep_labels)
 
 
 def test_labels_without_padding_pass_through():
