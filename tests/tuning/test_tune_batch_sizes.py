@@ -1,5 +1,6 @@
 """The tuner measures real steps, and the model and the dataset are as if it had never been called."""
 
+import math
 import random
 import sys
 from dataclasses import replace
@@ -215,7 +216,10 @@ def test_what_would_not_fit_into_memory_is_never_tried(monkeypatch):
     tuned = tune_batch_sizes(model, make_dataset(), repeats=1, verbose=0)
     assert max(held) <= limit
     assert tuned.too_large > 80 >= max(step.rows * step.padded_length for step in tuned.steps)
-    assert tuned.max_timesteps_per_batch in (79, 80)
+    # Where these few times, noisy as they are, show a square of the length, the budget counts it.
+    quadratic_length = tuned.quadratic_length or math.inf
+    of_ends = [tuned.max_timesteps_per_batch / (1 + length / quadratic_length) for length in (1, 12)]
+    assert 79 <= max(of_ends) <= 80
     assert tuned.proposed.largest_batch <= 80
     assert all(step.peak_bytes == 1_000 + 100 * step.rows * step.padded_length for step in tuned.steps)
     assert "max_timesteps_per_batch may be up to" in str(tuned)
