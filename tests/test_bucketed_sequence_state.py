@@ -113,6 +113,7 @@ def on_jax(monkeypatch):
 
 
 HEAVY = [[1] * length for length in np.random.default_rng(0).geometric(1 / 20, 400)]
+STREAM = pytest.param("stream", marks=pytest.mark.fit)  # makes several, each of which is traced
 MAKERS = {
     "sequence": lambda **options: BucketedSequence(HEAVY, batch_size=8, seed=1, **options),
     "stream": lambda **options: BucketedStream(HEAVY, batch_size=8, seed=1, maxlen=100, **options),
@@ -121,7 +122,10 @@ MAKERS = {
 
 @pytest.mark.parametrize(
     ("kind", "backend"),
-    [("sequence", "jax"), ("sequence", "torch"), ("sequence", "tensorflow"), ("stream", "jax"), ("stream", "torch")],
+    [
+        *(("sequence", backend) for backend in ("jax", "torch", "tensorflow")),
+        *(pytest.param("stream", backend, marks=pytest.mark.fit) for backend in ("jax", "torch")),
+    ],
 )
 def test_batches_are_padded_to_the_boundary_by_default_where_keras_compiles_shapes(monkeypatch, kind, backend):
     make = MAKERS[kind]
@@ -149,7 +153,7 @@ def test_on_jax_a_stream_pads_to_the_boundary_where_a_longest_length_is_known(on
     assert not stream.state_dict()["pad_to_bucket_boundary"]
 
 
-@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("kind", ["sequence", STREAM])
 @pytest.mark.parametrize("padded", [False, True])
 def test_a_state_of_another_backend_is_refused_by_the_name_of_the_option(kind, padded):
     state = json.loads(json.dumps(MAKERS[kind](pad_to_bucket_boundary=padded).state_dict(2, 1)))
@@ -162,7 +166,7 @@ def test_a_state_of_another_backend_is_refused_by_the_name_of_the_option(kind, p
     assert (resumed.epoch, resumed.next_first_batch) == (2, 1)
 
 
-@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("kind", ["sequence", STREAM])
 def test_a_state_that_knows_nothing_of_the_option_belongs_to_the_same_batches(kind, on_jax):
     state = MAKERS[kind](pad_to_bucket_boundary=False).state_dict(2, 1)
     del state["pad_to_bucket_boundary"]

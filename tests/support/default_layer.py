@@ -21,8 +21,8 @@ TRAINS = re.compile(rf"\.(?:{'|'.join(MODEL_CALLS)})\(|\btune_batch_sizes\(")
 
 
 def examples(number: int) -> int:
-    """How many examples a property draws: a third of them in the default layer."""
-    return -(-number // 3) if is_run else number
+    """How many examples a property draws: a quarter of them in the default layer."""
+    return -(-number // 4) if is_run else number
 
 
 def mark_docstrings(items: list[pytest.Item]) -> None:
