@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.data.convert import as_rows
-from keras_bucketing.unpadding.arrays import sequences_from_padded
 from tests.support.default_layer import examples
 from tests.support.processes import run_python
-from tests.support.rows import rows_of
+from tests.support.rows import rows_of, sequences_from_padded
 from tests.support.strategies import DTYPES, bucket_options, lengths_lists, random_sequences, seeds
 
 STORED = [*DTYPES, ">i2", ">u8", ">f4", "float64", ">f8"]

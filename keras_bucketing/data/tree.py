@@ -9,7 +9,7 @@ is never compared and never parsed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from keras_bucketing.checks import show
@@ -83,6 +83,24 @@ def map_leaves(
         return None if value is None and not none_is_leaf else function(path, value)
 
     return convert(structure, ())
+
+
+def without_entries(structure: Structure, path: Path, entries: Collection[Path]) -> Structure:
+    """The structure, which lies at a path, without the entries of its dicts at some paths.
+
+    Example:
+        >>> without_entries(({"a": 1, "b": 2}, 3), ("x",), {("x", 0, "b")})
+        ({'a': 1}, 3)
+    """
+    if isinstance(structure, dict):
+        return {
+            key: without_entries(value, (*path, key), entries)
+            for key, value in structure.items()
+            if (*path, key) not in entries
+        }
+    if isinstance(structure, tuple):
+        return tuple(without_entries(value, (*path, at), entries) for at, value in enumerate(structure))
+    return structure
 
 
 def leaves_like(template: Structure, structure: Structure, path: Path = ()) -> Iterator[AnyLeaf]:

@@ -58,24 +58,14 @@ def plot_buckets(
     counts, _, _ = ax.hist(lengths, bins=edges, color=REAL, label="sequences")
     for boundary in bucket_boundaries:
         ax.axvline(boundary - 0.5, color=LINES, linewidth=0.8, linestyle=(0, (4, 2)))
-    ax.set_xlim(edges[0], edges[-1])
-    heavy_tailed = _is_heavy_tailed(lengths)
-    if heavy_tailed:
-        ax.set_xscale("log")
-        _plain_log_labels(ax.xaxis)
-    else:
+    if not _set_length_axis(ax, "x", lengths, edges, "length"):
         ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # no half timesteps
-    ax.set_xlabel("length (timesteps)" + (", logarithmic" if heavy_tailed else ""))
     max_count = float(np.max(counts))
     ax.set_ylim(0, max_count * 1.05 / (1 - _STRIP_HEIGHT))
     ax.set_yticks([tick for tick in ax.get_yticks() if tick <= max_count * 1.05])
     ax.set_ylabel("sequences", loc="bottom")
     _draw_padding_strip(ax, bucket_boundaries, padding_stats)
-    _set_title(
-        ax,
-        f"{count_of(len(lengths), 'sequence')}, {count_of(len(bucket_batch_sizes), 'bucket')}, "
-        f"{_rows_of(bucket_batch_sizes)} rows a batch: padding efficiency {padding_stats.padding_efficiency:.3f}",
-    )
+    _set_title_of_buckets(ax, len(lengths), bucket_batch_sizes, padding_stats)
     return ax
 
 
@@ -113,17 +103,8 @@ def plot_nested_buckets(
     for left, right, bottom, top in sides:
         ax.plot([left, right, right, left, left], [bottom, bottom, top, top, bottom], color="black", linewidth=0.6)
     for axis, of_leaf, edge, name in zip("xy", points, edges, (outer.name, inner.name), strict=True):
-        getattr(ax, f"set_{axis}lim")(edge[0], edge[-1])
-        is_heavy = _is_heavy_tailed(of_leaf)
-        if is_heavy:
-            getattr(ax, f"set_{axis}scale")("log")
-            _plain_log_labels(getattr(ax, f"{axis}axis"))
-        getattr(ax, f"set_{axis}label")(f"length of {name} (timesteps)" + (", logarithmic" if is_heavy else ""))
-    _set_title(
-        ax,
-        f"{count_of(len(points[0]), 'sequence')}, {count_of(len(buckets.batch_sizes), 'bucket')}, "
-        f"{_rows_of(buckets.batch_sizes)} rows a batch: padding efficiency {padding_stats.padding_efficiency:.3f}",
-    )
+        _set_length_axis(ax, axis, of_leaf, edge, f"length of {name}")
+    _set_title_of_buckets(ax, len(points[0]), buckets.batch_sizes, padding_stats)
     return ax
 
 
@@ -383,7 +364,7 @@ def _plain_log_labels(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _rows_of(batch_sizes: list[int]) -> str:
+def _rows_of(batch_sizes: Sequence[int]) -> str:
     least, most = min(batch_sizes), max(batch_sizes)
     return f"{least}" if least == most else f"{least} to {most}"
 
@@ -392,6 +373,25 @@ def _set_title(ax: Axes, title: str) -> None:
     """Sets a title to the left; it breaks at its colon where a narrow picture would cut it off."""
     head, colon, tail = title.partition(": ")
     ax.set_title(title if len(title) < 60 else f"{head}{colon.rstrip()}\n{tail}", fontsize="medium", loc="left")
+
+
+def _set_title_of_buckets(ax: Axes, num_sequences: int, batch_sizes: Sequence[int], stats: PaddingStats) -> None:
+    _set_title(
+        ax,
+        f"{count_of(num_sequences, 'sequence')}, {count_of(len(batch_sizes), 'bucket')}, "
+        f"{_rows_of(batch_sizes)} rows a batch: padding efficiency {stats.padding_efficiency:.3f}",
+    )
+
+
+def _set_length_axis(ax: Axes, axis: str, lengths: Lengths, edges: NDArray[np.float64], label: str) -> bool:
+    """Sets the ends and the label of an axis of lengths; returns whether it is logarithmic."""
+    getattr(ax, f"set_{axis}lim")(edges[0], edges[-1])
+    is_logarithmic = _is_heavy_tailed(lengths)
+    if is_logarithmic:
+        getattr(ax, f"set_{axis}scale")("log")
+        _plain_log_labels(getattr(ax, f"{axis}axis"))
+    getattr(ax, f"set_{axis}label")(f"{label} (timesteps)" + (", logarithmic" if is_logarithmic else ""))
+    return is_logarithmic
 
 
 def _add_legend(ax: Axes, color_of: dict[str, str], below: float) -> None:

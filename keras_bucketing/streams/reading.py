@@ -19,7 +19,7 @@ from keras_bucketing.data.arrays import as_regular_array, first_non_number
 from keras_bucketing.data.convert import Leaf, as_rows
 from keras_bucketing.data.lists import as_row
 from keras_bucketing.data.row_splits import Lengths
-from keras_bucketing.data.tree import Path
+from keras_bucketing.data.tree import Path, without_entries
 from keras_bucketing.streams.columns import ColumnBuilder, MemoryStore, Store
 from keras_bucketing.streams.elements import (
     Element,
@@ -506,7 +506,7 @@ class BatchReader:
 
         # Leaves that say lengths get no column: what include_lengths=True adds is made again from the sequences.
         x, y, weights = template
-        x = _without_entries(x, ("x",), table.all_lengths)
+        x = without_entries(x, ("x",), table.all_lengths)
         self._columns_of = map_element(lambda *_: True, (x, y, weights))
         self._new_column = new_column
         self.begin_columns()
@@ -663,16 +663,6 @@ def _table_of(specs: Specs, roles: Roles, padded: list[Path], options: BatchOpti
 
 def _kind_of_dtype(dtype: str) -> str:
     return {"b": "b", "i": "i", "u": "u"}.get(dtype[:1], "f")
-
-
-def _without_entries(structure: Any, path: Path, entries: frozenset[Path]) -> Any:
-    if isinstance(structure, dict):
-        return {
-            key: _without_entries(value, (*path, key), entries)
-            for key, value in structure.items()
-            if (*path, key) not in entries
-        }
-    return structure
 
 
 def _on_host(leaf: Any, path: Path) -> HostLeaf:

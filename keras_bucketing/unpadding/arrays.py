@@ -122,21 +122,8 @@ def unpad_arrays(
         at = ("x", *path)
         return padded[at].rows() if at in padded else array
 
-    stripped = _without_entries(tree.map_leaves(without_padding, x), ("x",), table.all_lengths)
+    stripped = tree.without_entries(tree.map_leaves(without_padding, x), ("x",), table.all_lengths)
     return UnpaddedInputs(stripped, list(padded.values()), label_lengths, unpadder.finish())
-
-
-def sequences_from_padded(
-    x: Structure,
-    lengths: object = None,
-    mask_value: object = 0,
-    padding: str | None = None,
-    sequences: object = None,
-    maxlen: int | None = None,
-) -> tuple[Structure, list[PaddedSequences]]:
-    """The same structure with ragged leaves, and what was found in each of these."""
-    unpadded = unpad_arrays(x, lengths, mask_value, padding, sequences, maxlen)
-    return unpadded.x, unpadded.padded
 
 
 def _has_several(labels: Any) -> bool:
@@ -165,19 +152,6 @@ def _check_masks_are_beside(table: EntryTable, chosen: list[Path], arrays: Batch
                 f"`{leaf_name(path)}` must have one row for each sequence. Expected {rows[chosen[0]]} as in "
                 f"`{leaf_name(chosen[0])}`, received {count}."
             )
-
-
-def _without_entries(structure: Structure, path: Path, entries: frozenset[Path]) -> Structure:
-    """The structure without the entries at these paths."""
-    if isinstance(structure, dict):
-        return {
-            key: _without_entries(value, (*path, key), entries)
-            for key, value in structure.items()
-            if (*path, key) not in entries
-        }
-    if isinstance(structure, tuple):
-        return tuple(_without_entries(value, (*path, at), entries) for at, value in enumerate(structure))
-    return structure
 
 
 def refuse_padding_of_masks(masks: list[str], padding_value: object) -> None:

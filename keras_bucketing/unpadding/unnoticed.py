@@ -91,7 +91,7 @@ class RowSample:
         if not self._are_alike or not self._kept:
             return None
         with tf.device("CPU:0"):
-            runs = runs_like_padding([tf.constant(rows) for _, rows in self._kept if rows.size])
+            runs = runs_like_padding([tf.constant(rows) for _, rows in self._kept])
         if runs is None:
             return None
         time = self._times.pop() if len(self._times) == 1 else None
@@ -380,19 +380,10 @@ class ConstantRuns:
         )
 
 
-def find_runs(array: np.ndarray) -> ConstantRuns | None:
-    """The runs in a whole array of numbers `(num_rows, time, *features)` that look like padding, or None."""
-    if not array.size:
-        return None
-    rows = max(1, _MAX_VALUES_OF_PART * len(array) // array.size)
-    with tf.device("CPU:0"):
-        return runs_like_padding([tf.constant(array[at : at + rows]) for at in range(0, len(array), rows)])
-
-
 def runs_like_padding(batches: Sequence[tf.Tensor]) -> ConstantRuns | None:
     """The runs at the ends or at the beginnings of the rows of some batches that look like padding, or None."""
     for at_end in (True, False):
-        counted = [count_runs(batch, at_end) for batch in batches]
+        counted = [count_runs(batch, at_end) for batch in batches if batch.shape.num_elements()]
         runs = add_up_runs([(counts.numpy(), value.numpy()) for counts, value in counted], at_end)
         if runs is not None and runs.looks_like_padding:
             return runs

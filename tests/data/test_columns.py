@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from keras_bucketing.data.collect import collect_inputs
 from keras_bucketing.data.convert import as_rows
 from keras_bucketing.data.rows import rows_from_row_splits
-from keras_bucketing.unpadding.arrays import sequences_from_padded
-from tests.support.rows import flat, rows_of
+from tests.support.rows import flat, rows_of, sequences_from_padded
 from tests.support.strategies import lengths_lists, sequence_lists
 
 ARROW_DTYPES = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32"]

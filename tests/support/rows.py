@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from keras_bucketing.unpadding.arrays import unpad_arrays
+
 
 def rows_of(ragged):
     """The rows as arrays, in the dtype of the batches."""
@@ -22,3 +24,9 @@ def assert_same_rows(received, expected):
         assert isinstance(one, np.ndarray)
         np.testing.assert_array_equal(one, np.asarray(other), err_msg=f"row {row}")
         assert one.shape == np.shape(other)
+
+
+def sequences_from_padded(*arguments, **options):
+    """The structure with ragged leaves, and what was found in each of these; arguments as in `unpad_arrays`."""
+    unpadded = unpad_arrays(*arguments, **options)
+    return unpadded.x, unpadded.padded

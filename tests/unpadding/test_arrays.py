@@ -15,9 +15,9 @@ from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.data.collect import collect_inputs
 from keras_bucketing.data.rows import Rows
 from keras_bucketing.data.tree import leaves, map_leaves
-from keras_bucketing.unpadding.arrays import sequences_from_padded, unpad_arrays
+from keras_bucketing.unpadding.arrays import unpad_arrays
 from tests.support.default_layer import examples
-from tests.support.rows import flat
+from tests.support.rows import flat, sequences_from_padded
 from tests.support.strategies import lengths_lists, numbered, random_bits, seeds, structures
 
 paddings = st.sampled_from(["post", "pre"])

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from keras_bucketing.unpadding.arrays import sequences_from_padded
 from keras_bucketing.unpadding.entries import EntryKind, lengths_by_leaf, longest_prefix, read_table
+from tests.support.rows import sequences_from_padded
 
 LONG = "k" * 100
 MASK = np.array([[1, 1, 0], [1, 0, 0]])

@@ -6,9 +6,8 @@ import pytest
 import tensorflow as tf
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.unpadding.arrays import sequences_from_padded
 from keras_bucketing.unpadding.labels import labels_from_padded
-from tests.support.rows import flat
+from tests.support.rows import flat, sequences_from_padded
 
 
 @pytest.mark.parametrize("padding", ["post", "pre"])

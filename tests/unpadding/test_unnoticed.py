@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from keras_bucketing.callbacks.padding_stats import PaddingStatsCallback
 from keras_bucketing.monitoring.monitor_padding import monitor_padding
-from keras_bucketing.unpadding import unnoticed
-from keras_bucketing.unpadding.unnoticed import ConstantRuns, add_up_runs, count_runs, find_runs
+from keras_bucketing.unpadding.unnoticed import ConstantRuns, add_up_runs, count_runs, runs_like_padding
 from tests.support.default_layer import examples
 from tests.support.strategies import DTYPES, seeds
 
@@ -64,11 +63,14 @@ def test_several_batches_add_up():
     assert add_up_runs([], True) is None
 
 
-def test_large_arrays_are_counted_in_parts(monkeypatch):
+def find_runs(*batches):
+    return runs_like_padding([tf.constant(batch) for batch in batches])
+
+
+def test_large_arrays_are_counted_in_parts():
     padded = np.where(np.arange(12) < np.arange(40)[:, np.newaxis] % 12, np.arange(480).reshape(40, 12) + 10, -3)
     whole = find_runs(padded)
-    monkeypatch.setattr(unnoticed, "_MAX_VALUES_OF_PART", 100)
-    assert find_runs(padded) == whole
+    assert find_runs(*(padded[at : at + 8] for at in range(0, 40, 8))) == whole
     assert whole.looks_like_padding
 
 
