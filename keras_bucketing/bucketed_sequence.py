@@ -947,7 +947,7 @@ class BucketedSequence(PassDataset):
         """Draws the histogram of the lengths with the buckets and the padding that each one leaves.
 
         A row with several sequences is as long as its longest; the padding is that of all of them. Nested buckets are
-        rectangles over the lengths of their two leaves, the darker the more rows there are.
+        rectangles over the lengths of their two leaves, which are the bluer the more rows there are.
 
         Args:
             ax: A Matplotlib axes. Defaults to None: a new figure.

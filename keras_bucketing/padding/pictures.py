@@ -87,12 +87,13 @@ def plot_nested_buckets(
         ImportError: If Matplotlib is missing.
     """
     ax = _axes_or_new(ax, height=5.0)
-    from matplotlib.colors import LogNorm
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
     outer, inner = buckets.levels
     points = [np.maximum(lengths[level.name], 1) for level in buckets.levels]
     edges = [_histogram_edges(of_leaf) for of_leaf in points]
-    ax.hist2d(*points, bins=edges, cmap="Greys", norm=LogNorm(vmin=0.3), rasterized=True)
+    by_count = LinearSegmentedColormap.from_list("by_count", [PADDING, REAL])
+    ax.hist2d(*points, bins=edges, cmap=by_count, norm=LogNorm(vmin=0.3), rasterized=True)
     sides = zip(
         outer.lower_lengths - 0.5,
         np.maximum(outer.upper_lengths, outer.lower_lengths) + 0.5,
@@ -101,7 +102,7 @@ def plot_nested_buckets(
         strict=True,
     )
     for left, right, bottom, top in sides:
-        ax.plot([left, right, right, left, left], [bottom, bottom, top, top, bottom], color="black", linewidth=0.6)
+        ax.plot([left, right, right, left, left], [bottom, bottom, top, top, bottom], color=LINES, linewidth=0.8)
     for axis, of_leaf, edge, name in zip("xy", points, edges, (outer.name, inner.name), strict=True):
         _set_length_axis(ax, axis, of_leaf, edge, f"length of {name}")
     _set_title_of_buckets(ax, len(points[0]), buckets.batch_sizes, padding_stats)
