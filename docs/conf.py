@@ -6,6 +6,7 @@ they are, and Furo brings search, dark mode and a layout for phones, all without
 """
 
 import os
+import re
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # autodoc imports the package, and so TensorFlow
 
@@ -32,8 +33,11 @@ default_role = "code"  # `single backticks` in docstrings
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say the types, with shapes and units
 napoleon_numpy_docstring = False
-# Attributes as a list, like arguments: as entries of their own, properties would be described twice.
-napoleon_custom_sections = [("Attributes", "params_style"), ("Call arguments", "params_style")]
+# Attributes as a list, like arguments: as entries of their own, properties would be described twice. Long lists of
+# arguments are in groups, which `help()` shows by the same names.
+_LISTS = ["Attributes", "Call arguments", "Data arguments", "Batch size arguments", "Bucket arguments"]
+_LISTS += ["Padding and label arguments", "Order and epoch arguments", "Host arguments"]
+napoleon_custom_sections = [(name, "params_style") for name in _LISTS]
 
 copybutton_exclude = ".linenos, .gp, .go"  # the prompts and the output of the docstrings' examples
 
@@ -41,8 +45,14 @@ copybutton_exclude = ".linenos, .gp, .go"  # the prompts and the output of the d
 def setup(app):
     """Called by Sphinx."""
     app.connect("autodoc-skip-member", _skip_refused)
+    app.connect("autodoc-process-docstring", _link_pages)
 
 
 def _skip_refused(app, what, name, member, skip, options):
     """Leaves out the constructors of `tf.data.Dataset` that the datasets refuse."""
     return True if (getattr(member, "__doc__", None) or "").startswith("Refused: ") else None
+
+
+def _link_pages(app, what, name, obj, options, lines):
+    """Makes links of the pages that docstrings name by their files: docs/glossary.md."""
+    lines[:] = [re.sub(r"\bdocs(/[\w/-]+)\.md\b", r":doc:`\1`", line) for line in lines]

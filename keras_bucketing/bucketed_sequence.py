@@ -68,138 +68,121 @@ from keras_bucketing.unpadding.unnoticed import level_of_caller, warn_of
 
 @refuse_inherited_constructors
 class BucketedSequence(PassDataset):
-    """Batches of sequences of similar length, padded, masked by lengths, shuffled anew each epoch.
+    """Batches of sequences of similar length, padded and shuffled, as a `tf.data.Dataset`.
 
-    A `tf.data.Dataset` over data in memory or in mapped files: `model.fit(BucketedSequence(x, y))`. Its length is
-    known, `seed` reproduces its order, and all of it runs in the TensorFlow graph. Padding is on the right, as cuDNN
-    needs it. `map`, `take`, `prefetch` and the like return plain Datasets: hold on to this object for its statistics.
+    `model.fit(BucketedSequence(x, y))` trains on data in memory or in mapped files. The number of batches is known, and
+    a seed reproduces their order. Padding is on the right, as cuDNN needs it. `map`, `take`, `prefetch` and the like
+    return plain datasets: keep this object for its statistics.
 
-    The ideas come from `tf.data.Dataset.bucket_by_sequence_length` (names), OpenNMT-tf and fairseq
-    (`max_timesteps_per_batch`, `batch_size_multiple`) and lhotse (statistics); the boundaries are those of
-    `optimal_bucket_boundaries`.
+    Most datasets need `x`, `y` and `batch_size` only. The arguments below are in six groups: data, batch size, buckets,
+    padding and labels, order and epochs, hosts.
 
-    Args:
-        x: The sequences: a list, object array or pandas Series of arrays `(length, *features)` or of lists, a
-            `tf.RaggedTensor`, a pyarrow list column or an awkward array. Or a dict or tuple of such leaves and of
-            arrays `(num_sequences, ...)` with one value a sequence. Float64 becomes `keras.config.floatx()`. A tuple
-            without `y` yields batches `((a, b),)`, since Keras takes `(a, b)` for `(x, y)`.
-        y: Labels: an array `(num_sequences, ...)`, or a dict or tuple of them for several outputs. A ragged leaf, as
-            long as the sequences, holds one label a timestep: it is padded with `label_padding_value`, and the sample
-            weight `(batch, time)` is 1 on real and 0 on padded timesteps. Use such labels with
-            `reduction="mean_with_sample_weight"` in the loss, so that padding does not lower the mean. Keras refuses
-            `class_weight` next to them. For labels of another length see `align_labels`. Defaults to None.
-        sample_weight: Weights `(num_sequences,)`, or ragged with one weight a timestep of the labels, or one of them
+    `bucket_boundaries` and `bucket_batch_sizes` are named as in `tf.data.Dataset.bucket_by_sequence_length`. The budget
+    of timesteps comes from OpenNMT-tf and fairseq, the statistics from lhotse.
+
+    Data arguments:
+        x: The sequences: a list, object array or pandas Series of arrays `(length, *features)` or of lists; a
+            `tf.RaggedTensor`, a pyarrow list column or an awkward array. For several inputs, a dict or tuple of such
+            leaves, and of arrays `(num_sequences, ...)` with one value per sequence. float64 becomes
+            `keras.config.floatx()`. A tuple without `y` yields batches `((a, b),)`, since Keras reads `(a, b)` as
+            `(x, y)`.
+        y: Labels `(num_sequences, ...)`, or a dict or tuple of them for several outputs. Ragged labels with the lengths
+            of `x` are one label per timestep: they come with a sample weight `(batch, time)` that is 0 on padding. See
+            docs/guide/timestep-labels.md, and `align_labels` for labels of another length. Defaults to None.
+        sample_weight: Weights `(num_sequences,)`, or ragged with one weight per timestep of the labels, or one of these
             for each output. Defaults to None.
-        batch_size: Int, rows of every batch, of all shards together. Defaults to 32 where no size is given.
-        bucket_batch_sizes: Ints, rows, one for each bucket, as in tf.data. Defaults to None.
-        max_timesteps_per_batch: Int, the maximum of padded timesteps in a batch: rows x padded length; of the longest
-            leaf where there are several, labels of their own length among them. With `batch_size` next to it, that is
-            the maximum of rows, as `max_sentences` in fairseq. Defaults to None.
-        quadratic_length: Int, in timesteps, next to `max_timesteps_per_batch`: a row of padded length L counts as
-            L + L^2 / quadratic_length, as with `quadratic_duration` in lhotse: attention takes time and memory for each
-            pair of timesteps. It is the length at which the pairs cost as much as all else. Defaults to None: L.
-        batch_size_multiple: Int, every batch's rows are a multiple of it: the number of replicas, or 8 for tensor
-            cores. Fewer rows than that may be left out of an epoch: which ones, of all rows, is drawn anew each epoch;
-            without shuffling, they are the longest. Defaults to 1.
-        bucket_boundaries: Ints: bucket i holds `boundaries[i - 1] <= length < boundaries[i]`, in timesteps, as in
-            tf.data. Or `[outer, [inner of outer bucket 0, ...]]`, lists of such ints, for nested buckets. Defaults to
-            None: those that leave the least padding.
-        num_buckets: Int, how many buckets to choose where `bucket_boundaries` is None. Defaults to None: as few as
-            reach 97.5 % of the best padding efficiency that up to 32 buckets reach on these lengths, or 95 % where that
-            is less; none with fewer rows than its batch, unless `remainder="spill"` and smaller ones do better by more
-            than 3.5 %: then the most random that are close to the best. With `pad_to_bucket_boundary`, where each
-            bucket is a shape to compile, only as many as save 1 % of the timesteps each. Or two ints, as in `(12, 12)`,
-            for nested buckets of rows with several lengths, labels of their own length among them: so many buckets by
-            the leaf with the most timesteps in all, and in each of them so many by the next. With None, such rows are
-            in nested buckets where that saves more than 2.5 % of the timesteps and none has fewer rows than a batch,
-            but only with `remainder="spill"` and without `pad_to_bucket_boundary`.
-        pad_to_bucket_boundary: Bool, whether to pad to the longest length that the bucket allows: more padding, but at
-            most one shape a bucket and one more (with `remainder="keep"` two shapes a bucket), so that XLA recompiles
-            less often. A leaf that is not the longest of every row is padded to the longest that it has in the bucket
-            and in what spills into it. Defaults to None: True where Keras runs on JAX, which compiles every shape, and
-            False elsewhere.
+        copy: Bool, whether to copy the data. If False, the memory of NumPy arrays, lists of their slices, Arrow columns
+            and ragged tensors is shared: do not change them afterwards. Mapped files and read-only Arrow columns are
+            not copied in either case; see docs/guide/data-on-disk.md. Defaults to True.
+
+    Batch size arguments:
+        batch_size: Int, the rows of a batch, of all shards together. Defaults to 32 if no other size is given.
+        bucket_batch_sizes: Ints, the rows of a batch for each bucket, as in tf.data. Defaults to None.
+        max_timesteps_per_batch: Int, a budget: rows x padded length never exceed it. In rows with several sequences the
+            longest one counts, labels of their own length included. `batch_size` beside it limits the rows, as
+            `max_sentences` does in fairseq. Defaults to None.
+        quadratic_length: Int, in timesteps, for attention. In the budget, a row of padded length L counts as
+            L + L^2 / quadratic_length, as with `quadratic_duration` in lhotse. At this length, pairs of timesteps cost
+            as much as everything else. Defaults to None: L.
+        batch_size_multiple: Int, the rows of every batch are a multiple of it: the number of replicas, or 8 for tensor
+            cores. An epoch may leave out fewer rows than that. They are drawn from all rows for each epoch; without
+            shuffling, they are the longest. Defaults to 1.
+
+    Bucket arguments:
+        bucket_boundaries: Ints, in timesteps, as in tf.data: bucket i holds `boundaries[i - 1] <= length <
+            boundaries[i]`. Nested buckets are `[outer, [inner of outer bucket 0, ...]]`. Defaults to None: boundaries
+            that minimize padding.
+        num_buckets: Int, how many buckets to choose if `bucket_boundaries` is None; or two ints for nested buckets, as
+            in `(12, 12)`. Defaults to None: the smallest number that comes within 2.5 % of the best padding efficiency
+            possible with 32 buckets, or reaches 95 %. See docs/buckets-and-sizes.md.
+        pad_to_bucket_boundary: Bool, whether to pad to the longest length that the bucket allows. That is more padding,
+            but at most one shape per bucket and one more (two per bucket with `remainder="keep"`), so XLA compiles less
+            often. Defaults to None: True under the JAX backend, which compiles every shape; else False.
+
+    Padding and label arguments:
         padding_value: Number behind the end of a sequence, or an array of the shape of a timestep. Defaults to 0.
-        label_padding_value: Number behind the end of ragged labels, or an array of the shape of a label, as of a
+        label_padding_value: Number behind the end of ragged labels, or an array of the shape of a label, such as a
             one-hot class of its own. Defaults to 0.
-        maxlen: Int, cut longer sequences to it, in timesteps; labels of their own length stay. Defaults to None.
-        truncating: "post" cuts a sequence's end, "pre" its beginning. Defaults to "post".
-        minlen: Int, pad every batch to at least so many timesteps, e.g. the receptive field of convolutions with
-            `padding="valid"`; labels of their own length stay. Defaults to None.
-        on_empty: "raise" refuses sequences without timesteps, "drop" leaves them out, "keep" gives them one timestep of
-            `padding_value`. Defaults to "raise".
-        include_lengths: Bool, whether `x` becomes `{"sequences": x, "lengths": lengths}` with int32 lengths `(batch,)`;
-            a dict gains the key "lengths", and with several ragged leaves `"<name>_lengths"` for each. In a tuple or a
-            nested dict with several, there are only the lengths of each row's longest. Labels of their own length add
-            "label_lengths", or `"<name>_lengths"` for each of several (`label_0` is the first of a tuple). Or a list
-            with some of these names, for a model that declares only these inputs: `["lengths"]`. Defaults to False.
-        align_labels: Bool, whether ragged labels hold one label a timestep. If False they have lengths of their own, as
-            the transcripts of CTC and translations do: each leaf is padded to its own longest, without weights. They
-            choose no bucket, and may be empty. Weights `(num_sequences,)` come as they are, for losses of one value a
-            row; for losses of one value a label pass ragged weights. Defaults to True.
-        timestep_weights: Bool, whether per-timestep labels come with weights that are 0 where they are padding. If
-            False, batches are `(x, y)`, for losses that mask by themselves; `sample_weight` comes as it was given.
-            Defaults to True.
-        copy: Bool, whether to copy the data, so that the caller may change them afterwards. If False, the memory of
-            NumPy arrays, lists of their slices, Arrow columns and ragged tensors is shared: hold the values once,
-            not twice, and do not change them. Arrays that are files mapped into memory, and Arrow columns that nobody
-            can write to, are always used where they lie; see Notes. Defaults to True.
-        remainder: What becomes of rows that do not fill a batch of their bucket. "spill" puts them into the next longer
-            one, so that one batch an epoch is partial; nothing spills into a bucket of outliers (at most one row in a
-            hundred) that would cost more than a tenth of an epoch's timesteps, so that two are. "keep" makes one
-            partial batch a bucket, as tf.data does; "drop" leaves them out. Defaults to "spill".
-        shuffle: Bool, whether rows inside their bucket and batches are shuffled, anew each epoch. If not, rows are
-            sorted by length. Defaults to True.
-        seed: Int, the same seed gives the same batches, epoch for epoch, in every process. Defaults to None: drawn from
+        maxlen: Int, in timesteps; longer sequences are cut. Labels of their own length are not. Defaults to None.
+        truncating: "post" cuts the end of a sequence, "pre" its beginning. Defaults to "post".
+        minlen: Int, in timesteps; every batch is padded at least to it, e.g. to the receptive field of convolutions
+            with `padding="valid"`. Labels of their own length are not. Defaults to None.
+        on_empty: What happens to sequences without timesteps. "raise" refuses them, "drop" leaves them out, "keep"
+            gives them one timestep of `padding_value`. Defaults to "raise".
+        include_lengths: Bool, whether `x` gains the lengths, int32 `(batch,)`, and becomes `{"sequences": x, "lengths":
+            lengths}`. A dict gains "lengths", and with several sequences "<name>_lengths" for each; labels of their own
+            length add "label_lengths". Or a list of the names to add, for a model that declares only these inputs. See
+            docs/guide/several-inputs.md. Defaults to False.
+        align_labels: Bool, whether ragged labels hold one label per timestep. If False, they have lengths of their own,
+            as in CTC and translation: they are padded to their own longest, without weights, and may be empty. See
+            docs/guide/several-inputs.md. Defaults to True.
+        timestep_weights: Bool, whether labels per timestep come with weights. If False, batches are `(x, y)`, for
+            losses that mask by themselves; `sample_weight` comes as it was given. Defaults to True.
+
+    Order and epoch arguments:
+        remainder: What happens to rows that do not fill a batch of their bucket. "spill" moves them into the next
+            longer bucket, so that an epoch has one partial batch, or two if the data have outliers (see
+            docs/buckets-and-sizes.md). "keep" makes one partial batch per bucket, as tf.data does. "drop" leaves the
+            rows out. Defaults to "spill".
+        shuffle: Bool, whether each epoch shuffles the rows of each bucket, and the batches. If False, rows are sorted
+            by length. Defaults to True.
+        seed: Int; the same seed gives the same batches, epoch by epoch, in every process. Defaults to None: drawn from
             Python's `random`, which `keras.utils.set_random_seed` sets.
-        largest_first: Bool, whether epochs 0 and 1 begin with the batch that has the most padded timesteps, by the
-            measure of `max_timesteps_per_batch`, so that one that does not fit into memory fails at once; with
-            `pad_to_bucket_boundary` with one batch of each shape, the largest first, so that all is compiled at once.
-            All other batches keep their order. Two epochs, since Keras may read of epoch 0 to build a model. Defaults
-            to False.
+        largest_first: Bool, whether epochs 0 and 1 begin with the largest batch, so that a lack of memory shows at
+            once. With `pad_to_bucket_boundary` they begin with one batch of each shape, so that all are compiled at
+            once. Defaults to False.
         sampling_weights: Numbers `(num_sequences,)`, at least 0: how often each row is drawn, in proportion, e.g.
-            `1 / class_counts[y]` for even classes. Every epoch draws others, and a row may come twice in it. Each
-            bucket has its expected number of draws, rounded once for all epochs, so that the number of batches stays
-            the same; in it a row comes as often as expected, rounded down or up (systematic sampling). Boundaries and
-            the automatic number of buckets are those of the draws. Needs `shuffle=True`, and goes with
-            `remainder="spill"` or "keep". Defaults to None: every row once.
+            `1 / class_counts[y]` for even classes. A row may come twice in an epoch. Needs `shuffle=True`, and
+            `remainder="spill"` or "keep". See docs/guide/sampling.md. Defaults to None: every row once.
         rows_per_epoch: Int, how many rows an epoch draws, rounded down to a multiple of `batch_size_multiple` x
-            `num_shards`; alone, with equal weights. Defaults to None: with `sampling_weights`, as many as have a weight
-            above 0.
-        num_shards: Int, how many processes share each batch: shard s takes its rows s, s + num_shards, ... All have the
-            same number of batches, with the same padded lengths. Needs a `seed`. Rows are left out as with
-            `batch_size_multiple`. None: as many as `keras.distribution` says (Keras 3.16) or else JAX, under its
-            backend, or `torch.distributed`, if it is initialized, at the time when the dataset is made; without them 1.
-            Defaults to 1.
-        shard_index: Int, which shard this is; with `num_shards=None` it is found as well. Defaults to 0.
+            `num_shards`. Without `sampling_weights`, all rows have equal weights. Defaults to None: with
+            `sampling_weights`, as many rows as have a weight above 0.
+
+    Host arguments:
+        num_shards: Int, how many processes share each batch: shard s takes its rows s, s + num_shards, ... All shards
+            have the same number of batches and the same padded lengths. Needs a `seed`. None asks `keras.distribution`,
+            JAX or `torch.distributed`; see docs/devices-and-hosts.md. Defaults to 1.
+        shard_index: Int, which shard this is. With `num_shards=None` it is found too. Defaults to 0.
 
     Attributes:
         num_batches: Int, the batches of every epoch.
         num_sequences: Int, the sequences of every epoch, on all shards; with `sampling_weights`, the draws.
-        lengths: Int array, one entry for each sequence of the input, in timesteps; 0 for one that was dropped as empty.
-        row_keys: Array, one id for each sequence of the input where that was a table; else None.
-        frame_rows: Int array, the position of each timestep in that table, sequence by sequence; else None.
+        lengths: Int array, the timesteps of each input sequence; 0 if it was dropped as empty.
+        row_keys: Array, the id of each sequence of `from_dataframe`; None for other data.
+        frame_rows: Int array, the position of each timestep in that table, sequence by sequence; None for other data.
         bucket_boundaries: Ints, in timesteps; of nested buckets `[outer, [inner of outer bucket 0, ...]]`.
-        bucket_batch_sizes: Ints, rows, one for each bucket; of nested ones in lexicographic order.
+        bucket_batch_sizes: Ints, rows, one for each bucket; of nested buckets in lexicographic order.
         epoch: Int, the epoch that the next pass reads.
         seed: Int, the seed in use.
 
     Notes:
         Data larger than memory: pass `np.load(path, mmap_mode="r")`, an `np.memmap` or a column of a memory-mapped
-        Arrow file. Nothing of them is read before a batch asks for it, but a small sample for `state_dict`. Float64,
-        booleans and foreign byte orders are converted batch by batch. `maxlen`, `on_empty` and `row_splits` with starts
-        and stops copy no values. What cannot be used where it lies is copied: arrays that are not C-contiguous, Arrow
-        columns with missing entries or of booleans (which Arrow packs into bits), and those whose pieces lie in several
-        files or not whole timesteps apart. Reading is fastest where the array begins at a multiple of 64 bytes, as in
-        `.npy` and Arrow files.
-
-        Do not shorten or rewrite a file that is in use: where its end is gone the operating system ends the process
-        (SIGBUS), and changed values change the batches. Write a new file and rename it instead. Processes that map one
-        file share its memory. `tf.distribute` strategies copy a dataset with all its data into memory before they split
-        its batches; several processes with `num_shards` do not, and each reads its own rows only.
+        Arrow file. Values are read when a batch needs them; `state_dict` reads a small sample. Do not shorten or
+        rewrite a file in use. See docs/guide/data-on-disk.md.
 
     Warns:
-        OutlierWarning: If a few sequences, one in a hundred at most, cost more than a third of an epoch's padded
-            timesteps, and no `max_timesteps_per_batch` bounds their batches.
+        OutlierWarning: If at most one sequence in a hundred costs more than a third of an epoch's padded timesteps, and
+            no `max_timesteps_per_batch` limits their batches.
 
     Raises:
         TypeError: If an argument is of the wrong kind: text instead of numbers, a scalar instead of a sequence.
@@ -280,7 +263,7 @@ class BucketedSequence(PassDataset):
             check_number("padding_value", padding_value)
         if not isinstance(label_padding_value, np.ndarray):
             check_number("label_padding_value", label_padding_value)
-        # All that is wrong whatever the data are has been refused here: from_dataset reads its source only now.
+        # Everything that can be checked without the data has been checked: from_dataset reads its source only now.
         if isinstance(x, Unread):
             source, contents = x, x.read()
             if source.takes_label_padding and contents.label_padding is not None:
@@ -365,14 +348,13 @@ class BucketedSequence(PassDataset):
     ) -> BucketedSequence:
         """Makes a dataset from flat values and row splits, as `tf.RaggedTensor.from_row_splits` does.
 
-        The values are copied once as a block, never row by row; not at all if they are a file that is mapped into
-        memory, or with `copy=False`.
+        The values are copied once, as a block. Mapped files are not copied, nor is anything with `copy=False`.
 
         Args:
             values: Array `(num_values, *features)`, the timesteps of all sequences, concatenated.
-            row_splits: Integers `(num_sequences + 1,)`: sequence i is `values[row_splits[i]:row_splits[i + 1]]`. Or
-                integers `(num_sequences, 2)`, a start and a stop for each: for some of the sequences, for values with
-                something else between them, for windows that overlap.
+            row_splits: Ints `(num_sequences + 1,)`: sequence i is `values[row_splits[i]:row_splits[i + 1]]`. Or ints
+                `(num_sequences, 2)`, a start and a stop for each sequence: they may skip values, and windows may
+                overlap.
             y: As in `BucketedSequence`.
             sample_weight: As in `BucketedSequence`.
             **options: The other arguments of `BucketedSequence`.
@@ -380,7 +362,7 @@ class BucketedSequence(PassDataset):
         Raises:
             TypeError: If the splits are not integers.
             ValueError: If the splits do not start at 0, decrease, or do not end at the number of values; if a sequence
-                stops before it starts, or lies outside of the values.
+                stops before it starts, or lies outside the values.
 
         Example:
             >>> dataset = BucketedSequence.from_row_splits([1, 2, 3, 4, 5, 6], [0, 3, 4, 6], shuffle=False)
@@ -410,38 +392,37 @@ class BucketedSequence(PassDataset):
     ) -> BucketedSequence:
         """Makes a dataset from arrays that are already padded, e.g. by `keras.utils.pad_sequences`.
 
-        Batches are padded at their end, with `mask_value` unless `padding_value` is given, also where the arrays are
-        padded at their beginning, and labels with what they were padded with. What is not certain is refused, as a
-        wrong guess would take padding for data. Where all lengths come out equal, a warning tells of rows that end or
-        begin in runs of one timestep: at least two timesteps long, of differing lengths, in a tenth of the rows, of a
-        value that hardly occurs elsewhere.
+        The padding is removed, and batches are padded again at their end: with `mask_value`, and labels with the value
+        that padded them. If it is not certain what is padding, an error names the argument that decides it. If all
+        sequences seem to have one length, a warning points out rows that end or begin in what looks like padding. See
+        docs/how-it-works/padded-data.md for the rules.
 
         Args:
-            x: Array `(num_sequences, time, *features)`, or a dict or tuple of them and of arrays with one value a
-                sequence. An entry that is a mask by its name ("mask", "padding_mask", "attention_mask", or one of these
-                behind the beginning of another name, as "source_mask") tells the lengths of the entries it belongs to,
-                and is stripped itself; so do integers `(num_sequences,)` under "lengths" or "<name>_lengths", which are
-                left out (`include_lengths=True` adds them again).
-            y: As in `BucketedSequence`. An array `(num_sequences, time, ...)` that is padded like `x` holds one label a
-                timestep; see `timestep_labels`.
-            sample_weight: As in `BucketedSequence`; padded like `x` where `y` is.
+            x: Array `(num_sequences, time, *features)`, or a dict or tuple of such arrays and of arrays with one value
+                per sequence. Entries of a dict that are masks or lengths by their names, such as "attention_mask" or
+                "<name>_lengths", tell where sequences stop. Masks stay in `x`. Lengths are left out;
+                `include_lengths=True` adds them again.
+            y: As in `BucketedSequence`. An array `(num_sequences, time, ...)` that is padded like `x` holds one label
+                per timestep; see `timestep_labels`.
+            sample_weight: As in `BucketedSequence`; padded like `x` if `y` is.
             lengths: Ints `(num_sequences,)`, the real timesteps, or a mask `(num_sequences, time)` that is True in one
                 run at the same end of each row. One for all sequences in `x`, or a dict or tuple like `x`, with None
-                for entries that hold one value a sequence. A length beyond `time` is that of a sequence that was cut:
-                its row must not have padding, unless `maxlen` says that rows were cut to `time`. Defaults to None: all
-                but the run of timesteps at the padded end in which every feature equals `mask_value`.
-            mask_value: What padding holds: a number, or an array of the shape of a timestep, `(features,)`, as of a
+                for entries with one value per sequence. A length beyond `time` means that the sequence was cut: its row
+                must not have padding, unless `maxlen` says that rows were cut to `time`. Defaults to None: a row stops
+                where its run of timesteps with `mask_value` in every feature begins.
+            mask_value: The value of padding: a number, or an array of the shape of a timestep, `(features,)`, such as a
                 one-hot symbol. Defaults to 0.
-            padding: "post" or "pre": at which end the padding is. Defaults to None: the end that holds `mask_value`, or
-                an error if some rows begin and others end with it; or where what the lengths leave over is padding.
-            sequences: Str or int, or a list of them: which entries of a dict or tuple `x` are padded sequences.
-                Defaults to None: those that have lengths in a dict or tuple of lengths, or else all arrays of two and
-                more dimensions, if they share the second, or each has a mask or lengths of its own. Entries that are
-                named each end where their own padding begins.
+            padding: "post" or "pre", the end that is padded. Defaults to None: the end that holds `mask_value`, or with
+                lengths the end that holds only padding beyond them. If some rows begin and others end with
+                `mask_value`, that is an error.
+            sequences: Str or int, or a list of them: which entries of a dict or tuple `x` are padded sequences, each of
+                which ends where its own padding begins. Defaults to None: those with lengths in a dict or tuple of
+                lengths, else all arrays of two and more dimensions, if they share the second or each has its own mask
+                or lengths.
             timestep_labels: Bool, whether arrays `(num_sequences, time, ...)` in `y` and `sample_weight` hold one value
-                a timestep, or `time` values a row, as one-hot labels do. Defaults to None: one a timestep if they hold
-                one constant where `x` is padded; an error otherwise. With `align_labels=False`, labels stay as they are
-                unless this is True or `x` has their lengths ("label_lengths").
+                per timestep. If False, they hold `time` values per row, as one-hot labels do. Defaults to None: one per
+                timestep if they hold one constant where `x` is padded, else an error. With `align_labels=False`, labels
+                stay as given unless this is True or `x` has their lengths ("label_lengths").
             **options: The other arguments of `BucketedSequence`.
 
         Raises:
@@ -489,48 +470,47 @@ class BucketedSequence(PassDataset):
         timestep_labels: bool | None = None,
         **options: Any,
     ) -> BucketedSequence:
-        """Makes a dataset from an existing pipeline, which is read once, from its beginning to its end.
+        """Makes a dataset from an existing pipeline, which is read once, from beginning to end.
 
-        That takes hardly more memory than the result, or next to none with a `cache`, and a progress bar appears on
-        standard error after three seconds. Rows keep the order in which they come, so leave out the pipeline's own
-        shuffling, and whatever is random in it: every epoch sees what was read.
+        This takes little more memory than the result, and almost none with a `cache`. A progress bar appears on
+        standard error after three seconds. Rows keep their order, and every epoch sees what was read: leave out the
+        pipeline's own shuffling and augmentation.
 
-        Whether a generator ever ends cannot be known beforehand. One that does not is read until memory is full, and
-        after a minute, or a million rows, the progress bar says so: bound it with `max_rows`, or use `BucketedStream`.
+        A source without end is read until memory is full. After a minute or a million rows the progress bar says so:
+        pass `max_rows`, or use `BucketedStream`.
 
         Args:
-            dataset: What yields `x`, `(x, y)` or `(x, y, sample_weight)`, with `fit`'s meaning:
-                a `tf.data.Dataset` of single rows, of ragged batches, or of padded ones, whose padding is removed;
-                a `keras.utils.PyDataset`, whose batches are padded arrays or lists of rows;
-                a generator function, or any iterable, of single rows: scalars are one value a row, everything else in
-                `x` is a sequence, as in a list.
-            cache: The folder to keep what was read in, for the next start, as in `tf.data.Dataset.cache`. One that is
-                there is read instead of the dataset, and refused if the structure, shapes, number or options are
-                others; a dataset that yields other values without changing these cannot be noticed: remove the
-                folder then. One that was not finished is begun again. Defaults to None.
-            max_rows: Int, how many rows to read at most, the first ones; then the dataset need not end. Defaults to
-                None: all rows.
-            batched: Bool, whether an element is a batch. Defaults to None: found out from the elements' shapes, or an
-                error where those of a batch and of a single row are alike; an iterable yields single rows.
-            mask_value: What padding holds, a number or an array of the shape of a timestep, where nothing else tells
-                padding from the data. An entry "lengths" of a dict `x`, or "<name>_lengths", does, and is left out
-                (`include_lengths=True` adds it again); so does a mask, "mask", "padding_mask" or "attention_mask",
-                alone or behind the beginning of another name, which remains. Defaults to 0.
-            padding: "post" or "pre": at which end batches are padded. Defaults to None: the end that holds
+            dataset: A source of `x`, `(x, y)` or `(x, y, sample_weight)`, as for `fit`. It can be a `tf.data.Dataset`
+                of single rows, of ragged batches, or of padded ones, whose padding is removed; a
+                `keras.utils.PyDataset`, whose batches are padded arrays or lists of rows; a generator function or any
+                iterable of single rows. In `x`, scalars are one value per row, and everything else is a sequence, as in
+                a list.
+            cache: A folder that keeps what was read for the next start, as in `tf.data.Dataset.cache`. If the folder
+                exists, it is read in place of the dataset. It is refused if structure, shapes, number or options
+                differ. Changed values cannot be noticed: remove the folder then. An unfinished folder is written again.
+                Defaults to None.
+            max_rows: Int, the maximum number of rows to read, the first ones. Defaults to None: all rows.
+            batched: Bool, whether an element is a batch. Defaults to None: found from the elements' shapes, or an error
+                if a batch and a single row could have these shapes. An iterable yields single rows.
+            mask_value: The value of padding, a number or an array of the shape of a timestep. It is used for sequences
+                that have neither lengths nor a mask in `x`; see docs/how-it-works/padded-data.md. Defaults to 0.
+            padding: "post" or "pre", the end at which batches are padded. Defaults to None: the end that holds
                 `mask_value`, or an error if some rows begin and others end with it.
             sequences: Str or int, or a list of them: which entries of a dict or tuple `x` are padded sequences, each of
-                which ends where its own padding begins. Defaults to None: those with a second axis of varying size, or
-                all of two and more axes where they share the second.
-            timestep_labels: Bool, whether labels and weights with an axis of their own hold one value a timestep, or
-                values of a row, as one-hot labels do. Defaults to None: found out from the shapes, or, where these are
-                not known, from the lengths: one a timestep if they are those of a leaf of `x` in every row.
-            **options: The other arguments of `BucketedSequence`. `padding_value` is `mask_value`, and
-                `label_padding_value` what per-timestep labels were padded with, unless given.
+                which ends where its own padding begins. Defaults to None: those with a second axis of varying size,
+                else all of two and more axes if they share the second.
+            timestep_labels: Bool, whether labels and weights with an axis of their own hold one value per timestep. If
+                False, they hold values of a row, as one-hot labels do. Defaults to None: found from the shapes. If
+                these are unknown, there is one per timestep if in every row there are as many as a leaf of `x` has
+                timesteps.
+            **options: The other arguments of `BucketedSequence`. `padding_value` defaults to `mask_value`, and
+                `label_padding_value` to the value that padded the labels.
 
         Raises:
             TypeError: If `dataset` cannot be read, or yields text.
-            ValueError: If it never ends and `max_rows` is None, its rows do not fit together, the cache is another's,
-                or it is not certain what an element is; the message names the argument that says so.
+            ValueError: If it never ends and `max_rows` is None, if its rows do not fit together, if the cache belongs
+                to another dataset, or if it is not certain what an element is; the message names the argument that
+                decides it.
             OSError: If the cache cannot be read or written.
 
         Example:
@@ -575,38 +555,37 @@ class BucketedSequence(PassDataset):
     ) -> BucketedSequence:
         """Makes a dataset of sequences that a function loads when a batch needs them: recordings, HDF5, zarr, images.
 
-        The lengths are all that has to be known beforehand. Order, plans, shards, `seek` and `state_dict` are those of
-        the same sequences in memory; a shard loads its own rows only. Batches are prefetched.
+        Only the lengths must be known beforehand. Order, plans, shards, `seek` and `state_dict` are the same as for
+        these sequences in memory. A shard loads only its own rows. Batches are prefetched.
+
+        If a row cannot be loaded, the pass ends: `fit` raises `tf.errors.InvalidArgumentError` with the row index, the
+        reason and the traceback of `load`. `state_dict` identifies the dataset by lengths, signature, labels and
+        options; it cannot see what `load` returns, which must stay the same for a row and an epoch.
 
         Args:
             load: Function from a row index, an int, to its sequence: an array `(length, *features)`, or a dict or tuple
-                of them. It is called in several threads at once, and again in every epoch. A function that requires
-                two positional arguments gets the epoch as well, an int from 0 on: `load(row, epoch)` can augment
-                differently in every epoch, and the same way again after `seek`, `load_state_dict` or a restart. What
-                is loaded outside of a pass, as by `check_padding` or `tune_batch_sizes`, is loaded for epoch 0.
+                of them. It is called in several threads at once, and again in every epoch. If it requires two
+                positional arguments, it also gets the epoch, an int from 0 on: `load(row, epoch)` can augment
+                differently in every epoch, and in the same way after `seek`, `load_state_dict` or a restart. Outside a
+                pass, as in `check_padding` and `tune_batch_sizes`, the epoch is 0.
             lengths: Ints `(num_sequences,)`, in timesteps; or a dict or tuple of them, as in `output_signature`. A row
                 of length 0 is not loaded; see `on_empty`.
             y: As in `BucketedSequence`, in memory.
             sample_weight: As in `BucketedSequence`, in memory.
             output_signature: `tf.TensorSpec((None, *features), dtype)` of one sequence, as in
-                `tf.data.Dataset.from_generator`, or a dict or tuple of them where a row has several. Floats are rounded
-                to its dtype, integers must fit.
-            length_tolerance: Int, by how many timesteps a sequence may be longer or shorter than announced, where
-                lengths are estimates, as of compressed audio; or a float below 1, by what fraction of the announced
-                length, rounded up to whole timesteps. What is longer than announced is cut, by `truncating`, so
-                that plans and shapes stay exact: announce the most that is possible to lose nothing. The lengths that
-                `include_lengths` adds are those that were loaded; statistics and `restore_order` go by those announced.
-                Labels of each timestep need exact lengths. Defaults to 0.
-            num_parallel_loads: Int, the threads that load; 1 for a function that is not thread-safe. Defaults to None:
-                four more than processors, at most 32.
+                `tf.data.Dataset.from_generator`, or a dict or tuple of them if a row has several. Floats are rounded to
+                its dtype; integers must fit.
+            length_tolerance: Int, by how many timesteps a sequence may be longer or shorter than `lengths` says, for
+                estimates such as those of compressed audio; or a float below 1, that fraction of its length, rounded
+                up. Longer sequences are cut to their announced length, by `truncating`, so pass upper bounds to lose
+                nothing. `include_lengths` adds the loaded lengths; statistics and `restore_order` use the announced
+                ones. Labels per timestep need exact lengths. Defaults to 0.
+            num_parallel_loads: Int, the number of threads that load; 1 if the function is not thread-safe. Defaults to
+                None: four more than processors, at most 32.
             **options: The other arguments of `BucketedSequence`.
 
-        A row that cannot be loaded ends the pass: `fit` raises `tf.errors.InvalidArgumentError`, whose text has the row
-        index, what was wrong and the traceback of `load`. A state from `state_dict` tells datasets apart by lengths,
-        signature, labels and options; what `load` returns for a row and an epoch must stay the same.
-
         Raises:
-            TypeError: If `load` is no function of a row index, or the signature no `tf.TensorSpec` of numbers.
+            TypeError: If `load` is not a function of a row index, or the signature not a `tf.TensorSpec` of numbers.
             ValueError: If lengths and signature do not fit together.
 
         Example:
@@ -617,7 +596,7 @@ class BucketedSequence(PassDataset):
             >>> next(iter(dataset)).numpy().tolist()
             [[4, 0, 0], [5, 6, 0], [1, 2, 3]]
 
-            Noise that is drawn again in every epoch, and can be drawn once more:
+            New noise in every epoch, which can be reproduced:
 
             >>> def load(row, epoch):
             ...     return files[row] + np.random.default_rng([row, epoch]).normal(size=len(files[row]))
@@ -649,35 +628,34 @@ class BucketedSequence(PassDataset):
     ) -> BucketedSequence:
         """Makes a dataset from a table in long format, with one row for each timestep: sensors, events, logs.
 
-        The rows of a sequence may lie anywhere in the table. They are sorted once, and their values are copied once as
-        a block, never sequence by sequence. Sequences come in the order in which they appear first. `row_keys` has
-        their ids in that order, and `frame_rows` the positions of the table's rows in the order of the timesteps, so
-        that predictions find their way back. What is missing or not clear is refused, with the row; rows are counted
-        from 0, whatever the index of the table.
+        The rows of a sequence may lie anywhere in the table. They are sorted once, and their values are copied once, as
+        a block. Sequences come in the order of their first row. `row_keys` has their ids, and `frame_rows` the position
+        of each timestep in the table, which takes predictions back to their rows. Missing or unclear entries are
+        refused, with the row; rows are counted from 0, whatever the index of the table is.
 
         Args:
-            frame: A pandas or polars DataFrame, or any table with `__arrow_c_stream__`, as of pyarrow or DuckDB; the
-                latter are read by way of pyarrow.
-            by: Str, the column whose value tells which sequence a row belongs to; or a list of several, whose ids are
-                tuples. With pandas, a level of the index has a name too. Categories without rows are ignored.
+            frame: A pandas or polars DataFrame, or any table with `__arrow_c_stream__`, such as those of pyarrow and
+                DuckDB, which are read through pyarrow.
+            by: Str, the column that says which sequence a row belongs to; or a list of columns, which makes ids tuples.
+                With pandas, it may be a level of the index. Categories without rows are ignored.
             x: Str, a column of numbers, for sequences `(length,)`; a list of columns, for sequences of vectors
                 `(length, len(x))`; or a dict or tuple of them, for several leaves.
-            y: Str, a column of numbers, the label of each sequence, which must not vary in it; a list of columns, for
-                labels that are vectors; or a dict or tuple of them, for several outputs. Defaults to None.
+            y: Str, a column of numbers, the label of each sequence, constant within it; a list of columns, for labels
+                that are vectors; or a dict or tuple of them, for several outputs. Defaults to None.
             sample_weight: The column of the weights of sequences, as `y`. Defaults to None.
-            static: Str or a list, columns with one value a sequence that join `x` under their names; or a dict from
-                names to columns, or lists of columns. If `x` is no dict, it becomes `{"sequences": x, ...}`. Defaults
-                to None.
-            sort_by: Str or a list, the columns that order the rows of each sequence, as a time; no two rows of a
-                sequence may be equal. Defaults to None: the order of the table.
-            timestep_labels: Bool, whether `y` and `sample_weight` have one value for each timestep. Defaults to False.
+            static: Str or a list, columns with one value per sequence that join `x` under their names; or a dict from
+                names to columns, or lists of columns. If `x` is not a dict, it becomes `{"sequences": x, ...}`.
+                Defaults to None.
+            sort_by: Str or a list, the columns that order the rows of each sequence, such as a time. Two rows of a
+                sequence must not be equal in them. Defaults to None: the order of the table.
+            timestep_labels: Bool, whether `y` and `sample_weight` have one value per timestep. Defaults to False.
             **options: The other arguments of `BucketedSequence`.
 
         Raises:
-            TypeError: If `frame` is no table, or a column holds text (map it to ids with `pd.factorize`) or times.
-            ValueError: If a column is not there; if an entry or an id is missing (NaN too); if a label, weight or
-                static value varies in a sequence; if two rows of a sequence are equal in `sort_by`.
-            ImportError: If pyarrow is needed and missing, the extra `arrow`.
+            TypeError: If `frame` is not a table, or a column holds text (map it to ids with `pd.factorize`) or times.
+            ValueError: If a column does not exist; if an entry or an id is missing (NaN too); if a label, weight or
+                static value varies within a sequence; if two rows of a sequence are equal in `sort_by`.
+            ImportError: If pyarrow is needed and missing; the extra `arrow` installs it.
 
         Example:
             >>> import pandas as pd
@@ -710,21 +688,21 @@ class BucketedSequence(PassDataset):
     def subset(self, rows: object, **options: Any) -> BucketedSequence:
         """Makes a dataset of some of the rows, which shares the data of this one.
 
-        The options are those that this one was given, and of `sampling_weights` those of the rows; what it found, such
-        as boundaries, is found again for these rows.
+        It has the options that this one was given, with the `sampling_weights` of its rows. Boundaries and everything
+        else that was chosen automatically are chosen again for these rows.
 
         Args:
-            rows: Ints, indices into the input, in any order and also repeated, or a boolean mask `(len(x),)`. Row i of
+            rows: Ints, indices into the input, in any order, repeated ones too; or a boolean mask `(len(x),)`. Row i of
                 the new dataset is `rows[i]`. Rows that were dropped as empty stay dropped.
-            **options: Arguments of `BucketedSequence` that are to be others, e.g. `shuffle=False`.
+            **options: Arguments of `BucketedSequence` to change, e.g. `shuffle=False`.
 
         Returns:
-            A dataset of its own, which begins with epoch 0. Its `row_keys` and `frame_rows` are those of its rows.
+            A dataset that begins with epoch 0. Its `row_keys` and `frame_rows` are those of its rows.
 
         Raises:
-            TypeError: If `rows` are no indices and no mask, or an option is not known.
-            ValueError: If there are no rows, a mask has another length, or an option would need values that this
-                dataset has cut off (`maxlen`) or left out (`on_empty`).
+            TypeError: If `rows` are neither indices nor a mask, or an option is unknown.
+            ValueError: If there are no rows, a mask has the wrong length, or an option needs values that this dataset
+                has cut off (`maxlen`) or left out (`on_empty`).
             IndexError: If an index is out of range.
 
         Example:
@@ -753,25 +731,25 @@ class BucketedSequence(PassDataset):
         shuffle: bool = True,
         seed: int = 0,
     ) -> tuple[BucketedSequence, BucketedSequence]:
-        """Holds out a fraction of the rows for validation, as two datasets that share the data of this one.
+        """Holds out a fraction of the rows for validation: two datasets that share the data of this one.
 
-        Both are subsets with their rows in the order of the input; see `subset`. The second one has `shuffle=False`
-        and no `sampling_weights`, so that `validation_data` is the same in every epoch. Rows that were dropped as empty
-        are in neither.
+        Both are subsets, with their rows in the order of the input; see `subset`. The second has `shuffle=False` and no
+        `sampling_weights`, so `validation_data` is the same in every epoch. Rows that were dropped as empty are in
+        neither.
 
         Args:
-            fraction: Float between 0 and 1, the share of the rows that is held out: as many as with
-                `validation_split` in `fit`.
-            stratify: Values `(len(x),)`, such as classes: each has its share of the held-out rows, to within a row.
-                Defaults to None.
-            groups: Values `(len(x),)`, such as persons: the rows of one are never on both sides. Whole groups are held
+            fraction: Float between 0 and 1, the share of the rows to hold out: as many as with `validation_split` in
+                `fit`.
+            stratify: Values `(len(x),)`, such as classes: the held-out rows have the same share of each, to within a
+                row. Defaults to None.
+            groups: Values `(len(x),)`, such as persons: the rows of a group stay on one side. Whole groups are held
                 out, about the fraction of the rows. Defaults to None.
-            shuffle: Bool, whether the held-out rows are drawn. If not, they are the last ones (of each class, or the
-                last groups), as with `validation_split`: by time, where the rows are in its order. Defaults to True.
-            seed: Int, what they are drawn by. Defaults to 0.
+            shuffle: Bool, whether the held-out rows are drawn at random. If False, they are the last ones (of each
+                class, or the last groups), as with `validation_split`. Defaults to True.
+            seed: Int, the seed of that draw. Defaults to 0.
 
         Returns:
-            The dataset of the rest, and the dataset of the rows that are held out.
+            The dataset of the remaining rows, and the dataset of the held-out rows.
 
         Raises:
             TypeError: If an argument is of the wrong kind.
@@ -790,17 +768,17 @@ class BucketedSequence(PassDataset):
         every_row = {"shuffle": False, "sampling_weights": None, "rows_per_epoch": None}
         return self.subset(rest), self.subset(held_out, **every_row)
 
-    # What tf.data asks of a subclass.
+    # The interface of tf.data.
 
     def __iter__(self) -> Iterator[Any]:
-        """A pass; what Keras reads to build a model is none."""
+        """Begins a pass; batches that Keras reads to build a model do not count as one."""
         if is_symbolic_build():
             return self._preview()
         iterator: Iterator[Any] = super().__iter__()
         return counting_iterator(iterator, self._counter) if tf.executing_eagerly() else iterator
 
     def _preview(self) -> Iterator[Any]:
-        """The batches of the next pass, which stays the next one."""
+        """The batches of the next pass, without beginning it."""
         epoch, first_batch, seed = (tf.constant(at, tf.int64) for at in (*self._counter.next_position, self.seed))
         with tf.device("CPU:0"):
             rows, cuts = self._planner.tensors.batches(epoch, first_batch, seed)
@@ -813,16 +791,16 @@ class BucketedSequence(PassDataset):
             "again from the same data and options, and carry its position over with state_dict() and load_state_dict()."
         )
 
-    # What there is to know about it.
+    # Its figures.
 
     @property
     def num_batches(self) -> int:
-        """The batches of every epoch."""
+        """The number of batches of every epoch."""
         return self._planner.num_batches
 
     @property
     def num_sequences(self) -> int:
-        """The sequences of every epoch, on all shards, before any are left out of the last batch."""
+        """The number of sequences of every epoch, on all shards, before any are left out of the last batch."""
         if self._draws is not None:
             return self._draws.num_draws
         return len(self._lengths) if self._kept is None else len(self._kept)
@@ -839,7 +817,7 @@ class BucketedSequence(PassDataset):
 
     @property
     def frame_rows(self) -> RowIndices | None:
-        """Where each timestep of `from_dataframe` stands in the table, int array, row by row; None for other data."""
+        """Int array, the table position of each timestep of `from_dataframe`, row by row; None for other data."""
         return None if self._frame_rows is None else self._frame_rows.frame_rows.copy()
 
     @property
@@ -849,11 +827,11 @@ class BucketedSequence(PassDataset):
 
     @property
     def bucket_batch_sizes(self) -> list[int]:
-        """The rows of a full batch, for each bucket, of all shards together."""
+        """The rows of a full batch for each bucket, on all shards."""
         return list(self._buckets.batch_sizes)
 
     def epoch_plan(self, epoch: int) -> EpochPlan:
-        """The batches of an epoch, as row indices into the input: exactly what that epoch yields.
+        """The batches of an epoch, as row indices into the input: exactly those that the epoch yields.
 
         Args:
             epoch: Int, at least 0.
@@ -871,7 +849,7 @@ class BucketedSequence(PassDataset):
         return plan if self._kept is None else plan.renumbered(self._kept, len(self._lengths))
 
     def padding_stats(self, epoch: int = 0) -> PaddingStats:
-        """What an epoch pads, on this shard: every ragged leaf of `x`, and labels of their own length.
+        """The padding of an epoch, on this shard: every ragged leaf of `x`, and labels of their own length.
 
         Args:
             epoch: Int, at least 0. Defaults to 0.
@@ -884,14 +862,14 @@ class BucketedSequence(PassDataset):
         return padding_of_plan(self.epoch_plan(epoch), self._leaf_lengths)
 
     def newest_pass(self) -> PassPosition:
-        """The newest pass that has yielded a batch; `fit` and `PaddingStatsCallback` need no call of it.
+        """The newest pass that has yielded a batch, for a custom training loop; `fit` does not need it.
 
-        Prefetching, as in `dataset.prefetch(...)`, may begin a pass before the one before it has been consumed.
+        With prefetching, as in `dataset.prefetch(...)`, a pass may begin before the one before it has been consumed.
 
         Returns:
-            A `PassPosition`, a named tuple. Its `number` counts the passes from 1 on (0 before the first); `epoch` is
-            the epoch that the pass reads, and `first_batch` the batch of that epoch that the pass began with (0 unless
-            `seek` or `load_state_dict` said otherwise).
+            A `PassPosition`, a named tuple. Its `number` counts the passes from 1 on (0 before the first). `epoch` is
+            the epoch that the pass reads. `first_batch` is the batch of that epoch with which the pass began: 0, except
+            after `seek` or `load_state_dict`.
 
         Example:
             >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=1, shuffle=False)
@@ -904,12 +882,12 @@ class BucketedSequence(PassDataset):
         return self._counter.newest_pass()
 
     def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
-        """What some batches of a pass padded, for a training loop of your own; `fit` has `PaddingStatsCallback`.
+        """The padding of some batches of a pass, for a custom training loop; `fit` has `PaddingStatsCallback`.
 
         Args:
             position: The pass, from `newest_pass`.
             start: Int, the first batch, counted from where the pass began.
-            stop: Int, one after the last batch. There is nothing beyond the end of the pass's epoch.
+            stop: Int, one after the last batch. Batches beyond the end of the epoch do not count.
 
         Returns:
             The `PaddingStats` of those batches, on this shard.
@@ -930,7 +908,7 @@ class BucketedSequence(PassDataset):
         return padding_of_plan(self.epoch_plan(position.epoch), self._leaf_lengths, first + start, first + stop)
 
     def summary(self, print_fn: Callable[[str], object] | None = None) -> None:
-        """Prints the buckets as a table: lengths, sequences, rows a batch, and the padding of epoch 0, of all leaves.
+        """Prints the buckets as a table: lengths, sequences, rows per batch, and the padding of epoch 0, all leaves.
 
         Args:
             print_fn: Function that takes the text. Defaults to `print`.
@@ -944,10 +922,10 @@ class BucketedSequence(PassDataset):
         (print_fn or print)(summarize_buckets(self._buckets, self.padding_stats(), self._outliers))
 
     def plot(self, ax: Any = None) -> Any:
-        """Draws the histogram of the lengths with the buckets and the padding that each one leaves.
+        """Draws the histogram of the lengths, the buckets, and the padding that each bucket leaves.
 
-        A row with several sequences is as long as its longest; the padding is that of all of them. Nested buckets are
-        rectangles over the lengths of their two leaves, which are the bluer the more rows there are.
+        A row with several sequences counts with its longest; the padding is that of all of them. Nested buckets are
+        drawn as rectangles over the lengths of their two leaves, the bluer the more rows they have.
 
         Args:
             ax: A Matplotlib axes. Defaults to None: a new figure.
@@ -956,7 +934,7 @@ class BucketedSequence(PassDataset):
             The axes.
 
         Raises:
-            ImportError: If Matplotlib is missing, the extra `plot`.
+            ImportError: If Matplotlib is missing; the extra `plot` installs it.
         """
         from keras_bucketing.padding.pictures import plot_buckets, plot_nested_buckets
 
@@ -969,15 +947,14 @@ class BucketedSequence(PassDataset):
         )
 
     def plot_epoch(self, epoch: int = 0, ax: Any = None, *, max_batches: int = 40) -> Any:
-        """Draws the batches of an epoch as boxes, their rows filled as far as they are real; the rest is padding.
+        """Draws the batches of an epoch as boxes. Rows are filled as far as they are real; the rest is padding.
 
-        A row with several sequences is as long as its longest. Of more than `max_batches` batches, it draws so many,
-        evenly spaced over the epoch.
+        A row with several sequences counts with its longest.
 
         Args:
             epoch: Int, at least 0. Defaults to 0.
             ax: A Matplotlib axes. Defaults to None: a new figure.
-            max_batches: Int, how many batches to draw at most. Defaults to 40.
+            max_batches: Int, the maximum number of batches to draw, evenly spaced over the epoch. Defaults to 40.
 
         Returns:
             The axes.
@@ -985,7 +962,7 @@ class BucketedSequence(PassDataset):
         Raises:
             TypeError: If `epoch` or `max_batches` is not an integer.
             ValueError: If `epoch` is negative, or `max_batches` below 1.
-            ImportError: If Matplotlib is missing, the extra `plot`.
+            ImportError: If Matplotlib is missing; the extra `plot` installs it.
         """
         from keras_bucketing.padding.pictures import plot_epoch
 
@@ -1010,12 +987,12 @@ class BucketedSequence(PassDataset):
             f"{count_of(self.num_batches, 'batch', 'batches')}, padding efficiency {stats.padding_efficiency:.3f}>"
         )
 
-    # Where it stands.
+    # Its position.
 
     def seek(self, epoch: int, batch: int = 0) -> None:
-        """Lets the next pass begin there, without producing what comes before.
+        """Makes the next pass begin at this position, without producing what comes before.
 
-        That pass ends with its epoch, so it is shorter by `batch` batches; the passes after it are whole again.
+        That pass ends with its epoch, so it is shorter by `batch` batches. Later passes are whole.
 
         Args:
             epoch: Int, at least 0.
@@ -1034,19 +1011,20 @@ class BucketedSequence(PassDataset):
         self._counter.seek(*self._check_position(epoch, batch))
 
     def state_dict(self, epoch: int | None = None, batch: int = 0) -> dict[str, Any]:
-        """The position and what identifies the dataset, as a small dictionary for JSON.
+        """The position, and what identifies the dataset, as a small dictionary for JSON.
 
-        It is the same on all shards, and another number of them can go on with it: see `load_state_dict`.
+        It is the same on all shards, and a run with another number of shards can continue with it: see
+        `load_state_dict`.
 
-        Prefetching runs ahead of what consumes the batches, so in the middle of an epoch only the consumer knows the
-        position: pass it. `BackupAndRestoreSequence` does so.
+        Prefetching runs ahead of the model, so within an epoch only the consumer of the batches knows the position:
+        pass `epoch` and `batch`. `BackupAndRestoreSequence` does this for `fit`.
 
-        `tf.train.Checkpoint(iterator)` is no way: TensorFlow refuses to save an iterator over this dataset, as a
+        A `tf.train.Checkpoint(iterator)` does not work: TensorFlow refuses to save an iterator over this dataset, as a
         restored one would read another epoch ("ReadVariableOp is stateful", "GeneratorDataset does not support
         checkpointing"). Save the `state_dict` as JSON next to the checkpoint of the model.
 
         Args:
-            epoch: Int, the epoch of the next batch to consume. Defaults to None: where the next pass begins.
+            epoch: Int, the epoch of the next batch to consume. Defaults to None: the position of the next pass.
             batch: Int, the next batch of that epoch. Defaults to 0.
 
         Raises:
@@ -1058,14 +1036,14 @@ class BucketedSequence(PassDataset):
         return self._identity.state(*self._check_position(epoch, batch), self.seed)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Lets the next pass begin where `state_dict` said; takes over its seed where none was given.
+        """Makes the next pass begin at a saved position, with the saved seed if none was given.
 
-        The number of shards may be another one: four hosts go on where two stopped. What has to stay the same is
-        `batch_size_multiple` x `num_shards`, 4 on one host, 2 on two and 1 on four, unless every epoch has the same
-        batches all the same.
+        The number of shards may differ: four hosts can continue what two began. `batch_size_multiple` x `num_shards`
+        must stay the same, e.g. a multiple of 4 on one host, 2 on two and 1 on four. It may differ only if the batches
+        of every epoch are the same nevertheless.
 
         Args:
-            state: What `state_dict` returned, on a dataset of the same data and options.
+            state: What `state_dict` returned, for a dataset of the same data and options.
 
         Raises:
             ValueError: If it is not such a state, or that of other data or options; the message says which
@@ -1087,29 +1065,29 @@ class BucketedSequence(PassDataset):
     def predict(self, model: keras.Model, *, lengths: object = None, **options: Any) -> Any:
         """Predicts every row, on any backend, and returns the predictions in the order of the input.
 
-        It plans a pass of its own over all rows, sorted by length, with the batch sizes and the padding of the dataset.
-        The passes of the dataset know nothing of it: `epoch`, `state_dict` and statistics stand still, also in the
-        middle of an epoch, and whether the dataset shuffles or leaves rows out does not matter.
+        It reads all rows once, sorted by length, with the batch sizes and the padding of the dataset; shuffling and
+        rows that epochs leave out do not matter. `epoch`, `state_dict` and statistics of the dataset do not change,
+        even in the middle of an epoch.
 
-        An output holds one value a timestep if it grows when one batch is padded further, which is tried once. Its rows
-        are cut to the sequence that it grows with, and so is any other axis that grows, as of attention scores. An
-        output of another length, as of a model with strides, is refused unless `lengths` says how long its rows are.
-        Rows are sequences of their own: the states of stateful layers are reset before each batch, and brought back.
+        An output has one value per timestep if it grows when a batch is padded further, which is tried once. Its rows
+        are cut to the sequence that it grows with, and so is every other axis that grows, such as that of attention
+        scores. An output of another length, e.g. of a model with strides, is refused unless `lengths` says how long its
+        rows are. Stateful layers are reset before each batch, and their states are restored.
 
         Args:
             model: A Keras model. It need not be compiled.
-            lengths: How long the rows of an output are: the name of a sequence in `x` (a tuple of keys where it is
-                nested), ints `(num_sequences,)` in timesteps, or False for an output that holds values of a row. One
-                for all outputs with a time axis, or a dict or list like the outputs, with None for what is found by
-                itself. Defaults to None.
+            lengths: How long the rows of an output are: the name of a sequence in `x` (a tuple of keys if it is
+                nested), ints `(num_sequences,)` in timesteps, or False for an output with values of a row. One for all
+                outputs with a time axis, or a dict or list like the outputs, with None for those to be found
+                automatically. Defaults to None.
             **options: `verbose` and `callbacks`, as in `keras.Model.predict`.
 
         Returns:
-            An array `(num_sequences, ...)` of an output with values of a row; a list of `num_sequences` arrays
-            `(length, ...)` of one with values of each timestep. Of several outputs, a dict or list like the model's.
+            An array `(num_sequences, ...)` for an output with values of a row; a list of `num_sequences` arrays
+            `(length, ...)` for one with values per timestep. For several outputs, a dict or list like the model's.
 
         Raises:
-            TypeError: If `model` is not a Keras model, `lengths` something else, or an option is not known.
+            TypeError: If `model` is not a Keras model, `lengths` is something else, or an option is unknown.
             ValueError: If rows were dropped as empty, or `num_shards` is above 1; if `steps` or `batch_size` are given;
                 if `lengths` does not fit, or is needed.
             RuntimeError: If a callback stops the prediction.
@@ -1134,29 +1112,30 @@ class BucketedSequence(PassDataset):
         return predict(model, batches, planner.plan(0, 0), self._sequences(), lengths, **options)
 
     def restore_order(self, outputs: object, lengths: object = None) -> Any:
-        """Puts predictions that are there already back into the order of the input.
+        """Puts the predictions of `model.predict(dataset)` back into the order of the input.
 
-        It undoes the order of the newest pass, so call it right after `model.predict(dataset)`. `predict` does both,
-        without that restriction. What it returns depends on the call, never on the data.
+        It undoes the order of the newest pass, so call it right after `model.predict(dataset)`.
+        `dataset.predict(model)` does both, without that restriction. The type of the result depends on the arguments,
+        never on the data.
 
         Args:
             outputs: What `model.predict(dataset)` returned: an array `(num_sequences, ...)`, or a `tf.RaggedTensor`
-                (predictions for each timestep, under TensorFlow), or a dict or list of them.
-            lengths: How long the rows of an output are: the name of a sequence in `x` (a tuple of keys where it is
-                nested), ints `(num_sequences,)` in timesteps, or False for an output that holds values of a row. One
-                for all outputs, or a dict or list like them. Defaults to None: a `tf.RaggedTensor` is cut to the
-                sequence that it is padded like, and an array holds values of a row.
+                (predictions per timestep, under TensorFlow), or a dict or list of them.
+            lengths: How long the rows of an output are: the name of a sequence in `x` (a tuple of keys if it is
+                nested), ints `(num_sequences,)` in timesteps, or False for an output with values of a row. One for all
+                outputs, or a dict or list like them. Defaults to None: a `tf.RaggedTensor` is cut to the sequence that
+                it is padded like, and an array holds values of a row.
 
         Returns:
-            The same structure, with row i belonging to `x[i]`: a list of arrays `(length, ...)` of a `tf.RaggedTensor`
-            and wherever `lengths` says how long rows are; else an array.
+            The same structure, in which row i belongs to `x[i]`: a list of arrays `(length, ...)` for a
+            `tf.RaggedTensor` and for every output whose rows have a length by `lengths`; else an array.
 
         Raises:
             TypeError: If `outputs` holds something other than arrays, or `lengths` is something else.
             ValueError: If there is not one row for each sequence, or the epoch leaves rows out or draws them by
-                weights; if the dataset shuffles
-                and the last batch of its newest pass was not handed out; if an output is shorter than its row; if the
-                second axis of an array is as long as all batches are padded and `lengths` does not say what it is.
+                weights; if the dataset shuffles and its newest pass did not reach its end; if an output is shorter than
+                its row; if the second axis of an array is as long as all batches are padded and `lengths` does not say
+                what it is.
 
         Example:
             >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], shuffle=False)
@@ -1187,7 +1166,7 @@ class BucketedSequence(PassDataset):
         if self._draws is None and not may_have_outliers(leaves, self._buckets, cuts):
             return None
         plan = self._planner.plan(epoch=0, seed=0)
-        if self._draws is not None:  # what is one in a hundred of the rows may be half of the draws
+        if self._draws is not None:  # one in a hundred of the rows may be half of the draws
             leaves = [replace(leaf, lengths=leaf.lengths[plan.rows]) for leaf in leaves]
         outliers = outliers_of_plan(plan, leaves, self._buckets, self._batch_rules)
         if outliers is None:
@@ -1197,7 +1176,7 @@ class BucketedSequence(PassDataset):
         return outliers if self._kept is None else outliers._replace(rows=self._kept[outliers.rows])
 
     def _choose_buckets(self, sampling: Sampling | None, bucket_boundaries: object, num_buckets: object) -> Buckets:
-        """The buckets of the rows that may be drawn, or of all."""
+        """The buckets of the rows that may be drawn, or of all rows."""
         rules, lengths, names = self._batch_rules, self._row_lengths, self._kept
         if sampling is not None:
             lengths, names = lengths.of_rows(sampling.rows), sampling.rows if names is None else names[sampling.rows]
@@ -1239,7 +1218,7 @@ class BucketedSequence(PassDataset):
         return (epoch + 1, 0) if batch == self.num_batches else (epoch, batch)
 
     def _batches_of_rows(self, batches: Sequence[RowIndices]) -> tf.data.Dataset:
-        """Batches of the rows that are asked for, as this dataset would yield them; they are no part of a pass.
+        """Batches of given rows, as this dataset would yield them, outside any pass.
 
         Args:
             batches: For each batch the row indices into the input, none of them dropped as empty.
@@ -1260,12 +1239,12 @@ _OPTION_NAMES = [
 
 
 def _fingerprint_bytes(gatherer: BatchGatherer, draws: RowDraws | None) -> Iterator[bytes]:
-    """What tells the data, and the weights that rows are drawn by, from others."""
+    """The bytes that identify the data and the sampling weights."""
     yield from gatherer.fingerprint_bytes()
     if draws is not None:
         yield from draws.fingerprint_bytes()
 
 
 def _as_plain(padding_value: Any) -> Any:
-    """A padding value as the state keeps it: a float, or floats of the shape of a timestep."""
+    """A padding value as saved in a state: a float, or floats of the shape of a timestep."""
     return padding_value.tolist() if isinstance(padding_value, np.ndarray) else float(padding_value)

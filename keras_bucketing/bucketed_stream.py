@@ -1,4 +1,4 @@
-"""BucketedStream: rows that come one after the other in, length-bucketed and padded batches out."""
+"""BucketedStream: rows in, one after the other; length-bucketed and padded batches out."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from keras_bucketing.streams.saved_sequences import check_batch_options
 from keras_bucketing.streams.windows import format_of_rows, open_row_source
 from keras_bucketing.unpadding.arrays import refuse_padding_of_masks
 
-# The rows of a window are few, so that padding decides: on lengths like those of IMDB, 64 buckets of two batches each
-# in 4,096 rows are 6 % padding, 32 buckets 8 %, and rows that are sorted 4 %.
+# A window has few rows, so padding decides: on lengths like those of IMDB, 64 buckets of two batches each in 4,096 rows
+# leave 6 % padding, 32 buckets 8 %, and sorted rows 4 %.
 _BATCHES_A_BUCKET = 2
 _MAX_BUCKETS = 64
 # Of a budget without `batch_size`: short sequences would fill batches that are larger than the buffer.
@@ -42,81 +42,87 @@ _PARTS_OF_BUFFER = 8
 
 @refuse_inherited_constructors
 class BucketedStream(PassDataset):
-    """Batches of sequences of similar length, from a source that is read as it comes.
+    """Batches of sequences of similar length, from a source that is read row by row.
 
-    For rows that are generated, augmented, read from files or without end, whose lengths are not known beforehand:
-    `model.fit(BucketedStream(source))`. Where the data fit into memory or a folder, `BucketedSequence` does more: it
-    knows its length, its statistics and the order of every epoch before it is read.
+    `model.fit(BucketedStream(source))` trains on rows that are generated, augmented, read from files or endless, and
+    whose lengths are not known beforehand. If the data fit into memory or a folder, use `BucketedSequence`: it knows
+    its length, its statistics and the order of every epoch before it reads.
 
-    A window of `buffer_size` rows is read, sorted into buckets, cut into batches that are shuffled, and handed out
-    before the next window is read. Rows that fill no batch join the next window, and leave in it. The source is read
-    from its beginning in every epoch, so that whatever is random in it is drawn again.
+    The stream reads a window of `buffer_size` rows, sorts them into buckets, cuts and shuffles batches, and yields them
+    before it reads the next window. Rows that fill no batch join the next window, and leave with it. Every epoch reads
+    the source from its beginning, so random augmentation is drawn again.
 
-    `tf.data.Dataset.bucket_by_sequence_length` keeps one batch for each bucket open instead, and has no bound on how
-    long a row may wait. The window comes from torchtext's `BucketIterator` and lhotse's `DynamicBucketingSampler`.
+    The window comes from torchtext's `BucketIterator` and lhotse's `DynamicBucketingSampler`.
+    `tf.data.Dataset.bucket_by_sequence_length` keeps one open batch per bucket instead, in which a row may wait
+    forever.
 
-    Args:
-        source: What yields `x`, `(x, y)` or `(x, y, sample_weight)` in every epoch, as in
-            `BucketedSequence.from_dataset`: a `tf.data.Dataset` of rows, of ragged batches or of padded ones; a
-            `keras.utils.PyDataset`; a generator function; an iterable that is no iterator, such as a list or a Hugging
-            Face `IterableDataset`. It may be without end.
-        batch_size: Int, rows of every batch. Defaults to 32 where no size is given.
-        bucket_batch_sizes: Ints, rows, one for each bucket, which must not grow with the length. Defaults to None.
-        max_timesteps_per_batch: Int, the maximum of padded timesteps in a batch: rows x padded length of the longest
-            leaf, labels of their own length included. With `batch_size` next to it, that is the maximum of rows;
-            without, an eighth of the buffer is.
-            Defaults to None.
-        quadratic_length: As in `BucketedSequence`, next to `max_timesteps_per_batch`. Defaults to None.
-        batch_size_multiple: Int, every batch's rows are a multiple of it. The last batch of a pass leaves out fewer
-            rows than that. Defaults to 1.
-        bucket_boundaries: Ints, as in `BucketedSequence`. Defaults to None: those that leave the least padding in the
-            first window. They stay the same in all passes.
-        num_buckets: Int, how many buckets to choose where `bucket_boundaries` is None. Defaults to None: half as many
-            as the first window has batches, at most 64; with `pad_to_bucket_boundary` as in `BucketedSequence`.
-        buffer_size: Int, how many rows are in memory at once, at most; and one element of the source, where that is a
-            batch. A larger buffer pads less and mixes more. Defaults to 4096.
-        pad_to_bucket_boundary: Bool, whether to pad to the longest length that the bucket allows, so that there are at
-            most two shapes a bucket; labels of their own length are padded to powers of 2. It needs `maxlen`, or
-            `bucket_boundaries` whose last one is above every length, as in tf.data. Defaults to None: True where Keras
-            runs on JAX, which compiles every shape, and `maxlen` is given; False elsewhere.
-        padding_value: Number behind the end of a sequence. Defaults to None: `mask_value`.
-        label_padding_value: Number behind the end of ragged labels. Defaults to None: what per-timestep labels of
-            padded batches were padded with, or 0.
-        maxlen: Int, cut longer sequences to it, in timesteps; labels of their own length stay. Defaults to None.
-        truncating: "post" cuts a sequence's end, "pre" its beginning. Defaults to "post".
-        minlen: Int, pad every batch to at least so many timesteps. Defaults to None.
-        on_empty: "raise" refuses sequences without timesteps, "drop" leaves them out, "keep" gives them one timestep of
-            `padding_value`. Defaults to "raise".
-        include_lengths: As in `BucketedSequence`. Defaults to False.
-        align_labels: As in `BucketedSequence`. Defaults to True.
-        timestep_weights: As in `BucketedSequence`. Defaults to True.
-        remainder: "spill" makes one partial batch of what is left at the end of the source, "drop" leaves it out.
-            Defaults to "spill".
-        shuffle: Bool, whether rows inside their bucket and the batches of a window are shuffled. If not, the rows of a
-            window are sorted by length. Defaults to True.
-        seed: Int, the same seed gives the same batches of the same rows, epoch for epoch. Defaults to None: drawn from
-            Python's `random`, which `keras.utils.set_random_seed` sets.
+    Data arguments:
+        source: What yields `x`, `(x, y)` or `(x, y, sample_weight)` in every epoch: a `tf.data.Dataset` of rows, of
+            ragged batches or of padded ones; a `keras.utils.PyDataset`; a generator function; or an iterable that is
+            not an iterator, such as a list or a Hugging Face `IterableDataset`. It may be endless.
+        buffer_size: Int, the maximum number of rows in memory, beside one element of the source. A larger buffer pads
+            less and shuffles better. Defaults to 4096.
         batched: As in `BucketedSequence.from_dataset`. Defaults to None.
         mask_value: As in `BucketedSequence.from_dataset`, for padded batches. Defaults to 0.
         padding: As in `BucketedSequence.from_dataset`, for padded batches. Defaults to None.
         timestep_labels: As in `BucketedSequence.from_dataset`. Defaults to None.
 
+    Batch size arguments:
+        batch_size: Int, the rows of a batch. Defaults to 32 if no other size is given.
+        bucket_batch_sizes: Ints, the rows of a batch for each bucket, which must not grow with the length. Defaults to
+            None.
+        max_timesteps_per_batch: Int, a budget as in `BucketedSequence`. `batch_size` beside it limits the rows; without
+            it, an eighth of the buffer does. Defaults to None.
+        quadratic_length: As in `BucketedSequence`. Defaults to None.
+        batch_size_multiple: Int, the rows of every batch are a multiple of it. The last batch of a pass leaves out the
+            others. Defaults to 1.
+
+    Bucket arguments:
+        bucket_boundaries: Ints, as in `BucketedSequence`. Defaults to None: boundaries that minimize padding in the
+            first window. They stay the same in all passes.
+        num_buckets: Int, how many buckets to choose if `bucket_boundaries` is None. Defaults to None: half as many as
+            the first window has batches, at most 64; with `pad_to_bucket_boundary` as in `BucketedSequence`.
+        pad_to_bucket_boundary: Bool, whether to pad to the longest length that the bucket allows, so that there are at
+            most two shapes per bucket; labels of their own length are padded to powers of 2. Needs `maxlen`, or
+            `bucket_boundaries` whose last one is above every length, as in tf.data. Defaults to None: True under the
+            JAX backend if `maxlen` is given, else False.
+
+    Padding and label arguments:
+        padding_value: Number behind the end of a sequence. Defaults to None: `mask_value`.
+        label_padding_value: Number behind the end of ragged labels. Defaults to None: the value that padded the labels
+            per timestep in padded batches, else 0.
+        maxlen: As in `BucketedSequence`. Defaults to None.
+        truncating: As in `BucketedSequence`. Defaults to "post".
+        minlen: As in `BucketedSequence`. Defaults to None.
+        on_empty: As in `BucketedSequence`. Defaults to "raise".
+        include_lengths: As in `BucketedSequence`. Defaults to False.
+        align_labels: As in `BucketedSequence`. Defaults to True.
+        timestep_weights: As in `BucketedSequence`. Defaults to True.
+
+    Order and epoch arguments:
+        remainder: What happens to rows that are left at the end of the source. "spill" makes one partial batch of them,
+            "drop" leaves them out. Defaults to "spill".
+        shuffle: Bool, whether to shuffle the rows of each bucket, and the batches of a window. If False, the rows of a
+            window are sorted by length. Defaults to True.
+        seed: Int; the same seed gives the same batches of the same rows, epoch by epoch. Defaults to None: drawn from
+            Python's `random`, which `keras.utils.set_random_seed` sets.
+
     Attributes:
-        num_batches: Int, batches of a pass; None where that is unknown, or without end.
-        bucket_boundaries: Ints, in timesteps; None before the first window has been read where none were given.
+        num_batches: Int, the batches of a pass; None if that is unknown, or the source is endless.
+        bucket_boundaries: Ints, in timesteps; None before the first window has been read, unless they were given.
         epoch: Int, the epoch that the next pass reads.
         seed: Int, the seed in use.
 
     Notes:
-        `len(stream)` is known where the number of the source's rows is and every batch has `batch_size` rows; otherwise
-        Keras learns it in the first epoch. A source without end is one pass: pass `steps_per_epoch` to `fit`.
+        `len(stream)` is known if the number of the source's rows is known and every batch has `batch_size` rows.
+        Otherwise Keras learns it in the first epoch. An endless source is one pass: pass `steps_per_epoch` to `fit`.
 
-        A row that cannot be read ends the pass with `tf.errors.InvalidArgumentError`, or another error of TensorFlow,
-        whose text has the number of the row and the traceback.
+        If a row cannot be read, the pass ends with `tf.errors.InvalidArgumentError`, or another error of TensorFlow,
+        with the number of the row and the traceback.
 
-        Several hosts: each reads a stream of its own, e.g. `source.shard(num_hosts, host)`. Their numbers of steps
-        agree only if their numbers of rows do and every batch has `batch_size` rows; else bound them with `take` or
-        `steps_per_epoch`.
+        Several hosts: each reads its own stream, e.g. of `source.shard(num_hosts, host)`. They make the same number of
+        steps only if they have the same number of rows and every batch has `batch_size` rows. Otherwise limit them with
+        `take` or `steps_per_epoch`.
 
     Raises:
         TypeError: If an argument is of the wrong kind, or `source` an iterator, which is finished after one epoch.
@@ -243,10 +249,10 @@ class BucketedStream(PassDataset):
         self._batches = self._stream.passes(self._windows, self._num_batches, opened.is_endless)
         super().__init__(tf.data.experimental.to_variant(self._batches))
 
-    # What tf.data asks of a subclass.
+    # The interface of tf.data.
 
     def __iter__(self) -> Iterator[Any]:
-        """A pass; what Keras reads to build a model is none."""
+        """Begins a pass; batches that Keras reads to build a model do not count as one."""
         if is_symbolic_build():
             epoch, first_batch = self._counter.next_position
             return (batch for _, batch in self._stream.preview(self._windows, epoch, first_batch, self.seed))
@@ -259,11 +265,11 @@ class BucketedStream(PassDataset):
             "and carry its position over with state_dict() and load_state_dict()."
         )
 
-    # What there is to know about it.
+    # Its figures.
 
     @property
     def num_batches(self) -> int | None:
-        """Batches of a pass, as `len`; None where that is unknown, or without end."""
+        """The number of batches of a pass, as `len`; None if that is unknown, or the source is endless."""
         return self._num_batches
 
     @property
@@ -272,17 +278,17 @@ class BucketedStream(PassDataset):
         return None if self._boundaries is None else list(self._boundaries)
 
     def newest_pass(self) -> PassPosition:
-        """The newest pass that has yielded a batch, as of `BucketedSequence`."""
+        """The newest pass that has yielded a batch, as in `BucketedSequence`."""
         newest = self._counter.newest_pass()
         self._log.expect_questions(newest.number)
         return newest
 
     def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
-        """What some batches of a pass padded, for a training loop of your own; `fit` has `PaddingStatsCallback`.
+        """The padding of some batches of a pass, for a custom training loop; `fit` has `PaddingStatsCallback`.
 
-        They can be asked for again, until batches after them are: what lies before `start` is forgotten. Of passes that
-        are not asked about, at least the newest two are remembered, and of these the newest 65,536 batches; of a pass
-        during which, or before which, `newest_pass` was called, all are.
+        Ask in the order of the batches: everything before `start` is forgotten. Of passes that were not asked about, at
+        least the newest two are remembered, with their newest 65,536 batches. If `newest_pass` was called during or
+        before a pass, all of its batches are remembered.
 
         Args:
             position: The pass, from `newest_pass`.
@@ -290,7 +296,7 @@ class BucketedStream(PassDataset):
             stop: Int, one after the last batch. Batches that were never delivered do not count.
 
         Returns:
-            A `PaddingStats` of those batches.
+            The `PaddingStats` of those batches.
 
         Example:
             >>> stream = BucketedStream([[1, 2, 3], [4], [5, 6]], batch_size=2, shuffle=False)
@@ -305,7 +311,7 @@ class BucketedStream(PassDataset):
         return self._source.windows(self._format, size, self._rules.on_empty == "drop")
 
     def _first_rows(self, limit: int) -> tuple[list[Any], np.ndarray]:
-        """Batches of one of the first rows each, and the lengths of these rows; they are no part of a pass."""
+        """The first rows, each as a batch of one row, and their lengths; they are not part of a pass."""
         planner = replace(
             self._rules.planner,
             sizing=BatchSizing(1, None, None, 1),
@@ -321,12 +327,12 @@ class BucketedStream(PassDataset):
             elements.append(element)
         return elements, np.array(lengths, np.int64)
 
-    # Where it stands.
+    # Its position.
 
     def seek(self, epoch: int, batch: int = 0) -> None:
-        """Lets the next pass begin there.
+        """Makes the next pass begin at this position.
 
-        The source is read from its beginning, and what lies before that batch is left out before it is padded.
+        The source is read from its beginning; rows before that batch are skipped without padding them.
 
         Args:
             epoch: Int, at least 0.
@@ -341,16 +347,16 @@ class BucketedStream(PassDataset):
     def state_dict(self, epoch: int | None = None, batch: int = 0) -> dict[str, Any]:
         """The position, the boundaries and what identifies the stream, as a small dictionary for JSON.
 
-        Prefetching runs ahead of what consumes the batches, so in the middle of an epoch only the consumer knows the
-        position: pass it. The batches of a resumed pass are those that would have come if the source yields the same
-        rows again; where it draws them at random, they are others, of other rows. `BackupAndRestoreSequence` keeps the
-        state and the model together, for streams that have a length.
+        Prefetching runs ahead of the model, so within an epoch only the consumer of the batches knows the position:
+        pass `epoch` and `batch`. A resumed pass yields the same batches if the source yields the same rows again; if it
+        draws them at random, batches and rows differ. `BackupAndRestoreSequence` saves the state together with the
+        model, for streams whose length is known.
 
-        `tf.train.Checkpoint(iterator)` is no way: TensorFlow refuses to save an iterator over this dataset
+        A `tf.train.Checkpoint(iterator)` does not work: TensorFlow refuses to save an iterator over this dataset
         ("ReadVariableOp is stateful").
 
         Args:
-            epoch: Int, the epoch of the next batch to consume. Defaults to None: where the next pass begins.
+            epoch: Int, the epoch of the next batch to consume. Defaults to None: the position of the next pass.
             batch: Int, the next batch of that epoch. Defaults to 0.
 
         Raises:
@@ -371,10 +377,10 @@ class BucketedStream(PassDataset):
         return {**state, "bucket_boundaries": self.bucket_boundaries}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Lets the next pass begin where `state_dict` said; takes over its seed where none was given.
+        """Makes the next pass begin at a saved position, with the saved seed if none was given.
 
         Args:
-            state: What `state_dict` returned, on a stream of a source of the same kind, with the same options.
+            state: What `state_dict` returned, for a stream of a source of the same kind, with the same options.
 
         Raises:
             ValueError: If it is not such a state, or that of another source or other options.
@@ -407,7 +413,7 @@ class BucketedStream(PassDataset):
     # The boundaries.
 
     def _boundaries_of(self, lengths: Lengths) -> list[int]:
-        """Those that were given, or found in the first window of the first pass."""
+        """The given boundaries, or those found in the first window of the first pass."""
         with self._finding:
             if self._boundaries is None and not lengths.size:  # all of them were dropped as empty
                 return []
@@ -424,7 +430,7 @@ class BucketedStream(PassDataset):
             return self._boundaries
 
     def _number_of_buckets(self, lengths: Lengths) -> int | None:
-        """Two batches of a window for each bucket; None leaves it to the planner, where each bucket is a shape."""
+        """Two batches of a window per bucket; None lets the planner choose if each bucket is a shape."""
         if (
             self._num_buckets is not None
             or self._rules.planner.pad_to_bucket_boundary
@@ -439,14 +445,14 @@ class BucketedStream(PassDataset):
 def _check_remainder(remainder: object) -> None:
     if remainder == "keep":
         raise ValueError(
-            "`remainder` must be 'spill' or 'drop' for a stream: a partial batch in each bucket of each window would "
-            "be most of the batches. Received 'keep'."
+            "`remainder` must be 'spill' or 'drop' for a stream. Received 'keep', which would make a partial batch in "
+            "each bucket of each window: most of the batches."
         )
     check_choice("remainder", remainder, ("spill", "drop"))
 
 
 def _rows_of_batches(sizing: BatchSizing, buffer_size: int) -> list[int]:
-    """The most rows of a batch of each bucket, or one number for all; refuses a buffer that cannot fill them."""
+    """The maximum rows of a batch for each bucket, or one number for all; refuses a buffer that cannot fill them."""
     if sizing.bucket_batch_sizes is not None:
         rows = sizing.bucket_batch_sizes
         if sorted(rows, reverse=True) != rows:
@@ -473,7 +479,7 @@ def _are_all_equal(sizing: BatchSizing) -> bool:
 
 
 def _window_size(sizing: BatchSizing, buffer_size: int, rows: list[int]) -> int:
-    """How many rows to read for a window: with those that wait, no more than the buffer."""
+    """How many rows to read for a window: together with waiting rows, at most the buffer."""
     if _are_all_equal(sizing):
         return buffer_size // rows[0] * rows[0]  # then no row waits
     return buffer_size - max(rows) + 1

@@ -1,6 +1,7 @@
 """The plan of the package: which folder may import which, and nothing outside of the folders."""
 
 import ast
+import re
 
 import pytest
 
@@ -150,6 +151,18 @@ def test_no_message_prints_a_value_but_by_show():
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         found += [path.name for node in nodes if isinstance(node, ast.FormattedValue) and node.conversion == ord("r")]
     assert found == ["report.py", "graph.py"]
+
+
+def test_docstrings_name_pages_that_are_there_and_groups_that_the_site_shows():
+    texts = {path.name: path.read_text(encoding="utf-8") for path in modules()}
+    pages = {page for text in texts.values() for page in re.findall(r"\bdocs/[\w/-]+\.md", text)}
+    assert pages
+    assert [page for page in sorted(pages) if not (ROOT / page).exists()] == []
+    shown = (ROOT / "docs" / "conf.py").read_text(encoding="utf-8")
+    groups = {
+        group for text in texts.values() for group in re.findall(r"^ +([A-Z][\w ]* arguments):$", text, flags=re.M)
+    }
+    assert [name for name in sorted(groups) if f'"{name}"' not in shown] == []
 
 
 def test_the_tests_lie_in_the_folders_of_what_they_test():

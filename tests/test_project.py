@@ -1,5 +1,6 @@
 """What is said in several places is the same in all of them."""
 
+import inspect
 import re
 
 import pytest
@@ -15,6 +16,7 @@ except ImportError:  # Python 3.10
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LOWER_BOUNDS = dict(re.fullmatch(r"([\w-]+)>=([\d.]+).*", entry).groups() for entry in PROJECT["dependencies"])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GROUPS = ["Data", "Batch size", "Bucket", "Padding and label", "Order and epoch", "Host"]
 
 
 def test_the_run_time_needs_nothing_but_tensorflow_keras_and_numpy():
@@ -45,6 +47,14 @@ def test_the_changelog_has_an_entry_for_this_version():
     if not file.exists():
         pytest.skip("the tests run outside of the source tree")
     assert f"## [{keras_bucketing.__version__}]" in file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("owner", [keras_bucketing.BucketedSequence, keras_bucketing.BucketedStream])
+def test_every_argument_is_in_one_of_the_six_groups(owner: type):
+    groups = re.findall(r"^    ([\w ]+) arguments:\n(.*?)\n\n", owner.__doc__ or "", flags=re.DOTALL | re.MULTILINE)
+    described = [name for _, group in groups for name in re.findall(r"^ {8}(\w+): ", group, flags=re.MULTILINE)]
+    assert [name for name, _ in groups] == GROUPS[: len(groups)]
+    assert sorted(described) == sorted(set(inspect.signature(owner.__init__).parameters) - {"self"})
 
 
 def test_every_public_name_has_a_docstring_with_an_example():
