@@ -22,7 +22,7 @@ _INSTALL = """\
 ## Install
 
 ```bash
-pip install keras-bucketing             # brings tensorflow, keras and numpy
+pip install keras-bucketing             # installs tensorflow, keras and numpy too
 pip install "keras-bucketing[plot]"     # and matplotlib, for .plot()
 ```
 
