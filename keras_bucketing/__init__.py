@@ -10,7 +10,7 @@ from keras_bucketing.data.rows import StoredSequences
 from keras_bucketing.layers.keep_mask import KeepMask
 from keras_bucketing.layers.sequence_masking import SequenceMasking
 from keras_bucketing.models.masked_lstm_classifier import MaskedLSTMClassifier
-from keras_bucketing.monitoring.monitor_padding import monitor_padding
+from keras_bucketing.monitoring.monitor_padding import MonitoredDataset, monitor_padding
 from keras_bucketing.padding.report import (
     PaddingRecommendation,
     PaddingReport,
@@ -40,6 +40,7 @@ __all__ = [
     "LeafPaddingStats",
     "MaskedLSTMClassifier",
     "MeasuredStep",
+    "MonitoredDataset",
     "OutlierWarning",
     "PaddingCheck",
     "PaddingRecommendation",

@@ -1,8 +1,8 @@
-"""`keras-bucketing lengths.npy`: what each way of batching would waste on these lengths, and what to do.
+"""`keras-bucketing lengths.npy` prints how much padding each way of batching leaves on these lengths, and what to do.
 
 With `--labels labels.npy` it also says how uneven the labels of the batches would be, and `--plot padding.png` draws
-the table. Instead of a file of lengths it takes a folder that `save_sequences` wrote. `python -m keras_bucketing` is
-the same command.
+the table. In place of a file it takes a folder that `save_sequences` wrote. `python -m keras_bucketing` is the same
+command.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from keras_bucketing import (
     LeafPaddingStats,
     MaskedLSTMClassifier,
     MeasuredStep,
+    MonitoredDataset,
     OutlierWarning,
     PaddingCheck,
     PaddingRecommendation,
@@ -163,12 +164,13 @@ def test_save_sequences_and_load_sequences(tmp_path):
         tf.nest.map_structure(np.testing.assert_array_equal, batch, expected)
 
 
-@pytest.mark.smoke("monitor_padding", fits=1)
+@pytest.mark.smoke("monitor_padding", "MonitoredDataset", fits=1)
 def test_monitor_padding():
     padded = np.zeros((8, 9, 2), "float32")
     for row, sequence in zip(padded, X, strict=True):
         row[: len(sequence)] = sequence
     monitored = monitor_padding(tf.data.Dataset.from_tensor_slices((padded, Y)).batch(4))
+    assert isinstance(monitored, MonitoredDataset)
     callback = PaddingStatsCallback(monitored)
     small_model().fit(monitored, verbose=0, shuffle=False, callbacks=[callback])
     (stats,) = callback.history

@@ -26,63 +26,59 @@ from keras_bucketing.unpadding.spans import SIDES
 class PaddingStatsCallback(keras.callbacks.Callback):
     """Counts the padding of the batches that the model consumed, to the last timestep.
 
-    It puts `padding_efficiency`, and `val_padding_efficiency` where there is `validation_data`, into the logs of each
-    epoch: the progress bar and `History` always show them. Other callbacks see them if they come later in the list, as
-    Keras hands the logs from callback to callback in that order: put this one before `CSVLogger`, `TensorBoard` and the
-    like.
+    It adds `padding_efficiency`, and `val_padding_efficiency` with `validation_data`, to the logs of each epoch. The
+    progress bar and `History` always show them. Other callbacks see them if they come later in the list: put this one
+    before `CSVLogger`, `TensorBoard` and the like.
 
-    Neither planned nor prefetched batches count. Figures are exact under `steps_per_epoch`, `steps_per_execution`,
-    `validation_freq`, `class_weight`, distribution strategies, early stopping, and with `.map()`, `.take()` and
-    `.prefetch()` on top of the dataset. What changes the order or the number of batches otherwise (`.repeat()`,
-    `.shuffle()`, `.filter()`) belongs inside `monitor_padding`. Where `steps_per_execution` > 1 meets `.take()`, the
-    number of rows that Keras' own loss metric has counted settles what the hooks leave open.
+    Batches that were planned or prefetched do not count. Figures are exact under `steps_per_epoch`,
+    `steps_per_execution`, `validation_freq`, `class_weight`, distribution strategies, early stopping, and with
+    `.map()`, `.take()` and `.prefetch()` on top of the dataset. `.repeat()`, `.shuffle()` and `.filter()` change the
+    order or the number of batches: wrap the result in `monitor_padding`. Do so, too, with a `.map()` that changes the
+    number of timesteps, and with every other dataset, and pass the monitored dataset to both `fit` and this callback.
 
-    Which batches were consumed comes from Keras' hooks. What they padded comes from the plan where the dataset is a
-    `BucketedSequence`: every ragged leaf of its `x`, and labels of their own length, as it yields them. A `.map()` that
-    drops, adds or cuts timesteps changes the truth, and the plan does not know: there, and for every other dataset,
-    pass `monitored = monitor_padding(mapped)` to both `fit` and this callback. It reads the figures off the batches.
-    `PaddingStats.leaves` tells the leaves apart where there are several.
+    For a `BucketedSequence`, the padding comes from its plan: every ragged leaf of `x`, and labels of their own length.
+    A monitored dataset reads it off the batches. If there are several leaves, `PaddingStats.leaves` has the figures of
+    each.
 
-    Padded arrays, as in `fit(x, y)`, need no dataset: all rows of `x` have one padded length in every batch, so that
-    the figure is the same in every epoch. They count as one batch. With `validation_split` or `steps_per_epoch`, the
-    model trains on a part of them, and still all of `x` counts: `report()` and `verbose=1` say so. Lengths are read off
-    `x` by the rules of `monitor_padding`. If padding holds another value than 0, such as a tokenizer's own symbol, pass
-    it as `mask_value`. An evaluation or a prediction outside of `fit` counts where it reads as many rows as the arrays
-    have.
+    Padded arrays, as in `fit(x, y)`, need no dataset. All of their rows count, as one batch, in every epoch; if
+    `validation_split` or `steps_per_epoch` leaves rows out, `report()` and `verbose=1` say so. Lengths are read off `x`
+    by the rules of `monitor_padding`; if padding is not 0, pass `mask_value`. An evaluation or prediction outside `fit`
+    counts if it reads as many rows as the arrays have.
 
-    Another callback may evaluate or predict in its hooks, with `callbacks=[this one]` if it reads the same dataset: in
-    `on_epoch_begin`, `on_train_batch_begin` and `on_test_begin` it must come before this one in the list. A warning
-    says where another pass over the dataset began without a hook that announced it, so that the figures may be wrong:
-    something like `.repeat()` is on top, or other code reads the dataset. (With a `.prefetch()` or `class_weight` on
-    top of the `.repeat()`, the next pass begins at any time, and no hook shows it. TensorFlow adds such a `.prefetch()`
-    by itself at the end of pipelines that it tunes, which is any but that of a `BucketedSequence`.)
+    Another callback may evaluate or predict in its hooks. If it reads the same dataset, pass `callbacks=[this one]`
+    there, and put it before this one in the list if it does so in `on_epoch_begin`, `on_train_batch_begin` or
+    `on_test_begin`. A warning says that another pass over the dataset began unannounced, so the figures may be wrong:
+    something like `.repeat()` is on top, or other code reads the dataset. With a `.prefetch()` or `class_weight` on top
+    of the `.repeat()`, nothing shows this. TensorFlow adds such a `.prefetch()` to all pipelines but that of a
+    `BucketedSequence`.
 
-    Asynchronous dispatch of callbacks stays on, and a step costs less than a microsecond or two.
+    A step costs one or two microseconds at most; asynchronous dispatch of callbacks stays on. See
+    docs/how-it-works/statistics.md for how it counts.
 
     Args:
-        dataset: The `BucketedSequence`, or what `monitor_padding` returned: the object itself, also where `fit` gets
-            something made of it, such as `dataset.prefetch(2)`. Or the `x` of `fit`, where that is padded arrays: one
-            of the shape `(num_rows, time, ...)`, or a dict, tuple or list of them, with masks and lengths if there are.
-        validation_data: The same for `fit(validation_data=...)`; of arrays `(x, y)`, `(x, y, sample_weight)` or `x`, a
+        dataset: The `BucketedSequence`, or what `monitor_padding` returned: the object itself, even if `fit` reads
+            something made from it, such as `dataset.prefetch(2)`. Or the padded arrays `x` of `fit`: one of the shape
+            `(num_rows, time, ...)`, or a dict, tuple or list of them, with masks and lengths if there are any.
+        validation_data: The same for `fit(validation_data=...)`; for arrays `(x, y)`, `(x, y, sample_weight)` or `x`, a
             dict or an array. Defaults to None.
-        mask_value: What the padding of arrays holds. Defaults to 0; `""` for strings; `nan` works too.
-        sequences: Optional str or int, which entry of a dict, tuple or list of arrays holds the sequences, or a list of
-            several.
-        bucket_boundaries: Optional list of ints, to get figures of arrays for a bucket, as in `monitor_padding`.
-        padding: "post" or "pre": at which end arrays are padded. Defaults to None: the end that holds `mask_value`, or
-            an error if some rows begin and others end with it.
-        verbose: 0, or 1 to print a line for each epoch below its progress bar, and one at the end of `fit`: what the
-            padding was, and what padding to the longest would have cost. Defaults to 0.
+        mask_value: The value of the padding of arrays. Defaults to 0; `""` for strings; may be `nan`.
+        sequences: Str or int, or a list of them: which entries of a dict, tuple or list of arrays hold sequences.
+            Defaults to None: found automatically.
+        bucket_boundaries: List of ints, to get figures of arrays per bucket, as in `monitor_padding`. Defaults to None.
+        padding: "post" or "pre", the end at which arrays are padded. Defaults to None: the end that holds `mask_value`,
+            or an error if some rows begin and others end with it.
+        verbose: 0 or 1. 1 prints a line for each epoch below its progress bar, and one at the end of `fit`: the
+            padding, and what padding to the longest would have cost. Defaults to 0.
 
     Attributes:
         history: List of `PaddingStats`, one for each epoch of training. Their `seconds` do not include validation.
-        val_history: List, of the same length, of `PaddingStats`, or None where an epoch did not validate.
-        epochs: List of ints, of the same length: Keras' number of each epoch.
+        val_history: List of the same length, of `PaddingStats`, or None for epochs without validation.
+        epochs: List of ints of the same length: Keras' number of each epoch.
         evaluate_history: List of `PaddingStats`, one for each `evaluate(..., callbacks=[callback])`.
         predict_history: List of `PaddingStats`, one for each `predict(..., callbacks=[callback])`.
 
     Raises:
-        TypeError: If a dataset cannot tell its padding, or `mask_value` is of another kind than the sequences.
+        TypeError: If a dataset does not know its padding, or `mask_value` is of another kind than the sequences.
         ValueError: If `verbose` is neither 0 nor 1; if arrays differ in their number of rows, if it is not clear which
             are sequences, if their dtype cannot hold `mask_value`; or if an option of arrays is given without arrays.
 
@@ -142,7 +138,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         self.verbose = verbose
         self._record = PaddingHistory()
         self._missing_rows = 0  # of arrays, which the last epoch did not train on
-        # Keras calls its progress bar after this callback: what is said of an epoch waits for the end of its line.
+        # Keras calls its progress bar after this callback: the text about an epoch waits for the end of that line.
         self._unprinted = ""
         self._first_epoch = 0  # of this `fit`, in the history
         self._training = RunningCall([self.dataset])
@@ -166,7 +162,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
 
     @property
     def val_history(self) -> list[PaddingStats | None]:
-        """The padding of each epoch's validation, None where there was none."""
+        """The padding of each epoch's validation; None for epochs without one."""
         return self._record.validation
 
     @property
@@ -193,7 +189,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         (print_fn or print)("\n\n".join([str(self._record), *self._notes()]))
 
     def _notes(self) -> list[str]:
-        """What has to be said about the figures."""
+        """What the reader of the figures must know."""
         if not self._missing_rows or not isinstance(self.dataset, CountedArrays):
             return []
         rows = self.dataset.num_rows
@@ -212,7 +208,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         return json.dumps(self.to_dict(), allow_nan=False)
 
     def plot(self, ax: Any = None) -> Any:
-        """Draws the padding efficiency of each epoch; `history[-1].plot()` draws where the padding of the last one is.
+        """Draws the padding efficiency of each epoch; `history[-1].plot()` draws the buckets of the last one.
 
         Args:
             ax: A Matplotlib axes. Defaults to None: a new figure.
@@ -221,7 +217,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
             The axes.
 
         Raises:
-            ImportError: If Matplotlib is missing, the extra `plot`.
+            ImportError: If Matplotlib is missing; the extra `plot` installs it.
             ValueError: If no epoch has been trained.
         """
         from keras_bucketing.padding.pictures import plot_padding_history
@@ -251,7 +247,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         self._training.begin()
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
-        """Lets the pass that is read be found, at the second step."""
+        """Finds the pass that is read, at the second step."""
         self._training.begin_step(batch)
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
@@ -259,7 +255,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         self._training.end_step(batch)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Counts what the epoch consumed and puts it into the logs."""
+        """Counts what the epoch consumed and adds it to the logs."""
         self._calls = []
         stats, validation = self._training.padding_stats(), self._validation
         if stats is None:
@@ -278,7 +274,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
             self._unprinted += f"Epoch {epoch + 1}: {notes}\n"
 
     def on_train_end(self, logs: Logs = None) -> None:
-        """Says how it went."""
+        """Prints the last lines."""
         epochs = self.history[self._first_epoch :]
         if self.verbose and epochs:
             self._unprinted += f"{describe_training(epochs)}\n"
@@ -304,7 +300,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         self._begin_call(self.model, None if is_validation else self.params, is_validation)
 
     def on_test_batch_begin(self, batch: int, logs: Logs = None) -> None:
-        """Lets the pass that is read be found, at the second step."""
+        """Finds the pass that is read, at the second step."""
         self._calls[-1].begin_step(batch)
 
     def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
@@ -331,7 +327,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         self._begin_call(None, self.params)
 
     def on_predict_batch_begin(self, batch: int, logs: Logs = None) -> None:
-        """Lets the pass that is read be found, at the second step."""
+        """Finds the pass that is read, at the second step."""
         self.on_test_batch_begin(batch)
 
     def on_predict_batch_end(self, batch: int, logs: Logs = None) -> None:
@@ -378,7 +374,7 @@ class PaddingStatsCallback(keras.callbacks.Callback):
 
 
 def _counted(name: str, dataset: Any, options: dict[str, Any]) -> CountedDataset:
-    """The dataset, or the arrays made countable; refuses what cannot tell its padding."""
+    """The dataset, or the arrays as a countable dataset; refuses anything else."""
     if isinstance(dataset, CountedDataset):
         return dataset
     if not is_arrays(dataset):
@@ -387,7 +383,7 @@ def _counted(name: str, dataset: Any, options: dict[str, Any]) -> CountedDataset
 
 
 def _x_of_validation(validation_data: Any) -> Any:
-    """What `fit` takes for `x` in its `validation_data`."""
+    """The `x` in the `validation_data` of `fit`."""
     if isinstance(validation_data, (tuple, list)) and 1 <= len(validation_data) <= 3:
         return validation_data[0]
     return validation_data
@@ -406,9 +402,9 @@ def _refuse_options(options: dict[str, Any]) -> None:
 def _warn_overrun(name: str) -> None:
     warnings.warn(
         f"PaddingStatsCallback: another pass over `{name}` began before this one had ended, or the model consumed more "
-        "batches than a pass has, so that the figures may be wrong. Is there a repeat() on top? Wrap the finished "
-        "dataset, dataset = monitor_padding(...), and give the result to both `fit` and this callback. Or does another "
-        "callback, or a validation, read the dataset? Let it read one of its own.",
+        "batches than a pass has, so the figures may be wrong. If there is a repeat() on top, wrap the finished "
+        "dataset, dataset = monitor_padding(...), and give the result to both `fit` and this callback. If another "
+        "callback or the validation reads the dataset too, give it a separate one.",
         stacklevel=2,
     )
 
@@ -416,6 +412,6 @@ def _warn_overrun(name: str) -> None:
 def _warn_unread(name: str, what: str) -> None:
     warnings.warn(
         f"PaddingStatsCallback: no batch of `{name}` was read in {what}, so its padding is unknown. Give the callback "
-        "the object itself that `fit` reads, or that the dataset for `fit` was made of.",
+        "the same object that `fit` reads, or the one that the dataset for `fit` was made from.",
         stacklevel=2,
     )

@@ -1,4 +1,4 @@
-"""What is noted of each batch: the lengths of its rows, measured on the host or in graph, and their figures."""
+"""The lengths of the rows of each batch, measured on the host or in graph, and the figures made from them."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def stats_of_entries(
     bucket_boundaries: list[int] | None,
     owners: list[int] | None = None,
 ) -> PaddingStats:
-    """What was padded in batches, from what `entry_of_batch` made of each of them.
+    """The padding of batches, from the results of `entry_of_batch`.
 
-    `owners` says for each leaf which one's lengths are its own.
+    `owners` names for each leaf the leaf whose lengths it has.
     """
     if not entries:
         return PaddingStats()
@@ -73,12 +73,12 @@ def stats_of_entries(
 
 
 class BatchMeasure:
-    """Measures batches of arrays or tensors on the host, all by the entries that the first one has.
+    """Measures batches of arrays or tensors on the host, all by the entries of the first one.
 
     Args:
-        mask_value: What padding holds.
-        sequences: Which entries of `x` hold sequences; None where that is to be found out.
-        bucket_boundaries: Optional list of ints, to tell the bucket of a batch from its padded length.
+        mask_value: The value of padding.
+        sequences: Which entries of `x` hold sequences; None to find them.
+        bucket_boundaries: Optional list of ints, to find the bucket of a batch from its padded length.
         padding: The end that is padded, or None.
     """
 
@@ -150,18 +150,18 @@ class BatchMeasure:
                 self._paths = paths
             elif self._sequences is None and sequence_paths(x) != self._paths:
                 raise ValueError(
-                    "Which entry of the batches' x holds the sequences is not clear. Expected those of the first "
-                    f"batch, {', '.join(self._names)}, received others that may be. Say so: sequences=, with a key of "
-                    "x, or a list of several."
+                    "It is not clear which entries of the batches' x hold the sequences. Expected those of the first "
+                    f"batch, {', '.join(self._names)}, received others that may be. Pass sequences=, a key of x or a "
+                    "list of several."
                 )
             return self._paths
 
 
 def flatten(x: Batch, convert: Callable[[Any], Any]) -> tuple[Batch, dict[Path, str]]:
-    """Converted leaves in a structure of one level, as `unpadding.graph` takes it, and what its paths are called.
+    """Converted leaves in a structure of one level, as in `unpadding.graph`, and the names of its paths.
 
-    The keys of a nested structure are joined, such as "encoder/token_ids", so that masks and lengths keep the beginning
-    that they share with what they belong to.
+    The keys of a nested structure are joined, such as "encoder/token_ids", so that masks and lengths share the
+    beginning of the name of their entry.
     """
     paths = _leaf_paths(x, ())
     if all(len(path) <= 1 for path, _ in paths):
@@ -216,13 +216,13 @@ _KEPT_PASSES = 4
 
 
 class PassLog:
-    """The entries of the newest passes, and the figures of the last one that was finished; thread-safe.
+    """The entries of the newest passes, and the figures of the last finished one; thread-safe.
 
-    Passes are numbered from 1. Of a pass with very many batches the oldest are added up, and cannot be asked for one by
-    one any more.
+    Passes are numbered from 1. In a pass with very many batches the oldest are added up; they cannot be asked for
+    singly any more.
 
     Args:
-        measure: What makes figures of entries.
+        measure: Makes figures from entries.
     """
 
     def __init__(self, measure: BatchMeasure):

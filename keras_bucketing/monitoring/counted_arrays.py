@@ -1,4 +1,4 @@
-"""Padded arrays, as `fit` takes them, counted once: every epoch pads the same."""
+"""Padded arrays, as `fit` takes them, counted once, since every epoch pads the same."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from keras_bucketing.unpadding.spans import Side
 
 
 class CountedArrays:
-    """The padding of arrays, all rows of which count as one batch: they have one padded length in every batch.
+    """The padding of arrays. All rows count as one batch, since they have one padded length in every batch.
 
     Args:
-        name: What messages call `x`.
+        name: The name of `x` in messages.
         x: An array `(num_rows, time, ...)`, or a dict, tuple or list of them, which may be nested.
-        mask_value: What padding holds.
-        sequences: Which entries of `x` hold sequences; None where that is to be found out.
-        bucket_boundaries: Optional list of ints, to tell the bucket.
+        mask_value: The value of padding.
+        sequences: Which entries of `x` hold sequences; None to find them.
+        bucket_boundaries: Optional list of ints, for the bucket.
         padding: The end that is padded, or None.
 
     Attributes:
@@ -68,7 +68,7 @@ class CountedArrays:
 
 
 def is_arrays(x: Any) -> bool:
-    """Whether it is what `fit` takes as arrays: one, or a structure of them with at least one."""
+    """Whether `fit` would take it as arrays: one, or a structure of them with at least one."""
     leaves = list(_leaves(x))
     return bool(leaves) and all(_is_array(leaf) for leaf in leaves)
 

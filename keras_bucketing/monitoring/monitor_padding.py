@@ -1,4 +1,4 @@
-"""Any dataset of padded batches, made readable for `PaddingStatsCallback`."""
+"""Any dataset of padded batches, made countable for `PaddingStatsCallback`."""
 
 from __future__ import annotations
 
@@ -50,57 +50,55 @@ def monitor_padding(
     bucket_boundaries: list[int] | None = None,
     padding: Literal["post", "pre"] | None = None,
 ) -> Any:
-    """Counts the padding of a dataset that knows nothing of bucketing: for `fit`, and for training loops of your own.
+    """Counts the padding of any dataset of padded batches, for `fit` and for custom training loops.
 
-    The batches pass through unchanged. Wrap the finished dataset, after `.repeat()`, `.take()`,
-    `.shuffle()` and the like, and give the result both to `fit` and to a `PaddingStatsCallback`, or loop over it and
-    ask for its `padding_stats()`. (Padded arrays, as in `fit(x, y)`, go into `PaddingStatsCallback` themselves.)
+    The batches pass through unchanged. Wrap the finished dataset, after `.repeat()`, `.take()`, `.shuffle()` and the
+    like. Give the result both to `fit` and to a `PaddingStatsCallback`, or loop over it and ask for its
+    `padding_stats()`. Padded arrays, as in `fit(x, y)`, go into `PaddingStatsCallback` directly.
 
-    Lengths are read off the batches. In a dict, integer entries "lengths" or `"<name>_lengths"` of one dimension are
-    believed, and so are masks, by their names ("mask", "padding_mask", "attention_mask", "encoder_padding_mask").
-    Otherwise the padding of a row is its run of `mask_value` timesteps at the end, or at the beginning where rows begin
-    with it and none end with it; `mask_value` inside a sequence is data. Where some rows begin and others end with it,
-    the figures are refused, by a ValueError of `pass_stats`, until `padding` says which end it is. Where `x` has
-    several entries, those with a time axis of unknown size count, or those of rank 2 and more if there is none: each
-    for itself, and `PaddingStats.leaves` has the figures of each. Labels do not count.
+    Lengths are read off the batches by the rules in docs/how-it-works/padded-data.md. In a dict, integer entries
+    "lengths" and `"<name>_lengths"` tell the lengths, and so do masks by their names ("mask", "padding_mask",
+    "attention_mask", "encoder_padding_mask"). Otherwise the padding of a row is its run of `mask_value` timesteps at
+    the end, or at the beginning if rows begin with it and none end with it. If some rows begin and others end with it,
+    `pass_stats` raises a ValueError until `padding` says which end is padded. If `x` has several entries, those with a
+    time axis of unknown size count, or else those of rank 2 and more; each has its figures in `PaddingStats.leaves`.
+    Labels do not count.
 
-    Padding need not be 0: a tokenizer may have a symbol for it, such as id 1 or "[PAD]". `mask_value` has to be told,
-    since such a symbol cannot be told from data with certainty. A warning, once, tells of rows that are all equally
-    long by `mask_value` although they end or begin in runs of one timestep, at least two timesteps long, of differing
-    lengths, in a tenth of the rows of the first batches, of a value that hardly occurs elsewhere: padding that holds
-    another value, or data that were normalized after padding.
+    If padding is not 0, e.g. a tokenizer's id 1 or "[PAD]", pass `mask_value`: such a value cannot be told from data. A
+    warning, given once, points out rows of equal length that seem to end or begin in padding of another value.
 
-    Keras takes the first two batches out of a Python generator and begins each of its passes over it with these. They
-    count where the model gets them: figures are those of what it was trained on. Give `fit` a generator that does not
-    end and `steps_per_epoch`, or a `tf.data.Dataset`; a function that is called for each pass would lose its first two
-    batches to those of the first call. Training and validation need a generator each.
+    Keras takes the first two batches out of a Python generator and begins each of its passes over it with these; they
+    are counted as the model gets them. Give `fit` an endless generator and `steps_per_epoch`, or a `tf.data.Dataset`:
+    of a function that is called for each pass, it would replace the first two batches by those of the first call.
+    Training and validation need one generator each.
 
     Args:
-        dataset: A `tf.data.Dataset` of batches, `x`, `(x, y)` or `(x, y, sample_weight)`, a
-            `keras.utils.PyDataset` of them, a Python generator or another iterator, which is counted for its one pass,
-            or a generator function or an iterable, which begins a pass with each loop over it. The sequences have the
-            shape `(batch, time)` or `(batch, time, ...)`, padded right or left.
-        mask_value: What padding holds, the id or symbol that the tokenizer pads with: a number, or an array of the
-            shape of a timestep, `(features,)`, as of a one-hot symbol. Defaults to 0; `""` for strings; `nan`
-            works too.
-        sequences: Optional str or int, which entry of a dict or tuple `x` holds the sequences, or a list of several.
-        bucket_boundaries: Optional list of ints as in `tf.data.Dataset.bucket_by_sequence_length`, to get
-            figures for each bucket. Defaults to None: those of `dataset`, if it has any.
-        padding: "post" or "pre": at which end batches are padded. Defaults to None: the end that holds `mask_value`.
+        dataset: A `tf.data.Dataset` of batches, `x`, `(x, y)` or `(x, y, sample_weight)`; a `keras.utils.PyDataset` of
+            them; a Python generator or another iterator, which is a single pass; or a generator function or an
+            iterable, of which each loop is a pass. The sequences have the shape `(batch, time)` or
+            `(batch, time, ...)`, padded right or left.
+        mask_value: The value of padding, such as the id that the tokenizer pads with: a number, or an array of the
+            shape of a timestep, `(features,)`, such as a one-hot symbol. Defaults to 0; `""` for strings; may be `nan`.
+        sequences: Str or int, or a list of them: which entries of a dict or tuple `x` hold sequences. Defaults to None:
+            found automatically.
+        bucket_boundaries: List of ints as in `tf.data.Dataset.bucket_by_sequence_length`, to get figures per bucket.
+            Defaults to None: those of `dataset`, if it has any.
+        padding: "post" or "pre", the end at which batches are padded. Defaults to None: the end that holds
+            `mask_value`.
 
     Returns:
-        A `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator that yields the same batches; of a Python iterator
-        the very same objects. In a training loop of your own, its `padding_stats()` says what the last finished pass
-        padded, and `newest_pass()` and `pass_stats(position, start, stop)` what any batches did. A `BucketedSequence`
-        knows its padding already and comes back as it is. (In a dataset made from one, as by `.repeat()`, rows that
-        spilled into a longer bucket and fill a batch there alone count for their own.)
+        A `MonitoredDataset`, which is a `tf.data.Dataset`; or a `keras.utils.PyDataset` or a generator with the same
+        three methods `padding_stats()`, `newest_pass()` and `pass_stats(position, start, stop)`. It yields the same
+        batches, and of a Python iterator the same objects. A `BucketedSequence` knows its padding already and is
+        returned unchanged. (In a dataset made from one, as by `.repeat()`, a batch of rows that all spilled into a
+        longer bucket counts in their own bucket.)
 
     Raises:
-        TypeError: If `dataset` is none of these, or `mask_value` of another kind than the sequences; if a function
+        TypeError: If `dataset` is none of these, or `mask_value` is of another kind than the sequences; if a function
             needs arguments.
         ValueError: If their dtype cannot hold `mask_value`, if no entry of `x`, or more than one, can be a batch of
             sequences, or if a `PyDataset` uses processes (`use_multiprocessing=True`), which cannot report to this one.
-            Of Python iterators the batches are looked at when they come.
+            The batches of Python iterators are checked when they are read.
 
     Example:
         >>> dataset = tf.data.Dataset.from_tensor_slices([[7, 8, 0, 0], [5, 0, 0, 0]]).batch(2)
@@ -137,7 +135,20 @@ def _unchanged(leaf: Any) -> Any:
 
 
 class MonitoredDataset(tf.data.Dataset):
-    """A `tf.data.Dataset` that writes down what it delivers; made by `monitor_padding`."""
+    """A `tf.data.Dataset` that counts the padding of the batches that it yields; made by `monitor_padding`.
+
+    A monitored `keras.utils.PyDataset` and a monitored generator have the same three methods.
+
+    Attributes:
+        num_batches: Int, the batches of a pass; None if that is unknown or infinite.
+
+    Example:
+        >>> monitored = monitor_padding(tf.data.Dataset.from_tensor_slices([[7, 8, 0], [5, 0, 0]]).batch(1))
+        >>> for batch in monitored:
+        ...     pass  # a training step
+        >>> monitored.padding_stats().padding_efficiency
+        0.5
+    """
 
     def __init__(
         self,
@@ -170,7 +181,7 @@ class MonitoredDataset(tf.data.Dataset):
             noted = dataset.scan(no_pass, without_autograph(self._record)).prefetch(1)
             # What was prefetched is not handed out yet.
             self._inner = noted.map(without_autograph(functools.partial(self._hand_out, num_batches)))
-        # TensorFlow would put a prefetch behind it, which takes what nobody has asked for.
+        # TensorFlow would add a prefetch, which reads batches before they are asked for.
         options = tf.data.Options()
         options.experimental_optimization.inject_prefetch = False
         self._inner = self._inner.with_options(options)
@@ -186,18 +197,18 @@ class MonitoredDataset(tf.data.Dataset):
 
     @property
     def num_batches(self) -> int | None:
-        """Batches of a pass; None where that is unknown or infinite."""
+        """The number of batches of a pass; None if that is unknown or infinite."""
         cardinality = int(self.cardinality())
         return cardinality if cardinality >= 0 else None
 
     def padding_stats(self) -> PaddingStats:
-        """What the last finished pass padded: one whose last batch was handed out.
+        """The padding of the last finished pass, that is, one whose last batch was yielded.
 
-        A pass that is left before that is not finished, however often, and an endless dataset has none that is:
-        `pass_stats` tells what their batches padded. A `.prefetch()` on top finishes a pass when it has read all of it.
+        A pass that is left early is not finished, and an endless dataset has no finished pass: use `pass_stats`. A
+        `.prefetch()` on top finishes a pass when it has read all of it.
 
         Returns:
-            A `PaddingStats`, that of no batch before the first pass is finished.
+            A `PaddingStats`, which is empty before the first pass is finished.
 
         Example:
             >>> monitored = monitor_padding(tf.data.Dataset.from_tensor_slices([[7, 8, 0], [5, 0, 0]]).batch(1))
@@ -213,12 +224,12 @@ class MonitoredDataset(tf.data.Dataset):
     def newest_pass(self) -> PassPosition:
         """The newest pass that has yielded a batch.
 
-        An iterator whose first batch was not read yet is no pass. A prefetch, `.prefetch()` on top or that of Keras,
+        An iterator becomes a pass when its first batch is read. A prefetch, `.prefetch()` on top or that of Keras,
         reads it as soon as the iterator is made.
 
         Returns:
-            A tuple of ints `(number, epoch, first_batch)`: how many passes have begun so far, 0 before the first;
-            `number - 1`; and 0, the batch that the pass began with.
+            A `PassPosition`, a named tuple. Its `number` counts the passes from 1 on (0 before the first); `epoch` is
+            `number - 1`, and `first_batch` 0.
 
         Example:
             >>> monitored = monitor_padding(tf.data.Dataset.from_tensor_slices([[7, 0], [5, 6]]).batch(1))
@@ -233,11 +244,11 @@ class MonitoredDataset(tf.data.Dataset):
         return newest
 
     def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
-        """What the batches `start` to `stop - 1` of a pass padded.
+        """The padding of the batches `start` to `stop - 1` of a pass.
 
-        They can be asked for again, until batches after them are: what lies before `start` is forgotten. Of passes that
-        nobody asks about, at least the newest two are remembered; of one without end, the newest 65,536 batches, unless
-        `newest_pass` was called in it or before it.
+        Ask in the order of the batches: everything before `start` is forgotten. Of passes that were not asked about, at
+        least the newest two are remembered; of an endless one, the newest 65,536 batches, unless `newest_pass` was
+        called during or before it.
 
         Args:
             position: The pass, from `newest_pass`.
@@ -245,7 +256,7 @@ class MonitoredDataset(tf.data.Dataset):
             stop: Int, one after the last batch. Batches that were never delivered do not count.
 
         Returns:
-            A `PaddingStats` of these batches, of every entry of `x` that holds sequences.
+            The `PaddingStats` of these batches, over every entry of `x` that holds sequences.
 
         Example:
             A training loop counts the batches that it consumes, whatever was prefetched:
@@ -262,7 +273,7 @@ class MonitoredDataset(tf.data.Dataset):
         return self._log.pass_stats(position, start, stop, self._check_padding())
 
     def _check_padding(self) -> list[int]:
-        """Warns of padding that was not noticed, and refuses what is not certain; which leaf's lengths are whose."""
+        """Warns of unnoticed padding and refuses uncertain lengths. Returns the leaf whose lengths each leaf has."""
         number = self.newest_pass().number
         owners = self._padding_check.refuse_uncertain(number, self._evidence, self._names, self._dtypes)
         self._padding_check.warn_once(self._names, self._dtypes)
@@ -292,7 +303,7 @@ class MonitoredDataset(tf.data.Dataset):
         return batch
 
     def _pass_of_unknown_length(self, _: tf.Tensor) -> tf.data.Dataset:
-        """One pass over batches whose number nobody knows: it is finished where one after the last is asked for."""
+        """One pass over batches of unknown number: it is finished when a batch after the last is asked for."""
         number = self._begin_pass()
 
         def record(index: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, Batch]:
@@ -310,15 +321,14 @@ class MonitoredDataset(tf.data.Dataset):
 class MonitoredPyDataset(keras.utils.PyDataset):
     """Passes a `PyDataset` through and notes the lengths of its batches; made by `monitor_padding`.
 
-    With `workers` <= 1, batches are asked for in the order of consumption, and the figures are exact. With
-    more threads, an epoch that is consumed whole is exact too; of one that is cut short (`steps_per_epoch`,
-    stopping in mid-epoch), the last few batches may be others than those consumed, and a warning says so.
-    Where `fit` trains and validates on the same object with `steps_per_epoch`, the callback warns that figures may be
-    wrong.
+    With `workers` <= 1, batches are asked for in the order of consumption, and the figures are exact. With more
+    threads, an epoch that is consumed whole is exact too. If it is cut short (`steps_per_epoch`, stopping in
+    mid-epoch), the last few counted batches may not be those consumed, and a warning says so. If `fit` trains and
+    validates on the same object with `steps_per_epoch`, the callback warns that figures may be wrong.
 
-    `PyDataset` has no hook that tells a pass from the next. Keras asks for `num_batches` whenever one
-    begins; with several threads it does so in the middle as well, but there it stops them all before
-    `on_epoch_end` (keras/src/trainers/data_adapters/py_dataset_adapter.py).
+    `PyDataset` has no hook between two passes. Keras asks for `num_batches` when one begins; with several threads it
+    does so in the middle as well, but there it stops them all before `on_epoch_end`
+    (keras/src/trainers/data_adapters/py_dataset_adapter.py).
     """
 
     def __init__(
@@ -331,8 +341,8 @@ class MonitoredPyDataset(keras.utils.PyDataset):
     ):
         if dataset.use_multiprocessing:
             raise ValueError(
-                "A PyDataset with `use_multiprocessing=True` cannot be monitored: its batches are made in other "
-                "processes. Set `dataset.use_multiprocessing = False`; `workers` may stay as it is."
+                "A PyDataset with `use_multiprocessing=True` cannot be monitored, since other processes make its "
+                "batches. Set `dataset.use_multiprocessing = False`; `workers` may stay the same."
             )
         super().__init__(workers=dataset.workers, max_queue_size=dataset.max_queue_size)
         self.unmonitored = dataset
@@ -358,7 +368,7 @@ class MonitoredPyDataset(keras.utils.PyDataset):
 
     @property
     def num_batches(self) -> int | None:
-        """Batches of a pass; None for an endless one."""
+        """The number of batches of a pass; None for an endless one."""
         if self.workers <= 1:
             self._pass_ended = True
         count: int | None = self.unmonitored.num_batches
@@ -389,7 +399,7 @@ class MonitoredPyDataset(keras.utils.PyDataset):
         return batch
 
     def __iter__(self) -> Iterator[Batch]:
-        """A pass of its own, whatever else is read."""
+        """A separate pass, whatever else is read."""
         num_batches = self.unmonitored.num_batches
         number = 0
         for index in itertools.count() if num_batches is None else range(num_batches):
@@ -491,7 +501,7 @@ class MonitoredPyDataset(keras.utils.PyDataset):
             return self._finished
 
     def _begins_again(self, index: int) -> bool:
-        """Whether a batch, asked for by its index, cannot be of the same pass as those before it.
+        """Whether a batch, asked for by its index, cannot belong to the pass of those before it.
 
         Threads ask for batches ahead, and Keras tells where their pass ends.
         """

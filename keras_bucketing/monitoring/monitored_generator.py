@@ -1,4 +1,4 @@
-"""Python generators of padded batches, and what makes iterators of them, made countable."""
+"""Python generators of padded batches, and objects that make iterators of them, made countable."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def is_source_of_batches(source: object) -> bool:
 
 
 def _iterators_of(source: Any) -> Callable[[], Iterator[Batch]] | None:
-    """What makes an iterator of batches for each pass; None for an iterator itself, which has but one pass."""
+    """A function that makes an iterator of batches for each pass; None for an iterator, which is a single pass."""
     if hasattr(source, "__next__"):
         return None
     if hasattr(source, "__iter__"):
@@ -63,18 +63,18 @@ def _iterator_of_result(result: object) -> Iterator[Batch]:
 
 
 class MonitoredGenerator(Generator[Batch, Any, Any]):
-    """Hands on what a Python generator yields, and notes the lengths of each batch; made by `monitor_padding`.
+    """Yields the batches of a Python generator, and notes the lengths of each; made by `monitor_padding`.
 
-    To `fit` it is a generator: Keras asks `isinstance(x, types.GeneratorType)` and takes no other iterator. Such an
-    object can have no methods of its own, so this one names the type as its `__class__`, as `unittest.mock` and
+    To `fit` it is a generator: Keras asks `isinstance(x, types.GeneratorType)` and takes no other iterator. A real
+    generator can have no methods of its own, so this class names that type as its `__class__`, as `unittest.mock` and
     `weakref.proxy` do.
 
-    Made of a generator or another iterator, it is that iterator: it goes on where it was left, and there is one pass.
-    Made of a function, or of an object that makes iterators, each loop over it begins a pass of its own.
+    Made from a generator or another iterator, it continues that iterator, and there is one pass. Made from a function,
+    or from an object that makes iterators, it begins a pass with each loop.
 
     Keras takes the first two batches out and begins each of its passes with them: under `steps_per_epoch` it makes one
-    pass, until the batches end, otherwise one each epoch. They count where the model gets them. Of a function's later
-    passes, they take the place of the first two.
+    pass, until the batches end, otherwise one per epoch. They are counted when the model gets them. In later passes
+    over a function, they replace the first two.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ _COLUMNS = (
 
 @dataclasses.dataclass
 class PaddingHistory:
-    """What was padded in each epoch, evaluation and prediction.
+    """The padding of each epoch, evaluation and prediction.
 
     Attributes:
         epochs: List of ints, Keras' number of each epoch.
@@ -88,7 +88,7 @@ def describe(stats: PaddingStats, validation: PaddingStats | None) -> str:
 
 
 def describe_training(epochs: list[PaddingStats]) -> str:
-    """One line for the end of a training: what the padding was, and what padding to the longest would have cost."""
+    """One line for the end of training: the padding, and what padding to the longest would have cost."""
     stats = sum(epochs, PaddingStats())
     return (
         f"Padding in {count_of(len(epochs), 'epoch')}: {stats.real_timesteps} of {stats.total_timesteps} timesteps "

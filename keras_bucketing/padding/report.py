@@ -1,4 +1,4 @@
-"""What each way of batching would waste on given lengths, and which call to make, before any code is changed."""
+"""How much padding each way of batching leaves on given lengths, and which call to make."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from keras_bucketing.planning.forecast import BATCHMATE_EPOCHS, Labels, Shuffled
 from keras_bucketing.planning.outliers import Outliers, find_outliers
 
 _NUM_BUCKETS = (4, 8, 16)
-# Below it the batches lose more randomness than they save timesteps.
+# Below it, what the batches lose in randomness outweighs the saved timesteps.
 MIN_SAVED = 0.05
-# Labels may stray so much further than those of random batches, in variance: 1.4 times as far.
+# The limit on the variance of labels, as a multiple of that of random batches: 1.4 times their deviation.
 MAX_LABEL_IMBALANCE = 2.0
-_SHARE_OF_REACHABLE = 0.9  # with outliers the plain call stays the recommended one from here on
+_SHARE_OF_REACHABLE = 0.9  # with outliers, the plain call is recommended if it reaches this share of the best one
 DEFAULT_BATCH_SIZE = 32
-_LESS_MEMORY = 0.5  # a budget is worth a line where it bounds batches to this share or less
+_LESS_MEMORY = 0.5  # a budget is recommended if it limits batches to this share or less
 
 
 @dataclasses.dataclass(frozen=True)
 class PaddingStrategy(PaddedTimesteps):
-    """What one way of batching would cost.
+    """The cost of one way of batching.
 
     Attributes:
         name: Str.
@@ -43,7 +43,7 @@ class PaddingStrategy(PaddedTimesteps):
         num_batches: Int.
         real_timesteps: Int, sum of the lengths.
         total_timesteps: Float, sum over the batches of rows x padded length; for random batches an expectation.
-        largest_batch: Int, the most timesteps that a batch may have: what has to fit into memory.
+        largest_batch: Int, the maximum number of timesteps in a batch, which has to fit into memory.
 
     Example:
         >>> strategy = padding_report([1, 1, 2, 9], batch_size=2).strategies[0]
@@ -61,9 +61,9 @@ class PaddingStrategy(PaddedTimesteps):
 
 @dataclasses.dataclass(frozen=True)
 class PaddingReport:
-    """The strategies side by side, and which call to make; prints as a table and a few sentences.
+    """Ways of batching side by side, and which call to make; prints as a table and a few sentences.
 
-    In the table, the recommended way is marked. Notebooks show it at the end of a cell; `plot()` draws it.
+    The table marks the recommended way. Notebooks show the report at the end of a cell; `plot()` draws it.
 
     Attributes:
         num_sequences: Int.
@@ -72,9 +72,9 @@ class PaddingReport:
         longest: Int, in timesteps.
         batch_size: Int, rows.
         strategies: Tuple of `PaddingStrategy`, the first of which pads everything to the longest.
-        recommendation: `PaddingRecommendation`, the call to make and what comes of it.
-        outliers: Tuple of ints, the sequences that cost more than a third of the padded timesteps of the recommended
-            epochs, one in a hundred at most; the longest first.
+        recommendation: `PaddingRecommendation`, the call to make and what it achieves.
+        outliers: Tuple of ints, at most one sequence in a hundred, which cost more than a third of the padded timesteps
+            of the recommended epochs; the longest first.
 
     Example:
         >>> report = padding_report([1, 1, 2, 9], batch_size=2)
@@ -99,7 +99,7 @@ class PaddingReport:
         return f"{head}{table_as_html(*self._table())}{recommendation}"
 
     def plot(self, ax: Any = None) -> Any:
-        """Draws a bar for each way of batching: the real timesteps of an epoch, and those that are padding.
+        """Draws a bar for each way of batching: the real timesteps of an epoch, and the padding.
 
         Args:
             ax: A Matplotlib axes. Defaults to None: a new figure.
@@ -108,7 +108,7 @@ class PaddingReport:
             The axes.
 
         Raises:
-            ImportError: If Matplotlib is missing, the extra `plot`.
+            ImportError: If Matplotlib is missing; the extra `plot` installs it.
         """
         from keras_bucketing.padding.pictures import plot_strategies
 
@@ -122,7 +122,7 @@ class PaddingReport:
         )
 
     def _ways(self) -> tuple[list[tuple[str, PaddingStrategy | RecommendedCall]], int]:
-        """The strategies and the recommended call by name, and where that stands; without buckets it is a strategy."""
+        """The strategies and the recommended call by name, and the index of the recommended one."""
         ways: list[tuple[str, PaddingStrategy | RecommendedCall]] = [(way.name, way) for way in self.strategies]
         call = self.recommendation.call
         if not self.recommendation.worth_it:
@@ -154,39 +154,39 @@ class PaddingReport:
 def padding_report(lengths: Any, batch_size: int | None = None, y: ArrayLike | None = None) -> PaddingReport:
     """Reports how much padding each way of batching leaves on sequences of these lengths, and recommends a call.
 
-    It takes the lengths, the sequences, or a dataset of them. Only lengths are used: no value of a sequence is read.
+    Pass lengths, sequences or a dataset. Only the lengths are used.
 
     - *everything to the longest*: `pad_sequences` on the whole data.
-    - *random batches*: rows drawn at random, each batch padded to its own longest. The exact expectation over all
+    - *random batches*: random rows, each batch padded to its own longest. The figure is the exact expectation over all
       shuffles, not a sample.
     - *quantile* and *minimum-padding buckets*: batches from k buckets, padded to the longest length that the bucket
-      allows; what does not fill a batch goes into the next longer bucket. To the last timestep what
-      `BucketedSequence(pad_to_bucket_boundary=True)` does; without that option it pads less.
-    - *timestep budget*: the same with as many rows in a batch as fit, `max_timesteps_per_batch`. The budget is
-      `batch_size` sequences of mean length, or the longest sequence if that is more.
+      allows. Rows that do not fill a batch go into the next longer bucket. These are exactly the figures of
+      `BucketedSequence(pad_to_bucket_boundary=True)`; without that option it pads less.
+    - *timestep budget*: the same with `max_timesteps_per_batch`, which fits as many rows into a batch as possible. The
+      budget is `batch_size` sequences of mean length, or the longest sequence if that is more.
 
-    The recommendation says whether bucketing is worth it, and what it costs: with how many different sequences a
-    sequence shares a batch, and with `y` how far the labels of a batch stray from those of all. It pads each batch to
-    its own longest, so its figures are better than those of the table. Lengths that tell much about labels make batches
-    uneven: then it takes fewer buckets.
+    The recommendation says whether bucketing is worth it and what it costs: with how many different sequences a
+    sequence shares a batch, and, given `y`, how much the labels of a batch differ from all labels. If lengths tell much
+    about labels, it suggests fewer buckets. It pads each batch to its own longest, so its figures are better than those
+    of the table.
 
     Args:
-        lengths: Integers of shape `(num_sequences,)`, the timesteps of each sequence, at least 1. Or the sequences, in
-            every form that `BucketedSequence` takes for `x`; where a row has several, its longest counts. Or a
-            `BucketedSequence`, whose sequences they are, but for those that it dropped as empty.
-        batch_size: Int, rows in a batch. Defaults to None: those of the dataset, if all its buckets have the same, or
-            else 32.
+        lengths: Ints `(num_sequences,)`, the timesteps of each sequence, at least 1. Or the sequences, in every form
+            that `BucketedSequence` takes for `x`; if a row has several, its longest counts. Or a `BucketedSequence`,
+            without the sequences that it dropped as empty.
+        batch_size: Int, rows per batch. Defaults to None: that of the dataset, if all its buckets have the same, else
+            32.
         y: Labels `(num_sequences,)`: integers, booleans and strings are classes, floats are values; or numbers
             `(num_sequences, num_columns)`. Defaults to None.
 
     Returns:
-        A `PaddingReport`: print it. `recommendation` has the call and its figures as data.
+        A `PaddingReport`: print it. Its `recommendation` has the call and the figures as data.
 
     Raises:
-        TypeError: If `lengths` holds neither integers nor sequences, or is a dataset that does not know them; if
-            `batch_size` is not an integer, or `y` neither numbers nor strings.
+        TypeError: If `lengths` holds neither integers nor sequences, or is a dataset that does not know its lengths; if
+            `batch_size` is not an integer, or `y` holds neither numbers nor strings.
         ValueError: If `lengths` is empty, not whole, below 1 or a padded array; if `batch_size` is below 1, or if `y`
-            has not one label for each length.
+            does not have one label for each length.
 
     Example:
         >>> report = padding_report([1, 1, 2, 9], batch_size=2)
@@ -246,7 +246,7 @@ def padding_report(lengths: Any, batch_size: int | None = None, y: ArrayLike | N
 
 
 def _lengths_and_batch_size(given: Any) -> tuple[Lengths, int]:
-    """The lengths of what `padding_report` takes, and the rows of a batch unless they are given."""
+    """The lengths in the argument of `padding_report`, and its default batch size."""
     if isinstance(given, tf.data.Dataset):
         lengths = getattr(given, "lengths", None)
         if lengths is None:
@@ -265,7 +265,7 @@ def _lengths_and_batch_size(given: Any) -> tuple[Lengths, int]:
 
 
 def _holds_sequences(given: Any) -> bool:
-    """Whether an argument is one of sequences, not of lengths; arrays of numbers are left to `check_lengths`."""
+    """Whether the argument holds sequences, not lengths; arrays of numbers go to `check_lengths`."""
     if isinstance(given, dict):
         return True
     if isinstance(given, np.ndarray) and given.dtype != object and type(given) is np.ndarray:
@@ -280,9 +280,9 @@ def _holds_sequences(given: Any) -> bool:
 
 
 def summarize_buckets(buckets: Buckets, stats: PaddingStats, outliers: Outliers | None = None) -> str:
-    """The buckets as a text table, with the padding of one epoch; where there are several leaves, of each as well.
+    """The buckets as a text table, with the padding of one epoch; if there are several leaves, of each leaf too.
 
-    Nested buckets have a column of lengths for each of their two leaves. Below it, the sequences that cost much.
+    Nested buckets have a column of lengths for each of their two leaves. A note below names outliers.
     """
     padded = {bucket.bucket: bucket for bucket in stats.buckets}
     levels = buckets.levels or (Level("lengths", np.array([1, *buckets.boundaries]), buckets.upper_lengths),)
@@ -317,7 +317,7 @@ def _strategy(
 
 
 def check_labels(y: object, num_sequences: int) -> Labels:
-    """Takes the `y` of `padding_report`: classes or values, one for each sequence."""
+    """Converts the `y` of `padding_report`: classes or values, one for each sequence."""
     try:
         array = np.asarray(y)
     except ValueError:  # of uneven shape
@@ -348,25 +348,24 @@ def _quantile_boundaries(lengths: Lengths, num_buckets: int) -> list[int]:
 
 
 def _distinct(choices: list[list[int]]) -> list[list[int]]:
-    """The choices that have buckets at all, each once: few distinct lengths give the same ones several times."""
+    """The choices that have buckets, without repetitions: few distinct lengths give the same ones several times."""
     return [choice for index, choice in enumerate(choices) if choice and choice not in choices[:index]]
 
 
 @dataclasses.dataclass(frozen=True)
 class RecommendedCall(PaddedTimesteps):
-    """A call of `BucketedSequence`, and what its epochs are like on average.
+    """A call of `BucketedSequence`, and the expected figures of its epochs.
 
     Attributes:
         options: Dict, the keyword arguments.
         boundaries: Tuple of ints, the bucket boundaries that it chooses.
-        num_batches: Int, of an epoch.
+        num_batches: Int, per epoch.
         real_timesteps: Int, sum of the lengths.
         total_timesteps: Float, the exact expectation of the sum over the batches of rows x padded length.
-        largest_batch: Int, the most timesteps that a batch may have.
-        distinct_batchmates: Float, how many other sequences a sequence shares a batch with in ten epochs, each counted
-            once.
+        largest_batch: Int, the maximum number of timesteps in a batch.
+        distinct_batchmates: Float, how many different sequences a sequence shares a batch with in ten epochs.
         label_imbalance: Float, how far the labels of the batches are from those of all sequences, in squared distance,
-            as a multiple of what random batches have; None without labels.
+            as a multiple of that of random batches; None without labels.
 
     Example:
         >>> call = padding_report([3, 4, 5, 90, 95, 100] * 10, batch_size=10).recommendation.call
@@ -399,19 +398,19 @@ class RecommendedCall(PaddedTimesteps):
 
 @dataclasses.dataclass(frozen=True)
 class PaddingRecommendation(ShownInNotebooks):
-    """Whether batches of similar length are worth it, and how to get them.
+    """Whether bucketing is worth it, and which call to make.
 
     Attributes:
         worth_it: Bool, whether bucketing saves at least 5 % of the timesteps of random batches.
-        call: `RecommendedCall`, the one to make; where bucketing is not worth it, with a single bucket.
-        within_budget: `RecommendedCall` with a bound on the timesteps of a batch, for when memory is short; None where
-            it would not halve the largest batch.
-        with_even_labels: `RecommendedCall` with fewer buckets, whose batches have more even labels, for when lengths
-            tell much about labels; None where the imbalance of `call` is 2 at most, or without labels.
+        call: `RecommendedCall`, the one to make; with a single bucket if bucketing is not worth it.
+        within_budget: `RecommendedCall` with a budget of timesteps per batch, for when memory is short; None if it
+            would not halve the largest batch.
+        with_even_labels: `RecommendedCall` with fewer buckets and more even labels, for when lengths tell much about
+            labels; None if the imbalance of `call` is at most 2, or without labels.
         random_timesteps: Float, the timesteps of an epoch of random batches.
         longest_timesteps: Int, those of an epoch padded to the longest sequence.
-        random_distinct_batchmates: Float, what `distinct_batchmates` is in random batches.
-        reasons: Tuple of strings: what comes of the call, or why bucketing is not worth it.
+        random_distinct_batchmates: Float, the `distinct_batchmates` of random batches.
+        reasons: Tuple of strings: what the call achieves, or why bucketing is not worth it.
 
     Example:
         >>> padding_report([7] * 10, batch_size=2).recommendation.reasons
@@ -447,7 +446,7 @@ class PaddingRecommendation(ShownInNotebooks):
 
 
 def _outliers(lengths: Lengths, batch_size: int) -> Outliers | None:
-    """The outliers of increasing lengths, in the epochs of the plain call."""
+    """The outliers among increasing lengths, in the epochs of the plain call."""
     buckets = choose_buckets(lengths, BatchSizing(batch_size, None, None, multiple=1))
 
     def padded_if_cut(length: int) -> float:
@@ -508,7 +507,7 @@ def _try_call(options: dict[str, Any], lengths: Lengths, labels: Labels | None) 
 
 
 def _with_even_labels(automatic: RecommendedCall, lengths: Lengths, labels: Labels | None) -> RecommendedCall | None:
-    """The call with the most buckets, two at least, whose labels are even enough; None if the automatic ones are."""
+    """The call with the most buckets, at least two, whose labels are even enough; None if the automatic ones are."""
     if automatic.label_imbalance is None or automatic.label_imbalance <= MAX_LABEL_IMBALANCE:
         return None
     fewer = None

@@ -1,4 +1,4 @@
-"""What was padded, as numbers that can be added and printed: in all batches, in each bucket, in each leaf."""
+"""Padding as numbers that can be added and printed: of all batches, of each bucket, of each leaf."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from keras_bucketing.planning.forecast import expected_random_timesteps
 
 
 class PaddedTimesteps:
-    """A dataclass with these two fields, wherever they stand among others."""
+    """A dataclass with these two fields."""
 
     real_timesteps: int
     total_timesteps: float
 
     @property
     def padding_efficiency(self) -> float:
-        """Float, real timesteps / all timesteps; `nan` of nothing."""
+        """Float, real timesteps / all timesteps; `nan` without timesteps."""
         return self.real_timesteps / self.total_timesteps if self.total_timesteps else math.nan
 
     def to_dict(self) -> dict[str, Any]:
@@ -36,7 +36,7 @@ class PaddedTimesteps:
 
 @dataclasses.dataclass(frozen=True)
 class _PaddedPart(PaddedTimesteps):
-    """What was padded in one part of the batches; the first field says in which."""
+    """The padding of one part of the batches; the first field identifies the part."""
 
     def __add__(self: _Part, other: _Part) -> _Part:
         return dataclasses.replace(self, **_added(self, other, list(vars(self))[1:]))
@@ -44,12 +44,12 @@ class _PaddedPart(PaddedTimesteps):
 
 @dataclasses.dataclass(frozen=True)
 class BucketPaddingStats(_PaddedPart):
-    """What was padded in the batches of one bucket.
+    """The padding of the batches of one bucket.
 
     Attributes:
-        bucket: Int, which bucket, counted from the shortest; nested ones in lexicographic order.
+        bucket: Int, the index of the bucket, the shortest first; nested ones in lexicographic order.
         longest: Int, the longest padded length among its batches, in timesteps.
-        num_sequences: Int, rows in its batches. Rows that spilled into it from shorter buckets count here.
+        num_sequences: Int, the rows of its batches, including rows that spilled into it from shorter buckets.
         num_batches: Int.
         real_timesteps: Int, sum of the lengths, of all leaves.
         total_timesteps: Int, sum over the batches of rows x padded length, of all leaves.
@@ -69,7 +69,7 @@ class BucketPaddingStats(_PaddedPart):
 
 @dataclasses.dataclass(frozen=True)
 class LeafPaddingStats(_PaddedPart):
-    """What was padded in one of several leaves, such as the source and the target of a translation.
+    """The padding of one of several leaves, such as the source or the target of a translation.
 
     Attributes:
         name: Str, e.g. `x['source']`.
@@ -93,29 +93,28 @@ _Part = TypeVar("_Part", bound=_PaddedPart)
 
 @dataclasses.dataclass(frozen=True)
 class PaddingStats(PaddedTimesteps):
-    """What was padded in a number of batches.
+    """The padding of a number of batches.
 
-    Every ragged leaf counts: where a row has several sequences, such as a source and a target, and where labels have
-    lengths of their own, each is padded on its own, and the figures are the sums over all of them. Labels for each
-    timestep are padded like the sequences that they label and do not count again.
+    Every ragged leaf counts. If a row has several sequences, such as a source and a target, or labels of their own
+    length, the figures are the sums over all of them. Labels per timestep are padded like their sequences and do not
+    count again.
 
-    Two of them add up to the statistics of all their batches, and so does `sum()`; `PaddingStats()` is no
-    batch. Add only statistics with the same buckets and leaves: figures per bucket are matched by the bucket's index,
-    those per leaf by its name.
+    Statistics can be added with `+` and `sum()`; `PaddingStats()` is the zero. Add only those with the same buckets and
+    leaves: buckets are matched by index, leaves by name.
 
     Attributes:
         num_sequences: Int, rows in the batches.
         num_batches: Int.
         real_timesteps: Int, sum of the lengths.
-        total_timesteps: Int, sum over the batches of rows x padded length: what the model computes.
+        total_timesteps: Int, sum over the batches of rows x padded length, which is what the model computes.
         longest: Int, the longest sequence of any leaf, in timesteps.
         left_out: Int, rows that the pass leaves out (`remainder="drop"`, shards).
-        random_batches_timesteps: Float, what these sequences would have cost in batches of the same sizes
-            filled at random and padded to their longest row. The exact expectation, without sampling.
-        buckets: Tuple of `BucketPaddingStats`, the shortest first; empty where no buckets are known.
+        random_batches_timesteps: Float, the timesteps of these sequences in random batches of the same sizes, padded to
+            their longest row. The exact expectation, without sampling.
+        buckets: Tuple of `BucketPaddingStats`, the shortest first; empty if no buckets are known.
         shapes: Tuple of the distinct `(rows, padded length)`, or `(rows, padded length of each leaf)`, sorted.
-        leaves: Tuple of `LeafPaddingStats`, one for each ragged leaf where there are several; else empty.
-        seconds: Float, how long the epoch took, where that was measured, otherwise 0. Not compared by `==`.
+        leaves: Tuple of `LeafPaddingStats`, one for each ragged leaf if there are several; else empty.
+        seconds: Float, the duration of the epoch if it was measured, else 0. Not compared by `==`.
 
     Example:
         >>> import numpy as np
@@ -242,12 +241,12 @@ class PaddingStats(PaddedTimesteps):
 
     @property
     def padding_ratio(self) -> float:
-        """Float, 1 - padding efficiency, which is the share of the timesteps that is padding."""
+        """Float, 1 - padding efficiency, the share of timesteps that are padding."""
         return 1.0 - self.padding_efficiency
 
     @property
     def pad_to_longest_timesteps(self) -> int:
-        """Int, what padding all of these sequences to the longest, of each leaf, would have cost, in timesteps."""
+        """Int, the timesteps of all these sequences padded to the longest, of each leaf."""
         return self.num_sequences * (sum(leaf.longest for leaf in self.leaves) or self.longest)
 
     @property
@@ -262,7 +261,7 @@ class PaddingStats(PaddedTimesteps):
 
     @property
     def real_timesteps_per_second(self) -> float:
-        """Float, real timesteps per second; `nan` where nobody measured the time."""
+        """Float, real timesteps per second; `nan` if the time was not measured."""
         return self.real_timesteps / self.seconds if self.seconds else math.nan
 
     def __add__(self, other: object) -> PaddingStats:
