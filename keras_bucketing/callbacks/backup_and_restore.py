@@ -1,4 +1,4 @@
-"""BackupAndRestoreSequence: a killed training run goes on with the very batches that it would have seen."""
+"""BackupAndRestoreSequence: an interrupted training run continues with the same batches."""
 
 from __future__ import annotations
 
@@ -39,39 +39,39 @@ _END_OF_SHORTER_EPOCH = "end of the epoch that a restart has shortened"
 class BackupAndRestoreSequence(keras.callbacks.Callback):
     """Backs up model, optimizer, epoch and the position in the data, and restores them when `fit` begins.
 
-    `keras.callbacks.BackupAndRestore` restores weights and epoch, but an epoch that was cut short starts over with
-    other batches. Here a restarted run reads the rows that the uninterrupted one would have read, whoever else reads
-    the dataset meanwhile (validation, `evaluate` in a callback), and its weights become the same. A backup is one
-    directory with a record of sizes and checksums that is published last, by one atomic step: a process that is killed
-    while it writes leaves the backups before, and what is damaged is not restored. The two newest backups are kept; if
-    the newest is damaged, a warning says so and the one before it is restored.
+    `keras.callbacks.BackupAndRestore` restores weights and epoch, but begins an interrupted epoch again, with other
+    batches. With this callback, a restarted run reads the same rows as an uninterrupted one, even if others read the
+    dataset meanwhile (validation, `evaluate` in a callback), and ends with the same weights. A backup is one directory
+    with sizes and checksums, published in one atomic step: if the process is killed while it writes, the earlier
+    backups remain, and a damaged backup is not restored. The two newest backups are kept; if the newest is damaged, a
+    warning says so and the one before it is restored. See docs/how-it-works/resume.md.
 
-    One pass over the data is one Keras epoch: if a restart cuts a pass in two, or a callback stops `fit` inside of it,
-    the next `fit` goes on with the same epoch and reads its rest. Metrics of that epoch are those of the rest, and the
-    states that other callbacks keep, as `EarlyStopping` its patience, start over. The random states of layers are
-    restored, but not PyTorch's own generator, from which Keras draws there for a `Dropout` without a `seed`. Epochs
-    must be passes: `steps_per_epoch`, `take` and `repeat` are refused.
+    Each epoch must be a pass over the data: `steps_per_epoch`, `take` and `repeat` are refused. If a restart, or a
+    callback that stops `fit`, interrupts a pass, the next `fit` continues the same epoch with its remaining batches.
+    The metrics of that epoch cover only these, and other callbacks lose their states, such as the patience of
+    `EarlyStopping`. The random states of layers are restored, but not PyTorch's own generator, which Keras uses there
+    for a `Dropout` without a `seed`.
 
     A directory belongs to one call of `fit`. In a program with several, give each its own, and all but the last one
-    `delete_checkpoint=False`, so that a restart skips what was finished. A copy of the callback, as tuners make one for
-    each trial, shares the dataset. In one process `fit` refuses the directory that a copy has used, or another callback
-    whose `fit` has ended and that is still there, so that no trial goes on with another one's weights. A new process
+    `delete_checkpoint=False`, so that a restart skips finished ones. A copy of the callback, as tuners make for each
+    trial, shares the dataset. In one process, `fit` refuses a directory that a copy has used, or another callback that
+    still exists and whose `fit` has ended, so that no trial continues with the weights of another one. A new process
     resumes, and so does a new callback after an interruption.
 
     Args:
-        dataset: The `BucketedSequence` that `fit` gets, as it is or wrapped by `map` or `prefetch`. Or a
-            `BucketedStream` that has a length, of a source that yields the same rows again in the same epoch: a restart
-            reads it from its beginning, and leaves out what was consumed.
+        dataset: The `BucketedSequence` of `fit`, even if `map` or `prefetch` wraps it there. Or a `BucketedStream` of
+            known length, whose source yields the same rows again in the same epoch: a restart reads it from its
+            beginning, and skips what was consumed.
         backup_dir: Path of a directory for this training run, local or on a file system that `tf.io.gfile` knows
-            ("gs://bucket/run", as a string). Files of others in it are left alone.
-        save_freq: "epoch", or an int: back up after every so many batches as well, at the next end of a group of
+            ("gs://bucket/run", as a string). Other files in it are not touched.
+        save_freq: "epoch", or an int: also back up after that many batches, at the next end of a group of
             `steps_per_execution` batches. False: only before preemption. Defaults to "epoch".
         delete_checkpoint: Bool, whether to delete the backups when `fit` ends. Defaults to True.
-        is_chief: Bool, whether this process keeps what it writes. With several hosts, all of them need this callback
-            and one is the chief, with a directory that all of them read: backups of their own could be of different
-            steps. More or fewer hosts may go on with it: see `BucketedSequence.load_state_dict`. Defaults to True.
-        save_before_preemption: Bool, whether SIGTERM, as clouds send it before they take a machine away, makes a backup
-            after the next batch (inside a validation: after it) and ends the process with exit code 143. A handler that
+        is_chief: Bool, whether this process keeps what it writes. With several hosts, all of them need this callback,
+            and one is the chief, with a directory that all of them can read, since separate backups could be of
+            different steps. More or fewer hosts may continue: see `BucketedSequence.load_state_dict`. Defaults to True.
+        save_before_preemption: Bool, whether SIGTERM, which clouds send before they take a machine away, makes a backup
+            after the next batch (or after a running validation) and ends the process with exit code 143. A handler that
             the program had installed is called in between. For `fit` in the main thread, on one host. Defaults to
             False.
 
@@ -140,7 +140,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         self._has_finished = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BackupAndRestoreSequence:
-        """A callback with the same dataset and directory that has trained nothing: tuners copy callbacks."""
+        """An untrained callback with the same dataset and directory: tuners copy callbacks."""
         new = BackupAndRestoreSequence(
             self._dataset,
             self._directory,
@@ -167,7 +167,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
             self._preemption = PreemptionSignal(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        """Begins to count the epoch's batches."""
+        """Starts counting the epoch's batches."""
         if self._first_epoch is not None:
             self._check_first_epoch(epoch)
             self._first_epoch = None
@@ -187,7 +187,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
             self._save_inside_epoch()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Lets Keras go on after a pass that a restart has shortened."""
+        """Lets Keras continue after a pass that a restart has shortened."""
         self._pass.confirm_read()
         if self.model.stop_training is _END_OF_SHORTER_EPOCH:  # and not True, which another callback has set since
             self.model.stop_training = False
@@ -195,7 +195,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
             self._save_end_of_epoch()
 
     def on_train_end(self, logs: Logs = None) -> None:
-        """Deletes the backups, unless told otherwise."""
+        """Deletes the backups, unless `delete_checkpoint` is False."""
         self._has_finished = True
         if self._first_epoch is not None:  # all epochs were trained before the restart
             self._first_epoch = None
@@ -207,7 +207,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
             self._store.delete()
 
     def _restore(self) -> None:
-        """Takes over all of the newest backup, or nothing of it."""
+        """Restores the newest backup completely, or not at all."""
         backup = self._store.newest()
         self._first_epoch = None if backup is None else backup.state["keras_epoch"]
         if backup is not None:
@@ -219,7 +219,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         set_first_epoch(self.model, self._first_epoch or 0)
 
     def _run_after_callbacks(self) -> None:
-        """Follows the pass of `fit` closely, and saves what all callbacks have made of a batch or an epoch."""
+        """Follows the pass of `fit`, and saves after all callbacks have handled a batch or an epoch."""
         hooks: dict[str, Callable[..., None]] = {
             "on_train_begin": self._after_train_begin,
             "on_epoch_begin": self._after_epoch_begin,
@@ -256,7 +256,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         self._leave_if_preempted()
 
     def _save_end_of_epoch(self, epoch: int = 0, logs: Logs = None) -> None:
-        """Backs up the end of an epoch, or where a callback has stopped inside of it."""
+        """Backs up the end of an epoch, or the position where a callback has stopped `fit`."""
         if self._is_whole:
             state, next_epoch = self._pass.state(), self._epoch + 1
         else:
@@ -267,7 +267,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
         self._leave_if_preempted()
 
     def _check_fit(self) -> None:
-        """Refuses what could not be resumed before anything is trained."""
+        """Refuses a `fit` that could not be resumed, before training."""
         if not self.model.built:
             raise ValueError(
                 "BackupAndRestoreSequence restores weights when fit() begins, so the model must have some by then. "
@@ -362,11 +362,11 @@ def _check_directory(backup_dir: str | os.PathLike[str]) -> str:
 
 
 class _Copies:
-    """What a callback and its copies have in common."""
+    """State shared by a callback and its copies."""
 
 
 class _Owner(NamedTuple):
-    """The callback whose `fit` has used a directory last, without keeping it alive, and its copies."""
+    """The callback whose `fit` used a directory last, without keeping it alive, and its copies."""
 
     callback: weakref.ref[BackupAndRestoreSequence]
     copies: _Copies
@@ -374,7 +374,7 @@ class _Owner(NamedTuple):
 
     @property
     def has_finished(self) -> bool:
-        """Whether the callback is still there, and its `fit` came to an end."""
+        """Whether the callback still exists, and its `fit` has ended."""
         callback = self.callback()
         return callback is not None and callback._has_finished
 
@@ -386,8 +386,8 @@ _owners_lock = threading.Lock()
 def _claim_directory(callback: BackupAndRestoreSequence, directory: str, is_chief: bool, copies: _Copies) -> None:
     """Notes that this callback uses a directory.
 
-    A callback that is gone or was interrupted, and was no copy of the same one, leaves its directory to the next: so a
-    notebook's cell that was interrupted can be run again, and goes on.
+    A callback that no longer exists or was interrupted leaves its directory to the next one, unless they are copies: so
+    an interrupted notebook cell can be run again, and continues.
 
     Raises:
         ValueError: If another callback has used it in this process.
@@ -412,7 +412,7 @@ def _claim_directory(callback: BackupAndRestoreSequence, directory: str, is_chie
 
 
 def _model_state(model: keras.Model) -> State:
-    """What the file of the weights does not hold: the random states of dropout, and what kind of weights they are."""
+    """The state that the weights file lacks: the random states of dropout, and a description of the weights."""
     return {
         "variables": _describe_variables(model),
         "random_states": [keras.ops.convert_to_numpy(state).tolist() for state in _random_states(model)],
@@ -444,7 +444,7 @@ def _check_model_state(model: keras.Model, state: State) -> None:
 
 
 def _restore_model(model: keras.Model, weights_path: str, state: State) -> None:
-    """Loads weights and random states; to be called after `_check_model_state`."""
+    """Loads weights and random states; call it after `_check_model_state`."""
     model.load_weights(weights_path)
     for variable, value in zip(_random_states(model), state["random_states"], strict=True):
         variable.assign(np.asarray(value, dtype=keras.ops.convert_to_numpy(variable).dtype))

@@ -1,4 +1,4 @@
-"""check_padding: whether padding can reach the answer of a model, found out by running it."""
+"""check_padding: whether padding can reach the answer of a model, found by running it."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from keras_bucketing.predicting.batch_runs import declared_batch_size, layers_in
 
 @dataclass(frozen=True)
 class PaddingCheck(ShownInNotebooks):
-    """What `check_padding` found. Its truth value is `passed`; printed, it says what differs, where, and what to do.
+    """The result of `check_padding`: true if the model passed. Printed, it says what differs, where, and what to do.
 
     Attributes:
-        passed: Bool, whether padding cannot reach outputs and loss, as far as the rows that were tried tell.
-        max_difference: Float, the largest absolute difference between outputs that should be equal; infinite where one
-            of two is NaN.
-        loss_difference: Float, the absolute difference of the loss when the batch is padded further. None where the
-            model is not compiled, there are no labels, or the loss cannot be computed.
+        passed: Bool, whether padding does not reach outputs and loss on the rows that were tried.
+        max_difference: Float, the largest absolute difference between outputs that should be equal; infinite if one of
+            the two is NaN.
+        loss_difference: Float, the absolute difference of the loss when the batch is padded further. None if the model
+            is not compiled, there are no labels, or the loss cannot be computed.
         layer: Str, the name of the first layer or operation after which real timesteps depend on padding or the mask is
-            gone. None if nothing leaks, or if it was not found.
-        text: Str, what is printed.
+            lost. None if nothing leaks, or if it was not found.
+        text: Str, the printed text.
 
     Example:
         >>> model = keras.Sequential([keras.layers.Embedding(10, 4), keras.layers.GlobalAveragePooling1D()])
@@ -68,40 +68,39 @@ class PaddingCheck(ShownInNotebooks):
 def check_padding(
     model: keras.Model, dataset: Any, *, num_rows: int = 16, extra_timesteps: int = 8, tolerance: float = 1e-4
 ) -> PaddingCheck:
-    """Finds out whether padding can reach what a model puts out.
+    """Checks whether padding can reach the output of a model.
 
-    Keras loses masks in many places without a word, and where it does, a sequence gets another answer in one batch than
-    in another. So the model is run on a few rows of the dataset, the shortest and the longest among them: in a batch,
-    in the same batch padded further, and each alone without padding. Outputs for each timestep are compared on real
-    timesteps. Where the model is compiled and the dataset has labels, the loss is compared too.
+    Keras silently loses masks in many places, and a sequence then gets different answers in different batches. This
+    function runs the model on a few rows of the dataset, the shortest and the longest among them: in a batch, in the
+    same batch padded further, and each row alone without padding. Outputs per timestep are compared on real timesteps.
+    If the model is compiled and the dataset has labels, the loss is compared too.
 
-    - *The same batch padded further* must give the same.
-    - *A row alone* must give what it gives in its batch, unless rows of one equal length give something else in company
-      as well: then the output depends on the batch by design, which is said, and does not fail.
+    - *The same batch padded further* must give the same outputs.
+    - *A row alone* must give the same output as in its batch. If even rows of equal length give other outputs together,
+      the output depends on the batch by design: the report says so, and the check does not fail.
 
-    The model runs in inference mode, and is left as it was: weights, optimizer, metrics, seeds, and the states of
-    stateful layers, which are reset before each run. One without weights is built. Trainable weights that are all zero,
-    as biases before training, have random values in the meantime, since zeros hide what is in the padding. Under
-    TensorFlow it runs in a graph, as in `predict`, unless `run_eagerly` says otherwise.
+    The model runs in inference mode and is restored afterwards: weights, optimizer, metrics, seeds, and the states of
+    stateful layers, which are reset before each run. A model without weights is built. Trainable weights that are all
+    zero, such as biases before training, get random values during the check, since zeros hide what is in the padding.
+    Under TensorFlow the model runs in a graph, as in `predict`, unless `run_eagerly` is set.
 
     Args:
         model: A Keras model of any kind.
-        dataset: The `BucketedSequence` to train on; or padded batches, as a `tf.data.Dataset`, a
-            `keras.utils.PyDataset`, what `monitor_padding` returned, or arrays: `x`, `(x, y)` or `(x, y,
-            sample_weight)`. What is padding in batches is told by entries of lengths, by masks, or by the value at the
-            end of a row (0, or the `mask_value` of the model's first masking layer), as
-            `BucketedSequence.from_dataset` reads them. Of batches the first 512 rows are read.
-        num_rows: Int, how many rows to try, or one batch where the model fixes its size. Defaults to 16.
-        extra_timesteps: Int, how much further to pad; fewer where the model refuses so many. Defaults to 8.
-        tolerance: Float, the largest difference in units of `1 + |output|`. With layers that compute in float16 or
-            bfloat16 it is multiplied by 2**13 or 2**16, the ratio of their precision to that of float32, and those of
-            mixed precision are run in float32 as well, with the tolerance as it is. Defaults to 1e-4.
+        dataset: The `BucketedSequence` to train on. Or padded batches: a `tf.data.Dataset`, a `keras.utils.PyDataset`,
+            the result of `monitor_padding`, or arrays `x`, `(x, y)` or `(x, y, sample_weight)`. Their padding is found
+            by entries of lengths, by masks, or by the value at the end of a row (0, or the `mask_value` of the model's
+            first masking layer), as in `BucketedSequence.from_dataset`. The first 512 rows of batches are read.
+        num_rows: Int, how many rows to try, or one batch if the model fixes its size. Defaults to 16.
+        extra_timesteps: Int, how much further to pad; fewer if the model refuses that many. Defaults to 8.
+        tolerance: Float, the largest allowed difference, in units of `1 + |output|`. For layers that compute in float16
+            or bfloat16 it is multiplied by 2**13 or 2**16, the ratio of their precision to that of float32; mixed
+            precision is also run in float32, with this tolerance. Defaults to 1e-4.
 
     Returns:
         A `PaddingCheck`, true if the model passed: `assert check_padding(model, dataset)` is a test.
 
     Raises:
-        TypeError: If `model` is not a Keras model or `dataset` nothing of the kind.
+        TypeError: If `model` is not a Keras model, or `dataset` none of these.
         ValueError: If the model is random at inference, with the name of the layer; if an argument is out of range, or
             it is not clear what is padding in the batches.
 
@@ -140,7 +139,7 @@ def _mask_value(model: keras.Model) -> Any:
 
 @dataclass
 class _Outcome:
-    """What the runs of one precision showed."""
+    """The results of the runs in one precision."""
 
     further: Difference
     alone: Difference
@@ -169,7 +168,7 @@ class _Check:
         self._fill_batches_of(declared_batch_size(model) if is_stateful else None)
 
     def _fill_batches_of(self, size: int | None) -> None:
-        """Takes each row once, or as often as it takes to fill a batch of that size."""
+        """Takes each row once, or repeats rows to fill a batch of that size."""
         self.has_fixed_size, self.size = size is not None, size or self.sample.num_rows
         self.rows = [row % self.sample.num_rows for row in range(self.size)]
 
@@ -184,7 +183,7 @@ class _Check:
                     return self._checked(base)
 
     def _built(self) -> Batch:
-        """Runs the model once, so that all its weights are there; returns the batch."""
+        """Runs the model once, so that all its weights exist; returns the batch."""
         base, declared = self.sample.batch(self.rows), declared_batch_size(self.model)
         try:
             Runner(self.model).eagerly(base)
@@ -268,7 +267,7 @@ class _Check:
         return outcome
 
     def _padded_further(self, runner: Runner) -> tuple[int, Batch, list[Array]]:
-        """As many further timesteps as the model takes, up to those asked for."""
+        """As many further timesteps as the model takes, up to the requested number."""
         extra = self.extra
         while extra:
             batch = self.sample.batch(self.rows, extra=extra)
@@ -279,7 +278,7 @@ class _Check:
         return 0, self.sample.batch(self.rows), []
 
     def _alone(self, runner: Runner, base: Batch, outputs: list[Array]) -> tuple[Difference, int | None]:
-        """Each row alone: as a batch of copies, for layers that want a batch size."""
+        """Each row alone: as a batch of copies, for layers that need a batch size."""
         worst, failed = Difference(), None
         refused = []
         for row in sorted(set(self.rows)):
@@ -299,7 +298,7 @@ class _Check:
         return worst, failed
 
     def _alone_or_longer(self, runner: Runner, row: int, base: Batch) -> tuple[Batch, list[Array]] | None:
-        """A row alone, or with as little padding as the model takes: some want a number of timesteps."""
+        """A row alone, or with as little padding as the model accepts: some models need a number of timesteps."""
         longest = max(base.padded_lengths)
         extra = 0
         while True:
@@ -316,7 +315,7 @@ class _Check:
             return batch, outputs
 
     def _company(self, runner: Runner, failed: int | None) -> Difference:
-        """By how much a row differs in company where nothing is padded: with longer rows, all cut to its length."""
+        """By how much a row differs among longer rows that are cut to its length, without any padding."""
         shortest = np.min(self.sample.lengths, axis=0)
         order = np.argsort(shortest, kind="stable")[::-1].tolist()
         worst = Difference()
@@ -386,7 +385,7 @@ class _Check:
         return lines
 
     def _where(self, outcome: _Outcome) -> tuple[str | None, list[str]]:
-        """The layer, and the lines on it."""
+        """The layer, and the lines about it."""
         leak = None
         if outcome.further.exceeds > outcome.tolerance:
             leak = self._leak(self.rows[outcome.further.row], outcome.extra, alone=False)
@@ -401,7 +400,7 @@ class _Check:
         return layer, [f"Where: {where}", f"Instead: {cure}"]
 
     def _leak(self, row: int, extra: int, alone: bool) -> Leak | None:
-        """Looks for the layer with a batch of that row and the longest one, padded further, against less padding."""
+        """Finds the layer by comparing a batch of that row and the longest one, padded further, with less padding."""
         longest = int(np.argmax(np.max(self.sample.lengths, axis=0)))
         rows = self.rows if self.has_fixed_size else [row, longest]
         first = self.sample.batch(rows, extra=extra)
@@ -464,7 +463,7 @@ class _Check:
         return apart, lines
 
     def _loss_of(self, runner: Runner, batch: Batch) -> tuple[float, float]:
-        """The loss, and what layers added to it."""
+        """The loss, including losses that layers added."""
         outputs = runner.eagerly(batch)
         x, y, weights = (
             None if part is None else keras.tree.map_structure(keras.ops.convert_to_tensor, part)

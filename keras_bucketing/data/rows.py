@@ -1,12 +1,11 @@
-"""Rows of different lengths as ranges of flat values: the only place that says where a row lies in them.
+"""Rows of different lengths as ranges of flat values: the only place that knows where a row is in them.
 
-    values    a a a b . c c          row i is values[starts[i] : starts[i] + sizes[i]]
-    starts    0     3   5
-    sizes     3     1   2
+    values    a a a b . c c          row i is values[starts[i] : starts[i] + sizes[i]] starts    0     3   5 sizes     3
+    1   2
 
-Rows may lie in any order, overlap, and leave timesteps between them that no row holds. Whatever form the user's rows
-have (`convert.py`), they become this, so that what is cut, left out or asked for are starts and sizes, and values in a
-file need not be read.
+Rows may be in any order, overlap, and leave timesteps between them that belong to no row. Every form of input
+(`convert.py`) is brought into this one, so that cutting, leaving out and selecting rows change only starts and sizes,
+and values in a file need not be read.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ _BLOCK_BYTES = 1 << 25  # of values that are picked at once, so that no second c
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """One leaf with a sequence a row: row i is `values[starts[i] : starts[i] + sizes[i]]`.
+    """One leaf with one sequence per row: row i is `values[starts[i] : starts[i] + sizes[i]]`.
 
     Attributes:
-        values: Array `(num_values, *feature_shape)`, the timesteps of all rows, as they lie in memory.
+        values: Array `(num_values, *feature_shape)`, the timesteps of all rows, in memory order.
         starts: Where each row begins, `(num_rows,)`.
-        sizes: How many timesteps each row has, `(num_rows,)`; int32, int64 if one of them needs it.
-        dtype: What batches hold, e.g. float32 where `values` are float64.
-        owned: Whether nobody else can write to `values`, so that no copy protects anyone.
-        shared: Whether `values` stay where they are, even if others can write to them.
+        sizes: The number of timesteps of each row, `(num_rows,)`; int32, or int64 if one of them needs it.
+        dtype: The dtype of batches, e.g. float32 if `values` are float64.
+        owned: Whether no one else can write to `values`, so that a copy is unnecessary.
+        shared: Whether `values` are used without a copy, even if others can write to them.
         min_length: 1 if an empty row counts as one timestep of padding, else 0.
     """
 
@@ -58,7 +57,7 @@ class Rows:
         return len(self.starts)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """The rows, as views of the values in the dtype that these have."""
+        """The rows, as views of the values in their dtype."""
         for start, size in zip(self.starts.tolist(), self.sizes.tolist(), strict=True):
             yield self.values[start : start + size]
 
@@ -88,13 +87,13 @@ class Rows:
         return replace(self, starts=self.starts[keep], sizes=self.sizes[keep])
 
     def fill_empty(self: Self) -> Self:
-        """Lets every empty row count as one timestep of padding."""
+        """Makes every empty row count as one timestep of padding."""
         return replace(self, min_length=1)
 
     def materialize(self) -> Rows:
-        """The same rows with values that may stay where they are: a copy unless they are `shared` or `owned`.
+        """The same rows with values that can be kept: a copy unless they are `shared` or `owned`.
 
-        Timesteps that no row holds are left out of a copy, and of what is `owned`.
+        A copy, and `owned` values, leave out the timesteps that belong to no row.
         """
         if self.shared and self.values.flags.c_contiguous:
             return self
@@ -105,7 +104,7 @@ class Rows:
         return replace(self, values=values, starts=starts, owned=True, shared=False)
 
     def concatenated(self) -> tuple[np.ndarray, Offsets]:
-        """The values in the order of the rows, and the row splits; a copy only where the rows lie otherwise."""
+        """The values in the order of the rows, and the row splits; a copy only if the rows are in another order."""
         splits = row_splits_of(self.sizes)
         if np.array_equal(self.starts, splits[:-1] + self.starts[0]):
             first = int(self.starts[0])
@@ -119,17 +118,17 @@ class Rows:
         return self.concatenated()[0].reshape(len(self), int(self.sizes[0]), *self.feature_shape)
 
     def as_tensors(self, as_tensor: Callable[[np.ndarray], tf.Tensor]) -> RowTensors:
-        """Where the rows lie, for use in a graph; `as_tensor` puts an array into host memory."""
+        """The positions of the rows, for use in a graph; `as_tensor` puts an array into host memory."""
         return RowTensors(as_tensor(self.starts), as_tensor(self.sizes.astype(np.int32, copy=False)), self.min_length)
 
 
 @dataclass(frozen=True, eq=False)
 class PickedValues:
-    """One leaf with one value a row that is a row of an array, which need not be copied: row i is `values[rows[i]]`.
+    """One leaf with one value per row, which is a row of an array that need not be copied: row i is `values[rows[i]]`.
 
     Attributes:
         values: Array `(num_values, ...)`.
-        rows: Which of the values, `(num_rows,)`.
+        rows: The index of each row's value, `(num_rows,)`.
     """
 
     values: np.ndarray
@@ -140,7 +139,7 @@ class PickedValues:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As of the array of these rows."""
+        """The shape of the array of these rows."""
         return (len(self.rows), *self.values.shape[1:])
 
     def select(self, keep: Selection) -> PickedValues:
@@ -156,17 +155,17 @@ class RowTensors(NamedTuple):
     min_length: int
 
     def lengths(self, rows: tf.Tensor) -> tf.Tensor:
-        """The timesteps that some rows have in a batch, int32 `(batch,)`; in graph."""
+        """The timesteps of some rows in a batch, int32 `(batch,)`; in graph."""
         lengths = tf.gather(self.sizes, rows)
         return tf.maximum(lengths, self.min_length) if self.min_length else lengths
 
     def timesteps(self, rows: tf.Tensor, first: int = 0, limit: int | None = None) -> tf.RaggedTensor:
-        """Where the timesteps of some rows lie in the values, int64 `(batch, (time))`; in graph.
+        """The positions of the timesteps of some rows in the values, int64 `(batch, (time))`; in graph.
 
         Args:
             rows: Int32 `(batch,)`, row indices.
             first: The index of the first of the values.
-            limit: How many timesteps of a row at most; None for all.
+            limit: The maximum number of timesteps of a row; None for all.
         """
         # Not tf.gather of a RaggedTensor: its kernel checks the row splits of all the data at every call
         # (tensorflow/core/kernels/ragged_gather_op.cc, ValidateSplits).
@@ -179,7 +178,7 @@ class RowTensors(NamedTuple):
 def rows_from_ranges(
     values: np.ndarray, starts: Offsets, sizes: Lengths, name: str = "values", owned: bool = False, shared: bool = False
 ) -> Rows:
-    """Rows anywhere in values; used where they lie if these are `shared`, or a file that is mapped into memory.
+    """Rows anywhere in values, without a copy if these are `shared`, or a mapped file.
 
     Raises:
         TypeError: If the values are not numbers; the error calls them `name`.
@@ -192,23 +191,23 @@ def rows_from_ranges(
 def rows_from_lengths(
     values: np.ndarray, lengths: Lengths, name: str = "values", owned: bool = False, shared: bool = False
 ) -> Rows:
-    """Rows that follow one another in values, with lengths whose sum is the number of timesteps."""
+    """Consecutive rows in values, with lengths whose sum is the number of timesteps."""
     return rows_from_ranges(values, row_splits_of(lengths)[:-1], lengths, name, owned, shared)
 
 
 def rows_from_row_splits(values: Any, row_splits: Any, name: str = "values") -> Rows:
-    """Checks flat values and row splits, and takes them as they are.
+    """Checks flat values and row splits, and makes rows of them.
 
     Args:
         values: Array or tensor `(num_values, *features)`.
-        row_splits: Integers `(num_rows + 1,)`, from 0 to `num_values`, never decreasing; or `(num_rows, 2)`, where each
-            row starts and stops.
-        name: What to call the values in an error message.
+        row_splits: Integers `(num_rows + 1,)`, from 0 to `num_values`, never decreasing; or `(num_rows, 2)`, the start
+            and the stop of each row.
+        name: The name of the values in an error message.
 
     Raises:
         TypeError: If the values are not numbers or the splits not integers.
         ValueError: If the splits do not start at 0, decrease, or do not end at `num_values`; if a row stops before it
-            starts, or lies outside of the values.
+            starts, or lies outside the values.
     """
     values = as_regular_array(
         values, name, "Pass the timesteps of all sequences, concatenated, or the list to BucketedSequence itself."
@@ -236,20 +235,20 @@ def rows_from_memory(
     rows_of_pieces: Lengths,
     sizes: Lengths,
 ) -> Rows | None:
-    """Rows in pieces of one memory, such as slices of one array, without a copy.
+    """Rows in pieces of one block of memory, such as slices of one array, without a copy.
 
     Args:
         memory: Array with all of the memory.
         pieces: The address of each piece, `(num_pieces,)`.
-        timesteps: How many timesteps a piece has, `(num_pieces,)`.
+        timesteps: The number of timesteps of each piece, `(num_pieces,)`.
         dtype: The dtype of all pieces.
         feature_shape: The shape of one timestep in all pieces.
-        rows_of_pieces: How many rows a piece has, which follow one another in it, `(num_pieces,)`; at least one.
-        sizes: How many timesteps each row has, `(num_rows,)`.
+        rows_of_pieces: The number of consecutive rows in each piece, `(num_pieces,)`; at least one.
+        sizes: The number of timesteps of each row, `(num_rows,)`.
 
     Returns:
-        Rows whose values reach from the first piece in memory to the last; None where no piece has a timestep, or they
-        lie not whole timesteps apart.
+        Rows whose values reach from the first piece in memory to the last; None if no piece has a timestep, or if they
+        are not a whole number of timesteps apart.
     """
     row_bytes = dtype.itemsize * int(np.prod(feature_shape, dtype=np.int64))
     filled = timesteps > 0
@@ -270,19 +269,19 @@ def rows_from_memory(
 
 
 def _compact(sizes: Lengths) -> Lengths:
-    """Half the memory, unless it takes more."""
+    """The array with half the memory, unless its values need more."""
     return sizes.astype(np.int32, copy=False) if sizes.size == 0 or sizes.max() <= INT32_MAX else sizes
 
 
 @dataclass(frozen=True)
 class LeafLengths:
-    """The lengths of a leaf that every batch pads to a length of its own.
+    """The lengths of a leaf that every batch pads separately.
 
     Attributes:
-        name: What statistics call it, e.g. `x` or `x['audio']`; no two leaves have one name.
+        name: The name in statistics, e.g. `x` or `x['audio']`; no two leaves have the same.
         lengths: Int32 array `(num_rows,)`, in timesteps.
-        is_label: Whether the leaf holds labels of their own length: these choose no bucket, and no option that shortens
-            or lengthens sequences concerns them.
+        is_label: Whether the leaf holds labels of their own length: these choose no bucket, and options that shorten or
+            lengthen sequences do not apply to them.
     """
 
     name: str
@@ -292,7 +291,7 @@ class LeafLengths:
 
 @dataclass(frozen=True)
 class RowLengths:
-    """The lengths of every leaf that batches pad to a length of its own, at least one of them of `x`.
+    """The lengths of every leaf that batches pad separately, at least one of them of `x`.
 
     Example:
         >>> leaves = LeafLengths("a", np.array([1, 5])), LeafLengths("b", np.array([2, 4]))
@@ -304,18 +303,18 @@ class RowLengths:
 
     @cached_property
     def longest(self) -> Lengths:
-        """The timesteps of each row, those of its longest sequence in `x`, `(num_rows,)`."""
+        """The timesteps of each row's longest sequence in `x`, `(num_rows,)`."""
         lengths = [leaf.lengths for leaf in self.leaves if not leaf.is_label]
         longest: Lengths = np.maximum.reduce(lengths) if len(lengths) > 1 else lengths[0]
         return longest
 
     def of_rows(self, rows: RowIndices) -> RowLengths:
-        """Those of some rows."""
+        """The lengths of some rows."""
         return RowLengths(tuple(replace(leaf, lengths=leaf.lengths[rows]) for leaf in self.leaves))
 
 
 def _used_ranges(starts: Offsets, sizes: Lengths) -> tuple[Offsets, Offsets]:
-    """Where the ranges of timesteps that rows hold begin and end, ascending; those that touch or overlap are one.
+    """The ranges of timesteps that belong to rows, ascending: begins and ends. Touching or overlapping ones are merged.
 
     Example:
         >>> _used_ranges(np.array([5, 0, 2, 9]), np.array([2, 2, 1, 0]))
@@ -336,7 +335,7 @@ def _used_ranges(starts: Offsets, sizes: Lengths) -> tuple[Offsets, Offsets]:
 
 
 def _copy_used(values: np.ndarray, starts: Offsets, sizes: Lengths, dtype: np.dtype) -> tuple[np.ndarray, Offsets]:
-    """Copies the timesteps that some row holds, into memory that TensorFlow can use as it is; with the new starts."""
+    """Copies the timesteps that belong to some row into memory that TensorFlow can use; returns the new starts, too."""
     begins, ends = _used_ranges(starts, sizes)
     widths = ends - begins
     copies = aligned_empty((int(widths.sum()), *values.shape[1:]), dtype)
@@ -367,20 +366,20 @@ def _copy_ranges(values: np.ndarray, begins: Offsets, ends: Offsets, copies: np.
 
 
 class StoredSequences:
-    """What `load_sequences` returns: sequences whose values stay in their file until they are used.
+    """Sequences whose values stay in their file until they are used, as returned by `load_sequences`.
 
-    It is a leaf of `x`, `y` or `sample_weight` of `BucketedSequence`, and a list of read-only arrays to everyone else.
-    `stored[rows]`, with an array of indices or of booleans, are these sequences, which stay in the file as well.
+    Use them as a leaf of `x`, `y` or `sample_weight` of `BucketedSequence`, or as a list of read-only arrays.
+    `stored[rows]`, with an array of indices or of booleans, selects sequences, which stay in the file as well.
 
     Args:
-        values: Array `(num_values, *features)`, the timesteps of all sequences, concatenated; mapped, as a rule.
+        values: Array `(num_values, *features)`, the timesteps of all sequences, concatenated; usually mapped.
         row_splits: Int64 array `(num_sequences + 1,)`: sequence i is `values[row_splits[i]:row_splits[i + 1]]`; or
-            `(num_sequences, 2)`, where each sequence starts and stops.
-        name: What it was called where it was saved.
+            `(num_sequences, 2)`, the start and the stop of each sequence.
+        name: The name with which it was saved.
 
     Attributes:
         values: As above.
-        row_splits: As above; a start and a stop for each where the sequences were picked by their indices.
+        row_splits: As above; a start and a stop for each if the sequences were selected by their indices.
         lengths: Int64 array `(num_sequences,)`, in timesteps.
         rows: The same as `Rows`.
 
@@ -442,9 +441,9 @@ class StoredSequences:
 
 
 class EqualSequences(np.ndarray):
-    """Labels of one length for every row, which may hold one value a row or sequences: an array `(num_rows, length)`.
+    """Labels of one length for every row, which may be one value per row or sequences: an array `(num_rows, length)`.
 
-    It is an array to everyone but `as_leaf`, to which it is what the rows were: sequences, in a list of its own.
+    Everything treats it as an array, except `as_leaf`, which can get the rows back as a list of sequences.
 
     Example:
         >>> labels = np.array([[1, 0], [0, 1]]).view(EqualSequences)
@@ -453,6 +452,6 @@ class EqualSequences(np.ndarray):
     """
 
     def as_rows(self) -> Rows:
-        """The sequences, where they lie."""
+        """The sequences, without a copy."""
         lengths = np.full(self.shape[0], self.shape[1], np.int64)
         return rows_from_padded(self.view(np.ndarray), np.zeros_like(lengths), lengths)

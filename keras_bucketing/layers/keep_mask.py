@@ -1,4 +1,4 @@
-"""KeepMask: any layer that leaves the time axis as it is, with the mask handed to it and on."""
+"""KeepMask: gives the mask to any layer that keeps the time axis, and passes it on."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ _TRIED_LENGTHS = (64, 65)  # timesteps; two, since a stride keeps some lengths a
 
 @keras.saving.register_keras_serializable(package="keras_bucketing")
 class KeepMask(keras.layers.Wrapper):
-    """Hands the mask of its input to a layer, and on to what comes after it.
+    """Gives the mask of its input to a layer, and passes it on to the layers behind it.
 
-    Many layers forget masks: convolutions, `Lambda`, `EinsumDense`, `Reshape`, layers of your own, and from Keras 3.16
-    on `LSTM`, `GRU`, `Bidirectional` and `TimeDistributed`. What comes after them then reads padding. `KeepMask` is for
-    all of these that leave the time axis as it is:
+    Many layers lose masks: convolutions, `Lambda`, `EinsumDense`, `Reshape`, custom layers, and from Keras 3.16 on
+    `LSTM`, `GRU`, `Bidirectional` and `TimeDistributed`. The layers behind them then read padding. Wrap any of them in
+    `KeepMask`, if it keeps the time axis:
 
     - The layer gets the mask if its `call` has an argument `mask`.
     - The output carries the mask of the input.
-    - Masked timesteps of the input are set to zero before the layer sees them, NaN included. A convolution with
-      `padding="same"` reads beyond the end of a sequence, and then finds the zeros that are beyond the end of an array.
-      (Without that two in a row leak: the first writes into the padding, the second reads it.)
-    - A recurrent layer with `go_backwards=True` and `return_sequences=True` puts out its timesteps in reverse order,
-      the padding first; they are turned around, so that each stands where its input stood.
+    - Masked timesteps of the input are set to zero before the layer reads them, even if they are NaN. A convolution
+      with `padding="same"` reads beyond the end of a sequence, and then finds zeros as at the end of an array.
+      (Otherwise two in a row leak: the first writes into the padding, the second reads it.)
+    - A recurrent layer with `go_backwards=True` and `return_sequences=True` returns its timesteps in reverse order, the
+      padding first; they are reversed again, so each timestep is where its input was.
     - A recurrent layer with `return_sequences=False` gets the mask, which ends there.
-    - With `initial_state`, Keras does not hand the mask of the input to a recurrent layer; `KeepMask` does.
+    - With `initial_state`, Keras does not give the mask of the input to a recurrent layer; `KeepMask` does.
 
-    It does not make a layer use the mask: `GlobalMaxPooling1D`, `GroupNormalization` or a softmax over time read padded
-    timesteps with it as without it. Whether padding reaches the answer of a model is what `check_padding` tells.
+    It does not make a layer use the mask: `GlobalMaxPooling1D`, `GroupNormalization` and a softmax over time read
+    padded timesteps with or without it. `check_padding` tells whether padding reaches the answer of a model.
 
     Args:
         layer: A `keras.layers.Layer`. Its `supports_masking` becomes True.
@@ -46,16 +46,16 @@ class KeepMask(keras.layers.Wrapper):
         inputs: Tensor `(batch, time, ...)`.
         initial_state: Optional list of tensors, for a recurrent layer.
         mask: Optional boolean tensor `(batch, time)`, True = real. Keras passes the one that the input carries.
-        training: Optional bool, handed on.
+        training: Optional bool, passed on.
 
     Returns:
-        What the layer returns. The output carries the mask; with `return_state=True` the first one, with
+        The output of the layer, which carries the mask; with `return_state=True` the first output, with
         `Bidirectional(merge_mode=None)` both.
 
     Raises:
         TypeError: If `layer` is not a Keras layer.
-        ValueError: If the layer changes the number of timesteps, as strides, pooling and `padding="valid"` do: the mask
-            would not fit. As soon as it is built, or else when it is called.
+        ValueError: If the layer changes the number of timesteps, as strides, pooling and `padding="valid"` do, so that
+            the mask would not fit: when it is built, or else when it is called.
 
     Example:
         >>> import numpy as np
@@ -84,7 +84,7 @@ class KeepMask(keras.layers.Wrapper):
         self._caller_reverses = False  # Bidirectional turns the outputs of its backward layer around by itself
 
     def build(self, inputs_shape: Shape, initial_state_shape: Any = None) -> None:
-        """Builds the layer, and refuses it where it changes the time axis."""
+        """Builds the layer, and refuses it if it changes the time axis."""
         if type(self.layer).build is not keras.layers.Layer.build:
             super().build(inputs_shape)
         elif not self.layer.built:  # a layer that makes its weights, or those of its parts, when it is called
@@ -100,7 +100,7 @@ class KeepMask(keras.layers.Wrapper):
         inputs_mask: Tensor | None = None,
         training: bool | None = None,
     ) -> Any:
-        """Returns what the layer returns; `inputs_mask` is where Keras puts the mask beside an `initial_state`."""
+        """Returns the output of the layer; Keras passes the mask as `inputs_mask` beside an `initial_state`."""
         mask = inputs_mask if mask is None else mask
         options = {"mask": mask, "training": training}
         accepted = inspect.signature(self.layer.call).parameters
@@ -124,14 +124,14 @@ class KeepMask(keras.layers.Wrapper):
         return ops.flip(outputs, axis=1)
 
     def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None = None) -> Any:
-        """Returns the mask of the input where the time axis is there still, else None."""
+        """Returns the mask of the input if the time axis is kept, else None."""
         if self._ends_the_time_axis:
             return None
         both_directions = getattr(self.layer, "merge_mode", "concat") is None
         return (previous_mask, previous_mask) if both_directions else previous_mask
 
     def compute_output_shape(self, inputs_shape: Shape, initial_state_shape: Any = None) -> Any:
-        """Returns the shape of what the layer returns."""
+        """Returns the output shape of the layer."""
         try:
             return self.layer.compute_output_shape(inputs_shape)
         except NotImplementedError:  # layers that define `call` alone
@@ -170,32 +170,32 @@ class KeepMask(keras.layers.Wrapper):
 
     @property
     def go_backwards(self) -> bool:
-        """The layer's own."""
+        """The value of the wrapped layer."""
         return bool(self.layer.go_backwards)
 
     @property
     def return_sequences(self) -> bool:
-        """The layer's own."""
+        """The value of the wrapped layer."""
         return bool(self.layer.return_sequences)
 
     @property
     def return_state(self) -> bool:
-        """The layer's own."""
+        """The value of the wrapped layer."""
         return bool(self.layer.return_state)
 
     @property
     def stateful(self) -> bool:
-        """The layer's own."""
+        """The value of the wrapped layer."""
         return bool(self.layer.stateful)
 
     @property
     def states(self) -> Any:
-        """The layer's own."""
+        """The value of the wrapped layer."""
         return self.layer.states
 
     @property
     def zero_output_for_mask(self) -> bool:
-        """The layer's own."""
+        """The value of the wrapped layer."""
         return bool(self.layer.zero_output_for_mask)
 
     @zero_output_for_mask.setter
@@ -226,9 +226,10 @@ class KeepMask(keras.layers.Wrapper):
 
 
 def support_masking(layer: keras.layers.Layer) -> None:
-    """Lets a layer hand masks on, as all recurrent ones did before Keras 3.16, and those inside of it likewise.
+    """Makes a layer, and the layers inside it, pass masks on, as all recurrent ones did before Keras 3.16.
 
-    From 3.16 on (keras/src/layers/rnn/rnn.py, keras#23235) they use a mask and end it, with a warning at every call.
+    From 3.16 on (keras/src/layers/rnn/rnn.py, keras#23235) they use a mask and do not pass it on, with a warning at
+    every call.
     """
     layer.supports_masking = True
     inner = [getattr(layer, name, None) for name in ("layer", "forward_layer", "backward_layer")]

@@ -1,4 +1,4 @@
-"""MaskedPooling: one vector per sequence, from its real timesteps alone."""
+"""MaskedPooling: one vector per sequence, from its real timesteps only."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ LOWEST = -1e30  # below anything a recurrent layer puts out
 class MaskedPooling(keras.layers.Layer):
     """Pools `(batch, time, features)` over the timesteps that the mask marks as real.
 
-    What padded timesteps hold makes no difference. It must not: where a recurrent layer's input is masked,
-    its output repeats the last one on Keras' generic path and is 0 on cuDNN's.
-    (`keras.layers.GlobalMaxPooling1D` ignores masks, so a padded 0 beats every negative maximum.)
+    The values of padded timesteps do not matter. This is necessary: if the input of a recurrent layer is masked, its
+    output repeats the last one on Keras' generic path and is 0 on cuDNN's. (`keras.layers.GlobalMaxPooling1D` ignores
+    masks, so a padded 0 beats every negative maximum.)
 
-    "attention" is the word attention of Yang et al., "Hierarchical Attention Networks for Document
-    Classification" (NAACL 2016): a timestep's weight is the softmax, over the real timesteps, of `context ·
-    tanh(kernel · h + bias)`.
+    "attention" is the word attention of Yang et al., "Hierarchical Attention Networks for Document Classification"
+    (NAACL 2016): a timestep's weight is the softmax, over the real timesteps, of `context · tanh(kernel · h + bias)`.
 
     Args:
         pooling: "mean", "max" or "attention".
@@ -30,8 +29,8 @@ class MaskedPooling(keras.layers.Layer):
 
     Call arguments:
         sequences: Tensor `(batch, time, features)`.
-        mask: Optional boolean tensor `(batch, time)`, True = real, at least one per row. Keras passes the one
-            that the sequences carry. Without any, all timesteps are real.
+        mask: Optional boolean tensor `(batch, time)`, True = real, at least one per row. Keras passes the one that the
+            sequences carry. Without a mask, all timesteps are real.
 
     Returns:
         Tensor `(batch, features)`.

@@ -1,6 +1,6 @@
-"""SequenceMasking: marks the padding of a batch, and nothing but the padding.
+"""SequenceMasking: masks the padding of a batch, and only the padding.
 
-`PaddingMask` decides which timesteps are real, for the layer and for `MaskedLSTMClassifier`, and nothing else does.
+`PaddingMask` alone decides which timesteps are real, for the layer and for `MaskedLSTMClassifier`.
 """
 
 from __future__ import annotations
@@ -23,39 +23,38 @@ Config = dict[str, Any]
 
 @keras.saving.register_keras_serializable(package="keras_bucketing")
 class SequenceMasking(keras.layers.Layer):
-    """Masks the padding at the end of each sequence, for every layer that comes after.
+    """Masks the padding at the end of each sequence, for all layers behind it.
 
-    A safe replacement for `keras.layers.Masking`, which masks every timestep that equals `mask_value`,
-    genuine ones in the middle of a sequence included; on a GPU such a hole stops training ("not
-    right-padded"). Here the mask comes from the lengths. Without lengths, it is the run of `mask_value`
-    timesteps at the *end* of each row.
+    A safe replacement for `keras.layers.Masking`, which masks every timestep that equals `mask_value`, even a real one
+    in the middle of a sequence; on a GPU such a hole stops training ("not right-padded"). Here the mask comes from the
+    lengths. Without lengths, it is the run of `mask_value` timesteps at the *end* of each row.
 
-    Padded timesteps come out as zeros whatever they held, NaN included, so that nothing in them can reach an
-    output or a gradient. Floats come out in the layer's compute dtype, integers in their own.
+    Padded timesteps are output as zeros, even if they were NaN, so they cannot reach an output or a gradient. Floats
+    are output in the layer's compute dtype, integers in their own.
 
-    A row keeps at least its first timestep, even where every timestep equals `mask_value` or its length is 0:
-    cuDNN refuses a fully masked row. A length beyond the time axis masks nothing. A mask that the input
-    already carries is replaced.
+    A row keeps at least its first timestep, even if every timestep equals `mask_value` or its length is 0, since cuDNN
+    refuses a fully masked row. A length beyond the time axis masks nothing. A mask that the input already carries is
+    replaced.
 
     Args:
-        mask_value: Number that padding holds; only used without lengths. Compared in the dtype of the
-            sequences, *before* any cast to the compute dtype: float16 would turn small values into 0. May be
-            NaN. Has to be a whole number where the sequences are integers. Defaults to 0.0.
+        mask_value: Number, the value of padding; only used without lengths. Compared in the dtype of the sequences,
+            *before* any cast to the compute dtype, since float16 would turn small values into 0. May be NaN. Must be a
+            whole number if the sequences are integers. Defaults to 0.0.
         **kwargs: `name`, `dtype` and so on, as for every Keras layer.
 
     Call arguments:
         sequences: Tensor `(batch, time, *features)`, or token ids `(batch, time)`; or a dict
-            `{"sequences": ..., "lengths": ...}` as `BucketedSequence(..., include_lengths=True)` yields.
+            `{"sequences": ..., "lengths": ...}` as from `BucketedSequence(..., include_lengths=True)`.
         lengths: Optional tensor `(batch,)` or `(batch, 1)`, in timesteps.
 
     Returns:
         A tensor of the shape of `sequences` that carries a boolean mask `(batch, time)`: True = real.
 
     Raises:
-        TypeError: If `mask_value` is not a number. When called with a tuple or list in place of a tensor, such as `[x,
-            lengths]`: which entry means what would be a guess.
-        ValueError: When called with a dict of other keys, with lengths of another shape, without a time axis,
-            or with integers that cannot hold `mask_value`.
+        TypeError: If `mask_value` is not a number. When called with a tuple or list in place of a tensor, such as
+            `[x, lengths]`, since the order of its entries is not defined.
+        ValueError: When called with a dict of other keys, with lengths of another shape, without a time axis, or with
+            integers that cannot hold `mask_value`.
 
     Example:
         The zero in the middle is data, the one at the end is padding, unless the lengths say otherwise:
@@ -75,7 +74,7 @@ class SequenceMasking(keras.layers.Layer):
         TensorShape([1, 3])
 
         In place of `Embedding(mask_zero=True)`, which takes every id 0 for padding. `Embedding` does not pass
-        masks on, so this layer comes after it. Where there are no lengths, the ids tell them:
+        masks on, so this layer comes after it. Without lengths, compute them from the ids:
 
         >>> token_ids = keras.Input((None,), dtype="int32")
         >>> vectors = keras.layers.Embedding(100, 8)(token_ids)
@@ -118,7 +117,7 @@ class SequenceMasking(keras.layers.Layer):
         return self.padding_mask(inputs)
 
     def sequence_lengths(self, inputs: Inputs) -> Tensor:
-        """Returns the int32 lengths `(batch,)`, timesteps not masked, of a tensor or a dict with lengths."""
+        """Returns the int32 lengths `(batch,)`, the unmasked timesteps, of a tensor or a dict with lengths."""
         return ops.sum(ops.cast(self.padding_mask(inputs), "int32"), axis=1)
 
     def compute_output_shape(self, input_shape: Shape | dict[str, Shape]) -> Shape:
@@ -143,10 +142,10 @@ class SequenceMasking(keras.layers.Layer):
 class PaddingMask(keras.Operation):
     """Computes the boolean mask `(batch, time)`, True = real, by the rules of `SequenceMasking`.
 
-    An operation of its own, so that it is a single row in the summary of a functional model.
+    It is a separate operation, so that it is a single row in the summary of a functional model.
 
     Args:
-        mask_value: Number that padding holds; only used without lengths.
+        mask_value: Number, the value of padding; only used without lengths.
         name: String, optional.
 
     Call arguments:
@@ -217,7 +216,7 @@ def check_mask_value(mask_value: float) -> float:
 
 
 def split_lengths(inputs: Inputs) -> tuple[Tensor, Tensor | None]:
-    """Returns `(sequences, lengths or None)` of a tensor, or of a dict of the two, having checked them."""
+    """Returns `(sequences, lengths or None)` of a tensor, or of a dict of the two, after checking them."""
     sequences, lengths = split_pair(inputs)
     if not hasattr(sequences, "shape"):
         raise TypeError(_not_one_tensor(sequences))
@@ -245,7 +244,7 @@ def split_lengths(inputs: Inputs) -> tuple[Tensor, Tensor | None]:
 
 
 def split_pair(inputs: Inputs | Shape | dict[str, Shape]) -> tuple[Any, Any | None]:
-    """Returns `(sequences, lengths or None)`, be they tensors or shapes, having checked that each is one."""
+    """Returns `(sequences, lengths or None)`, both tensors or both shapes, after checking that each is a single one."""
     if not isinstance(inputs, dict):
         return _check_one(inputs), None
     if set(inputs) not in ({"sequences"}, {"sequences", "lengths"}):
@@ -257,7 +256,7 @@ def split_pair(inputs: Inputs | Shape | dict[str, Shape]) -> tuple[Any, Any | No
 
 
 def _check_one(sequences: Tensor | Shape) -> Tensor | Shape:
-    """Refuses several tensors, and several shapes, where there should be one."""
+    """Refuses several tensors or shapes in place of one."""
     # A shape is a tuple or list as well, but one of sizes.
     if isinstance(sequences, (tuple, list)) and any(
         isinstance(entry, (tuple, list, dict)) or hasattr(entry, "shape") for entry in sequences

@@ -32,43 +32,42 @@ Activation = Callable[[Tensor], Tensor]
 class MaskedLSTMClassifier(keras.Model):
     """Classifies sequences of different lengths: [embedding], masking, LSTM layers, pooling, dense layer.
 
-    Outputs and gradients do not depend on how much padding a batch carries. With lengths, they do not depend
-    on what the padding holds either; without, the `mask_value` timesteps at the end of a row are taken for
-    padding (see `SequenceMasking`).
+    Outputs and gradients do not depend on the amount of padding in a batch. With lengths, they do not depend on the
+    values of padding either; without lengths, the `mask_value` timesteps at the end of a row count as padding (see
+    `SequenceMasking`).
 
-    Inputs are sequences `(batch, time, features)`; or, with `vocabulary_size`, token ids `(batch, time)`; or
-    a dict `{"sequences": ..., "lengths": ...}` as `BucketedSequence(..., include_lengths=True)` yields. The
-    time axis may differ from batch to batch; under TensorFlow that needs no new trace.
+    Inputs are sequences `(batch, time, features)`; or, with `vocabulary_size`, token ids `(batch, time)`; or a dict
+    `{"sequences": ..., "lengths": ...}` as from `BucketedSequence(..., include_lengths=True)`. The time axis may differ
+    from batch to batch; under TensorFlow this needs no new trace.
 
-    `summary()` shows real shapes at once for token ids; for vectors after `build((None, None, features))` or
-    after the first batch. Before that Keras prints "?", the number of features being unknown.
+    For token ids, `summary()` shows real shapes at once; for vectors, it does after `build((None, None, features))` or
+    the first batch. Before that Keras prints "?", since the number of features is unknown.
 
-    `compile(jit_compile=True)` takes the LSTM layers off cuDNN for good, which XLA cannot compile (Keras by itself
-    would ignore `jit_compile` with a warning). XLA compiles once per shape of batch: use
-    `pad_to_bucket_boundary=True`.
+    `compile(jit_compile=True)` permanently takes the LSTM layers off cuDNN, which XLA cannot compile (Keras would
+    ignore `jit_compile` with a warning). XLA compiles once per shape of batch: use `pad_to_bucket_boundary=True`.
 
-    `get_weights()` has the order of the equivalent stack of Keras layers, so that
-    `set_weights(other.get_weights())` moves weights either way: [`Embedding`], `SequenceMasking`, an `LSTM`
-    per entry of `units`, each in a `Bidirectional` if asked for, [`MaskedPooling`], `Dense`. All LSTM layers
-    have `return_sequences=True`, except for the last one where `pooling="last"`.
+    `get_weights()` has the order of the equivalent stack of Keras layers, so `set_weights(other.get_weights())` moves
+    weights either way: [`Embedding`], `SequenceMasking`, an `LSTM` per entry of `units`, each in a `Bidirectional` if
+    asked for, [`MaskedPooling`], `Dense`. All LSTM layers have `return_sequences=True`, except the last one with
+    `pooling="last"`.
 
     Args:
         num_classes: Int, number of outputs; 1 for a binary classifier with `classifier_activation="sigmoid"`.
         units: Int, or one int per LSTM layer, from the input upwards. Defaults to 64.
-        vocabulary_size: Int, number of token ids: they run from 0 to `vocabulary_size - 1`. Makes the model
-            take token ids. Defaults to None.
+        vocabulary_size: Int, number of token ids, which run from 0 to `vocabulary_size - 1`. Makes the model take token
+            ids. Defaults to None.
         embedding_dim: Int, size of the vector learned per token id. Goes with `vocabulary_size`.
-        bidirectional: Bool, read each sequence both ways and concatenate. "last" then means the last timestep
-            of the forward and the first of the backward direction. Defaults to False.
+        bidirectional: Bool, whether to read each sequence both ways and concatenate. "last" then means the last
+            timestep of the forward and the first of the backward direction. Defaults to False.
         pooling: "last", "mean", "max" or "attention", how timesteps become one vector. Defaults to "last".
-        dropout: Float in [0, 1), rate after the embedding, between LSTM layers and before the dense layer.
-            Defaults to 0.0.
-        recurrent_dropout: Float in [0, 1), rate on the state that an LSTM passes on from timestep to
-            timestep. Anything but 0 leaves the fast cuDNN kernel for Keras' generic loop. Defaults to 0.0.
-        mask_value: Number that padding holds; only used without lengths. Defaults to 0.0.
+        dropout: Float in [0, 1), rate after the embedding, between LSTM layers and before the dense layer. Defaults to
+            0.0.
+        recurrent_dropout: Float in [0, 1), rate on the state that an LSTM passes on from timestep to timestep. Above 0,
+            Keras' generic loop replaces the fast cuDNN kernel. Defaults to 0.0.
+        mask_value: Number, the value of padding; only used without lengths. Defaults to 0.0.
         classifier_activation: Activation of the dense layer; None for logits. Defaults to "softmax".
-        **kwargs: `name`, `dtype`, as for every Keras model. Under mixed precision the dense layer computes in
-            float32, as Keras recommends for outputs.
+        **kwargs: `name`, `dtype`, as for every Keras model. Under mixed precision the dense layer computes in float32,
+            as Keras recommends for outputs.
 
     Raises:
         TypeError: If an argument is of a wrong kind.
@@ -156,8 +155,8 @@ class MaskedLSTMClassifier(keras.Model):
         """Makes the weights.
 
         Args:
-            input_shape: `(batch, time, features)` or, for token ids, `(batch, time)`; or a dict of the shapes
-                of "sequences" and "lengths". Batch and time count as unknown, whatever they are.
+            input_shape: `(batch, time, features)` or, for token ids, `(batch, time)`; or a dict of the shapes of
+                "sequences" and "lengths". Batch and time always count as unknown.
         """
         shape, lengths_shape = split_pair(input_shape)
         _check_inputs_shape(shape, self.takes_token_ids)
@@ -166,7 +165,7 @@ class MaskedLSTMClassifier(keras.Model):
         self.call(self._symbolic_inputs(takes_lengths=lengths_shape is not None))
 
     def _symbolic_inputs(self, takes_lengths: bool) -> Inputs:
-        """Returns shape and dtype of the inputs, batch and time left open."""
+        """Returns shape and dtype of the inputs, with batch and time unknown."""
         shape = (None,) if self.takes_token_ids else (None, self.num_features)
         dtype = "int32" if self.takes_token_ids else keras.config.floatx()
         sequences = keras.Input(shape, dtype=dtype, name="sequences")
@@ -212,7 +211,7 @@ class MaskedLSTMClassifier(keras.Model):
         keras.Model.jit_compile.fset(self, value)
 
     def summary(self, *args: object, **kwargs: object) -> None:
-        """As `keras.Model.summary`; a model of token ids is built first, its shapes being known."""
+        """As `keras.Model.summary`; a model of token ids is built first, since its shapes are known."""
         if self.takes_token_ids and not self.built:
             self.build((None, None))
         super().summary(*args, **kwargs)
@@ -227,8 +226,8 @@ class MaskedLSTMClassifier(keras.Model):
     ) -> None:
         """As `keras.Model.export`, for batches and sequences of any length.
 
-        Without `input_signature`, what is exported takes what the model was last called with: a tensor, or a
-        dict with lengths. (Keras would fix the time axis to that of the first batch.)
+        Without `input_signature`, the exported model takes what the model was last called with: a tensor, or a dict
+        with lengths. (Keras would fix the time axis to that of the first batch.)
 
         Raises:
             ValueError: If the model has no weights yet, or under PyTorch, whose exporter fixes the number of timesteps.

@@ -1,6 +1,6 @@
-"""Passes over a dataset, in graph: which epoch the next one reads, and what begins none.
+"""Passes over a dataset, in graph: which epoch the next pass reads, and which reads begin no pass.
 
-An iterator that TensorFlow restores from a checkpoint is refused, and what Keras reads to build a model does not count.
+An iterator that TensorFlow restores from a checkpoint is refused. Reads with which Keras builds a model do not count.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _Result = TypeVar("_Result")
 
 
 class PassPosition(NamedTuple):
-    """The newest pass that has begun.
+    """A pass over a dataset.
 
     Attributes:
-        number: How many passes have begun so far; 0 before the first.
-        epoch: The epoch that this pass reads.
-        first_batch: The batch of that epoch it began with: 0 unless `seek` said otherwise.
+        number: Int, how many passes have begun so far; 0 before the first.
+        epoch: Int, the epoch that this pass reads.
+        first_batch: Int, the batch of that epoch with which it began: 0, except after `seek` or `load_state_dict`.
 
     Example:
         >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=1)
@@ -41,12 +41,12 @@ class PassPosition(NamedTuple):
 
 
 class PassStart(NamedTuple):
-    """Where a pass begins: int64 scalars, in graph.
+    """The start of a pass: int64 scalars, in graph.
 
     Attributes:
-        number: The pass' number, from 1.
+        number: The number of the pass, from 1.
         epoch: The epoch that it reads.
-        first_batch: The batch of that epoch it begins with.
+        first_batch: The batch of that epoch with which it begins.
         seed: The seed of the order.
     """
 
@@ -75,7 +75,7 @@ class _State(NamedTuple):
 
 
 class PassCounter:
-    """Hands out epochs to passes, inside the graph, whoever iterates.
+    """Assigns epochs to passes, inside the graph, for every kind of iteration.
 
     Keras makes more iterators than it reads from, and wraps the dataset under `class_weight` and distribution
     strategies, so neither `__iter__` nor Python attributes can count passes. Here a pass takes its number when it
@@ -108,9 +108,9 @@ class PassCounter:
         self._newest_read = max(self._newest_read, (iterator.pass_number, iterator.num_read))
 
     def is_read_to_end(self, num_batches: int) -> bool:
-        """Whether the newest pass has handed out the last of the batches of its epoch, as far as can be seen.
+        """Whether the newest pass has yielded the last batch of its epoch, as far as can be seen.
 
-        What tf.data reads, for a `take` or `map` on top, is not seen, and counts as read to its end.
+        Reads by tf.data, for a `take` or `map` on top, cannot be seen, and count as read to the end.
         """
         number, _, first_batch = self.newest_pass()
         read_number, num_read = self._newest_read
@@ -118,7 +118,7 @@ class PassCounter:
 
     @property
     def variable(self) -> tf.Variable:
-        """What holds the record; to be read, never assigned."""
+        """The variable with the record; to be read, never assigned."""
         return self._state
 
     @property
@@ -129,12 +129,12 @@ class PassCounter:
 
     @property
     def next_position(self) -> NextPosition:
-        """Where the next pass begins."""
+        """The position where the next pass begins."""
         state = self._read()
         return NextPosition(state.next_epoch, state.next_first_batch)
 
     def seek(self, epoch: int, batch: int, seed: int | None = None) -> None:
-        """Lets the next pass begin there."""
+        """Makes the next pass begin at this position."""
 
         def jump() -> tf.Tensor:
             state = _State(*tf.unstack(self._state.read_value()))
@@ -148,7 +148,7 @@ class PassCounter:
 
 
 def counting_iterator(iterator: Any, counter: PassCounter) -> Any:
-    """The same iterator, which tells the counter of each batch that Python code gets from it."""
+    """The same iterator, but the counter counts each batch that Python code gets from it."""
     base: Any = type(iterator)
     iterator.__class__ = _counting_class(base)
     iterator.pass_counter, iterator.pass_number, iterator.num_read = counter, 0, 0
@@ -176,7 +176,7 @@ def _counting_class(base: Any) -> Any:
 
 
 def begin_pass(state: tf.Variable) -> PassStart:
-    """Begins a pass of the counter whose variable that is; in graph."""
+    """Begins a pass of the counter with this variable; in graph."""
 
     def advance() -> list[tf.Tensor]:
         before = _State(*tf.unstack(state.read_value()))
@@ -189,7 +189,7 @@ def begin_pass(state: tf.Variable) -> PassStart:
 
 
 def _lock() -> tf.CriticalSection:
-    """Guards the variables of all counters, each for microseconds: a graph that serves all of them holds one lock."""
+    """Guards the variables of all counters, each for microseconds: one lock, since one graph serves all of them."""
     with _MAKING_LOCK:  # functools.cache lets two threads make two
         return _make_lock()
 
@@ -248,18 +248,18 @@ def refuse_restored_iterators(
     batches: Callable[[PassStart, tf.Tensor], tf.data.Dataset],
     first_number: tf.Tensor,
 ) -> tf.data.Dataset:
-    """The batches of the pass that `begin` begins. An iterator of them that TensorFlow restores fails.
+    """The batches of the pass that `begin` begins. Iterators that TensorFlow restores from a checkpoint fail.
 
-    A pass has two tickets with numbers of its own. The first has no batches, so that the second is taken where a
-    checkpoint has something to save: the range it comes from goes on in a restored iterator where it was, though it now
-    begins with a number of another pass. A number that is not of its pass betrays the checkpoint. One of another
-    process does, too, since numbers begin at random.
+    A pass takes two tickets, each with a number. The first has no batches, so that the second is taken after a
+    checkpoint can be saved: in a restored iterator, the range of the first ticket continues where it was, but now
+    begins with the number of another pass. A number that does not belong to its pass reveals the checkpoint. So does a
+    number of another process, since numbers begin at random.
 
     Args:
         begin: Begins a pass, in graph. Called by each iterator.
-        batches: The batches of a pass, as a function of its start alone: none of them where the int64 scalar behind
-            it, which is 0 or 1, is 0.
-        first_number: Int64 scalar, below 2**60: random, so that it is another one in each process.
+        batches: The batches of a pass, as a function of its start alone. There are none if the int64 scalar behind the
+            start, which is 0 or 1, is 0.
+        first_number: Int64 scalar, below 2**60: random, so that it differs in each process.
 
     Raises:
         tf.errors.InvalidArgumentError: From `tf.train.Checkpoint.restore` or the next element.
@@ -290,13 +290,13 @@ _FUNCTION_NAME = "_symbolic_build"
 def is_symbolic_build() -> bool:
     """Whether the caller iterates in order to build a Keras model.
 
-    Nothing but the call stack tells: Keras has no hook before that read, and an iterator that is dropped after one
-    batch may as well be `take(1)`, or `fit(steps_per_epoch=1)`, whose batch counts. Should the function have another
-    name one day, the first `fit` begins with epoch 1 again; a test would notice.
+    Only the call stack tells: Keras has no hook before that read, and an iterator that is dropped after one batch may
+    also be `take(1)`, or `fit(steps_per_epoch=1)`, whose batch counts. If Keras renames the function, the first `fit`
+    begins with epoch 1 again; a test would notice.
 
-    The call stack is Python's. Where tf.data iterates over the dataset because something was put on top (`.map()`,
-    `class_weight`, a distribution strategy), no Python code is called, and the operations of the graph cannot know what
-    the batch is for.
+    The call stack is Python's. If tf.data iterates over the dataset because something is on top (`.map()`,
+    `class_weight`, a distribution strategy), no Python code is called, and the operations of the graph cannot know the
+    purpose of the batch.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -315,10 +315,9 @@ _PEEK_NAME = "peek_and_restore"
 
 
 def reader_of_iterator() -> str:
-    """Who asks the caller for an iterator: "peek" or "keras" for Keras, "user" for anybody else.
+    """Who asks the caller for an iterator: "peek" or "keras" for Keras, "user" for all others.
 
-    Should the function have another name one day, the batches that Keras takes out count as a pass of their own; a test
-    would notice.
+    If Keras renames the function, the batches that Keras takes out count as a separate pass; a test would notice.
     """
     frame = sys._getframe(2)
     if not _is_of_keras(frame):
@@ -334,13 +333,13 @@ def _is_of_keras(frame: FrameType) -> bool:
 
 
 def without_autograph(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-    """Spares AutoGraph the conversion of a function that has no Python control flow for tensors."""
+    """Exempts a function without Python control flow over tensors from AutoGraph."""
     converted: Callable[_Parameters, _Result] = tf.autograph.experimental.do_not_convert(function)
     return converted
 
 
 def outside_of_scopes(make: Callable[[], _Result]) -> _Result:
-    """Makes something in host memory, in a thread of its own: scopes are kept by thread.
+    """Makes something in host memory, in a separate thread, since scopes are stored per thread.
 
     A variable made under `strategy.scope()` would be mirrored to its devices, and a graph traced there belongs to it.
     """

@@ -29,21 +29,21 @@ _UNREACHABLE = np.iinfo(np.int64).max // 4
 
 
 def optimal_bucket_boundaries(lengths: Any, num_buckets: int) -> list[int]:
-    """Finds the boundaries of at most `num_buckets` buckets that leave the least padding.
+    """Finds the boundaries of at most `num_buckets` buckets that minimize padding.
 
     Padding is counted as if every sequence were padded to the longest of its bucket. The minimum is exact, found by
     dynamic programming over the distinct lengths: with `best(k, j)` the least padded timesteps of the j shortest
     distinct lengths in k buckets, `best(k, j) = min over i of best(k - 1, i) + upper_j * rows(i..j)`. The cost has the
     quadrangle inequality (Yao, "Efficient dynamic programming using quadrangle inequalities", STOC 1980), so the best i
-    grows with j and divide and conquer finds a whole k in O(U log U) for U distinct lengths.
+    grows with j, and divide and conquer finds all of one k in O(U log U) for U distinct lengths.
 
     Args:
-        lengths: Integers of shape `(num_sequences,)`, the timesteps of each sequence, at least 1.
-        num_buckets: Int, the number of buckets, at least 1. Fewer come out where there are fewer distinct lengths.
+        lengths: Ints `(num_sequences,)`, the timesteps of each sequence, at least 1.
+        num_buckets: Int, the number of buckets, at least 1. There are fewer if there are fewer distinct lengths.
 
     Returns:
-        List of ints in the sense of `tf.data.Dataset.bucket_by_sequence_length`: bucket i holds the sequences with
-        `boundaries[i - 1] <= length < boundaries[i]`, in timesteps. One entry less than there are buckets.
+        List of ints, as in `tf.data.Dataset.bucket_by_sequence_length`: bucket i holds the sequences with
+        `boundaries[i - 1] <= length < boundaries[i]`, in timesteps. k buckets have k - 1 boundaries.
 
     Raises:
         ValueError: If `lengths` is empty, not flat, not whole or below 1, or if `num_buckets` is below 1.
@@ -58,7 +58,7 @@ def optimal_bucket_boundaries(lengths: Any, num_buckets: int) -> list[int]:
 
 
 def boundaries_of_counts(distinct: Lengths, counts: Counts, num_buckets: int) -> list[int]:
-    """`optimal_bucket_boundaries` of distinct lengths, increasing, each of so many rows."""
+    """`optimal_bucket_boundaries` of increasing distinct lengths, given the number of rows of each."""
     if num_buckets >= len(distinct):  # one bucket for each length leaves no padding at all
         return boundaries_after(distinct, list(range(1, len(distinct) + 1)))
     no_minimum = np.zeros(len(distinct), np.int64)
@@ -78,7 +78,7 @@ def count_lengths(lengths: Lengths) -> tuple[Lengths, Counts]:
 
 
 def check_boundaries(bucket_boundaries: object, name: str = "bucket_boundaries") -> list[int]:
-    """Returns boundaries that increase."""
+    """Returns boundaries as ints, after checking that they increase."""
     boundaries = [
         check_integer(f"{name}[{index}]", boundary)
         for index, boundary in enumerate(check_flat_list(name, bucket_boundaries))
@@ -93,7 +93,7 @@ def check_boundaries(bucket_boundaries: object, name: str = "bucket_boundaries")
 
 
 def is_nested(bucket_boundaries: object) -> TypeGuard[NestedBoundaries]:
-    """Whether some entry of these boundaries is a list itself."""
+    """Whether some entry of these boundaries is a list."""
     if not isinstance(bucket_boundaries, (list, tuple)):
         return False
     return any(isinstance(entry, (list, tuple, np.ndarray)) for entry in bucket_boundaries)
@@ -109,8 +109,8 @@ def best_partitions(
 ) -> Iterator[tuple[list[int], int]]:
     """Yields, for 1, 2, ... buckets, the best partition's ends (exclusive, into `distinct`) and its padded timesteps.
 
-    Stops at the first number of buckets that leaves no partition whose buckets have `min_rows` rows each: one number
-    for each distinct length that a bucket may end at.
+    Stops when no partition leaves `min_rows` rows in each bucket. `min_rows` has one number for each distinct length at
+    which a bucket may end.
     """
     rows_before = np.concatenate([[0], np.cumsum(counts)])  # rows_before[i]: rows of the i shortest distinct lengths
     size = len(distinct)
@@ -144,11 +144,11 @@ def best_partitions(
 def _add_bucket(
     best: Lengths, distinct: Lengths, rows_before: Counts, latest_start: Counts, first_start: int, first_end: int
 ) -> tuple[Lengths, Counts]:
-    """One more bucket behind every partition: the new costs, and where the last bucket of each starts, `(U + 1,)` both.
+    """Adds a bucket behind every partition: the new costs, and where the last bucket of each starts, both `(U + 1,)`.
 
     `best[j]` is the cost of the best partition of the j shortest of U distinct lengths, `rows_before[j]` their rows,
-    and `latest_start[j]` the last start that leaves a bucket ending at j enough rows, -1 for none. Nothing can end
-    before `first_end`, nor the last bucket start before `first_start`; behind them something always does.
+    and `latest_start[j]` the last start that leaves enough rows in a bucket ending at j, -1 for none. No bucket can end
+    before `first_end`, and the last bucket cannot start before `first_start`; after these, a partition always exists.
     """
     size = len(distinct)
     new_best = np.full(size + 1, _UNREACHABLE, np.int64)

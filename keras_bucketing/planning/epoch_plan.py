@@ -33,15 +33,16 @@ class EpochPlan:
     """The batches of one epoch.
 
     Attributes:
-        epoch: Int, which epoch.
-        rows: Int64 array `(num_rows,)`: row indices into the input, batch after batch.
+        epoch: Int, the number of the epoch.
+        rows: Int64 array `(num_rows,)`, row indices into the input, batch by batch.
         batch_splits: Int64 array `(num_batches + 1,)`: batch i holds `rows[batch_splits[i]:batch_splits[i + 1]]`.
-        padded_lengths: Int64 array `(num_batches,)`, in timesteps; of the longest leaf of `x` where there are several.
-        buckets: Int64 array `(num_batches,)`: the bucket whose size and boundary each batch has.
-        left_out: Int64 array: the row indices that this epoch does not yield, on no shard; increasing. Rows that an
-            epoch does not draw, with `sampling_weights`, are not left out.
-        leaf_padded_lengths: Dict from the name of each leaf that is padded on its own, e.g. `x['audio']`, to its padded
-            lengths, Int64 array `(num_batches,)`.
+        padded_lengths: Int64 array `(num_batches,)`, in timesteps; if there are several leaves, of the longest one of
+            `x`.
+        buckets: Int64 array `(num_batches,)`, the bucket whose size and boundary each batch has.
+        left_out: Int64 array, increasing: the row indices that this epoch does not yield, on any shard. Rows that
+            `sampling_weights` did not draw are not left out.
+        leaf_padded_lengths: Dict from the name of each leaf that is padded separately, e.g. `x['audio']`, to its padded
+            lengths, int64 array `(num_batches,)`.
 
     Example:
         >>> dataset = keras_bucketing.BucketedSequence([[1, 2, 3], [4], [5, 6]], batch_size=2, shuffle=False)
@@ -72,10 +73,10 @@ class EpochPlan:
         return (self[batch] for batch in range(len(self)))
 
     def of_shard(self, shard: Shard) -> EpochPlan:
-        """The rows of each batch that are one shard's; the padded lengths stay those of the whole batches.
+        """The rows of one shard in each batch; the padded lengths stay those of the whole batches.
 
         Args:
-            shard: Which one. Every batch must have a multiple of `num_shards` rows.
+            shard: The shard. Every batch must have a multiple of `num_shards` rows.
         """
         if shard.num_shards == 1:
             return self
@@ -85,23 +86,23 @@ class EpochPlan:
         return replace(self, rows=self.rows[is_own], batch_splits=self.batch_splits // shard.num_shards)
 
     def renumbered(self, kept: NDArray[np.int64], num_given: int) -> EpochPlan:
-        """The same plan in the row indices of an input of which only some rows were planned.
+        """The same plan in the row indices of an input, of which only some rows were planned.
 
         Args:
-            kept: Int64 array `(num_planned,)`: the index in the input of each planned row, increasing.
-            num_given: Int, the rows of the input. Those that are not in `kept` are left out.
+            kept: Int64 array `(num_planned,)`, increasing: the index in the input of each planned row.
+            num_given: Int, the number of rows of the input. Those that are not in `kept` are left out.
         """
         dropped = np.setdiff1d(np.arange(num_given), kept, assume_unique=True)
         return replace(self, rows=kept[self.rows], left_out=np.union1d(kept[self.left_out], dropped))
 
 
 class Cut(NamedTuple):
-    """Where a batch lies in the ordered rows, and how far it is padded; of one batch or of all, in NumPy or in graph.
+    """The position of a batch in the ordered rows, and its padded length; of one batch or of all, in NumPy or in graph.
 
     Attributes:
-        start: Int32 `(1,)`, as `tf.slice` takes it: the position of the first row. Of all batches, `(num_batches, 1)`.
-        size: Int32 `(1,)`: how many rows the batch has.
-        min_lengths: Int32 `(num_leaves,)`: the length that each leaf is padded to at least, in timesteps.
+        start: Int32 `(1,)`, as for `tf.slice`: the position of the first row. Of all batches, `(num_batches, 1)`.
+        size: Int32 `(1,)`, the number of rows of the batch.
+        min_lengths: Int32 `(num_leaves,)`, the minimum padded length of each leaf, in timesteps.
     """
 
     start: tf.Tensor | np.ndarray
@@ -110,14 +111,14 @@ class Cut(NamedTuple):
 
 
 class FirstBatches(NamedTuple):
-    """Which batches come first in the first epochs: the largest, or one of each shape.
+    """The batches that come first in the first epochs: the largest, or one of each shape.
 
     Attributes:
-        row_lengths: Int32 `(num_rows,)`, the longest leaf of each row, labels of their own length included; None where
-            the shape of a batch does not depend on its rows.
-        shapes: Int32 `(num_batches,)`, the number of each batch's shape, the largest of them 0; None where it does.
-        quadratic_length: Int64 scalar; a batch of R rows of padded length L is as large as R x (L + L^2 / it). None for
-            R x L.
+        row_lengths: Int32 `(num_rows,)`, the longest leaf of each row, labels of their own length included; None if the
+            shape of a batch does not depend on its rows.
+        shapes: Int32 `(num_batches,)`, the number of each batch's shape, 0 for the largest; None if it does.
+        quadratic_length: Int64 scalar; a batch of R rows of padded length L has the size R x (L + L^2 /
+            quadratic_length). None for R x L.
     """
 
     row_lengths: tf.Tensor | None
@@ -125,9 +126,9 @@ class FirstBatches(NamedTuple):
     quadratic_length: tf.Tensor | None
 
     def moved(self, rows: tf.Tensor, batches: tf.Tensor, cuts: Cut) -> tf.Tensor:
-        """The batches `(num_batches,)` of an epoch of these ordered rows, with those that come first in front.
+        """The batches `(num_batches,)` of an epoch of these ordered rows, with the first batches in front.
 
-        All others keep their order. Of several batches that are as large, or of one shape, the first comes first.
+        All others keep their order. Among batches of equal size or of one shape, the first is taken.
         """
         positions = tf.range(tf.size(batches))
         if self.shapes is None:
@@ -143,7 +144,7 @@ class FirstBatches(NamedTuple):
         return tf.gather(batches, tf.argsort(tf.where(is_first, rank, tf.size(batches) + positions)))
 
     def _sizes(self, rows: tf.Tensor, cuts: Cut, batches: tf.Tensor) -> tf.Tensor:
-        """Float64 `(num_batches,)`: the padded timesteps of these batches, by the measure of a budget."""
+        """Float64 `(num_batches,)`: the padded timesteps of these batches, as counted by a budget."""
         starts, num_rows = cuts.start[:, 0], cuts.size[:, 0]
         positions = tf.range(tf.size(rows))
         owners = tf.searchsorted(starts, positions, side="right") - 1
@@ -162,11 +163,11 @@ _EPOCHS_WITH_FIRST_BATCHES = 2  # what builds a model may take epoch 0
 
 
 class DrawTensors(NamedTuple):
-    """What the rows of an epoch are drawn by, as `RowDraws` holds it.
+    """The tensors that draw the rows of an epoch, from `RowDraws`.
 
     Attributes:
         rows: Int32 `(num_candidates,)`, the rows that may be drawn.
-        units: Int64 `(num_candidates,)`, how often each is expected, in units.
+        units: Int64 `(num_candidates,)`, the expected number of draws of each, in units.
         unit: Int64 scalar, the units of one draw: a power of two.
         num_draws: Int32 scalar.
     """
@@ -177,10 +178,10 @@ class DrawTensors(NamedTuple):
     num_draws: tf.Tensor
 
     def draw(self, candidates: tf.Tensor, key: tf.Tensor, stream: tf.Tensor, has_batches: tf.Tensor | int) -> tf.Tensor:
-        """Draws `(num_draws,)` of the candidates, which are ordered by bucket, as the draws are then.
+        """Draws `(num_draws,)` of the candidates. The candidates are ordered by bucket, and so are the draws.
 
         The positions of all draws are one apart, from a random start. The candidates of a bucket take a whole number of
-        draws, so that as many positions are theirs.
+        draws, so that many positions fall on them.
         """
         ends = tf.cumsum(tf.gather(self.units, candidates))
         counter = _counter(stream)
@@ -195,17 +196,17 @@ class DrawTensors(NamedTuple):
 
 
 class EpochTensors(NamedTuple):
-    """What the epochs of one dataset are ordered and cut by: a structure, so that one graph can serve all datasets.
+    """The tensors that order and cut the epochs of one dataset: a structure, so that one graph can serve all datasets.
 
     Attributes:
-        row_buckets: Int32 `(num_rows,)`, the bucket of each row, or of each one that may be drawn; None where rows stay
+        row_buckets: Int32 `(num_rows,)`, the bucket of each row, or of each one that may be drawn; None if rows stay
             sorted by length.
-        sorted_rows: Int32 `(num_rows,)`, the rows, shortest first; None where they are shuffled.
+        sorted_rows: Int32 `(num_rows,)`, the rows, shortest first; None if they are shuffled.
         num_partitions: Int, at least the number of buckets. A power of two, so that there are few graphs.
-        num_used: Int32 scalar: the rows that batches have room for; None where that is all of them.
-        cuts: Those of all batches, in the order of their buckets.
-        first: Which batches come first in epochs 0 and 1; None where they are in no other order.
-        draws: What rows are drawn by; None where each is read once.
+        num_used: Int32 scalar, the number of rows in batches; None if that is all of them.
+        cuts: The cuts of all batches, in the order of their buckets.
+        first: The batches that come first in epochs 0 and 1; None if their order does not change.
+        draws: The tensors that draw rows; None if each row is read once.
     """
 
     row_buckets: tf.Tensor | None
@@ -219,9 +220,8 @@ class EpochTensors(NamedTuple):
     def order(self, epoch: tf.Tensor, seed: tf.Tensor, has_batches: tf.Tensor | int = 1) -> tuple[tf.Tensor, tf.Tensor]:
         """The order of an epoch: int32 rows `(num_rows,)`, and batches `(num_batches,)` that are cut from them.
 
-        The rows are ordered by bucket, except for the spare ones behind all others. Where the int32 scalar
-        `has_batches` is 0, not 1, the epoch has no batches, and next to nothing is computed: `tf.cond` would make two
-        more graphs.
+        The rows are ordered by bucket, except for the spare ones at the end. If the int32 scalar `has_batches` is 0,
+        not 1, the epoch has no batches, and almost nothing is computed: `tf.cond` would make two more graphs.
         """
         rows, batches = self._shuffled_order(epoch, seed, has_batches)
         if self.first is not None:
@@ -269,15 +269,15 @@ class EpochPlanner:
     """Plans the epochs of one dataset.
 
     Args:
-        lengths: The lengths of all leaves that are padded on their own.
+        lengths: The lengths of all leaves that are padded separately.
         buckets: The buckets of the rows.
         cuts: The batches, from `cut_batches`.
         pad_to_bucket_boundary: Whether all batches of a bucket are padded to one length.
-        shuffle: Whether rows and batches are shuffled anew each epoch; if not, they stay sorted by length.
-        minlen: Int, the least padded length of the leaves of `x`.
+        shuffle: Whether each epoch shuffles rows and batches; if not, they stay sorted by length.
+        minlen: Int, the minimum padded length of the leaves of `x`.
         largest_first: Whether epochs 0 and 1 begin with the largest batch, or with one of each shape.
-        quadratic_length: Int, what says how large a batch is, as in `BatchSizing`; or None.
-        draws: How often rows are drawn: then the buckets are those of the rows that may be; None where all are read.
+        quadratic_length: Int, for the size of a batch, as in `BatchSizing`; or None.
+        draws: How often rows are drawn; the buckets are then those of the rows that may be. None if all rows are read.
     """
 
     def __init__(
@@ -323,11 +323,11 @@ class EpochPlanner:
 
     @property
     def num_batches(self) -> int:
-        """The batches of every epoch."""
+        """The number of batches of every epoch."""
         return len(self._buckets)
 
     def plan(self, epoch: int, seed: int) -> EpochPlan:
-        """The batches of an epoch, as arrays: exactly what the pipeline yields, on all shards together."""
+        """The batches of an epoch, as arrays: exactly those that the pipeline yields, on all shards together."""
         with tf.device("CPU:0"):
             tensors = self.tensors.order(tf.constant(epoch, tf.int64), tf.constant(seed, tf.int64))
         rows, order = (tensor.numpy() for tensor in tensors)
@@ -360,7 +360,7 @@ def _in_graph(draws: RowDraws) -> DrawTensors:
 
 
 def _sorted_rows(lengths: RowLengths, buckets: Buckets) -> NDArray[np.int64]:
-    """The rows by their length; in nested buckets by their bucket, and in it by their length."""
+    """The rows by length; in nested buckets by bucket, and in each by length."""
     by_length = np.argsort(lengths.longest, kind="stable")
     if not buckets.levels:
         return by_length
@@ -370,10 +370,10 @@ def _sorted_rows(lengths: RowLengths, buckets: Buckets) -> NDArray[np.int64]:
 def shuffled(values: tf.Tensor, key: tf.Tensor, stream: tf.Tensor) -> tf.Tensor:
     """Shuffles with the stream `stream` of the random numbers of `key`.
 
-    What `tf.random.experimental.stateless_shuffle` does with another way to key the generator, which takes a sixth of
-    the operations. Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) is made for that: any
-    two keys give independent numbers, and so do the streams that the upper half of its counter tells apart. It is the
-    same on every device; "auto_select" is not.
+    It does the same as `tf.random.experimental.stateless_shuffle`, but keys the generator with a sixth of the
+    operations. Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) is made for this: any two
+    keys give independent numbers, and so do the streams, which the upper half of its counter separates. It is the same
+    on every device; "auto_select" is not.
 
     Args:
         values: Tensor `(n,)`.

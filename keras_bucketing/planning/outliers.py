@@ -1,4 +1,4 @@
-"""A few sequences that cost a large share of every epoch: found, named, and what cures it."""
+"""Outliers, a few sequences that cost a large share of every epoch: finding them, naming them, and the remedies."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _MAX_NAMED = 3
 
 
 class OutlierWarning(UserWarning):
-    """A few sequences cost more than a third of the padded timesteps of every epoch.
+    """A few sequences cost more than a third of the padded timesteps of every epoch; see docs/buckets-and-sizes.md.
 
     Example:
         >>> import warnings
-        >>> warnings.simplefilter("ignore", OutlierWarning)  # where that is as it should be
+        >>> warnings.simplefilter("ignore", OutlierWarning)  # if this is intended
     """
 
 
 class Outliers(NamedTuple):
-    """Sequences that are at most one in a hundred and cost more than a third of an epoch's padded timesteps.
+    """At most one in a hundred sequences, which cost more than a third of an epoch's padded timesteps.
 
     Attributes:
-        name: Str, what they are sequences of, e.g. `x` or `y`.
-        rows: Int array `(num_outliers,)`: their rows, the longest first.
+        name: Str, the leaf of the sequences, e.g. `x` or `y`.
+        rows: Int array `(num_outliers,)`, their rows, the longest first.
         lengths: Int array `(num_outliers,)`, in timesteps.
-        next_length: Int, the longest of all others, in timesteps.
+        next_length: Int, the length of the longest other sequence, in timesteps.
         share: Float, the share of the padded timesteps that an epoch would save if they were cut to that length.
         is_label: Bool, whether they are labels of their own length.
     """
@@ -47,7 +47,7 @@ class Outliers(NamedTuple):
     is_label: bool = False
 
     def of_distinct_rows(self, rows: RowIndices) -> Outliers:
-        """The same where they are positions in these rows, some of which are one row."""
+        """The same outliers, given as positions in these rows, some of which are repeated."""
         given = rows[self.rows]
         first = np.sort(np.unique(given, return_index=True)[1])
         return self._replace(rows=given[first], lengths=self.lengths[first])
@@ -68,12 +68,12 @@ class Outliers(NamedTuple):
 
 
 def find_outliers(lengths: Lengths, padded_if_cut: Callable[[int], float], name: str = "x") -> Outliers | None:
-    """Finds the fewest of the longest rows, one in a hundred at most, that cost more than a third of an epoch.
+    """Finds the smallest number of the longest rows, at most one in a hundred, that cost more than a third of an epoch.
 
     Args:
         lengths: Int array `(num_rows,)`.
         padded_if_cut: Function from a length to the padded timesteps of an epoch whose sequences are cut to it.
-        name: Str, what they are sequences of.
+        name: Str, the leaf of the sequences.
     """
     most = int(len(lengths) * MAX_OUTLIER_SHARE)
     if not most:
@@ -97,7 +97,7 @@ def find_outliers(lengths: Lengths, padded_if_cut: Callable[[int], float], name:
 
 
 def may_have_outliers(leaves: Sequence[LeafLengths], buckets: Buckets, cuts: BatchCuts) -> bool:
-    """Whether the rows of some leaf may cost so much, by a bound that needs no plan."""
+    """Whether there may be outliers in some leaf, by a bound that needs no plan."""
     real = sum(int(leaf.lengths.sum()) for leaf in leaves)
     most = int(len(buckets.row_buckets) * MAX_OUTLIER_SHARE)
     if not most:

@@ -1,4 +1,4 @@
-"""Streams into a folder or into memory, and folders back: what is behind `save_sequences` and `from_dataset`."""
+"""Streams into a folder or into memory, and folders back: the code behind `save_sequences` and `from_dataset`."""
 
 from __future__ import annotations
 
@@ -49,28 +49,28 @@ def save_sequences(
 
     The folder holds plain `.npy` files, which NumPy alone can read: `values_0.npy`, the timesteps of all sequences,
     concatenated, `row_splits_0.npy` as in `tf.RaggedTensor`, and so on for each leaf, with `description.json`. It is
-    written as `<path>.unfinished` and renamed at the end, so an interrupted writing is never taken for a finished one,
-    and is begun again by the next call. A progress bar appears on standard error after three seconds.
+    written as `<path>.unfinished` and renamed at the end, so an interrupted folder is never taken for a complete one;
+    the next call writes it again. A progress bar appears on standard error after three seconds.
 
     Args:
-        path: The folder. Those above it are made.
+        path: The folder. Parent folders are made.
         sequences: A list, a generator, a generator function or any other iterable, a `tf.data.Dataset` or a
-            `keras.utils.PyDataset`, as in `BucketedSequence.from_dataset`: of sequences, of dicts or of tuples with
-            `fit`'s meaning, `(x, y)` or `(x, y, sample_weight)`, whose parts may be dicts or tuples themselves.
-        overwrite: Bool, whether a folder of saved sequences that is there is replaced, when the new one is complete.
-            Nothing else is ever removed. Defaults to False.
+            `keras.utils.PyDataset`, as in `BucketedSequence.from_dataset`: of sequences, of dicts or of tuples as for
+            `fit`, `(x, y)` or `(x, y, sample_weight)`, whose parts may be dicts or tuples.
+        overwrite: Bool, whether to replace an existing folder of saved sequences, once the new one is complete. Other
+            folders and files are never removed. Defaults to False.
         max_rows: As in `BucketedSequence.from_dataset`.
         batched: As in `BucketedSequence.from_dataset`.
         mask_value: As in `BucketedSequence.from_dataset`.
         padding: As in `BucketedSequence.from_dataset`.
         timestep_labels: As in `BucketedSequence.from_dataset`.
-        sequence_keys: Str or int, or a list of them: which entries of a dict or tuple `x` are padded sequences; what
-            `BucketedSequence.from_dataset` calls `sequences`.
+        sequence_keys: Str or int, or a list of them: which entries of a dict or tuple `x` are padded sequences, as
+            `sequences` in `BucketedSequence.from_dataset`.
 
     Raises:
         TypeError: If something is of the wrong kind, e.g. text instead of numbers.
         ValueError: If the rows do not fit together, or never end and `max_rows` is None.
-        OSError: If the folder is there already, cannot be written or the disk is full; nothing is left behind then.
+        OSError: If the folder exists, cannot be written or the disk is full; nothing is left behind then.
 
     Example:
         >>> folder = tempfile.mkdtemp() + "/recordings"
@@ -89,7 +89,7 @@ def save_sequences(
 
 @contextlib.contextmanager
 def _sequences_are_keys() -> Iterator[None]:
-    """Lets errors call the argument that names sequences as `save_sequences` does, whose `sequences` are the source."""
+    """Makes errors name the argument `sequence_keys`, since `sequences` is the source in `save_sequences`."""
     try:
         yield
     except (ValueError, TypeError) as error:
@@ -108,7 +108,7 @@ def _keys_argument(match: re.Match[str]) -> str:
 
 
 def load_sequences(path: str | os.PathLike[str]) -> Any:
-    """Maps what `save_sequences` wrote: nothing is read until it is used, and several processes share the memory.
+    """Maps a folder of `save_sequences`: values are read when they are used, and several processes share the memory.
 
     Do not write to the files while they are in use: if one becomes shorter under a process that has mapped it, the
     operating system ends that process. `save_sequences(..., overwrite=True)` is safe, as it makes new files.
@@ -117,9 +117,9 @@ def load_sequences(path: str | os.PathLike[str]) -> Any:
         path: The folder.
 
     Returns:
-        For a folder of sequences, an object that hands them out as read-only arrays, `sequences[i]`, with `len` and
-        `lengths`. For one of dicts or tuples, a dict or tuple of such objects and of arrays with one value a row. Each
-        is a leaf of `x`, `y` or `sample_weight`: `BucketedSequence(*load_sequences(path))` for a folder of `(x, y)`.
+        For a folder of sequences, a `StoredSequences`: read-only arrays `sequences[i]`, with `len` and `lengths`. For
+        one of dicts or tuples, a dict or tuple of these and of arrays with one value per row. Each is a leaf of `x`,
+        `y` or `sample_weight`: `BucketedSequence(*load_sequences(path))` for a folder of `(x, y)`.
 
     Raises:
         FileNotFoundError: If there is no such folder, or its writing was not finished.
@@ -142,7 +142,7 @@ def load_sequences(path: str | os.PathLike[str]) -> Any:
 
 
 def load_lengths(path: Path) -> Lengths:
-    """The timesteps of each row of a saved folder: those of its longest sequence."""
+    """The timesteps of each row's longest sequence in a saved folder."""
     x, _, _ = map_folder(_folder(path, "path"), "path").element
     sequences = [(name_of("x", keys), leaf) for keys, leaf in leaves(x) if isinstance(leaf, StoredSequences)]
     if not sequences:
@@ -156,13 +156,13 @@ def read_dataset(
     """Reads a stream once, or its cache.
 
     Args:
-        dataset: What `open_stream` takes.
-        cache: The folder to keep it in, or None.
+        dataset: A source for `open_stream`.
+        cache: The folder of the cache, or None.
         options: What the caller said about its elements.
-        max_rows: How many rows to read at most; None for all.
+        max_rows: The maximum number of rows to read; None for all.
 
     Returns:
-        The structures of `x`, `y` and `sample_weight`, with leaves that `collect_inputs` takes, and what else there is.
+        The structures of `x`, `y` and `sample_weight`, with leaves for `collect_inputs`, and what else was found.
     """
     folder = None if cache is None else _folder(cache, "cache")
     stream = _open(dataset, options, "dataset", max_rows)
@@ -225,7 +225,7 @@ def check_batch_options(
     label_mask_value: Any = 0,
     sequences: object = None,
 ) -> BatchOptions:
-    """Checks what a caller says about the elements of a stream."""
+    """Checks the options about the elements of a stream."""
     return BatchOptions(
         batched=None if batched is None else check_flag("batched", batched),
         timestep_labels=None if timestep_labels is None else check_flag("timestep_labels", timestep_labels),
@@ -259,7 +259,7 @@ def _write(
 
 
 def _as_json(options: BatchOptions) -> dict[str, object]:
-    """The options by their names; those that 0.2.0 did not have only where they are given."""
+    """The options by their names; those that 0.2.0 lacked only if they are given."""
     values = {**vars(options)}
     if isinstance(options.mask_value, np.ndarray):
         values["mask_value"] = str(options.mask_value.tolist())  # as text, in which NaN equals NaN
@@ -277,10 +277,10 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def _folder(path: object, argument: str) -> Path:
-    """The folder that a path leads to, through all links.
+    """The real folder of a path, with all links resolved.
 
     Raises:
-        TypeError: If it is no path.
+        TypeError: If it is not a path.
         ValueError: If it is a URL, or no file system has such a path.
     """
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or isinstance(os.fspath(path), bytes):
@@ -318,7 +318,7 @@ _PUBLIC_NAMES = {"labels_align": "align_labels", "label_mask_value": "label_padd
 
 
 def _check_same_source(cached: Source | None, source: Source) -> None:
-    """Refuses a cache of something else, as far as that can be seen without reading."""
+    """Refuses a cache of another source, as far as can be seen without reading."""
     if not isinstance(cached, dict):
         raise ValueError(
             "`cache` must be a folder that from_dataset wrote. Received one of save_sequences. Use "
