@@ -342,7 +342,7 @@ def verdict(make: Call, shape: Sequence[int] = (FEATURES,)) -> str:
     try:
         return probe(make, shape)
     except Exception as error:
-        return REFUSED if "leaves the time axis as it is" in str(error) else FAILS
+        return REFUSED if "needs a layer that keeps the time axis" in str(error) else FAILS
 
 
 def probe_operation(call: Call) -> str | None:

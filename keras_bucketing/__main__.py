@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="keras-bucketing", description=__doc__)
     parser.add_argument("lengths", type=Path, help="a .npy file, a text file with one length in a line, or a folder")
     parser.add_argument("--batch-size", type=int, default=32, help="rows in a batch (default: 32)")
-    parser.add_argument("--labels", type=Path, help="the same kind of file, with one number or string a sequence")
+    parser.add_argument("--labels", type=Path, help="the same kind of file, with one number or string per sequence")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the table into this file: .png, .svg or .pdf")
     parser.add_argument("--version", action="version", version=f"keras-bucketing {__version__}")
     options = parser.parse_args(arguments)

@@ -788,7 +788,7 @@ class BucketedSequence(PassDataset):
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             f"A {type(self).__name__} cannot be pickled or copied: its data live in TensorFlow's memory. Create it "
-            "again from the same data and options, and carry its position over with state_dict() and load_state_dict()."
+            "again from the same data and options, and pass its position on with state_dict() and load_state_dict()."
         )
 
     # Its figures.

@@ -262,7 +262,7 @@ class BucketedStream(PassDataset):
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             f"A {type(self).__name__} cannot be pickled or copied. Create it again from the same source and options, "
-            "and carry its position over with state_dict() and load_state_dict()."
+            "and pass its position on with state_dict() and load_state_dict()."
         )
 
     # Its figures.

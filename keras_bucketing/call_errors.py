@@ -98,14 +98,14 @@ _OTHER_NAMES: tuple[tuple[str, _Hint], ...] = (
     ),
     (
         "sampler batch_sampler sampler_class replacement",
-        "Batches are drawn here: leave it out. For rows by weights pass sampling_weights=[...], one number a row.",
+        "Batches are drawn here: leave it out. For rows by weights pass sampling_weights=[...], one number per row.",
     ),
     (
         (
             "sampling_weight sample_probs sampling_probs sampling_probabilities probabilities mux_weights stop_weights "
             "balance_classes oversample oversampling class_balanced"
         ),
-        "Pass sampling_weights=[...], one number a row, e.g. 1 / np.bincount(y)[y] for even classes.",
+        "Pass sampling_weights=[...], one number per row, e.g. 1 / np.bincount(y)[y] for even classes.",
     ),
     (
         "num_samples samples_per_epoch epoch_size rows_in_epoch limit_train_batches max_samples",
@@ -120,7 +120,7 @@ _OTHER_NAMES: tuple[tuple[str, _Hint], ...] = (
     ),
     (
         "buffer_size shuffle_buffer_size shuffle_buffer shuffle_size reshuffle_each_iteration",
-        "All rows are shuffled, anew each epoch: pass shuffle=True or False.",
+        "Each epoch shuffles all rows: pass shuffle=True or False.",
     ),
     ("repeat count epochs n_epochs num_epochs", "Each epoch of fit(epochs=...) is a pass: leave it out."),
     ("validation_split test_size train_size", "Pass two datasets to fit(): train, validation = dataset.split(0.2)."),
@@ -184,7 +184,9 @@ def _refuse(
     unknown = [] if takes_any else [option for option in options if option not in known]
     if unknown:
         hints = {option: _hint(name, option, options[option], known) for option in unknown[:_MAX_NAMED]}
-        told = [f"`{shorten(option)}` is no option of {name}.{hint and f' {hint}'}" for option, hint in hints.items()]
+        told = [
+            f"`{shorten(option)}` is not an option of {name}.{hint and f' {hint}'}" for option, hint in hints.items()
+        ]
         if len(unknown) > _MAX_NAMED:
             told.append(f"{len(unknown) - _MAX_NAMED} more are unknown.")
         if "" in hints.values():
@@ -238,7 +240,7 @@ _CONSTRUCTORS = {
     "BucketedSequence.from_padded(x, y).",
     "from_tensors": "Pass the sequences to BucketedSequence(x, y).",
     "from_sparse_tensor_slices": "Pass the sequences to BucketedSequence(tf.RaggedTensor.from_sparse(x), y).",
-    "zip": "Pass several sequences a row to BucketedSequence((a, b), y), or pipelines of single rows to "
+    "zip": "Pass several sequences per row to BucketedSequence((a, b), y), or pipelines of single rows to "
     "BucketedSequence.from_dataset(tf.data.Dataset.zip((x, y))).",
     "list_files": "Load files with BucketedSequence.from_loader(load, lengths, output_signature=...).",
     "load": "Use BucketedSequence(*load_sequences(path)) for what save_sequences wrote, or "

@@ -216,14 +216,14 @@ def check_lengths(lengths: Any, name: str = "lengths", minimum: int = 1) -> NDAr
     if array.ndim != 1:
         raise ValueError(
             f"`{name}` must have one dimension. Expected shape (num_sequences,), received shape {array.shape}. Pass "
-            "one number a sequence, e.g. [len(sequence) for sequence in x]."
+            "one number per sequence, e.g. [len(sequence) for sequence in x]."
         )
     if array.size == 0:
         raise ValueError(f"`{name}` is empty. Expected at least one length.")
     if array.dtype.kind not in "iuf":
         raise TypeError(
             f"`{name}` must be integers. Received dtype {array.dtype} (first entry {show(array.tolist()[0])}). Pass "
-            "one number a sequence, e.g. [len(sequence) for sequence in x]."
+            "one number per sequence, e.g. [len(sequence) for sequence in x]."
         )
     if array.dtype.kind == "f":
         whole = np.isfinite(array) & (array == np.floor(array))

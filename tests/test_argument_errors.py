@@ -109,7 +109,7 @@ def test_wrong_sequences(x, error, texts):
         (
             {"batch_size": 8, "bucket_batch_sizes": [8]},
             ValueError,
-            "`bucket_batch_sizes` says the rows of every bucket",
+            "`bucket_batch_sizes` has the rows of every bucket",
         ),
         (
             {"bucket_boundaries": [5, 3]},

@@ -224,7 +224,7 @@ def test_the_lengths_of_each_leaf_are_those_loaded():
 
 def test_labels_of_each_timestep_need_exact_lengths():
     labels = [np.zeros(length) for length in LENGTHS]
-    with pytest.raises(ValueError, match=r"`y` holds one label a timestep, which needs exact lengths"):
+    with pytest.raises(ValueError, match=r"`y` holds one label per timestep, which needs exact lengths"):
         from_loader(y=labels, length_tolerance=1)
     assert len(list(from_loader(y=labels, length_tolerance=1, align_labels=False))) == 1
 

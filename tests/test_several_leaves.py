@@ -19,7 +19,7 @@ PADDING, LABEL_PADDING = 7, 9
 
 @st.composite
 def structures(draw):
-    """A dict of 1 to 3 sequences a row and a number, and labels of every kind: as lists of arrays."""
+    """A dict of 1 to 3 sequences per row and a number, and labels of every kind: as lists of arrays."""
     first = draw(lengths_lists(min_size=2, max_size=16))
     like_first = lengths_lists(min_size=len(first), max_size=len(first))
     lengths = {"a": first, **{key: draw(like_first) for key in draw(st.sampled_from(["", "b", "bc"]))}}

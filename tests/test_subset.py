@@ -194,8 +194,8 @@ def test_rows_that_are_none_are_refused(rows, error, message):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"batchsize": 3}, TypeError, "`batchsize` is no option of BucketedSequence."),
-        ({"y": [1]}, TypeError, "`y` is no option of subset()."),
+        ({"batchsize": 3}, TypeError, "`batchsize` is not an option of BucketedSequence."),
+        ({"y": [1]}, TypeError, "`y` is not an option of subset()."),
         ({"maxlen": None}, ValueError, "`maxlen` must be at most 4, to which the dataset has cut its sequences."),
         ({"maxlen": 5}, ValueError, "`maxlen` must be at most 4"),
         ({"truncating": "pre"}, ValueError, "`truncating` must be 'post', by which the dataset has cut its sequences."),

@@ -112,7 +112,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
             raise ValueError(
                 "`dataset` must know how many batches a pass has. Received a BucketedStream of unknown length. Give it "
                 "a source with a length and batches of batch_size rows, or save stream.state_dict(epoch, batch) "
-                "yourself, and go on with stream.load_state_dict(state)."
+                "yourself, and continue with stream.load_state_dict(state)."
             )
         self._delete_checkpoint = check_flag("delete_checkpoint", delete_checkpoint)
         self._is_chief = check_flag("is_chief", is_chief)
@@ -286,7 +286,7 @@ class BackupAndRestoreSequence(keras.callbacks.Callback):
     def _check_first_epoch(self, epoch: int) -> None:
         if epoch != self._first_epoch:
             raise ValueError(
-                f"The backup in `backup_dir` goes on with epoch {self._first_epoch}, but fit() begins with {epoch}. "
+                f"The backup in `backup_dir` continues with epoch {self._first_epoch}, but fit() begins with {epoch}. "
                 "Pass the `initial_epoch` that the interrupted run had, or another `backup_dir`."
             )
 
@@ -358,7 +358,8 @@ def _check_directory(backup_dir: str | os.PathLike[str]) -> str:
     return directory.removeprefix("file://").rstrip("/") or "/"
 
 
-# Who has a directory: one callback in a process, or the next trial of a tuner would go on with the weights of the last.
+# The owner of each directory: one callback per process, or the next trial of a tuner would continue with the weights of
+# the last one.
 
 
 class _Copies:
@@ -402,7 +403,7 @@ def _claim_directory(callback: BackupAndRestoreSequence, directory: str, is_chie
                 raise ValueError(
                     f"`backup_dir` belongs to another {type(callback).__name__} of this process, or to a copy of this "
                     f"one, whose run would go on here. Received {show(directory)}. Give each fit() a directory of its "
-                    "own, as each trial of a tuner; to go on with that run, pass that very callback, or restart the "
+                    "own, as each trial of a tuner; to continue that run, pass the same callback, or restart the "
                     "program."
                 )
         _owners[key] = _Owner(weakref.ref(callback), copies, os.getpid())

@@ -90,7 +90,7 @@ class BackupFiles:
         self.flush(path)
 
     def flush(self, path: str) -> None:
-        """Flushes to the disk what somebody wrote into a file."""
+        """Flushes a written file to the disk."""
         if is_local(path):
             _flush(path)
 

@@ -119,7 +119,7 @@ class BackupStore:
                 if damages:
                     warnings.warn(
                         f"The newest backup in `backup_dir` ({show(self._directory)}) is damaged: {damages[0]}. "
-                        f"Training goes on from the one before it, {_name(number)}.",
+                        f"Training continues from the one before it, {_name(number)}.",
                         stacklevel=2,
                     )
                 return backup

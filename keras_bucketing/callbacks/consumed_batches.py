@@ -93,7 +93,7 @@ class ConsumedBatches:
         # How many passes others have begun since then between `pause` and `resume`.
         self._passes_of_others = 0
         self._ended = True
-        # Whether passes have begun that nobody announced: no figure is certain any more.
+        # Whether passes have begun unannounced: no figure is certain any more.
         self._interleaved = False
         # Whether the model's count of rows has ever matched the batches, so that it can be relied upon.
         self._rows_matched = False
@@ -120,7 +120,7 @@ class ConsumedBatches:
         if step > 0:  # before the first step, no batch may have been read
             self.locate()
         elif self._reads_after_hook:
-            self._mark()  # what has begun since `begin` is somebody else's
+            self._mark()  # passes that have begun since `begin` belong to other readers
         elif self._reads_after_hook is False and self.dataset.newest_pass().number > self._passes_before:
             self._passes_before = self.dataset.newest_pass().number - 1  # Keras' own is the newest
             self.locate()
@@ -144,8 +144,8 @@ class ConsumedBatches:
         newest = self.dataset.newest_pass()
         passes = newest.number - self._passes_before
         if self._position is not None and isinstance(self.dataset, keras.utils.PyDataset):
-            # Ours goes on (`steps_per_epoch`), and somebody else has begun one. A PyDataset is not told which of them
-            # asks for a batch, and takes it for one of the newest.
+            # Ours continues (`steps_per_epoch`), and another reader has begun one. A PyDataset cannot tell their requests
+            # apart, and counts a batch for the newest.
             self._interleaved |= passes > 0 and self._has_rest(self._position)
             self._interleaved |= passes == 0 and self._position.number != newest.number
         if passes > 0:
@@ -204,7 +204,7 @@ class ConsumedBatches:
     def overran(self) -> bool:
         """Whether Keras reads something made of several passes, as far as the hooks show it.
 
-        It ran more batches than the pass has, or another pass began that nobody announced.
+        It ran more batches than the pass has, or another pass began unannounced.
         """
         if self._position is None:
             return False
@@ -305,7 +305,7 @@ class ConsumedGenerator(ConsumedBatches):
             self._located = True
             number = self._passes_before + 1
             self._position = PassPosition(number, number - 1, 0)
-        # More passes are somebody else's: a validation on the same generator, for one.
+        # More passes belong to other readers, e.g. a validation on the same generator.
         self._interleaved |= newest.number > self._passes_before + 1
         self._generator.follow_newest()
 

@@ -179,7 +179,7 @@ def copy_callback(callback: Any, memo: dict[int, Any], own: Mapping[str, object]
     Args:
         callback: What is copied.
         memo: As in `copy.deepcopy`.
-        own: The attributes that the copy gets as they are: datasets, which are shared, and what begins anew with it.
+        own: The attributes that are not copied: datasets, which are shared, and what starts again with the copy.
     """
     copied = object.__new__(type(callback))
     memo[id(callback)] = copied

@@ -1,4 +1,4 @@
-"""Which pass over a dataset `fit` reads, whoever else reads the dataset meanwhile, and where it stands.
+"""Which pass over a dataset `fit` reads, even if others read the dataset meanwhile, and its position.
 
 Passes look alike, but `fit` begins its own at a moment that is known: right after all callbacks'
 `on_train_batch_begin(0)`, under PyTorch right after all callbacks' `on_epoch_begin`. The first pass that begins after

@@ -57,7 +57,7 @@ def explain(leak: Leak, keys: list[str]) -> tuple[str | None, str, str]:
     if leak.kind == "ignored" and reader is not None:
         return (
             str(reader.operation.name),
-            f"{describe(reader.operation)} has the mask and reads padding all the same.",
+            f"{describe(reader.operation)} has the mask but reads padding anyway.",
             cure_of_reader(reader),
         )
     if leak.kind == "none" and reader is not None:
@@ -74,7 +74,7 @@ def explain(leak: Leak, keys: list[str]) -> tuple[str | None, str, str]:
     name = str(loser.operation.name)
     if leak.kind == "between":
         cure = _RESIDUAL if "Attention" in type(loser.operation).__name__ else _in_own_code()
-        return name, f"Behind {describe(loser.operation)}, in code that is no layer. {reads}", cure
+        return name, f"Behind {describe(loser.operation)}, in code outside layers. {reads}", cure
     if leak.kind == "wrong":
         return name, f"The mask of {describe(loser.operation)} takes padding for data. {reads}", _right_mask(leak)
     cures = [cure_of_loss(loser, _calls_attention(leak.calls))]

@@ -37,7 +37,7 @@ class SampledLeaf:
 
     Attributes:
         rows: For each row an array `(length, *features)`, or its value.
-        axis: Which time axis it has, or None for one value a row.
+        axis: Which time axis it has, or None for one value per row.
         padding: What the padding holds.
         min_length: The least padded length.
         counts: For an entry of lengths, the time axis that it counts.

@@ -183,7 +183,7 @@ def host_tensor(array: np.ndarray) -> tf.Tensor:
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-    """An uninitialized array whose memory TensorFlow can use as it is."""
+    """An uninitialized array whose memory TensorFlow can use without a copy."""
     dtype = np.dtype(dtype)
     num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     buffer = np.empty(num_bytes + ALIGNMENT, np.uint8)

@@ -41,14 +41,14 @@ class Inputs:
     """What one row of the dataset is made of.
 
     Attributes:
-        x: Structure of leaves. A leaf is `Rows` (one sequence a row), an array `(num_rows, ...)` (one value a row) or,
-            of some rows of another dataset, `PickedValues`.
-        y: Structure of leaves, or None. A leaf of `Rows` holds one label a timestep, or labels of their own length.
+        x: Structure of leaves. A leaf is `Rows` (one sequence per row), an array `(num_rows, ...)` (one value per row)
+            or, for some rows of another dataset, `PickedValues`.
+        y: Structure of leaves, or None. A leaf of `Rows` holds one label per timestep, or labels of their own length.
         sample_weight: None, one leaf, or a structure like `y`.
         num_given: How many rows the input had.
         kept: Where each row stood in the input, `(num_rows,)`; None where none was dropped.
         is_cut: Whether some sequence was longer.
-        align_labels: Whether ragged leaves of `y` hold one label a timestep, and so have the lengths of a leaf of `x`.
+        align_labels: Whether ragged leaves of `y` hold one label per timestep, with the lengths of a leaf of `x`.
         label_owners: For each leaf of `y` that does, that leaf of `x`.
     """
 
@@ -94,7 +94,7 @@ class Inputs:
     def truncate(self, maxlen: int, truncating: str) -> Inputs:
         """Cuts every sequence, and its per-timestep labels and weights alike, to `maxlen` timesteps.
 
-        Labels of their own length stay as they are.
+        Labels of their own length stay the same.
         """
 
         def cut(_: Path, leaf: Leaf) -> Leaf:
@@ -286,7 +286,7 @@ def _compress(_: Path, leaf: Leaf | PickedValues, keep: NDArray[np.bool_]) -> Le
 def _no_sequences(x: object, converted: Structure) -> str:
     return (
         f"{_tuple_hint(x)}`x` has no sequences. Expected at least one ragged leaf, e.g. a list of arrays, received "
-        f"{_describe(converted)}. A NumPy array inside a dict or tuple is one value a row; pass sequences as a list."
+        f"{_describe(converted)}. A NumPy array inside a dict or tuple is one value per row; pass sequences as a list."
     )
 
 
@@ -317,7 +317,7 @@ def _in_words(structure: Structure) -> str:
 
 
 def _align(y: Structure, x: Structure) -> tuple[Structure, dict[Path, Path]]:
-    """Finds the leaf of `x` whose lengths each ragged leaf of `y` has, so that it holds one label a timestep.
+    """Finds the leaf of `x` whose lengths each ragged leaf of `y` has, so that it holds one label per timestep.
 
     A list of lists is ragged as well where these hold one label for each class, as multi-hot labels do: as many in each
     row, unlike the sequences.
@@ -346,7 +346,7 @@ def _align(y: Structure, x: Structure) -> tuple[Structure, dict[Path, Path]]:
         x_path, sequence = sequences[0]
         at = int(np.argmax(leaf.lengths != sequence.lengths))
         raise ValueError(
-            f"`{name}` is ragged, so it must hold one label a timestep. Expected {int(sequence.lengths[at])} as in "
+            f"`{name}` is ragged, so it must hold one label per timestep. Expected {int(sequence.lengths[at])} as in "
             f"{name_of('x', x_path)}[{at}], received {int(leaf.lengths[at])} at {name}[{at}]. Pass align_labels=False "
             "for labels of their own length, such as transcripts and translations."
         )
@@ -374,7 +374,7 @@ def _check_weights(y: Structure, weights: Structure) -> None:
             _check_timestep_weights(name, weight, name_of("y", path), labels[path])
         elif weight.ndim != 1:
             raise ValueError(
-                f"`{name}` must have one weight a row. Expected shape ({len(weight)},), received {weight.shape}."
+                f"`{name}` must have one weight per row. Expected shape ({len(weight)},), received {weight.shape}."
             )
 
 
@@ -390,13 +390,13 @@ def _ones_hint(missing: Set[Path], labels: dict[Path, Leaf]) -> str:
 def _check_timestep_weights(name: str, weight: Rows, y_name: str, label: Leaf) -> None:
     if not isinstance(label, Rows):
         raise ValueError(
-            f"`{name}` has one weight a timestep, but `{y_name}` has one label a row. Pass one weight a row."
+            f"`{name}` has one weight per timestep, but `{y_name}` has one label per row. Pass one weight per row."
         )
     different = np.flatnonzero(weight.lengths != label.lengths)
     if different.size:
         at = int(different[0])
         raise ValueError(
-            f"`{name}` must have one weight a timestep. Expected {int(label.lengths[at])} as in {y_name}[{at}], "
+            f"`{name}` must have one weight per timestep. Expected {int(label.lengths[at])} as in {y_name}[{at}], "
             f"received {int(weight.lengths[at])} at {name}[{at}]."
         )
 

@@ -59,7 +59,7 @@ def is_ragged_column(rows: Any) -> bool:
 
 
 def as_plain_array(column: Any, name: str) -> Any:
-    """An Arrow column of lists of one length as an array `(num_rows, length)`; anything else as it is."""
+    """An Arrow column of lists of one length as an array `(num_rows, length)`; anything else unchanged."""
     if not (is_arrow(column) and _is_arrow_list(column.type)):
         return column
     return _from_arrow(column, name).as_array()
@@ -124,7 +124,7 @@ def _is_arrow_list(kind: object) -> bool:
 
 
 def _lies_in_immutable_buffer(array: np.ndarray, values: ArrowColumn) -> bool:
-    """Whether an array, which `values.to_numpy` returned, is a view of Arrow values that nobody can write to."""
+    """Whether an array, which `values.to_numpy` returned, is a view of read-only Arrow values."""
     buffer = _whole_buffer(values)
     return buffer is not None and not buffer.is_mutable and _lies_within(array, buffer)
 

@@ -1,4 +1,4 @@
-"""One leaf of whatever kind the user passes: `Rows` of sequences, or an array with one value a row."""
+"""One leaf of whatever kind the user passes: `Rows` of sequences, or an array with one value per row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from keras_bucketing.data.other_kinds import as_dense, is_frame, refuse_frame
 from keras_bucketing.data.row_splits import common_width
 from keras_bucketing.data.rows import EqualSequences, Rows, StoredSequences, rows_from_row_splits
 
-Leaf = Rows | np.ndarray  # one sequence a row, or an array `(num_rows, ...)` with one value a row
+Leaf = Rows | np.ndarray  # one sequence per row, or an array `(num_rows, ...)` with one value per row
 
 
 def as_rows(rows: Any, name: str, copy: bool = True) -> Rows:
@@ -84,7 +84,7 @@ def as_weights(leaf: Any, name: str, copy: bool = True) -> Leaf:
     if not isinstance(weights, Rows):
         return weights.astype(floatx)
     if weights.feature_shape:
-        raise ValueError(f"`{name}` must have one weight a timestep. Received feature shape {weights.feature_shape}.")
+        raise ValueError(f"`{name}` must have one weight per timestep. Received feature shape {weights.feature_shape}.")
     return replace(weights, dtype=floatx)
 
 
@@ -119,7 +119,7 @@ def _is_sequence(row: Any) -> bool:
 
 
 def _check_values(array: np.ndarray, leaf: object, name: str) -> None:
-    """Refuses scalars and text as one value a row."""
+    """Refuses scalars and text as one value per row."""
     if array.ndim == 0 and array.dtype.kind in "biufc":
         raise TypeError(
             f"`{name}` must have one row for each sequence. Received the scalar {show(leaf)}. Pass a list or an array."

@@ -59,7 +59,7 @@ class FrameSequences:
     """What a table holds.
 
     Attributes:
-        x: Structure of `Rows` and of arrays with one value a sequence.
+        x: Structure of `Rows` and of arrays with one value per sequence.
         y: Structure of labels, or None.
         sample_weight: The same of weights.
         rows: Where they come from.
@@ -261,8 +261,8 @@ class _Groups:
         is_static = name.startswith("static")
         fix = "Make it a column of `x`" if is_static else "Pass timestep_labels=True if there is one a timestep"
         raise ValueError(
-            f"`{name}` must have one value a sequence. Received {values[at]!s} at row {here} of column {show(label)}, "
-            f"but {values[at - 1]!s} at row {before}, both of the sequence {self._key(at)}. {fix}."
+            f"`{name}` must have one value per sequence. Received {values[at]!s} at row {here} of column "
+            f"{show(label)}, but {values[at - 1]!s} at row {before}, both of the sequence {self._key(at)}. {fix}."
         )
 
     def _sorted(self, table: Table, sort_by: Any) -> _Groups:
@@ -308,7 +308,7 @@ class _Groups:
 
 
 def _join(sequences: Structure, static: Any, table: Table, groups: _Groups) -> Structure:
-    """Adds columns with one value a sequence to `x`, each under its own name, or as a dict says."""
+    """Adds columns with one value per sequence to `x`, each under its own name, or as a dict says."""
     if isinstance(sequences, tuple):
         raise ValueError("`static` needs names in `x`. Received a tuple `x`. Pass a dict: {'name': column, ...}.")
     entries = sequences if isinstance(sequences, dict) else {"sequences": sequences}

@@ -73,7 +73,7 @@ def _is_view(row: Any) -> bool:
 
 
 def concatenate(sequences: Sequences, name: str) -> Rows:
-    """A copy of all timesteps, one sequence after the other, in memory that TensorFlow can use as it is.
+    """A copy of all timesteps, one sequence after the other, in memory that TensorFlow can use without a copy.
 
     Raises:
         TypeError: If one of them is not a sequence of numbers.
@@ -183,7 +183,7 @@ def as_list(rows: Any, name: str) -> Sequences:
         raise ValueError(
             f"`{name}` must be a list of sequences. Received one array of shape {shape}, in which every sequence has "
             f"the length {shape[1]}. If it is padded, use BucketedSequence.from_padded({name}, ...); if all lengths "
-            f"really are equal, there is nothing to bucket: pass it to fit() as it is, or pass list({name})."
+            f"really are equal, there is nothing to bucket: pass it to fit() directly, or pass list({name})."
         )
     if isinstance(rows, Sequence) and not isinstance(rows, (tuple, str, bytes, range)):
         return list(rows)

@@ -233,7 +233,7 @@ class Loaded(Rows):
         """Refuses labels of each timestep where the number of timesteps is an estimate."""
         if self.loader.length_tolerance:
             raise ValueError(
-                f"`{labels}` holds one label a timestep, which needs exact lengths. Received length_tolerance="
+                f"`{labels}` holds one label per timestep, which needs exact lengths. Received length_tolerance="
                 f"{self.loader.length_tolerance}. Pass exact lengths, or align_labels=False."
             )
 

@@ -1,4 +1,4 @@
-"""Tables and sparse matrices: not sequences as they are, but there is a call for each of them."""
+"""Tables and sparse matrices: they are refused, with the call that takes them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _is_scipy_sparse(values: object) -> bool:
 
 
 def as_dense(values: Any) -> Any:
-    """A sparse matrix as an array; anything else as it is."""
+    """A sparse matrix as an array; anything else unchanged."""
     if isinstance(values, tf.SparseTensor):
         return tf.sparse.to_dense(tf.sparse.reorder(values)).numpy()
     return values.toarray() if _is_scipy_sparse(values) else values

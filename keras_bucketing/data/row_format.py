@@ -12,7 +12,7 @@ from keras_bucketing.data.tree import Path, Structure, leaves, name_of
 
 
 class WindowLeaf(NamedTuple):
-    """One sequence a row: row i is `values[starts[i] : starts[i] + sizes[i]]`.
+    """One sequence per row: row i is `values[starts[i] : starts[i] + sizes[i]]`.
 
     Attributes:
         values: Tensor `(num_values, *feature_shape)`.
@@ -56,8 +56,8 @@ class RowFormat:
 
     Attributes:
         structure: `(x, y, sample_weight)`, with a `LeafFormat` at each leaf.
-        label_owners: For each leaf of `y` with one label a timestep, its leaf of `x`: by their paths.
-        weight_owners: For each leaf of `sample_weight` with one weight a timestep, its leaf of `y`.
+        label_owners: For each leaf of `y` with one label per timestep, its leaf of `x`: by their paths.
+        weight_owners: For each leaf of `sample_weight` with one weight per timestep, its leaf of `y`.
         own_labels: The leaves of `y` whose lengths are their own.
     """
 

@@ -68,7 +68,7 @@ def check_options_of_subset(given: Mapping[str, Any], options: Mapping[str, Any]
     data = next((name for name in options if name not in given), None)
     if data is not None:
         raise TypeError(
-            f"`{data}` is no option of subset(). Received `rows` and `{data}`. The data are those of the rows."
+            f"`{data}` is not an option of subset(). Received `rows` and `{data}`. The data are those of the rows."
         )
     if "align_labels" in options and options["align_labels"] != given["align_labels"]:
         raise ValueError(

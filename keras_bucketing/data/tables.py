@@ -89,7 +89,7 @@ def _arrow_table(frame: Any) -> Any:
         import pyarrow
     except ImportError as error:
         raise ImportError(
-            f"A table of {type(frame).__module__.partition('.')[0]} is read by way of pyarrow, which is not installed: "
+            f"A table of {type(frame).__module__.partition('.')[0]} is read through pyarrow, which is not installed: "
             'pip install pyarrow, or install the extra "arrow": pip install "keras-bucketing[arrow]".'
         ) from error
     try:

@@ -77,7 +77,7 @@ class KeepMask(keras.layers.Wrapper):
                 f"`layer` must be a Keras layer. Received {show_typed(layer)}. Wrap a function in "
                 "keras.layers.Lambda, for example KeepMask(keras.layers.Lambda(lambda x: x * 2))."
             )
-        # Inputs come as they are: the layer casts them itself.
+        # Inputs are not cast here: the layer casts them itself.
         super().__init__(layer, **{"autocast": False, "dtype": layer.dtype_policy, **kwargs})
         self.supports_masking = True
         support_masking(layer)
@@ -160,7 +160,7 @@ class KeepMask(keras.layers.Wrapper):
 
     def _changed_time_axis(self, inputs_shape: Any, outputs_shape: Any) -> str:
         return (
-            f"KeepMask needs a layer that leaves the time axis as it is. Expected (batch, {inputs_shape[1]}, ...) from "
+            f"KeepMask needs a layer that keeps the time axis. Expected (batch, {inputs_shape[1]}, ...) from "
             f"'{self.layer.name}' ({type(self.layer).__name__}) for inputs of shape {tuple(inputs_shape)}, received "
             f'{tuple(outputs_shape)}. A convolution does with strides=1 and padding="same" (or "causal"); a layer that '
             "shortens the time axis needs a `compute_mask` that shortens the mask in the same way."

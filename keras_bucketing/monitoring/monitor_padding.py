@@ -125,7 +125,7 @@ def monitor_padding(
     raise TypeError(
         "`dataset` cannot be monitored. Expected a tf.data.Dataset or a keras.utils.PyDataset of padded batches, or a "
         f"generator, a generator function or another iterable of them, received {type(dataset).__name__}. Arrays go "
-        "into the callback as they are, PaddingStatsCallback(x); or make a dataset of them with "
+        "into the callback directly, PaddingStatsCallback(x); or make a dataset of them with "
         "tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x)).batch(32)."
     )
 
@@ -592,7 +592,7 @@ class BatchLog:
             )
 
     def expect_questions(self, newest_pass: int) -> None:
-        """Keeps all batches of that pass and the next one, as somebody may ask about them."""
+        """Keeps all batches of that pass and the next one, since their figures may be asked for."""
         if self._last_asked is not None:
             self._last_asked.assign(newest_pass + 1)
 

@@ -324,7 +324,7 @@ def check_labels(y: object, num_sequences: int) -> Labels:
         array = np.array(None)
     if array.dtype.kind not in "biufUS":
         raise TypeError(
-            "`y` must be one number or string a sequence. Received a list of uneven shape or other objects "
+            "`y` must be one number or string per sequence. Received a list of uneven shape or other objects "
             f"({type(y).__name__}). Labels of each timestep do not say how uneven batches are: leave them out."
         )
     if array.ndim not in (1, 2) or len(array) != num_sequences or (array.ndim == 2 and array.dtype.kind in "US"):

@@ -152,7 +152,7 @@ class PaddingStats(PaddedTimesteps):
         buckets: Counts | None = None,
         left_out: int = 0,
     ) -> PaddingStats:
-        """Counts the padding of batches that have one sequence a row.
+        """Counts the padding of batches that have one sequence per row.
 
         Args:
             lengths: Int array of shape `(num_sequences,)`, the timesteps of each row, batch after batch.
@@ -179,7 +179,7 @@ class PaddingStats(PaddedTimesteps):
         buckets: Counts | None = None,
         left_out: int = 0,
     ) -> PaddingStats:
-        """Counts the padding of batches that have one sequence a row in each of several leaves.
+        """Counts the padding of batches that have one sequence per row in each of several leaves.
 
         Args:
             lengths: Dict from a leaf's name to its lengths, as in `from_batches`.

@@ -146,7 +146,7 @@ def _position_and_seed(state: Mapping[str, object], seed: int, seed_was_given: b
     return epoch, batch, state_seed
 
 
-# The state of a BucketedSequence, which any number of processes can go on with.
+# The state of a BucketedSequence, with which any number of processes can continue.
 
 
 @dataclass
@@ -221,7 +221,7 @@ class ElasticIdentity:
     def _other_multiple(self, multiple: int) -> str:
         if multiple % self.num_shards:
             fix = (
-                f"None fits num_shards={self.num_shards}: go on with a number of shards that divides {multiple}, "
+                f"None fits num_shards={self.num_shards}: continue with a number of shards that divides {multiple}, "
                 f"{list_some([str(number) for number in _divisors(multiple)])}, and pass "
                 f"batch_size_multiple={multiple} // num_shards."
             )

@@ -76,7 +76,7 @@ class BatchGatherer:
             yield from table.fingerprint_bytes()
 
     def stored(self, inputs: Inputs) -> Inputs:
-        """The data as they are held here, with empty rows empty: what another dataset of the same rows shares."""
+        """The stored data, in which empty rows are empty, for another dataset that shares these rows."""
         x, y, weights = (
             tree.map_leaves(lambda _, table: _without_filling(table.leaf), part)
             for part in (self._tables.x, self._tables.y, self._tables.sample_weight)
@@ -153,7 +153,7 @@ class RowsOfBatch:
         self.loaded: dict[RowLoader, list[tf.Tensor]] = {}
 
     def padded_to(self, column: int) -> tf.Tensor:
-        """The minimum padded length of a leaf, a scalar; made once, and only where somebody asks."""
+        """The minimum padded length of a leaf, a scalar; made once, on first use."""
         if column not in self._scalars:
             self._scalars[column] = self._min_lengths[column]
         return self._scalars[column]
@@ -182,12 +182,12 @@ class ValuesInGraph:
 
 
 def padding_scalar(value: Any, dtype: np.dtype) -> tf.Tensor:
-    """A padding value as a tensor; by way of NumPy, as `tf.cast` rounds a Python float to float32 first."""
+    """A padding value as a tensor; through NumPy, since `tf.cast` rounds a Python float to float32 first."""
     return tf.constant(np.asarray(value).astype(dtype))
 
 
 class PlainTable:
-    """One value a row.
+    """One value per row.
 
     Args:
         values: Those of all rows.
@@ -239,7 +239,7 @@ class PlainTable:
 
 
 class LengthsTable:
-    """The length of one sequence a row; an empty one that counts as one timestep of padding has length 1."""
+    """The length of one sequence per row; an empty one that counts as one timestep of padding has length 1."""
 
     def __init__(self, ranges: RowTensors):
         self._ranges = ranges
@@ -250,7 +250,7 @@ class LengthsTable:
 
 
 class RaggedTable:
-    """One sequence a row.
+    """One sequence per row.
 
     Args:
         values: The timesteps of all rows.

@@ -15,7 +15,7 @@ class HostValues:
 
     TensorFlow takes memory only from a multiple of 64 bytes on. Where the array begins elsewhere, the tensor begins
     below it: by whole rows where that fits (`begin`), otherwise the rows are gathered in pieces of 2 to 32 bytes,
-    which is slower. Nobody reads what lies below, and it is part of the same page of memory or of the same buffer.
+    which is slower. The bytes before it are never read, and are part of the same page of memory or of the same buffer.
 
     Args:
         array: C-contiguous array `(num_rows, *feature_shape)` in any byte order, read-only too.
@@ -67,7 +67,7 @@ class HostValues:
 
 
 class _Memory:
-    """Memory that NumPy sees as a writable array, as DLPack's first protocol demands; nobody writes to it."""
+    """Memory that NumPy sees as a writable array, as DLPack's first protocol demands; it is never written to."""
 
     def __init__(self, address: int, shape: tuple[int, ...], dtype: np.dtype, owner: np.ndarray):
         self.__array_interface__ = {"data": (address, False), "shape": shape, "typestr": dtype.str, "version": 3}

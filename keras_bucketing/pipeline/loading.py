@@ -1,4 +1,4 @@
-"""Row indices to one padded batch by way of a function that loads rows, in several threads at once."""
+"""Row indices to one padded batch through a function that loads rows, in several threads at once."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Batch(Protocol):
 
 
 class LoadedTable:
-    """One sequence a row, padded to the length that the announced lengths say, whatever lengths are loaded.
+    """One sequence per row, padded to the length that the announced lengths say, whatever lengths are loaded.
 
     Args:
         row_loader: What loads this leaf, and those that come with it.
@@ -260,7 +260,7 @@ def _make_weak_loader(row_loader: RowLoader) -> Callable[[np.ndarray, np.ndarray
     def load_batch(rows: np.ndarray, padded_lengths: np.ndarray, epoch: np.ndarray) -> list[np.ndarray]:
         row_loader = known_weakly()
         if row_loader is None:
-            raise LoadError("The BucketedSequence that loads these rows is gone. Hold on to it.")
+            raise LoadError("The BucketedSequence that loads these rows no longer exists. Keep a reference to it.")
         with _calls.track():
             return row_loader.load_batch(rows, padded_lengths, int(epoch))
 

@@ -12,7 +12,7 @@ from keras_bucketing.pipeline.passes import NO_CHECKPOINT, PassCounter
 
 
 def check_pad_to_bucket_boundary(pad_to_bucket_boundary: object) -> bool:
-    """The checked flag; None stands for True where Keras compiles each shape of a batch anew, on JAX."""
+    """The checked flag; None means True on JAX, where Keras compiles each shape of a batch."""
     if pad_to_bucket_boundary is None:
         return bool(keras.config.backend() == "jax")
     return check_flag("pad_to_bucket_boundary", pad_to_bucket_boundary)

@@ -1,4 +1,4 @@
-"""The choice of the buckets: given boundaries, or those of minimum padding, and how many where nobody says.
+"""The choice of the buckets: given boundaries, or those of minimum padding, and an automatic number of them.
 
 Minimum padding puts every row into its own bucket. Real batches do not: what does not fill a batch spills into the next
 longer one, and on a heavy tail that takes back what many buckets gain. So each number of buckets is judged by the

@@ -212,7 +212,7 @@ def check_sizing(
     if bucket_batch_sizes is not None and others:
         received = " and ".join(f"{name}={show(value)}" for name, value in others.items())
         raise ValueError(
-            "`bucket_batch_sizes` says the rows of every bucket, so no other size may stand next to it. Received "
+            "`bucket_batch_sizes` has the rows of every bucket, so no other size may be given with it. Received "
             f"{received} as well. Leave one of them out."
         )
     multiple = check_integer("batch_size_multiple", batch_size_multiple) * num_shards

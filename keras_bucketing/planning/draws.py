@@ -240,7 +240,7 @@ def check_sampling(
     given = "sampling_weights" if sampling_weights is not None else "rows_per_epoch"
     if not shuffle:
         raise ValueError(
-            f"`{given}` lets every epoch draw its rows, which are others each time. Expected shuffle=True, received "
+            f"`{given}` makes every epoch draw different rows. Expected shuffle=True, received "
             "False. To read every row once, in order, leave it out: dataset.subset(rows, shuffle=False, "
             "sampling_weights=None, rows_per_epoch=None)."
         )

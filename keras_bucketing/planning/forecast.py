@@ -194,7 +194,7 @@ class ShuffledBatches:
 
 @dataclass(frozen=True)
 class Labels:
-    """One label a sequence, as numbers whose sums say what a batch holds.
+    """One label per sequence, as numbers whose sums say what a batch holds.
 
     Attributes:
         values: Int array `(num_sequences,)`, the class of each sequence from 0 on; or float array `(num_sequences,

@@ -49,7 +49,7 @@ def check_can_predict(
     if num_shards > 1:
         raise ValueError(
             f"A shard has no prediction for the rows of the others. Expected num_shards=1, received {num_shards}. Make "
-            "a dataset without shards to predict, in one process, or one of its own rows in each."
+            "a dataset without shards to predict, in one process, or one with its own rows in each."
         )
     if kept is not None:
         first = int(np.setdiff1d(np.arange(num_rows), kept)[0])
@@ -190,7 +190,7 @@ def _output_rows(
         padded = [leaf.shape[1] for leaf in leaves_at(x, sequences)]
         if output.ndim > 1 and output.shape[1] in padded:
             raise ValueError(
-                f"Whether `{name}` holds one value a timestep cannot be told: it has as many as there are timesteps, "
+                f"Whether `{name}` holds one value per timestep cannot be told: it has as many as there are timesteps, "
                 f"{output.shape[1]}, and the model takes neither more nor fewer. Say it with `lengths`: "
                 f"{sequences.names()}, or False for values of a row."
             )

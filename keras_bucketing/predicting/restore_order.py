@@ -175,6 +175,6 @@ def _refuse_one_length(name: str, output: Array, plan: EpochPlan, sequences: Seq
         if (of_batches == output.shape[1]).all():
             raise ValueError(
                 f"`{name}` has {output.shape[1]} in its second axis, and all batches are padded to as many timesteps, "
-                f"so it could hold one value a timestep. Say it with `lengths`: {sequences.names()}, to cut each row "
+                f"so it could hold one value per timestep. Say it with `lengths`: {sequences.names()}, to cut each row "
                 "to its own; or False for values of a row."
             )

@@ -41,9 +41,9 @@ class LeafSpec:
 class Role(Enum):
     """What a leaf holds for each row."""
 
-    VALUE = "one value a row"
-    SEQUENCE = "one sequence a row, as long as it is"
-    PADDED = "one sequence a row, padded to that of the longest in the batch"
+    VALUE = "one value per row"
+    SEQUENCE = "one sequence per row, as long as it is"
+    PADDED = "one sequence per row, padded to that of the longest in the batch"
 
 
 # By the path in the element, which begins with "x", "y" or "sample_weight".
@@ -339,7 +339,7 @@ def _has_unknown_second_axis(spec: LeafSpec) -> bool:
 
 
 def roles_in_rows(specs: Specs, timestep_labels: bool | None) -> Roles:
-    """What each leaf of a single row holds: an axis of varying size is time, one of fixed size is one value a row."""
+    """What each leaf of a single row holds: an axis of varying size is time, one of fixed size is one value per row."""
     has_time = any(spec.rank and spec.shape[0] is None for spec in inputs_of(specs).values())
 
     def role_of(path: Path, spec: LeafSpec) -> Role:
@@ -418,14 +418,14 @@ def _named_leaves(in_x: Specs, paths: list[Path], sequences: tuple[str | int, ..
 
 
 def unclear_labels(path: Path, specs: Specs) -> UnclearError:
-    """The error where labels may hold one value a timestep or values of a row."""
+    """The error where labels may hold one value per timestep or values of a row."""
     return UnclearError(
-        f"`{leaf_name(path)}` may hold one label a timestep, or {specs[path].shape[1]} values a row, as one-hot "
+        f"`{leaf_name(path)}` may hold one label per timestep, or {specs[path].shape[1]} values per row, as one-hot "
         f"labels do. Received {describe_shapes(specs)}. Say which it is: timestep_labels=True or "
         "timestep_labels=False.",
         "timestep_labels",
-        f"timestep_labels=True if `{leaf_name(path)}` holds one label a timestep, timestep_labels=False if it holds "
-        f"{specs[path].shape[1]} values a row",
+        f"timestep_labels=True if `{leaf_name(path)}` holds one label per timestep, timestep_labels=False if it holds "
+        f"{specs[path].shape[1]} values per row",
     )
 
 

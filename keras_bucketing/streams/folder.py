@@ -1,7 +1,7 @@
 """A folder of sequences: plain `.npy` files, a small description, and never half of it.
 
     description.json     structure, dtypes and version, written last
-    values_0.npy         the timesteps of all sequences of the first leaf, concatenated; or one value a row
+    values_0.npy         the timesteps of all sequences of the first leaf, concatenated; or one value per row
     row_splits_0.npy     int64: row i is `values[row_splits[i]:row_splits[i + 1]]`; only where rows are sequences
     values_1.npy ...     the next leaf
 

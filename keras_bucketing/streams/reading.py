@@ -363,7 +363,7 @@ def _are_values(column: ColumnBuilder, x_lengths: list[Lengths], options: BatchO
 
 
 class RowReader:
-    """Reads elements that are one row each: a scalar is one value a row, everything with an axis is a sequence.
+    """Reads elements that are one row each: a scalar is one value per row, everything with an axis is a sequence.
 
     Args:
         first: The first element. It is looked at, not read.

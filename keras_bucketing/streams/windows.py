@@ -312,7 +312,7 @@ def _check_same_structure(columns: Element, row_format: RowFormat) -> None:
         if not by_path[leaf.path].is_ragged:
             raise ValueError(
                 f"All passes over `source` must have rows of one structure. Expected a sequence in `{leaf.name}`, as "
-                "when the stream was made, received one value a row."
+                "when the stream was made, received one value per row."
             )
 
 

@@ -57,7 +57,7 @@ class BatchOptions:
         batched: Whether an element is a batch.
         mask_value: What padding holds: a number, or an array of the shape of a timestep.
         padding: "post" or "pre", the end that is padded.
-        timestep_labels: Whether labels with an axis of their own hold one label a timestep.
+        timestep_labels: Whether labels with an axis of their own hold one label per timestep.
         labels_align: Whether per-timestep labels are as long as the sequences.
         label_mask_value: What the padding of labels holds whose lengths are their own, as `mask_value`.
         sequences: The keys of the entries of `x` that are sequences.
@@ -231,7 +231,7 @@ class Unpadder:
             row = int(np.argmax(lengths < 0))
             raise ValueError(
                 f"`{leaf_name(at)}` must be at least 0. Received {lengths[row]} at {leaf_name(at)}[{first_row + row}]. "
-                "Correct it, or rename the entry if it is no length."
+                "Correct it, or rename the entry if it is not a length."
             )
         return _Told(leaf_name(at), lengths, False)
 

@@ -338,7 +338,7 @@ def _check_lengths_are_of_padded(possible: list[Path], arrays: Arrays, given: di
         if entry.lengths is not None and path not in possible:
             name = leaf_name(path)
             raise ValueError(
-                f"`{entry.name}` must be None where `x` holds one value a row, or `{name}` must be padded. Expected "
+                f"`{entry.name}` must be None where `x` holds one value per row, or `{name}` must be padded. Expected "
                 f"shape (num_sequences, time, ...), received shape {arrays[path].shape} at `{name}`."
             )
 
@@ -352,7 +352,7 @@ def _check_lengths_of_all(arrays: Arrays, others: list[Path], with_lengths: list
             raise ValueError(
                 f"`lengths` must have an entry for `{leaf_name(path)}` too, which may be a sequence: received shape "
                 f"{arrays[path].shape}, next to {arrays[alike].shape} of `{leaf_name(alike)}`. Give it lengths, or "
-                "None if it holds one value a row."
+                "None if it holds one value per row."
             )
     if not with_lengths:
         raise ValueError("`lengths` has no lengths for any entry of `x`. Expected at least one entry that is not None.")
@@ -367,7 +367,7 @@ def _check_second_axis(arrays: Arrays) -> None:
     raise ValueError(
         "Which entries of `x` are padded sequences is not clear, since those of rank 2 and more do not share their "
         f"second dimension. Received {shorten(str(shapes))}. Say which: sequences={shorten(str(keys))}, without "
-        "those that hold one value a row."
+        "those that hold one value per row."
     )
 
 
@@ -396,7 +396,7 @@ def lengths_by_leaf(x: Structure, lengths: Any, path: Path = ()) -> dict[Path, G
         if len(x) != len(lengths):
             raise ValueError(
                 f"`{label}` must have an entry for each of `{name}`. Expected {len(x)}, received {len(lengths)}. Put "
-                "None for an entry that holds one value a row."
+                "None for an entry that holds one value per row."
             )
         keys = _keys(x)
     elif isinstance(lengths, dict) and not isinstance(x, (dict, tuple)):

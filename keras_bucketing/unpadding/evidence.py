@@ -107,7 +107,7 @@ class Evidence:
         if negative:
             raise ValueError(
                 f"`{leaf_name(at)}` must be at least 0. Received {negative} rows with less. Correct it, or rename the "
-                "entry if it is no length."
+                "entry if it is not a length."
             )
         if unclear:
             raise unclear_longest(path, at, f"{unclear} rows in which the two differ")

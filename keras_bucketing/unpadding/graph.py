@@ -397,7 +397,7 @@ def _entries(x: Structure) -> Entries:
 
 
 def _rank(leaf: TensorOrSpec) -> int:
-    """The number of axes; -1 where nobody knows, or for what is not a dense tensor."""
+    """The number of axes; -1 if it is unknown, or if this is not a dense tensor."""
     shape = getattr(leaf, "shape", None)
     if shape is None or isinstance(leaf, (tf.RaggedTensorSpec, tf.SparseTensorSpec)):
         return -1

@@ -1,4 +1,4 @@
-"""Labels and weights of padded sequences: which of them hold one value a timestep, and those without their padding."""
+"""Labels and weights of padded sequences: which hold one value per timestep, and how their padding is removed."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def check_label_padding(value: Any) -> Any:
 
 
 def _first_of(leaf: Any) -> Any:
-    """The first row of a leaf, a number where it has one value a row."""
+    """The first row of a leaf, a number where it has one value per row."""
     try:
         return leaf[0]
     except (TypeError, IndexError, KeyError):
@@ -218,15 +218,15 @@ def labels_from_padded(
     own_padding: tuple[MaskValue, Side | None] | None = None,
     own_spans: dict[Path, Span] | None = None,
 ) -> Structure:
-    """Makes those leaves ragged that hold one label a timestep: `(num_rows, time, ...)`, padded like the sequences.
+    """Makes those leaves ragged that hold one label per timestep: `(num_rows, time, ...)`, padded like the sequences.
 
     Args:
         labels: A leaf, or a dict or tuple of leaves.
         padded: The sequences of `x`.
-        timestep_labels: Whether leaves of that shape hold one label a timestep. None: if what they hold behind the ends
-            of the sequences is one constant, as padding is.
-        root: What to call them in an error message.
-        padding: Takes what the labels are padded with.
+        timestep_labels: Whether leaves of that shape hold one label per timestep. None: if they hold one constant
+            behind the ends of the sequences, as padding is.
+        root: Their name in an error message.
+        padding: Collects the values that pad the labels.
         own_lengths: Lengths of labels that have their own, by path.
         own_padding: What the padding of such labels holds, and its end; None where labels are as long as sequences.
         own_spans: What is real of such labels, by path: those of `y` are put in, and weights take them out.
@@ -324,7 +324,7 @@ class OwnLengths:
             at = int(np.argmax(wrong))
             raise ValueError(
                 f"The lengths of `{self._name}` must not exceed the padded length. Expected at most {time}, received "
-                f"{lengths[at]} in row {first_row + at}. Correct them, or rename the entry if it is no length."
+                f"{lengths[at]} in row {first_row + at}. Correct them, or rename the entry if it is not a length."
             )
         self._of_lengths.add(self._name, labels, lengths)
         return span_of_lengths(lengths, time, self._of_lengths.decide(self._name, labels, lengths))
@@ -352,9 +352,9 @@ def _only_one(array: np.ndarray, fitting: list[PaddedSequences], name: str) -> P
     if len(exact) == 1:
         return exact[0]
     raise ValueError(
-        f"`{name}` may hold one label a timestep of `{fitting[0].name}` or of `{fitting[1].name}`, which have the same "
-        f"shape but other lengths. Received shape {array.shape}. Pass it without its padding, as a tf.RaggedTensor or "
-        "a list of arrays, or timestep_labels=False if it holds one value a row."
+        f"`{name}` may hold one label per timestep of `{fitting[0].name}` or of `{fitting[1].name}`, which have the "
+        f"same shape but other lengths. Received shape {array.shape}. Pass it without its padding, as a "
+        "tf.RaggedTensor or a list of arrays, or timestep_labels=False if it holds one value per row."
     )
 
 
@@ -384,12 +384,12 @@ def _unclear(array: np.ndarray, padded: list[PaddedSequences], name: str) -> Unc
     time = array.shape[1]
     is_padded = any((sequences.lengths < time).any() for sequences in padded)
     return UnclearError(
-        f"`{name}` may hold one label a timestep, or {time} values a row, as one-hot labels do: received shape "
+        f"`{name}` may hold one label per timestep, or {time} values per row, as one-hot labels do: received shape "
         f"{array.shape} for sequences padded to {time}, {'without one' if is_padded else 'with no'} constant in the "
         "padding. Say which it is: timestep_labels=True or timestep_labels=False.",
         "timestep_labels",
-        f"timestep_labels=True if `{name}` holds one label a timestep, timestep_labels=False if it holds {time} values "
-        "a row",
+        f"timestep_labels=True if `{name}` holds one label per timestep, timestep_labels=False if it holds {time} "
+        "values per row",
     )
 
 

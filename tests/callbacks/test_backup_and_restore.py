@@ -339,7 +339,7 @@ def test_half_a_backup_is_not_restored(tmp_path: Path, name: str):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=6)
     newest, before = sorted((tmp_path / "backup").iterdir(), reverse=True)
     (newest / name).unlink()
-    with pytest.warns(UserWarning, match=f"{newest.name}/{name} is missing. Training goes on from .*{before.name}"):
+    with pytest.warns(UserWarning, match=f"{newest.name}/{name} is missing. Training continues from .*{before.name}"):
         assert fit(small_dataset(), tmp_path / "backup", epochs=2, delete_checkpoint=False).epoch == [1]
     for backup in (tmp_path / "backup").iterdir():
         (backup / name).write_bytes((backup / name).read_bytes()[:-1])
@@ -421,7 +421,7 @@ def test_another_initial_epoch_is_refused(tmp_path: Path):
     interrupt(small_dataset(), tmp_path / "backup", after_steps=2)
     dataset = small_dataset()
     backup = BackupAndRestoreSequence(dataset, tmp_path / "backup")
-    with pytest.raises(ValueError, match=r"goes on with epoch 0, but fit.* begins with 2. Pass the `initial_epoch`"):
+    with pytest.raises(ValueError, match=r"continues with epoch 0, but fit.* begins with 2. Pass the `initial_epoch`"):
         small_model().fit(dataset, epochs=3, initial_epoch=2, verbose=0, shuffle=False, callbacks=[backup])
 
 

@@ -129,7 +129,7 @@ def test_every_damage_of_every_file_is_noticed(tmp_path: Path, name: str):
     for damaged in damages(whole_newest, seed=1):
         become(newest, damaged)
         with pytest.warns(
-            UserWarning, match=rf"The newest backup in `backup_dir` .* is damaged: .*{name}.* goes on from"
+            UserWarning, match=rf"The newest backup in `backup_dir` .* is damaged: .*{name}.* continues from"
         ):
             assert restored(tmp_path) == 0
         become(before, damages(whole_before, seed=2).__next__())

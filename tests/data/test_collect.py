@@ -190,16 +190,16 @@ def test_keeping_empty_rows_gives_them_one_timestep():
             [1, 2],
             [[1, 2], [3]],
             ValueError,
-            "`sample_weight` has one weight a timestep, but `y` has one label a row. Pass one weight a row.",
+            "`sample_weight` has one weight per timestep, but `y` has one label per row. Pass one weight per row.",
         ),
         (X, X, [[1, 2], [3, 4]], ValueError, "Expected 1 as in y[1], received 2 at sample_weight[1]."),
-        (X, X, [[[1], [2]], [[3]]], ValueError, "must have one weight a timestep. Received feature shape (1,)."),
+        (X, X, [[[1], [2]], [[3]]], ValueError, "must have one weight per timestep. Received feature shape (1,)."),
         (
             X,
             [1, 2],
             np.ones((2, 3)),
             ValueError,
-            "`sample_weight` must have one weight a row. Expected shape (2,), received (2, 3).",
+            "`sample_weight` must have one weight per row. Expected shape (2,), received (2, 3).",
         ),
         (
             X,
@@ -325,7 +325,7 @@ def test_options_for_sequences_do_not_concern_labels_of_their_own_length():
     ("y", "weights", "text"),
     [
         (LABELS, [[1, 2], []], "Expected 3 as in y[0], received 2 at sample_weight[0]."),
-        ([1, 2], X, "`sample_weight` has one weight a timestep, but `y` has one label a row."),
+        ([1, 2], X, "`sample_weight` has one weight per timestep, but `y` has one label per row."),
     ],
 )
 def test_weights_have_the_lengths_of_their_labels(y, weights, text):
@@ -338,7 +338,7 @@ def test_labels_that_fit_no_leaf_name_the_argument_that_takes_them():
     with pytest.raises(ValueError, match="is ragged") as raised:
         collect_inputs({"a": X, "b": [[1], [2]]}, {"text": LABELS}, None)
     assert str(raised.value) == (
-        "`y['text']` is ragged, so it must hold one label a timestep. Expected 2 as in x['a'][0], received 3 at "
+        "`y['text']` is ragged, so it must hold one label per timestep. Expected 2 as in x['a'][0], received 3 at "
         "y['text'][0]. Pass align_labels=False for labels of their own length, such as transcripts and translations."
     )
 

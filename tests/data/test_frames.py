@@ -263,8 +263,8 @@ def with_(column, *entries):
     [
         (with_("label", 0, 0, 1, 1, 2), {}, ValueError, "Received 2 at row 4 of column 'label', but 1 at row 3"),
         (with_("label", 0, 0, 1, 1, 2), {}, ValueError, "both of the sequence 'b'. Pass timestep_labels=True"),
-        (with_("weight", 1, 2, 1, 1, 1), {}, ValueError, "`sample_weight` must have one value a sequence."),
-        (with_("age", 1, 2, 1, 1, 1), {}, ValueError, "`static['age']` must have one value a sequence. Received 2 at"),
+        (with_("weight", 1, 2, 1, 1, 1), {}, ValueError, "`sample_weight` must have one value per sequence."),
+        (with_("age", 1, 2, 1, 1, 1), {}, ValueError, "`static['age']` must have one value per sequence. Received 2"),
         (with_("time", 1, 1, 5, 3, 4), {}, ValueError, "Received 1 in 'time' at row 1, as at row 0, both of"),
         (with_("time", 1, 2, 5, 3, 5), {}, ValueError, "Received 5 in 'time' at row 4, as at row 2"),
         (FRAME, {"y": "name"}, TypeError, "`y` must hold numbers. Received 'x' (str) at row 0 of column 'name'."),

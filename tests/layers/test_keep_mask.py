@@ -187,7 +187,7 @@ def test_stateful_layers_keep_their_state_and_are_reset():
 )
 @pytest.mark.parametrize("time", [None, 8])
 def test_a_layer_that_changes_the_time_axis_is_refused(layer, time):
-    with pytest.raises(ValueError, match=r"leaves the time axis as it is\. Expected \(batch, \d+, \.\.\.\) from '"):
+    with pytest.raises(ValueError, match=r"keeps the time axis\. Expected \(batch, \d+, \.\.\.\) from '"):
         keras.Sequential([keras.Input((time, 3)), KeepMask(layer())])
 
 

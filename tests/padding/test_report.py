@@ -140,7 +140,7 @@ def test_labels_belong_to_the_lengths_in_any_order():
         ([["a"], ["b"], ["c"]], ValueError, "received (3, 1)."),
         ([1.0, np.nan, 2.0], ValueError, "`y` must be finite. Received nan at y[1]."),
         ([[1], [2, 3], [4]], TypeError, "Labels of each timestep do not say how uneven batches are"),
-        ([None, 1, 2], TypeError, "`y` must be one number or string a sequence."),
+        ([None, 1, 2], TypeError, "`y` must be one number or string per sequence."),
     ],
 )
 def test_labels_that_are_none_are_refused(y, error, text):

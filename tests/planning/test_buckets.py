@@ -95,7 +95,7 @@ def test_a_budget_holds_the_most_rows_by_exact_fractions(lengths, budget, multip
             {"bucket_batch_sizes": [4, 2], "max_timesteps": 9},
             ValueError,
             (
-                "`bucket_batch_sizes` says the rows of every bucket, so no other size may stand next to it. Received "
+                "`bucket_batch_sizes` has the rows of every bucket, so no other size may be given with it. Received "
                 "max_timesteps_per_batch=9 as well. Leave one of them out."
             ),
         ),

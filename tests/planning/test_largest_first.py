@@ -16,7 +16,7 @@ from tests.support.strategies import bucket_options, enough_rows, length_arrays,
 
 @st.composite
 def row_lengths(draw):
-    """One or two sequences a row, and perhaps labels of their own length, which may be empty."""
+    """One or two sequences per row, and perhaps labels of their own length, which may be empty."""
     first = draw(length_arrays(min_size=4, max_size=40))
     others = st.lists(st.integers(0, 20), min_size=len(first), max_size=len(first)).map(np.array)
     leaves = [LeafLengths("a", first)]

@@ -66,7 +66,7 @@ def test_outputs_of_each_timestep_are_lists_of_cut_rows_whatever_the_data(length
         for lengths in ("1", ("1",), second, second.tolist()):
             assert_same_rows(restore_order(dense, plan, sequences, lengths), rows)
         assert isinstance(restore_order(dense, plan, sequences, False), np.ndarray)
-        with pytest.raises(ValueError, match=r"so it could hold one value a timestep\. Say it with `lengths`"):
+        with pytest.raises(ValueError, match=r"so it could hold one value per timestep\. Say it with `lengths`"):
             restore_order(dense, plan, sequences)
     for lengths in (None, "1", second):
         assert_same_rows(restore_order(ragged, plan, sequences, lengths), rows)

@@ -94,7 +94,7 @@ def test_roles_in_batches(x, y, flag, x_roles, y_roles):
 @pytest.mark.parametrize(
     ("x", "y", "text"),
     [
-        (leaf(None, 200), leaf(None, 200), "`y` may hold one label a timestep, or 200 values a row"),
+        (leaf(None, 200), leaf(None, 200), "`y` may hold one label per timestep, or 200 values per row"),
         ({"a": leaf(8, 9), "b": leaf(8, 7)}, None, "not clear which entries of `x` hold the sequences"),
         (leaf(None, None), SCALAR, "`y` must have one entry for each row of a batch. Received a scalar."),
     ],

@@ -351,7 +351,7 @@ DAMAGES = {
     "described as text": (change_leaf(dtype="<U4"), "something else than numbers"),
     "of another machine": (change_leaf(dtype=">i8"), "byte order of another kind of machine, dtype >i8"),
     "described as huge": (change_leaf(shape=[2**70]), "its description is damaged"),
-    "described as one value a row": (change_leaf(ragged=False), r"values_0\.npy must have 3 rows, received 6"),
+    "described as one value per row": (change_leaf(ragged=False), r"values_0\.npy must have 3 rows, received 6"),
 }
 
 

@@ -43,7 +43,7 @@ class PaddedLeaf:
 
 @dataclass
 class PaddedCase:
-    """Structures of `x`, `y` and `sample_weight`, whose leaves are `PaddedLeaf` or arrays with one value a row.
+    """Structures of `x`, `y` and `sample_weight`, whose leaves are `PaddedLeaf` or arrays with one value per row.
 
     Attributes:
         x: A leaf, dict or tuple.

@@ -263,7 +263,7 @@ def damage_newest(folder: str, seed: int) -> bool:
 
 
 def run_damaged(world: World, program: Program, folder: str) -> Outcome:
-    """A process whose newest backup is damaged goes on from the one before, and says so."""
+    """A process whose newest backup is damaged continues from the one before, and says so."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         outcome = world.run(program, folder)

@@ -15,7 +15,7 @@ NAMES = ("x", "y", "sample_weight")
 
 
 class Sequences(list):
-    """A leaf with one sequence a row; an array is a leaf with one value a row."""
+    """A leaf with one sequence per row; an array is a leaf with one value per row."""
 
 
 def _without_zeros(array):

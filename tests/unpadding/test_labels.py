@@ -26,7 +26,7 @@ def test_labels_that_are_padded_alike_become_ragged(padding):
 def test_labels_that_may_be_one_hot_need_a_word_of_the_caller():
     padded = keras.utils.pad_sequences([[1, 2, 3], [4], [5, 6]], padding="post")
     classes = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]])
-    with pytest.raises(ValueError, match=r"`y` may hold one label a timestep, or 3 values a row.*=False"):
+    with pytest.raises(ValueError, match=r"`y` may hold one label per timestep, or 3 values per row.*=False"):
         BucketedSequence.from_padded(padded, classes)
     with pytest.raises(ValueError, match=r"`y\['class'\]` may hold"):
         BucketedSequence.from_padded(padded, {"class": classes})
@@ -74,7 +74,7 @@ TARGET = np.array([[1, 2, 0, 0], [4, 0, 0, 0], [6, 7, 8, 0]])
 def test_labels_of_one_of_several_entries(x, labels, lengths):
     padded = sequences_from_padded(x)[1]
     if lengths is None:
-        with pytest.raises(ValueError, match=r"`y` may hold one label a timestep of `x\[0\]` or of `x\[1\]`"):
+        with pytest.raises(ValueError, match=r"`y` may hold one label per timestep of `x\[0\]` or of `x\[1\]`"):
             labels_from_padded(labels, padded, None, "y")
     else:
         assert labels_from_padded(labels, padded, None, "y").lengths.tolist() == lengths
@@ -84,7 +84,8 @@ def test_labels_of_one_of_several_entries(x, labels, lengths):
 def test_labels_of_an_entry_without_padding_or_of_one_with(timestep_labels):
     x = {"source": np.full((1, 3), 7), "target": np.array([[6, 3, 0]]), "target_mask": np.array([[True, True, False]])}
     labels = np.array([[4, 4, 5]])  # of every timestep of the source, or of the target, padded with 5
-    with pytest.raises(ValueError, match=r"`y` may hold one label a timestep of `x\['source'\]` or of `x\['target'\]`"):
+    found = r"`y` may hold one label per timestep of `x\['source'\]` or of `x\['target'\]`"
+    with pytest.raises(ValueError, match=found):
         BucketedSequence.from_padded(x, labels, timestep_labels=timestep_labels)
 
 
