@@ -144,8 +144,8 @@ class ConsumedBatches:
         newest = self.dataset.newest_pass()
         passes = newest.number - self._passes_before
         if self._position is not None and isinstance(self.dataset, keras.utils.PyDataset):
-            # Ours continues (`steps_per_epoch`), and another reader has begun one. A PyDataset cannot tell who asks, and
-            # counts a batch for the newest.
+            # Ours continues (`steps_per_epoch`), and another reader has begun one. A PyDataset cannot tell who
+            # asks, and counts a batch for the newest.
             self._interleaved |= passes > 0 and self._has_rest(self._position)
             self._interleaved |= passes == 0 and self._position.number != newest.number
         if passes > 0:
