@@ -1,4 +1,4 @@
-"""What to say to a call that names an option as another library does, or an inherited one that means something else."""
+"""Errors for calls that name an option as another library does, and for inherited constructors."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ _HINTS = {_without_underscores(name): hint for names, hint in _OTHER_NAMES for n
 
 
 def explain_calls(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Lets a call with an unknown option, or with too many arguments, say what to write instead."""
+    """Makes a call with an unknown option, or with too many arguments, say what to write instead."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -161,7 +161,7 @@ def explain_calls(function: Callable[Parameters, Result]) -> Callable[Parameters
 
 
 def check_option_names(cls: type, options: Mapping[str, object]) -> None:
-    """Refuses options that the constructor of a class of datasets does not have, before their values are looked at."""
+    """Refuses options that the constructor of a dataset does not have, before their values are checked."""
     constructor = cls.__init__  # type: ignore[misc]
     signature, arguments = inspect.signature(constructor), (None, None)
     try:
@@ -206,7 +206,7 @@ def _refuse(
 
 
 def _hint(name: str, option: str, value: object, known: list[str]) -> str:
-    """What to pass instead; nothing where that is not known."""
+    """What to pass instead; nothing if that is unknown."""
     hint = _HINTS.get(_without_underscores(option)) if "batch_size" in known else _labels_hint(name).strip() or None
     if hint is None:
         close = difflib.get_close_matches(option, known, n=1)
@@ -251,7 +251,7 @@ _CONSTRUCTORS = {
 
 
 def refuse_inherited_constructors(cls: AnyClass) -> AnyClass:
-    """Lets those of the base classes raise, and name the call that is meant."""
+    """Makes the constructors of the base classes raise, with the call to use instead."""
     of_bases = [
         name
         for base in cls.__mro__[1:]

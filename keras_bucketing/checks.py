@@ -25,7 +25,7 @@ _repr.maxlevel = 3
 
 
 def show(value: object) -> str:
-    """A value in an error message: its `repr`, shortened where it is long.
+    """A value in an error message: its `repr`, shortened if it is long.
 
     Example:
         >>> show([1, 2, 3])
@@ -47,7 +47,7 @@ def show_typed(value: object) -> str:
 
 
 def shorten(text: str, max_characters: int = _MAX_CHARACTERS) -> str:
-    """Text in an error message on one line, cut in its middle where it is long.
+    """Text in an error message on one line, cut in the middle if it is long.
 
     Example:
         >>> shorten("a" * 1000, max_characters=10)
@@ -60,7 +60,7 @@ def shorten(text: str, max_characters: int = _MAX_CHARACTERS) -> str:
 
 
 def list_some(texts: Sequence[str], number: int = 4) -> str:
-    """The first of several texts in an error message, each shortened, and how many there are beside them.
+    """The first of several texts in an error message, each shortened, and the number of the others.
 
     Example:
         >>> list_some(["a", "b", "c", "d", "e", "f"])
@@ -71,11 +71,11 @@ def list_some(texts: Sequence[str], number: int = 4) -> str:
 
 
 class UnclearError(ValueError):
-    """Two readings of the data fit, and an argument says which.
+    """Two readings of the data are possible, and an argument decides between them.
 
     Attributes:
         argument: The argument.
-        question: What to pass for which reading.
+        question: What to pass for each reading.
     """
 
     def __init__(self, message: str, argument: str, question: str):
@@ -86,12 +86,12 @@ class UnclearError(ValueError):
 def ask_all(
     error: UnclearError, assumed: Mapping[str, Any], attempt: Callable[[dict[str, Any]], object]
 ) -> UnclearError:
-    """The error with what else is not clear, so that one call of the user's answers all of it.
+    """Adds everything else that is unclear to the error, so that the user can answer all of it at once.
 
     Args:
-        error: The first of what is not clear.
-        assumed: What to assume, argument by argument, to find out what else there is.
-        attempt: Function that tries again, with what is assumed so far.
+        error: The first unclear point.
+        assumed: The values to assume, argument by argument, to find further ones.
+        attempt: Function that tries again, with the values assumed so far.
     """
     asked = {error.argument: error.question}
     latest, so_far = error, dict[str, Any]()
@@ -114,7 +114,7 @@ def ask_all(
 
 
 def write_text(stream: TextIO | None, text: str) -> None:
-    """Writes to standard output or error, which may be missing, as in pythonw, or closed: then nothing is written."""
+    """Writes to standard output or error; does nothing if it is missing, as in pythonw, or closed."""
     if stream is not None:
         with contextlib.suppress(OSError, ValueError):
             stream.write(text)
@@ -149,7 +149,7 @@ def can_hold(dtype: np.dtype[Any], number: float) -> bool:
 
 
 def check_integer(name: str, value: Any, minimum: int = 1, maximum: int = INT32_MAX, fix: str = "") -> int:
-    """Returns `value` as an `int`, refusing booleans, fractions and what is out of range."""
+    """Returns `value` as an `int`, refusing booleans, fractions and values out of range."""
     hint = f" {fix}" if fix else ""
     try:
         if isinstance(value, (bool, np.bool_)):
@@ -176,14 +176,14 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
 
 
 def check_flag(name: str, value: object) -> bool:
-    """Returns `value` as a `bool`, refusing what is merely truthy."""
+    """Returns `value` as a `bool`, refusing values that are only truthy."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"`{name}` must be a boolean. Expected True or False, received {show_typed(value)}.")
     return bool(value)
 
 
 def check_number(name: str, value: object) -> bool | int | float:
-    """Returns `value` as a Python number; NumPy scalars are taken."""
+    """Returns `value` as a Python number; accepts NumPy scalars."""
     if isinstance(value, np.generic):
         value = value.item()
     if not isinstance(value, (bool, int, float)):
@@ -204,7 +204,7 @@ def check_flat_list(name: str, values: Any) -> list[Any]:
 def check_lengths(lengths: Any, name: str = "lengths", minimum: int = 1) -> NDArray[np.int64]:
     """Returns sequence lengths as an int64 array of shape `(num_sequences,)`.
 
-    Floats are taken where every one of them is a whole number, as they come out of text files.
+    Floats are accepted if all of them are whole numbers, as from text files.
     """
     try:
         array = np.asarray(lengths)

@@ -1,7 +1,7 @@
-"""Imported before everything else: the command of this package imports TensorFlow without the lines that it logs.
+"""Imported first: lets the command of this package import TensorFlow without its log lines.
 
-TensorFlow 2.21 writes them before it reads `TF_CPP_MIN_LOG_LEVEL`, so only a closed standard error keeps them away. A
-program that imports the package sees them as ever.
+TensorFlow 2.21 writes them before it reads `TF_CPP_MIN_LOG_LEVEL`, so only a closed standard error prevents them. A
+program that imports the package still sees them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def is_command(arguments: list[str], original_arguments: list[str]) -> bool:
     """Whether a process was started as `keras-bucketing` or `python -m keras_bucketing`.
 
     Args:
-        arguments: `sys.argv`, which begins with "-m" as long as Python looks for the module.
+        arguments: `sys.argv`, which begins with "-m" while Python looks for the module.
         original_arguments: `sys.orig_argv`.
     """
     program = Path(arguments[0]).stem if arguments else ""
@@ -29,7 +29,7 @@ def is_command(arguments: list[str], original_arguments: list[str]) -> bool:
 
 @contextmanager
 def without_log_lines() -> Iterator[None]:
-    """Discards what is written to standard error, from C++ as well."""
+    """Discards everything written to standard error, from C++ as well."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         kept = os.dup(2)

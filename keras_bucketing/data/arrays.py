@@ -1,7 +1,7 @@
-"""Arrays: reading what the user passes, their dtype, their memory, and whether that is a mapped file.
+"""Arrays: reading the user's data, their dtype, their memory, and whether it is a mapped file.
 
-What NumPy would read wrongly is refused: missing and masked entries, which it turns into NaN or into what lies behind
-the mask, and integers that only a float can hold.
+Data that NumPy would read wrongly are refused: missing and masked entries, which it turns into NaN or into the values
+under the mask, and integers that only a float can hold.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MAX_RANDOM_READ = 1 << 18  # bytes; between the sizes that gain from reading ah
 def as_regular_array(values: Any, name: str, fix: str) -> np.ndarray:
     """An array, a tensor of any library, a column or nested lists of numbers as an array.
 
-    `fix` is the sentence that says what to do about nested lists of uneven shape.
+    `fix` is the sentence with the fix for nested lists of uneven shape.
 
     Raises:
         TypeError: If NumPy cannot read them.
@@ -72,12 +72,12 @@ def common_dtype(dtypes: set[np.dtype], name: str) -> np.dtype:
 
 
 def first_non_number(values: Iterable[object]) -> int:
-    """Where the first entry stands that is not a number, or 0."""
+    """The index of the first entry that is not a number, or 0."""
     return next((at for at, value in enumerate(values) if not isinstance(value, NUMBERS)), 0)
 
 
 def _unrounded_integers(values: object, array: np.ndarray, name: str) -> np.ndarray:
-    """What NumPy has read as float64 although it is integers, from 2**63 on next to smaller ones."""
+    """The integers that NumPy has read as float64, from 2**63 on next to smaller ones."""
     huge = np.abs(array) >= 2.0**63
     if not huge.any() or not all(isinstance(value, (int, np.integer)) for value in np.asarray(values, object).flat):
         return array
@@ -92,10 +92,10 @@ def _unrounded_integers(values: object, array: np.ndarray, name: str) -> np.ndar
 
 
 def refuse_missing(values: object, name: str, unit: str = "") -> None:
-    """Refuses masked arrays, columns with nulls and lists of them; a NaN in plain floats is the user's own.
+    """Refuses masked arrays, columns with nulls and lists of them; a NaN in plain floats is accepted.
 
-    Where the entries are not the rows of `name`, `unit` says what they are, e.g. "timestep": their index then counts
-    through the flat column.
+    If the entries are not the rows of `name`, `unit` is their name, e.g. "timestep": their index then counts through
+    the flat column.
     """
     if isinstance(values, (list, tuple)):
         _refuse_missing_in_list(values, name)
@@ -111,7 +111,7 @@ def refuse_missing(values: object, name: str, unit: str = "") -> None:
 
 
 def _is_missing(values: Any) -> Any:
-    """A boolean array or scalar, or None where nothing can be missing."""
+    """A boolean array or scalar, or None if nothing can be missing."""
     if isinstance(values, np.ma.MaskedArray):
         return np.ma.getmaskarray(values)
     if is_arrow(values):
@@ -138,7 +138,7 @@ def _missing(name: str, what: str, where: str) -> ValueError:
 
 
 def comes_from(library: str, values: object) -> bool:
-    """Whether the class of an object is one of a library's."""
+    """Whether the class of an object belongs to a library."""
     return library in sys.modules and type(values).__module__.split(".")[0] == library
 
 
@@ -164,7 +164,7 @@ def standard_dtype(dtype: np.dtype, name: str) -> np.dtype:
 
 
 def stored_floatx() -> np.dtype:
-    """Keras' floatx; float32 where that is bfloat16, which NumPy does not have: the model's layers cast it."""
+    """Keras' floatx; float32 if that is bfloat16, which NumPy does not have: the model's layers cast it."""
     floatx = keras.config.floatx()
     return np.dtype(np.float32 if floatx == "bfloat16" else floatx)
 
@@ -193,10 +193,10 @@ def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
 
 
 def is_mapped(array: np.ndarray) -> bool:
-    """Whether the memory of an array is a file that NumPy has mapped from a path, however the array is viewed.
+    """Whether the memory of an array is a file that NumPy has mapped from a path, even through views.
 
-    Other mapped memory is not: that of `multiprocessing.shared_memory` and of an anonymous `mmap` is written to by
-    other processes, and is gone once it is closed.
+    Other mapped memory does not count: other processes write to that of `multiprocessing.shared_memory` and of an
+    anonymous `mmap`, and it no longer exists once it is closed.
 
     Example:
         >>> is_mapped(np.zeros(3))
@@ -206,12 +206,12 @@ def is_mapped(array: np.ndarray) -> bool:
 
 
 def advise_random_access(array: np.ndarray, row_bytes: float) -> None:
-    """Tells the system to read what a batch asks for and no more, where what it reads ahead would be gone before use.
+    """Tells the system to read only what a batch needs, if data that are read ahead would be evicted before use.
 
     A file of up to half the memory stays in the page cache once it is read. Reading ahead then fills the cache in a few
-    hundred batches: measured with a cold cache on a virtual disk, 480 MB in rows of 5 kB, an epoch had 165,000 rows a
-    second, and 14,000 without. Of a file larger than memory, with and without this advice: 1,830 and 246 rows a second
-    for rows of 4 kB, 460 and 242 for 64 kB, 27 and 37 for 1 MB. More gathers at once gained nothing for certain.
+    hundred batches: measured with a cold cache on a virtual disk, 480 MB in rows of 5 kB, an epoch read 165,000 rows
+    per second, and 14,000 without. For a file larger than memory, with and without this advice: 1,830 and 246 rows per
+    second for rows of 4 kB, 460 and 242 for 64 kB, 27 and 37 for 1 MB. More gathers at once gained nothing for certain.
 
     Args:
         array: Any array; nothing happens unless it is mapped.
@@ -225,7 +225,7 @@ def advise_random_access(array: np.ndarray, row_bytes: float) -> None:
 
 
 def memory_bytes() -> int:
-    """The memory of the machine, or of the container (Linux's control group) that the process is in."""
+    """The memory of the machine, or of the container (Linux's control group) of the process."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         limit = _CGROUP_LIMIT.read_text().strip()

@@ -1,4 +1,4 @@
-"""The user's `x`, `y` and `sample_weight`, checked against one another and brought into one form."""
+"""The user's `x`, `y` and `sample_weight`, checked together and brought into one form."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _ALL_EMPTY = 'All sequences are empty, so on_empty="drop" leaves none. Expected 
 
 @dataclass(frozen=True)
 class Unread:
-    """An `x` that is read, with its labels and weights, when everything else about the call has been checked.
+    """An `x` that is read, with its labels and weights, once all other arguments have been checked.
 
     Attributes:
         read: Function that returns the structures of `x`, `y` and `sample_weight`, and what else there is.
-        takes_label_padding: Whether labels are padded with what the source has padded them with.
+        takes_label_padding: Whether labels are padded with the value that padded them in the source.
     """
 
     read: Callable[[], Any]
@@ -38,15 +38,15 @@ class Unread:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What one row of the dataset is made of.
+    """The data of a dataset, checked.
 
     Attributes:
         x: Structure of leaves. A leaf is `Rows` (one sequence per row), an array `(num_rows, ...)` (one value per row)
             or, for some rows of another dataset, `PickedValues`.
         y: Structure of leaves, or None. A leaf of `Rows` holds one label per timestep, or labels of their own length.
         sample_weight: None, one leaf, or a structure like `y`.
-        num_given: How many rows the input had.
-        kept: Where each row stood in the input, `(num_rows,)`; None where none was dropped.
+        num_given: The number of rows of the input.
+        kept: The index of each row in the input, `(num_rows,)`; None if none was dropped.
         is_cut: Whether some sequence was longer.
         align_labels: Whether ragged leaves of `y` hold one label per timestep, with the lengths of a leaf of `x`.
         label_owners: For each leaf of `y` that does, that leaf of `x`.
@@ -63,7 +63,7 @@ class Inputs:
 
     @cached_property
     def lengths(self) -> RowLengths:
-        """The lengths of the leaves that are padded on their own: the ragged ones of `x`, labels of their own length.
+        """The lengths of the leaves that are padded separately: the ragged ones of `x`, and labels of their own length.
 
         Leaves of the same lengths share the array.
         """
@@ -78,13 +78,13 @@ class Inputs:
         return RowLengths(tuple(found))
 
     def column_of(self, root: str, path: Path) -> int:
-        """Which of `lengths.leaves` a ragged leaf of "x" or "y" is padded like."""
+        """The index in `lengths.leaves` of the leaf that a ragged leaf of "x" or "y" is padded like."""
         if root == "y" and path in self.label_owners:
             root, path = "x", self.label_owners[path]
         return self._columns[root, path]
 
     def in_given_rows(self, lengths: Lengths) -> Lengths:
-        """Lengths `(num_rows,)` to those of the input's rows `(num_given,)`, 0 for those that were dropped."""
+        """Lengths `(num_rows,)` in the order of the input's rows, `(num_given,)`, with 0 for dropped ones."""
         if self.kept is None:
             return lengths
         given = np.zeros(self.num_given, lengths.dtype)
@@ -169,10 +169,10 @@ class Inputs:
 
 
 def collect_inputs(x: object, y: object, sample_weight: object, align_labels: bool = True, copy: bool = True) -> Inputs:
-    """Checks and converts what the user passed; arguments as in `BucketedSequence`.
+    """Checks and converts the data of the user; arguments as in `BucketedSequence`.
 
     Raises:
-        TypeError: If something is of the wrong kind: text, a scalar where a sequence belongs, no collection at all.
+        TypeError: If something is of the wrong kind: text, a scalar in place of a sequence, not a collection.
         ValueError: If there are no sequences, or leaves do not fit together.
     """
     if isinstance(x, Inputs):  # rows of another dataset
@@ -202,7 +202,7 @@ def collect_inputs(x: object, y: object, sample_weight: object, align_labels: bo
 
 
 def _refuse_batch_size(name: str, value: object) -> None:
-    """Refuses a whole number where an array belongs: `BucketedSequence(x, y, 32)`."""
+    """Refuses a whole number in place of an array: `BucketedSequence(x, y, 32)`."""
     if isinstance(value, int) and not isinstance(value, bool):
         raise TypeError(
             f"`{name}` must have one row for each sequence. Received the scalar {show(value)}. Pass a list or an "
@@ -211,7 +211,7 @@ def _refuse_batch_size(name: str, value: object) -> None:
 
 
 def check_on_empty(on_empty: object) -> None:
-    """Refuses what is no way to treat rows without timesteps."""
+    """Refuses an unknown treatment of rows without timesteps."""
     check_choice("on_empty", on_empty, ("raise", "drop", "keep"))
 
 
@@ -256,7 +256,7 @@ def _convert(structure: Structure, root: str, convert: Callable[[object, str, bo
 
 
 def _check_num_rows(x: object, first: tuple[str, Rows], parts: tuple[tuple[str, Structure], ...]) -> None:
-    """Refuses leaves that have not as many rows as the first sequences."""
+    """Refuses leaves whose number of rows differs from that of the first sequences."""
     first_name, expected = first[0], len(first[1])
     for root, structure in parts:
         for path, leaf in tree.leaves(structure):
@@ -291,7 +291,7 @@ def _no_sequences(x: object, converted: Structure) -> str:
 
 
 def _tuple_hint(x: object) -> str:
-    """What is most likely wrong with a tuple: `zip(*pairs)` makes one where a list of sequences is meant."""
+    """The most likely mistake with a tuple: `zip(*pairs)` makes one in place of a list of sequences."""
     if not isinstance(x, tuple):
         return ""
     return f"If the {len(x)} entries of the tuple `x` are sequences, pass list(x): a tuple is one of a model's inputs. "
@@ -319,11 +319,11 @@ def _in_words(structure: Structure) -> str:
 def _align(y: Structure, x: Structure) -> tuple[Structure, dict[Path, Path]]:
     """Finds the leaf of `x` whose lengths each ragged leaf of `y` has, so that it holds one label per timestep.
 
-    A list of lists is ragged as well where these hold one label for each class, as multi-hot labels do: as many in each
-    row, unlike the sequences.
+    A list of lists is also ragged if it holds one label per class, as multi-hot labels do: the same number in each row,
+    unlike the sequences.
 
     Returns:
-        The labels, arrays for the latter; and for each of the former the path of its leaf of `x`.
+        The labels, with arrays for the latter; and for each of the former the path of its leaf of `x`.
 
     Raises:
         ValueError: If labels have lengths of their own.
@@ -355,7 +355,7 @@ def _align(y: Structure, x: Structure) -> tuple[Structure, dict[Path, Path]]:
 
 
 def _check_weights(y: Structure, weights: Structure) -> None:
-    """Weights come one a row, or one a timestep where the labels do; once for all outputs, or for each."""
+    """Checks that weights are one per row, or one per timestep if the labels are; for all outputs, or for each."""
     if weights is None:
         return
     if y is None:
@@ -379,7 +379,7 @@ def _check_weights(y: Structure, weights: Structure) -> None:
 
 
 def _ones_hint(missing: Set[Path], labels: dict[Path, Leaf]) -> str:
-    """What to say of outputs without weights."""
+    """The hint for outputs without weights."""
     if not missing or missing == labels.keys():
         return ""
     first = min(missing, key=str)
@@ -402,7 +402,7 @@ def _check_timestep_weights(name: str, weight: Rows, y_name: str, label: Leaf) -
 
 
 def check_include_lengths(include_lengths: object) -> bool | list[str]:
-    """Returns a `bool` or a list of names; which names there are depends on the data, see `length_entries`."""
+    """Returns a `bool` or a list of names; the possible names depend on the data, see `length_entries`."""
     if isinstance(include_lengths, (list, tuple)) and all(isinstance(name, str) for name in include_lengths):
         return list(include_lengths) or False
     if isinstance(include_lengths, (bool, np.bool_)):
@@ -415,11 +415,11 @@ def check_include_lengths(include_lengths: object) -> bool | list[str]:
 
 
 def length_entries(inputs: Inputs, include_lengths: bool | list[str]) -> dict[str, Rows | None]:
-    """The entries that `include_lengths` adds to `x`, and whose lengths each holds: None for each row's longest.
+    """The entries that `include_lengths` adds to `x`, each with the leaf of its lengths; None for each row's longest.
 
     These are "lengths"; `"<name>_lengths"` for each ragged leaf of a dict that has several; "label_lengths" for labels
-    of their own length, or `"<name>_lengths"` where there are several, with the name "label_0" for the first entry of a
-    tuple. Of a list, only those that it names.
+    of their own length, or `"<name>_lengths"` if there are several, with the name "label_0" for the first entry of a
+    tuple. A list of names selects some of these.
 
     Raises:
         ValueError: If the list names another, if `x` has such an entry already, or two of them would have one name.

@@ -1,4 +1,4 @@
-"""Columns of Arrow, pandas, polars and awkward: none of these libraries is imported unless the data come from it."""
+"""Columns of Arrow, pandas, polars and awkward: a library is imported only if the data come from it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ ArrowBuffer = Any
 
 
 def rows_of_column(rows: Any, name: str) -> Rows | None:
-    """Takes the flat values and where the rows lie in them out of a columnar array, without touching its rows.
+    """Takes the flat values and the positions of the rows out of a columnar array, without reading its rows.
 
     Args:
         rows: Anything. Recognized are pyarrow's `ListArray`, `LargeListArray`, `FixedSizeListArray` and chunked columns
             of them, a pandas Series of an Arrow list type, a polars Series of lists, and an awkward array with one
             variable axis.
-        name: What to call it in an error message.
+        name: Its name in an error message.
 
     Returns:
-        The rows, `shared` where nobody can write to the values, as those that Arrow reads or maps into memory; None if
-        this is no such column.
+        The rows, `shared` if the values are read-only, such as those that Arrow reads or maps into memory; None if this
+        is not such a column.
 
     Raises:
-        ImportError: If pyarrow is missing, which polars needs to hand out its lists.
+        ImportError: If pyarrow is missing, which polars needs to export its lists.
         TypeError: If the values are not numbers.
         ValueError: If a row or a value is missing, or the features are ragged too.
     """
@@ -130,11 +130,11 @@ def _lies_in_immutable_buffer(array: np.ndarray, values: ArrowColumn) -> bool:
 
 
 def _rows_of_one_buffer(column: ArrowColumn) -> Rows | None:
-    """The rows of a chunked column whose pieces lie in one immutable buffer, as those of a mapped Arrow file do.
+    """The rows of a chunked column whose pieces are in one immutable buffer, such as those of a mapped Arrow file.
 
     Returns:
-        Rows whose values reach from the first piece to the last, with whatever lies between them; None where the pieces
-        lie apart, have missing entries, or not whole timesteps between them.
+        Rows whose values reach from the first piece to the last, with everything between them; None if the pieces are
+        in several buffers, have missing entries, or are not whole timesteps apart.
     """
     chunks = [chunk for chunk in column.chunks if len(chunk)]
     pieces = [piece for piece in map(_values_of, chunks) if piece is not None]
@@ -155,7 +155,7 @@ def _rows_of_one_buffer(column: ArrowColumn) -> Rows | None:
 
 
 def _common_buffer(pieces: list[tuple[np.ndarray, ArrowColumn]]) -> ArrowBuffer | None:
-    """The immutable buffer that the values of all pieces lie in, or None."""
+    """The immutable buffer that holds the values of all pieces, or None."""
     if not all(_lies_in_immutable_buffer(*piece) for piece in pieces):
         return None
     buffers = {buffer.address: buffer for _, values in pieces if (buffer := _whole_buffer(values)) is not None}
@@ -163,7 +163,7 @@ def _common_buffer(pieces: list[tuple[np.ndarray, ArrowColumn]]) -> ArrowBuffer 
 
 
 def _values_of(chunk: ArrowColumn) -> tuple[np.ndarray, ArrowColumn] | None:
-    """The values of one piece as an array and as Arrow has them; None where something is missing or no number."""
+    """The values of one piece as an array and as Arrow values; None if something is missing or not a number."""
     values, features = chunk, []
     while _is_arrow_list(values.type):
         if values.null_count:
@@ -190,7 +190,7 @@ def _is_number(kind: object) -> bool:
 
 
 def _whole_buffer(values: ArrowColumn) -> ArrowBuffer | None:
-    """The buffer that the values' own one is a part of."""
+    """The buffer of which the values' buffer is a part."""
     buffers = values.buffers()
     buffer = buffers[1] if len(buffers) == 2 else None
     while buffer is not None and buffer.parent is not None:

@@ -1,4 +1,4 @@
-"""One leaf of whatever kind the user passes: `Rows` of sequences, or an array with one value per row."""
+"""One leaf of any accepted kind: `Rows` of sequences, or an array with one value per row."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Leaf = Rows | np.ndarray  # one sequence per row, or an array `(num_rows, ...)` 
 
 
 def as_rows(rows: Any, name: str, copy: bool = True) -> Rows:
-    """Turns rows of any accepted kind into `Rows`, whose values are not `shared` if `copy` and others can change them.
+    """Converts rows of any accepted kind to `Rows`, whose values are not `shared` if `copy` and others can change them.
 
     Accepted are a list, object array or pandas Series of sequences (arrays, tensors or lists), a `tf.RaggedTensor`, a
     pyarrow list array or chunked column, and an awkward array.
@@ -78,7 +78,7 @@ def _as_plain(leaf: Any, name: str) -> Any:
 
 
 def as_weights(leaf: Any, name: str, copy: bool = True) -> Leaf:
-    """The same for sample weights, which are Keras' floatx: one a row, or one a timestep."""
+    """The same for sample weights, which are Keras' floatx: one per row, or one per timestep."""
     weights = as_leaf(leaf, name, copy)
     floatx = stored_floatx()
     if not isinstance(weights, Rows):
@@ -89,7 +89,7 @@ def as_weights(leaf: Any, name: str, copy: bool = True) -> Leaf:
 
 
 def _convert(rows: Any, name: str, copy: bool) -> Rows | None:
-    """The rows, or None where there are none."""
+    """The rows, or None if there are none."""
     if isinstance(rows, tf.RaggedTensor):
         values, splits = _parts_of_ragged_tensor(rows, name)
         return rows_from_row_splits(values, splits, name) if len(splits) > 1 else None
@@ -103,7 +103,7 @@ def _convert(rows: Any, name: str, copy: bool) -> Rows | None:
 
 
 def _parts_of_ragged_tensor(rows: tf.RaggedTensor, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Values and row splits; inner axes may be ragged by name, as `tf.ragged.stack` leaves them, but not in fact."""
+    """Values and row splits; inner axes may be of a ragged type, as from `tf.ragged.stack`, but must be uniform."""
     values, features = rows.values, []
     while isinstance(values, tf.RaggedTensor):
         features.append(common_width(values.row_lengths().numpy(), name))

@@ -1,10 +1,8 @@
-"""Tables in long format, a row for each timestep, to sequences: pandas, polars, and whatever Arrow can read.
+"""Tables in long format, with one row for each timestep, to sequences: pandas, polars, and all that Arrow reads.
 
-    row  id  time  f1              order   values (f1)   row_keys
-    0    b   1     .5              0 2     .5 .7         b         sequence 0
-    1    a   9     .6      ->      3 1     .8 .6         a         sequence 1
-    2    b   2     .7
-    3    a   4     .8
+    row  id  time  f1              order   values (f1)   row_keys 0    b   1     .5              0 2     .5 .7         b
+    sequence 0 1    a   9     .6      ->      3 1     .8 .6         a         sequence 1 2    b   2     .7 3    a   4
+    .8
 
 The rows are sorted once; each column is then copied as a block.
 """
@@ -30,7 +28,7 @@ _BLOCK_ROWS = 1 << 16  # that are copied of all columns in turn, so that they st
 
 @dataclass(frozen=True)
 class FrameRows:
-    """Where the timesteps of sequences come from.
+    """The positions of the timesteps of sequences in a table.
 
     Attributes:
         keys: The id of each sequence, `(num_sequences,)`.
@@ -41,11 +39,11 @@ class FrameRows:
     positions: Rows
 
     def take(self, rows: RowIndices) -> FrameRows:
-        """Those of some sequences."""
+        """The positions of some sequences."""
         return FrameRows(self.keys[rows], self.positions.select(rows))
 
     def truncate(self, maxlen: int | None, truncating: str) -> FrameRows:
-        """Those of sequences that are cut to `maxlen` timesteps."""
+        """The positions of sequences that are cut to `maxlen` timesteps."""
         return self if maxlen is None else replace(self, positions=self.positions.truncate(maxlen, truncating))
 
     @cached_property
@@ -56,13 +54,13 @@ class FrameRows:
 
 @dataclass(frozen=True)
 class FrameSequences:
-    """What a table holds.
+    """The data of a table.
 
     Attributes:
         x: Structure of `Rows` and of arrays with one value per sequence.
         y: Structure of labels, or None.
-        sample_weight: The same of weights.
-        rows: Where they come from.
+        sample_weight: Structure of weights, or None.
+        rows: The positions of their timesteps.
     """
 
     x: Structure
@@ -84,8 +82,8 @@ def sequences_of_frame(
     """Takes sequences, labels and weights out of a table; arguments as in `BucketedSequence.from_dataframe`.
 
     Raises:
-        TypeError: If `frame` is no table, or a column holds no numbers.
-        ValueError: If there is no such column, an entry is missing, or a value that belongs to a sequence varies in it.
+        TypeError: If `frame` is not a table, or a column does not hold numbers.
+        ValueError: If there is no such column, an entry is missing, or a value of a sequence varies within it.
     """
     table = table_of(frame)
     if not table.num_rows:
@@ -122,7 +120,7 @@ def _find(table: Table, name: Any, argument: str) -> Column:
 def _map_columns(
     spec: Any, name: str, table: Table, function: Callable[[list[np.ndarray], str, Any], Any]
 ) -> Structure:
-    """A dict or tuple of columns, or lists of them, with `function(columns, name, spec)` in place of each."""
+    """A dict or tuple of columns, or lists of them, with each replaced by `function(columns, name, spec)`."""
     if isinstance(spec, dict):
         return {key: _map_columns(value, name_of(name, (key,)), table, function) for key, value in spec.items()}
     if isinstance(spec, tuple) and not _columns(table, spec):
@@ -134,7 +132,7 @@ def _map_columns(
 
 
 def _numbers(column: Column, label: Label, name: str) -> np.ndarray:
-    """A column of numbers, none of them missing."""
+    """A column of numbers without missing ones."""
     _refuse_missing(column, label, name)
     array = column.values()
     if array.dtype.kind in "mM" or hasattr(array[0], "isoformat"):  # those with a time zone are objects
@@ -162,7 +160,7 @@ def _numbers(column: Column, label: Label, name: str) -> np.ndarray:
 
 
 def _refuse_missing(column: Column, label: Label, name: str) -> None:
-    """Nulls, NaN and NaT."""
+    """Refuses nulls, NaN and NaT."""
     is_missing = column.is_missing() if column.has_nulls() else np.zeros(0, bool)
     if column.is_float() and not is_missing.any():
         values = column.values()
@@ -182,12 +180,12 @@ def _refuse_missing(column: Column, label: Label, name: str) -> None:
 
 @dataclass(frozen=True)
 class _Groups:
-    """The rows of a table, sequence by sequence, in the order in which the sequences appear first.
+    """The rows of a table, sequence by sequence, in the order of the first row of each.
 
     Attributes:
         by: The columns of the ids.
         has_tuples: Whether an id is a tuple.
-        order: The positions of the rows, sequence by sequence, `(num_rows,)`; None where they are in that order.
+        order: The positions of the rows, sequence by sequence, `(num_rows,)`; None if they are in that order.
         starts: Where each sequence starts in that order, `(num_sequences,)`.
         sizes: Its timesteps.
         first_rows: The position of its first row in the table.
@@ -215,7 +213,7 @@ class _Groups:
         return groups if sort_by is None else groups._sorted(table, sort_by)
 
     def keys(self) -> np.ndarray:
-        """The ids `(num_sequences,)`: tuples where `by` is a list."""
+        """The ids `(num_sequences,)`, tuples if `by` is a list."""
         parts = [column.take(self.first_rows) for column in self.by]
         if not self.has_tuples:
             return parts[0]
@@ -231,7 +229,7 @@ class _Groups:
         return rows_from_ranges(positions, self.starts, self.sizes)
 
     def timesteps(self, columns: list[np.ndarray], name: str, spec: Any) -> Rows:
-        """Sequences of the numbers in a column, or of vectors where `spec` is a list."""
+        """Sequences of the numbers in a column, or of vectors if `spec` is a list."""
         dtype = standard_dtype(common_dtype({column.dtype for column in columns}, name), name)
         num_rows = len(columns[0])
         values = aligned_empty((num_rows, len(columns)), dtype)
@@ -244,7 +242,7 @@ class _Groups:
         return rows_from_ranges(values, self.starts, self.sizes, name, owned=True)
 
     def one_value(self, columns: list[np.ndarray], name: str, spec: Any) -> np.ndarray:
-        """The one value that a column has in each sequence, or vectors where `spec` is a list."""
+        """The value that a column has in each sequence, or vectors if `spec` is a list."""
         labels = spec if isinstance(spec, list) else [spec]
         for column, label in zip(columns, labels, strict=True):
             self._refuse_varying(column, label, name)
@@ -294,7 +292,7 @@ class _Groups:
         return groups
 
     def _inside(self, changes: np.ndarray) -> np.ndarray:
-        """What holds between a row and the next one, `(num_rows - 1,)`, False where a sequence ends; in place."""
+        """A condition between a row and the next one, `(num_rows - 1,)`, made False where a sequence ends; in place."""
         changes[self.starts[1:] - 1] = False
         return changes
 
@@ -308,7 +306,7 @@ class _Groups:
 
 
 def _join(sequences: Structure, static: Any, table: Table, groups: _Groups) -> Structure:
-    """Adds columns with one value per sequence to `x`, each under its own name, or as a dict says."""
+    """Adds columns with one value per sequence to `x`, each under its own name, or as a dict names them."""
     if isinstance(sequences, tuple):
         raise ValueError("`static` needs names in `x`. Received a tuple `x`. Pass a dict: {'name': column, ...}.")
     entries = sequences if isinstance(sequences, dict) else {"sequences": sequences}
@@ -331,7 +329,7 @@ def _join(sequences: Structure, static: Any, table: Table, groups: _Groups) -> S
 
 
 def _combine(codes: Sequence[np.ndarray]) -> np.ndarray:
-    """One code for each row out of those of several columns."""
+    """Combines the codes of several columns into one code for each row."""
     combined = codes[0]
     for more in codes[1:]:
         second = _dense(more)
@@ -340,7 +338,7 @@ def _combine(codes: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _dense(codes: np.ndarray) -> np.ndarray:
-    """Codes from 0 on, so small that a product of two fits into 64 bits; by a sort where they are not by themselves."""
+    """Codes from 0 on, so small that a product of two fits into 64 bits; sorts them only if they are not."""
     if codes.dtype.kind in "biu":
         lowest, highest = int(codes.min()), int(codes.max())
         if highest - lowest < 1 << 31 and -(1 << 62) < lowest < 1 << 62:
@@ -350,12 +348,12 @@ def _dense(codes: np.ndarray) -> np.ndarray:
 
 
 def group_rows(codes: np.ndarray) -> tuple[RowIndices | None, Lengths]:
-    """Puts rows of equal codes together, in the order of first appearance, each group in the order of its rows.
+    """Groups rows of equal codes, in the order of first appearance, each group in the order of its rows.
 
-    What is sorted are runs of equal codes, one after the other: few, where the rows are in groups already.
+    It sorts runs of equal consecutive codes, of which there are few if the rows are in groups already.
 
     Returns:
-        The positions of the rows in that order, None where they are in it; and the rows of each group.
+        The positions of the rows in that order, None if they are in it; and the number of rows of each group.
 
     Example:
         >>> order, sizes = group_rows(np.array([7, 3, 3, 7, 5]))

@@ -1,4 +1,4 @@
-"""A list of sequences, each an array or a list of its own: found to be slices of one array, or concatenated."""
+"""A list of sequences, each an array or a list: recognized as slices of one array, or concatenated."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ INNER_AXIS = (
 def rows_of_list(sequences: Sequences, name: str, copy: bool) -> Rows:
     """The rows of a list of at least one array, tensor or list `(length, *features)`.
 
-    Slices of one array are used where they lie, with `copy` only those of a file that is mapped into memory.
+    Slices of one array are used without a copy; with `copy` only those of a mapped file.
     """
     rows = rows_of_views(sequences, only_mapped=copy)
     return concatenate(sequences, name) if rows is None else rows
 
 
 def rows_of_views(sequences: Sequences, only_mapped: bool) -> Rows | None:
-    """What `np.split` and slicing did, undone without a copy; with `only_mapped` that of files mapped into memory.
+    """Undoes `np.split` and slicing without a copy; with `only_mapped`, only for mapped files.
 
     None if these are not contiguous slices of one array, of one dtype and one feature shape.
 
@@ -99,7 +99,7 @@ def concatenate(sequences: Sequences, name: str) -> Rows:
 
 
 def list_of_inputs_hint(rows: Sequences, name: str) -> str:
-    """What to say of a few entries with as many rows each, which may be meant as Keras' list of inputs; or nothing."""
+    """The hint for a few entries with the same number of rows, which may be meant as Keras' list of inputs, or ""."""
     if not 2 <= len(rows) <= _MAX_INPUTS or len(set(map(_num_rows, rows))) != 1:
         return ""
     return (
@@ -109,7 +109,7 @@ def list_of_inputs_hint(rows: Sequences, name: str) -> str:
 
 
 def _refuse_list_of_inputs(sequences: Sequences, name: str) -> None:
-    """Refuses a list of a few collections of rows, each with rows of several lengths: those cannot be timesteps."""
+    """Refuses a list of a few collections of rows that each have several lengths, since these cannot be timesteps."""
     if not 2 <= len(sequences) <= _MAX_INPUTS:
         return
     are_ragged = all(hasattr(entry, "row_splits") for entry in sequences)
@@ -128,13 +128,13 @@ def _has_rows_of_several_lengths(rows: Sequences) -> bool:
 
 
 def _num_rows(rows: Any) -> int | None:
-    """None for what is not a collection."""
+    """The number of rows; None if this is not a collection."""
     is_collection = isinstance(rows, (list, tuple)) or (hasattr(rows, "ndim") and rows.ndim > 0)
     return len(rows) if is_collection else None
 
 
 def _feature_shape(arrays: list[np.ndarray], lengths: np.ndarray, name: str) -> tuple[int, ...]:
-    """The shape of one timestep, which all rows that have a timestep must share."""
+    """The shape of one timestep, which must be the same in all rows with a timestep."""
     shapes = {array.shape[1:] for array in arrays}
     if len(shapes) == 1:
         return shapes.pop()
@@ -155,7 +155,7 @@ def _feature_shape(arrays: list[np.ndarray], lengths: np.ndarray, name: str) -> 
 
 
 def _inner_axis_hint(expected: tuple[int, ...], received: tuple[int, ...]) -> str:
-    """What to say of timesteps that have an axis of their own in all rows, but of another size."""
+    """The hint for timesteps that have an inner axis in all rows, but of another size."""
     return f" {INNER_AXIS.partition('. ')[2]}" if len(expected) == len(received) > 0 else ""
 
 

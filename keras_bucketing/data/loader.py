@@ -1,4 +1,4 @@
-"""A function of the user's that loads one row, and the check of what it returns."""
+"""The user's function that loads one row, and the check of its result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Key = str | int | None  # of a sequence in what a row is loaded as; None where t
 
 
 class LoadError(ValueError):
-    """What a row could not be used for. A `ValueError`, so that TensorFlow passes it on as `InvalidArgumentError`.
+    """The reason why a row cannot be used. A `ValueError`, so that TensorFlow passes it on as `InvalidArgumentError`.
 
     Any other class, such as `StopIteration`, would tell TensorFlow that the dataset has ended.
     """
@@ -31,10 +31,10 @@ class LoadError(ValueError):
 
 @dataclass(frozen=True)
 class LoadedLeaf:
-    """What one of the sequences of a row must look like.
+    """The expected form of one of the sequences of a row.
 
     Attributes:
-        key: Its key or index in what the function returns.
+        key: Its key or index in the result of the function.
         dtype: Its dtype.
         feature_shape: Its shape without the axis of timesteps.
     """
@@ -45,7 +45,7 @@ class LoadedLeaf:
 
     @property
     def suffix(self) -> str:
-        """What stands behind `load(3)` or `lengths` in an error message, e.g. `['audio']`."""
+        """The text after `load(3)` or `lengths` in an error message, e.g. `['audio']`."""
         return "" if self.key is None else f"[{show(self.key)}]"
 
 
@@ -57,10 +57,10 @@ class Loader:
         load: The user's function, from a row index to its sequence, or to a dict or tuple of sequences; or from a row
             index and an epoch.
         takes_epoch: Whether it takes the epoch.
-        leaves: The sequences that a row has, in the order of `tree.leaves`.
-        length_tolerance: How many timesteps a sequence may be longer or shorter than announced, or, below 1 and no
-            integer, what fraction of what was announced.
-        num_parallel_loads: In how many threads the function may run at once.
+        leaves: The sequences of a row, in the order of `tree.leaves`.
+        length_tolerance: By how many timesteps a sequence may differ from its announced length; if below 1 and not an
+            integer, by what fraction of it.
+        num_parallel_loads: The number of threads in which the function may run at once.
     """
 
     load: Callable[..., object]
@@ -145,7 +145,7 @@ class Loader:
         return self._cast(sequence, name, leaf.dtype)
 
     def _cast(self, sequence: np.ndarray, name: str, dtype: np.dtype) -> np.ndarray:
-        """To the announced dtype, where that keeps integers exact and rounds floats at most, as `fit` does."""
+        """Converts to the announced dtype if that keeps integers exact and at most rounds floats, as `fit` does."""
         if sequence.dtype == dtype:
             return sequence
         if sequence.size:
@@ -202,17 +202,16 @@ def _leaf_of_spec(spec: Any, key: Key) -> LoadedLeaf:
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded(Rows):
-    """Rows whose values are elsewhere: `values` has no timestep and says the dtype and the features.
+    """Rows whose values are loaded later: `values` has no timesteps, only the dtype and the feature shape.
 
-    Whatever is done to them before a batch asks for them is done to their lengths; the values follow when they are
-    loaded.
+    Operations on the rows apply to their lengths; the values follow when they are loaded.
 
     Attributes:
         loader: Loads the rows.
-        leaf: Which of the loader's sequences this is.
-        rows: Int64 array `(num_rows,)`: the row index that the loader knows each row by.
-        announced: Int64 array `(num_rows,)`: the timesteps that the loader is to return.
-        truncating: At which end a row is cut that is longer than `lengths` says.
+        leaf: The index of this sequence among the loader's.
+        rows: Int64 array `(num_rows,)`: the loader's index of each row.
+        announced: Int64 array `(num_rows,)`: the announced timesteps.
+        truncating: The end at which a row is cut that is longer than `lengths` says.
     """
 
     loader: Loader
@@ -230,7 +229,7 @@ class Loaded(Rows):
         return replace(super().select(keep), rows=self.rows[keep], announced=self.announced[keep])
 
     def refuse_estimates(self, labels: str) -> None:
-        """Refuses labels of each timestep where the number of timesteps is an estimate."""
+        """Refuses labels per timestep if the number of timesteps is an estimate."""
         if self.loader.length_tolerance:
             raise ValueError(
                 f"`{labels}` holds one label per timestep, which needs exact lengths. Received length_tolerance="
@@ -245,7 +244,7 @@ def loaded_sequences(
     length_tolerance: object,
     num_parallel_loads: object,
 ) -> Structure:
-    """The leaves that a function loads, in the structure of the signature; arguments as in `from_loader`.
+    """The leaves of a loading function, in the structure of the signature; arguments as in `from_loader`.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
@@ -271,7 +270,7 @@ def loaded_sequences(
 
 
 def _takes_epoch(load: Callable[..., object]) -> bool:
-    """Whether a function takes two positional arguments and needs both; refuses one that takes no row index."""
+    """Whether a function requires two positional arguments; refuses one that takes no row index."""
     try:
         signature = inspect.signature(load)
     except (TypeError, ValueError):  # a function in C that does not say
@@ -319,7 +318,7 @@ def _loaded(loader: Loader, leaf: LoadedLeaf, lengths: Lengths) -> Loaded:
 
 
 def _lengths_of(lengths: Any, leaf: LoadedLeaf, output_signature: Any) -> Lengths:
-    """The lengths of one leaf, out of the structure that the signature has."""
+    """The lengths of one leaf, from the structure of the signature."""
     if leaf.key is not None:
         same_keys = isinstance(lengths, dict) and lengths.keys() == output_signature.keys()
         if isinstance(output_signature, tuple):

@@ -1,4 +1,4 @@
-"""What the rows of a stream are made of, and a window of them as tensors."""
+"""The format of the rows of a stream, and a window of them as tensors."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ Leaves = tuple[Any, ...]  # a `WindowLeaf` or a tensor `(num_rows, ...)` for eac
 
 @dataclass(frozen=True)
 class LeafFormat:
-    """What one leaf of a row is.
+    """The format of one leaf of a row.
 
     Attributes:
         path: Its path, which begins with "x", "y" or "sample_weight".
-        is_sequence: Whether it has a time axis of its own.
-        dtype: What batches hold.
+        is_sequence: Whether it has a time axis.
+        dtype: The dtype of batches.
         shape: The shape of a timestep, or of the value of a row.
     """
 
@@ -46,19 +46,19 @@ class LeafFormat:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return name_of(str(self.path[0]), self.path[1:])
 
 
 @dataclass(frozen=True)
 class RowFormat:
-    """What the rows of a stream are made of.
+    """The format of the rows of a stream.
 
     Attributes:
         structure: `(x, y, sample_weight)`, with a `LeafFormat` at each leaf.
         label_owners: For each leaf of `y` with one label per timestep, its leaf of `x`: by their paths.
         weight_owners: For each leaf of `sample_weight` with one weight per timestep, its leaf of `y`.
-        own_labels: The leaves of `y` whose lengths are their own.
+        own_labels: The leaves of `y` with lengths of their own.
     """
 
     structure: tuple[Structure, Structure, Structure]
@@ -82,16 +82,16 @@ class RowFormat:
 
     @property
     def padded(self) -> list[LeafFormat]:
-        """The leaves that are padded on their own: the columns of a cut."""
+        """The leaves that are padded separately: the columns of a cut."""
         return [leaf for leaf in self.leaves if leaf in self.sequences or leaf.path in self.own_labels]
 
     def is_truncated(self, leaf: LeafFormat) -> bool:
-        """Whether `maxlen` concerns a leaf: sequences, and what has one value for each of their timesteps."""
+        """Whether `maxlen` applies to a leaf: sequences, and leaves with one value for each of their timesteps."""
         owner = self.weight_owners.get(leaf.path, leaf.path)
         return leaf.is_sequence and owner not in self.own_labels
 
     def column_of(self, leaf: LeafFormat) -> int:
-        """The column of a leaf, or that of the leaf which it is padded like."""
+        """The column of a leaf, or that of the leaf that it is padded like."""
         owner = self.weight_owners.get(leaf.path, leaf.path)
         owner = self.label_owners.get(owner, owner)
         return [padded.path for padded in self.padded].index(owner)

@@ -42,7 +42,7 @@ def row_ranges_of(row_splits: np.ndarray, num_values: int, name: str) -> tuple[O
 
     Raises:
         TypeError: If they are not integers.
-        ValueError: If they are not such splits, or lie outside of the values, which the error calls `name`.
+        ValueError: If they are not such splits, or lie outside the values, which the error calls `name`.
 
     Example:
         >>> row_ranges_of(np.array([0, 3, 3, 5]), 5, "values")
@@ -100,7 +100,7 @@ def _check_splits(splits: Offsets, sizes: Offsets, num_values: int, name: str) -
 
 
 def _lengths_hint(splits: np.ndarray, num_values: int) -> str:
-    """What to say where splits that do not fit are lengths, the starts alone, or the row of every timestep."""
+    """The hint for wrong splits that are lengths, the starts alone, or the row of every timestep."""
     if splits.ndim != 1 or not splits.size or (splits < 0).any():
         return ""
     if int(splits.sum()) == num_values:
@@ -126,7 +126,7 @@ def _check_pairs(pairs: Offsets, num_values: int, name: str) -> None:
 
 
 def common_width(widths: np.ndarray, name: str) -> int:
-    """The number of features that every timestep has, where timesteps are lists; 0 where there is no timestep.
+    """The number of features of every timestep, if timesteps are lists; 0 without timesteps.
 
     Raises:
         ValueError: If the widths differ.

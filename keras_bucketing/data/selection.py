@@ -1,4 +1,4 @@
-"""Which rows: index arrays and masks, and the rows that a split holds out. NumPy only."""
+"""Selections of rows: index arrays and masks, and the rows that a split holds out. NumPy only."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from keras_bucketing.data.row_splits import Lengths, RowIndices
 
 
 def row_indices_of(rows: Any, num_rows: int, name: str) -> RowIndices:
-    """Checks indices, repeats allowed and negative ones from the end, or a boolean mask; returns indices from 0 on.
+    """Checks indices, which may be repeated or negative, or a boolean mask; returns indices from 0 on.
 
     Raises:
         TypeError: If they are neither integers nor booleans.
-        ValueError: If they have not one dimension, or a mask is not as long as there are rows, or none is left.
+        ValueError: If they are not one-dimensional, a mask does not have one entry per row, or none is selected.
         IndexError: If an index is out of range.
 
     Example:
@@ -58,11 +58,11 @@ def row_indices_of(rows: Any, num_rows: int, name: str) -> RowIndices:
 
 
 def check_options_of_subset(given: Mapping[str, Any], options: Mapping[str, Any], is_cut: bool) -> None:
-    """Refuses options of a subset that need what the dataset does not hold, or not any more.
+    """Refuses options of a subset that need data that the dataset does not hold, or no longer holds.
 
     Args:
         given: The options of the dataset.
-        options: Those that are to be others.
+        options: The options to change.
         is_cut: Whether the dataset has cut sequences.
     """
     data = next((name for name in options if name not in given), None)
@@ -94,16 +94,16 @@ def check_options_of_subset(given: Mapping[str, Any], options: Mapping[str, Any]
 def rows_to_hold_out(
     rows: RowIndices, fraction: object, stratify: object, groups: object, shuffle: bool, seed: object, num_given: int
 ) -> tuple[RowIndices, RowIndices]:
-    """Splits rows in two: those that remain, and those that are held out; both in the order of the input.
+    """Splits rows in two: the remaining and the held-out ones, both in the order of the input.
 
     Args:
         rows: The rows to split, increasing, `(num_rows,)`.
-        fraction: The share of them that is held out, between 0 and 1.
+        fraction: The share to hold out, between 0 and 1.
         stratify: One class for each row of the input, `(num_given,)`, or None.
         groups: One group for each row of the input, `(num_given,)`, or None.
-        shuffle: Whether they are drawn, or the last ones.
-        seed: What they are drawn by, an int.
-        num_given: The rows of the input.
+        shuffle: Whether to draw them at random, or to take the last ones.
+        seed: The seed of the draw, an int.
+        num_given: The number of rows of the input.
     """
     share = _check_fraction(fraction)
     seed = check_integer("seed", seed, minimum=0, maximum=INT64_MAX)
@@ -145,12 +145,12 @@ def _check_fraction(fraction: Any) -> float:
 
 
 def _num_held(num_rows: int, share: float) -> int:
-    """As `validation_split` of `fit` (keras/src/trainers/data_adapters/array_slicing.py), but for rounding errors."""
+    """As `validation_split` (keras/src/trainers/data_adapters/array_slicing.py), without its rounding errors."""
     return num_rows - int(num_rows * (1 - share) + 1e-9)
 
 
 def _codes_of(values: Any, num_rows: int, name: str) -> Lengths:
-    """What equal values have in common, an int from 0 on, in the order of first appearance."""
+    """An int from 0 on for each value, the same for equal ones, in the order of first appearance."""
     array = np.asarray(values)
     if array.ndim != 1 and isinstance(values, (list, tuple)):  # e.g. of tuples
         array = np.empty(len(values), object)
@@ -184,7 +184,7 @@ def _is_missing(values: np.ndarray) -> NDArray[np.bool_]:
 
 
 def _hold_out_of_each(classes: Lengths, order: RowIndices, num_held: int) -> NDArray[np.bool_]:
-    """The last rows, by `order`, of each class: of every class its share, rounded so that all are `num_held`."""
+    """The last rows, by `order`, of each class: its share of each, rounded so that all are `num_held`."""
     counts = np.bincount(classes)
     shares = counts * (num_held / len(classes))
     seats = np.floor(shares).astype(np.int64)
@@ -199,7 +199,7 @@ def _hold_out_of_each(classes: Lengths, order: RowIndices, num_held: int) -> NDA
 
 
 def _hold_out_groups(groups: Lengths, order: RowIndices, num_held: int) -> NDArray[np.bool_]:
-    """Whole groups, the last ones by `order`, that have about `num_held` rows: each that brings it closer."""
+    """Whole groups, the last ones by `order`, with about `num_held` rows: adds each that comes closer to it."""
     counts = np.bincount(groups)
     if len(counts[counts > 0]) < 2:
         raise ValueError("`groups` must name at least two groups, to hold one of them out. Received one.")

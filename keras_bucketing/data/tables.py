@@ -1,6 +1,6 @@
-"""Tables of pandas, polars, and whatever Arrow can read, with one interface: columns, and what grouping asks of them.
+"""Tables of pandas, polars and every table that Arrow reads, with one interface: columns, and what grouping needs.
 
-None of the libraries is imported unless the table comes from it.
+A library is imported only if the table comes from it.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class Column(Protocol):
         """Which entries are missing, `(num_rows,)`."""
 
     def codes(self) -> np.ndarray:
-        """Numbers `(num_rows,)` that are equal where the entries are; of no meaning where one is missing."""
+        """Numbers `(num_rows,)` that are equal for equal entries; undefined for missing ones."""
 
     def sortable(self) -> np.ndarray:
-        """What NumPy sorts as the library sorts the entries, `(num_rows,)`."""
+        """Values `(num_rows,)` that NumPy sorts in the same order as the library sorts the entries."""
 
     def values(self) -> np.ndarray:
         """The entries, `(num_rows,)`: numbers, times, or objects."""
 
     def take(self, rows: RowIndices) -> np.ndarray:
-        """The entries of some rows, as the library hands them out."""
+        """The entries of some rows, as objects of the library."""
 
 
 class Table(Protocol):
@@ -49,14 +49,14 @@ class Table(Protocol):
     names: list[Label]
 
     def columns(self, name: Label) -> list[Column]:
-        """The columns of this name: one, unless it is not clear or there is none."""
+        """The columns of this name: one, unless it is ambiguous or missing."""
 
 
 def table_of(frame: Any) -> Table:
     """A table of pandas, polars or Arrow, with one interface.
 
     Raises:
-        TypeError: If it is none.
+        TypeError: If it is not a table.
         ImportError: If it needs pyarrow, which is missing.
     """
     if _is_instance(frame, "pandas", "DataFrame"):
@@ -151,7 +151,7 @@ class _PandasTable:
         self.names = [*frame.columns, *(name for name in frame.index.names if name is not None)]
 
     def columns(self, name: Label) -> list[Column]:
-        """Also a level of the index, which pandas' `groupby` takes as well."""
+        """Includes levels of the index, which pandas' `groupby` takes as well."""
         import pandas
 
         if name in self._frame.columns:
@@ -260,7 +260,7 @@ class _ArrowTable:
 
 
 def _decoded(column: Any) -> Any:
-    """A column of categories as one of their values: each of its chunks may have categories of its own."""
+    """A column of categories as a column of their values: each of its chunks may have different categories."""
     import pyarrow
 
     return column.cast(column.type.value_type) if pyarrow.types.is_dictionary(column.type) else column
@@ -269,7 +269,7 @@ def _decoded(column: Any) -> Any:
 def _order_of_categories(column: Any) -> np.ndarray | None:
     """The numbers of ordered categories, `(num_rows,)`, -1 for a missing one.
 
-    None for any other column, and where the pieces of a column have categories of their own: no order holds for all.
+    None for any other column, and if the chunks have different categories, since then no order holds for all.
     """
     import pyarrow
 

@@ -1,10 +1,10 @@
 """Structures of leaves: dicts with strings as keys, tuples, and leaves, which is everything else.
 
-A list is a leaf here, one of sequences, and a structure for `keras.tree`: hence the three walks in this module. Where
+A list is a leaf here, a list of sequences, but a structure for `keras.tree`: hence the three walks in this module. If
 all leaves are known to be arrays, tensors or objects of this package, use `keras.tree` itself.
 
-A leaf is known by its path. Its name is the text of error messages and statistics: long keys are shortened in it, so it
-is never compared and never parsed.
+A leaf is identified by its path. Its name is the text in error messages and statistics: long keys are shortened in it,
+so it is never compared and never parsed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Path = tuple[str | int, ...]  # the keys and indices that lead to a leaf; () whe
 
 
 class StructureError(ValueError):
-    """Two structures that are not built alike.
+    """Two structures differ.
 
     Attributes:
         path: Where they differ.
-        expected: What the first one has there, in words.
-        received: What the second one has there.
+        expected: The part of the first one there, in words.
+        received: The part of the second one there.
     """
 
     def __init__(self, path: Path, expected: str, received: str):
@@ -34,7 +34,7 @@ class StructureError(ValueError):
 
 
 def name_of(root: str, path: Path) -> str:
-    """What a message calls a leaf.
+    """The name of a leaf in messages.
 
     Example:
         >>> name_of("x", ("a", 0))
@@ -68,7 +68,7 @@ def leaves(structure: Structure, none_is_leaf: bool = False) -> list[tuple[Path,
 def map_leaves(
     function: Callable[[Path, AnyLeaf], AnyLeaf], structure: Structure, none_is_leaf: bool = False
 ) -> Structure:
-    """Replaces every leaf by `function(path, leaf)`, None only where it is a leaf; dict entries keep their order.
+    """Replaces every leaf by `function(path, leaf)`; None counts as a leaf. Dict entries keep their order.
 
     Example:
         >>> map_leaves(lambda path, leaf: f"{path[-1]} {leaf}", {"b": 1, "a": None})
@@ -86,7 +86,7 @@ def map_leaves(
 
 
 def without_entries(structure: Structure, path: Path, entries: Collection[Path]) -> Structure:
-    """The structure, which lies at a path, without the entries of its dicts at some paths.
+    """The structure at a path, without the entries of its dicts at some paths.
 
     Example:
         >>> without_entries(({"a": 1, "b": 2}, 3), ("x",), {("x", 0, "b")})
@@ -104,13 +104,13 @@ def without_entries(structure: Structure, path: Path, entries: Collection[Path])
 
 
 def leaves_like(template: Structure, structure: Structure, path: Path = ()) -> Iterator[AnyLeaf]:
-    """The leaves of a structure in the order of `leaves`, provided that it is built like another one.
+    """The leaves of a structure in the order of `leaves`, if it is built like another one.
 
-    A tuple is a leaf where the template has a leaf, as a list is. The leaves of the template may be types, in the place
-    of objects of theirs.
+    A tuple is a leaf if the template has a leaf there, as a list is. The leaves of the template may be types, in place
+    of their objects.
 
     Raises:
-        StructureError: Where the two differ first; leaves before that have been yielded by then.
+        StructureError: At the first difference; earlier leaves have been yielded by then.
     """
     if isinstance(template, dict):
         if not isinstance(structure, dict) or structure.keys() != template.keys():

@@ -1,11 +1,11 @@
 """The choice of the buckets: given boundaries, or those of minimum padding, and an automatic number of them.
 
-Minimum padding puts every row into its own bucket. Real batches do not: what does not fill a batch spills into the next
-longer one, and on a heavy tail that takes back what many buckets gain. So each number of buckets is judged by the
-padding that is left once its batches are really cut.
+Minimum padding puts every row into its own bucket. Real batches do not: rows that do not fill a batch spill into the
+next longer one, and on a heavy tail this takes back what many buckets gain. So each number of buckets is judged by the
+padding that is left after its batches are cut.
 
-Buckets that have a batch of rows each make the most random batches, and are taken where they come close to the best.
-With "spill" rows travel on anyway, so where they do not, buckets of fewer rows are tried as well. NumPy only.
+Buckets with at least a batch of rows make the most random batches, and are taken if they come close to the best. With
+"spill", if they do not, buckets of fewer rows are tried as well. NumPy only.
 """
 
 from __future__ import annotations
@@ -79,21 +79,20 @@ def choose_buckets(
     leaves: Sequence[LeafLengths] = (),
     sampling: Sampling | None = None,
 ) -> Buckets:
-    """Finds the buckets, from given boundaries or as those of minimum padding.
+    """Finds the buckets, from given boundaries or with minimum padding.
 
     Args:
         lengths: Int64 array `(num_rows,)`, timesteps.
         sizing: The checked sizes.
         bucket_boundaries: Ints or None, as the user gave them.
         num_buckets: Int or None, as the user gave it.
-        pad_to_bucket_boundary: Whether batches are padded to the longest allowed length, so that this is what a budget
-            holds.
-        kept: Int array `(num_rows,)` or None: what an error message calls each row.
-        minlen: Int, the length that every batch is padded to at least, so that no bucket ends below it unless the user
-            says so, and that is what a budget holds.
-        remainder: What becomes of rows that do not fill a batch of their bucket; the automatic number depends on it.
-        leaves: The leaves, if there are several. A budget holds the longest of them; nested buckets are those of two.
-        sampling: How often these rows are drawn; None where each is read once.
+        pad_to_bucket_boundary: Whether batches are padded to the longest allowed length, which a budget then counts.
+        kept: Int array `(num_rows,)` or None: the index of each row in error messages.
+        minlen: Int, the minimum padded length. No bucket ends below it unless the user gives such boundaries, and a
+            budget counts it.
+        remainder: What happens to rows that do not fill a batch of their bucket; the automatic number depends on it.
+        leaves: The leaves, if there are several. A budget counts the longest of them; nested buckets use two.
+        sampling: How often these rows are drawn; None if each is read once.
     """
     given = check_bucket_arguments(bucket_boundaries, num_buckets, sizing, takes_nested=True)
     rules = BatchRules(remainder, sizing.multiple, pad_to_bucket_boundary, minlen)
@@ -118,7 +117,7 @@ def choose_buckets(
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows that buckets are chosen for, and how their batches are sized and cut; as in `choose_buckets`."""
+    """The rows to choose buckets for, and how their batches are sized and cut; as in `choose_buckets`."""
 
     lengths: Lengths
     leaves: Sequence[LeafLengths]
@@ -129,11 +128,11 @@ class _Rows:
 
     @cached_property
     def drawn(self) -> DrawnEpoch:
-        """An epoch to judge buckets of several leaves by."""
+        """An epoch with which buckets of several leaves are judged."""
         return DrawnEpoch.of(self.leaves, self.rules.min_length)
 
     def with_sizes(self, buckets: Buckets) -> Buckets:
-        """The same buckets with the rows of their batches, and those of outliers apart."""
+        """The same buckets with their batch sizes, and with outliers apart."""
         sizing, rules = self.sizing, self.rules
         if self.sampling is not None:
             draws = self.sampling.rounded_draws(buckets.row_buckets, len(buckets.upper_lengths), sizing.multiple)
@@ -163,9 +162,9 @@ class _Rows:
         return self._keep_outliers_apart(replace(buckets, batch_sizes=sizes))
 
     def _with_budget(self, buckets: Buckets, padded_lengths: Lengths) -> Buckets:
-        """The rows that a budget holds: of a bucket's own, and where those of shorter buckets have spilled.
+        """The rows that fit into a budget: of a bucket's own, and of batches into which shorter buckets have spilled.
 
-        Rows that spill are no longer than those of the bucket in the leaf that decides it, but may be in all others.
+        Rows that spill are not longer than those of the bucket in the leaf that decides it, but may be in all others.
         """
 
         def rows_at(lengths: Lengths) -> Counts:
@@ -215,7 +214,7 @@ def _two_levels(rows: _Rows, argument: str) -> tuple[LeafLengths, LeafLengths]:
 
 
 def _nested_if_better(rows: _Rows, buckets: Buckets) -> Buckets:
-    """These buckets, or nested ones where rows of several lengths are padded less in them."""
+    """These buckets, or nested ones if rows of several lengths are padded less in them."""
     levels = two_levels(rows.leaves)
     if (
         levels is None
@@ -321,8 +320,8 @@ def keep_outliers_apart(
 ) -> Buckets:
     """Finds out whether a few of the longest rows cost so much that no others may spill into their buckets.
 
-    One bucket more then ends in a partial batch, the same in every epoch. `epoch_lengths` are those of the rows of an
-    epoch, where it draws them by weights.
+    Then one more bucket ends in a partial batch, the same in every epoch. `epoch_lengths` are the lengths of the rows
+    of an epoch, if it draws them by weights.
     """
     longest = np.maximum(buckets.longest(lengths), rules.min_length)
     if rules.pad_to_bucket_boundary:
@@ -336,7 +335,7 @@ def keep_outliers_apart(
 
 
 class _Judged(NamedTuple):
-    """A partition that has been cut: what its epochs are like, and which bucket nothing spills into."""
+    """A partition that has been cut: its forecast, and the first bucket that nothing spills into."""
 
     efficiency: float
     batches: ShuffledBatches
@@ -355,7 +354,7 @@ class _Partition(NamedTuple):
         return batch_spans(self.counts, self.batch_sizes, rules.remainder, rules.multiple, apart)
 
     def outlier_buckets(self, rules: BatchRules, real_timesteps: int) -> list[int]:
-        """The first buckets of so few rows that these may be outliers, if others spill into them and may cost much."""
+        """The first buckets with so few rows that these may be outliers, if others spill into them and may cost much."""
         ends = np.cumsum(self.counts)
         is_few = ends[-1] - (ends - self.counts) <= MAX_OUTLIER_SHARE * ends[-1]
         if rules.remainder != "spill" or not (is_few & (self.counts > 0)).any():
@@ -365,7 +364,7 @@ class _Partition(NamedTuple):
         return np.flatnonzero(is_few & costs & (self.counts > 0) & (ends > self.counts)).tolist()
 
     def judge(self, table: LengthTable, rules: BatchRules) -> _Judged:
-        """Cuts the rows of these lengths, and keeps outliers apart where that saves enough."""
+        """Cuts the rows of these lengths, and keeps outliers apart if that saves enough."""
         real = int(table.timesteps_up_to[-1])
         lengths = None if rules.pad_to_bucket_boundary else table
 
@@ -389,21 +388,21 @@ class _Partition(NamedTuple):
 def automatic_bucket_boundaries(
     lengths: Lengths, batch_rows: Callable[[Lengths], Counts], rules: BatchRules
 ) -> list[int]:
-    """Finds as few minimum-padding buckets as come close to the best.
+    """Finds the smallest number of minimum-padding buckets that come close to the best.
 
-    With "spill", where buckets that have a batch of rows each stay behind what smaller ones reach, the most random of
-    those that come close.
+    With "spill", if buckets with at least a batch of rows do clearly worse than smaller ones, it takes the most random
+    of those that come close.
 
     Args:
         lengths: Int64 array of shape `(num_sequences,)`.
         batch_rows: Function from longest lengths, shape `(num_distinct,)`, to the rows of a batch of a bucket that ends
             there. It must not grow with the length.
-        rules: How batches are cut. If they are padded to the boundary, each bucket is a shape to compile, so that it
-            has to save 1 % of the timesteps.
+        rules: How batches are cut. If they are padded to the boundary, each bucket is a shape to compile, and must save
+            1 % of the timesteps.
 
     Returns:
-        List of boundaries, as of `optimal_bucket_boundaries`. At most 32 buckets, and one bucket where the data is too
-        small for two.
+        List of boundaries, as of `optimal_bucket_boundaries`. At most 32 buckets, and one bucket if the data are too
+        few for two.
     """
     distinct, counts = count_lengths(lengths)
     sizes = np.maximum(batch_rows(distinct), rules.multiple)
@@ -439,13 +438,13 @@ def automatic_bucket_boundaries(
 def _with_smaller_buckets(
     distinct: Lengths, counts: Counts, choices: list[list[int]], usual: int, sizes: Counts, rules: BatchRules
 ) -> list[int]:
-    """The ends of the usual choice, or of what is better where buckets may have fewer rows than a batch.
+    """The ends of the usual choice, or of a better one whose buckets may have fewer rows than a batch.
 
     Args:
         distinct: Int64 array `(num_distinct,)`.
         counts: Int array `(num_distinct,)`, the rows of each length.
-        choices: Ends of partitions whose buckets have a batch of rows each.
-        usual: Int, which of them is chosen unless smaller buckets are better.
+        choices: Ends of partitions whose buckets have at least a batch of rows.
+        usual: Int, the one to choose unless smaller buckets are better.
         sizes: Int array `(num_distinct,)`, the rows of a batch of a bucket that ends there.
         rules: How batches are cut, with "spill".
     """

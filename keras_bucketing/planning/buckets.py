@@ -1,4 +1,4 @@
-"""The buckets of a dataset: which rows are in them, how many make a batch, and which of these belong to a process."""
+"""The buckets of a dataset: their rows, the sizes of their batches, and the rows of a process."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from keras_bucketing.planning.boundaries import BucketBoundaries, Counts, Nested
 
 
 class Level(NamedTuple):
-    """One of the two leaves that nested buckets are made of.
+    """One of the two leaves of nested buckets.
 
     Attributes:
-        name: Str, that of the leaf.
+        name: Str, the name of the leaf.
         lower_lengths: Int64 array `(num_buckets,)`: the shortest length of that leaf that each bucket allows.
-        upper_lengths: Int64 array `(num_buckets,)`: the longest; without a boundary, the longest that there is.
+        upper_lengths: Int64 array `(num_buckets,)`: the longest; without a boundary, the longest of the data.
     """
 
     name: str
@@ -37,17 +37,17 @@ class Buckets:
     """The buckets of a dataset.
 
     Attributes:
-        boundaries: Ints, one less than there are buckets; bucket i holds `boundaries[i - 1] <= length < boundaries[i]`.
-            Of nested buckets `[outer, inner]`: those of one leaf, and for each of its buckets those of another.
+        boundaries: Ints, one fewer than buckets; bucket i holds `boundaries[i - 1] <= length < boundaries[i]`. Of
+            nested buckets `[outer, inner]`: those of one leaf, and for each of its buckets those of another.
         batch_sizes: Ints, rows, one for each bucket.
-        upper_lengths: Int64 array `(num_buckets,)`: the longest length that each bucket allows, in timesteps; of the
-            last one, which has no boundary, the longest that there is; of nested buckets, the longer of the two.
+        upper_lengths: Int64 array `(num_buckets,)`: the longest length that each bucket allows, in timesteps. The last
+            one has no boundary, so this is the longest of the data; for nested buckets, the longer of the two leaves.
         row_buckets: Int32 array `(num_rows,)`: the bucket of each row.
-        apart: Int, the first bucket of a few outliers, which no rows spill into; None where there are none.
-        draws: Int64 array `(num_buckets,)`: how many rows of each bucket an epoch draws, where rows are drawn by
-            weights; None where it reads each of them once.
-        mixed_sizes: Ints, rows, one for each bucket: those of a batch that rows of shorter buckets have spilled into,
-            where a budget holds fewer of them; None where that is nowhere so.
+        apart: Int, the first bucket of a few outliers, which no rows spill into; None without outliers.
+        draws: Int64 array `(num_buckets,)`: how many rows of each bucket an epoch draws by weights; None if it reads
+            each row once.
+        mixed_sizes: Ints, rows, one for each bucket: the size of a batch that rows of shorter buckets have spilled
+            into, if a budget holds fewer of them; None if this happens nowhere.
         levels: The outer and the inner leaf of nested buckets, which are numbered in lexicographic order; else empty.
     """
 
@@ -109,14 +109,14 @@ class Buckets:
         return np.bincount(self.row_buckets, minlength=len(self.upper_lengths))
 
     def longest(self, lengths: Lengths) -> Lengths:
-        """Int64 array `(num_buckets,)`: the longest of the lengths `(num_rows,)` in each bucket; 0 of none."""
+        """Int64 array `(num_buckets,)`: the longest of the lengths `(num_rows,)` in each bucket; 0 for an empty one."""
         longest = np.zeros(len(self.upper_lengths), np.int64)
         # Of these dtypes alone `at` is fast: of others it takes fifty times as long.
         np.maximum.at(longest, self.row_buckets.astype(np.intp), lengths.astype(np.int64, copy=False))
         return longest
 
     def padded_to_boundary(self, name: str, length: int) -> int:
-        """What a sequence of the leaf `name` is padded to at least where batches are padded to the boundary."""
+        """The minimum padded length of the leaf `name` if batches are padded to the boundary."""
         if not is_nested(self.boundaries):
             return max(length, int(self.upper_lengths[np.searchsorted(self.boundaries, length, side="right")]))
         outer = self.levels[0]
@@ -130,13 +130,13 @@ DEFAULT_BATCH_SIZE = 32  # as of `fit`
 
 @dataclass(frozen=True)
 class BatchSizing:
-    """How batches are sized: by rows, by rows of each bucket, or by a budget, which rows may cap.
+    """How batches are sized: by rows, by rows of each bucket, or by a budget with an optional limit on rows.
 
     Attributes:
-        batch_size: Int, rows, the same for every bucket; next to a budget, the most rows.
+        batch_size: Int, rows, the same for every bucket; next to a budget, the maximum.
         bucket_batch_sizes: Ints, rows, one for each bucket.
-        max_timesteps_per_batch: Int, the most padded timesteps (rows x padded length) of a batch.
-        multiple: Int, every batch's rows are a multiple of it.
+        max_timesteps_per_batch: Int, the maximum of padded timesteps (rows x padded length) of a batch.
+        multiple: Int, the rows of every batch are a multiple of it.
         quadratic_length: Int, in the budget a row of padded length L counts as L + L^2 / quadratic_length; None for L.
     """
 
@@ -147,7 +147,7 @@ class BatchSizing:
     quadratic_length: int | None = None
 
     def rows_at(self, upper_lengths: Lengths) -> Counts:
-        """The rows of a batch, for each longest length of a bucket; 0 where not even `multiple` of them fit."""
+        """The rows of a batch, for each longest length of a bucket; 0 if not even `multiple` of them fit."""
         if self.max_timesteps_per_batch is not None:
             rows = rows_within_budget(upper_lengths, self.max_timesteps_per_batch, self.multiple, self.quadratic_length)
             return rows if self.batch_size is None else np.minimum(rows, self.batch_size)
@@ -156,14 +156,14 @@ class BatchSizing:
         return np.full(len(upper_lengths), max(DEFAULT_BATCH_SIZE // self.multiple, 1) * self.multiple)
 
     def budget_for(self, length: int) -> int:
-        """The least budget that holds `multiple` rows of this padded length."""
+        """The smallest budget that holds `multiple` rows of this padded length."""
         if self.quadratic_length is None:
             return self.multiple * length
         return -(-self.multiple * length * (length + self.quadratic_length) // self.quadratic_length)
 
     @property
     def longest_in_budget(self) -> int:
-        """The longest padded length of which the budget holds `multiple` rows; 0 of none."""
+        """The longest padded length of which the budget holds `multiple` rows; 0 if there is none."""
         budget = self.max_timesteps_per_batch or 0
         if self.quadratic_length is None:
             return budget // self.multiple
@@ -248,9 +248,9 @@ class Shard:
 def check_shard(
     num_shards: object, shard_index: object, needs_seed: bool, find: Callable[[], tuple[object, object]] | None = None
 ) -> Shard:
-    """Checks the arguments; shards that draw a seed of their own would not share one plan.
+    """Checks the arguments; shards that draw different seeds would not share one plan.
 
-    `find` says both where `num_shards` is None.
+    If `num_shards` is None, `find` returns both.
     """
     if num_shards is None and find is not None:
         if check_integer("shard_index", shard_index, minimum=0):

@@ -27,13 +27,12 @@ class BatchRules:
     """How batches are cut and padded, besides boundaries and sizes.
 
     Attributes:
-        remainder: Str, what becomes of the rows that do not fill a batch of their bucket. "spill": they go into the
-            next longer bucket, and what is left at the end makes one partial batch; another one where `Buckets.apart`
-            says that nothing may spill further. "keep": each bucket makes one
-            partial batch. "drop": they are left out.
-        multiple: Int. Every batch has a multiple of it, so fewer than that many rows may be spare.
+        remainder: Str, what happens to rows that do not fill a batch of their bucket. "spill": they go into the next
+            longer bucket, and the last ones make one partial batch; another one if `Buckets.apart` stops the spill.
+            "keep": each bucket makes one partial batch. "drop": they are left out.
+        multiple: Int. The rows of every batch are a multiple of it, so fewer rows than that may be spare.
         pad_to_bucket_boundary: Bool, whether batches are padded to the longest length that their bucket allows.
-        min_length: Int, the length that batches are padded to at least, in timesteps.
+        min_length: Int, the minimum padded length, in timesteps.
     """
 
     remainder: str = "spill"
@@ -44,13 +43,13 @@ class BatchRules:
 
 @dataclass(frozen=True)
 class BatchSpans:
-    """The positions in the bucket-ordered rows that the batches of each bucket take, batch after batch.
+    """The positions in the bucket-ordered rows that the batches of each bucket take, batch by batch.
 
     Attributes:
         begins: Int64 array `(num_buckets,)`: the position of the first row.
         ends: Int64 array `(num_buckets,)`: one after that of the last; the same for a bucket without a batch.
         batch_sizes: Int array `(num_buckets,)`: the rows of a batch. Only the last one of a span may have fewer.
-        mixed_ends: Int64 array `(num_buckets,)`: one after the last row of those batches, at the begin of a span, that
+        mixed_ends: Int64 array `(num_buckets,)`: one after the last row of the batches at the beginning of a span that
             have other sizes, since rows have spilled into them.
         mixed_sizes: Int array `(num_buckets,)`: the rows of such a batch.
     """
@@ -137,7 +136,7 @@ def batch_spans(
 
 
 def count_spare_rows(num_rows: int, remainder: str, multiple: int) -> int:
-    """How many of all rows no batch has room for, other than those that `remainder="drop"` leaves out."""
+    """The number of rows that no batch has room for, other than those that `remainder="drop"` leaves out."""
     return 0 if remainder == "drop" else num_rows % multiple
 
 
@@ -209,15 +208,15 @@ def _no_batches(buckets: Buckets, remainder: str, multiple: int) -> str:
 def min_padded_lengths(
     lengths: RowLengths, buckets: Buckets, cuts: BatchCuts, pad_to_bucket_boundary: bool, minlen: int = 1
 ) -> Lengths:
-    """What the leaves of each batch are padded to at least, whatever rows it gets: `(num_batches, num_leaves)`.
+    """The minimum padded length of the leaves of each batch, for all rows it may get: `(num_batches, num_leaves)`.
 
-    A batch with a longer row is padded to that. With `pad_to_bucket_boundary` no row is longer, so that a bucket has
-    one shape. A leaf that is the longest of every row, as a single one is, is padded to the longest length that the
-    bucket allows. Any other is padded to the longest that it has there: a transcript is not padded to the length of the
-    audio. In nested buckets both levels are padded to what their bucket allows; a batch with rows of several outer
-    buckets, to the longest that one of these allows.
+    A batch with a longer row is padded to that. With `pad_to_bucket_boundary` no row is longer, so a bucket has one
+    shape. A leaf that is the longest of every row, such as a single one, is padded to the longest length that the
+    bucket allows. Any other is padded to the longest that it has in the bucket: a transcript is not padded to the
+    length of the audio. In nested buckets both levels are padded to the longest that their bucket allows; a batch with
+    rows of several outer buckets, to the longest that one of these allows.
 
-    Labels of their own length are padded to one timestep at least, not to `minlen`: kernels do not take a time axis of
+    Labels of their own length are padded to at least one timestep, not to `minlen`: kernels do not take a time axis of
     size 0.
     """
     min_lengths = np.array([1 if leaf.is_label else minlen for leaf in lengths.leaves], np.int64)

@@ -1,14 +1,13 @@
-"""Rows that are drawn by weights: how many of each bucket an epoch has, and the share of each row in them.
+"""Rows drawn by weights: how many of each bucket an epoch has, and the share of each row in them.
 
-    row          0   1   2   3   4          a bucket of five rows, of which an epoch draws four
-    weight       1   1   1   2   3
-    expected    .5  .5  .5   1  1.5
-                [---|---|---|-------|-----------]       rows side by side, in an order of their own in each epoch
+    row          0   1   2   3   4          a bucket of five rows, of which an epoch draws four weight       1   1   1
+    2   3 expected    .5  .5  .5   1  1.5
+                [---|---|---|-------|-----------]       rows side by side, in a new order in each epoch
                   x       x       x       x             one step apart: systematic sampling
 
-The rows of a bucket are drawn at equal distances from a random start, so that a row that is expected 1.5 times comes
-once or twice. The number of draws of each bucket is the same in all epochs, and so is that of batches. NumPy only: what
-is random is drawn in graph, by `epoch_plan`.
+The rows of a bucket are drawn at equal distances from a random start, so a row that is expected 1.5 times comes once or
+twice. The number of draws of each bucket is the same in all epochs, and so is the number of batches. NumPy only: the
+random draws are made in graph, by `epoch_plan`.
 
 Systematic sampling is as old as Madow and Madow, "On the theory of systematic sampling" (Annals of Mathematical
 Statistics, 1944).
@@ -38,8 +37,8 @@ class Sampling:
     Attributes:
         rows: Int64 array `(num_rows,)`, increasing.
         weights: Float64 array `(num_rows,)`, above 0.
-        num_draws: Int, the draws of an epoch, before they are rounded.
-        is_exact: Whether the user has said the number.
+        num_draws: Int, the draws of an epoch, before rounding.
+        is_exact: Whether the user gave the number.
     """
 
     rows: RowIndices
@@ -72,12 +71,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class RowDraws:
-    """What the epochs of a dataset draw: a pure function of these, the seed and the epoch.
+    """The draws of the epochs of a dataset: a pure function of these, the seed and the epoch.
 
     Attributes:
         rows: Int64 array `(num_rows,)`, the rows that may be drawn.
-        units: Int64 array `(num_rows,)`, how often each is expected, in units: integers, so that every machine draws
-            the same rows. Those of a bucket are a whole number of draws together.
+        units: Int64 array `(num_rows,)`, the expected number of draws of each, in units: integers, so that every
+            machine draws the same rows. The units of a bucket are a whole number of draws together.
         unit: Int, the units of one draw: a power of two.
         num_draws: Int, the draws of an epoch.
     """
@@ -89,7 +88,7 @@ class RowDraws:
 
     @classmethod
     def of(cls, sampling: Sampling, row_buckets: NDArray[np.int32], draws: Counts) -> RowDraws:
-        """Those of rows in buckets with so many draws each."""
+        """The draws of rows in buckets, given the number of draws of each bucket."""
         num_draws = int(draws.sum())
         unit = 1 << (_UNIT_BITS - num_draws.bit_length())
         order = np.argsort(row_buckets, kind="stable")
@@ -110,17 +109,17 @@ class RowDraws:
         return cls(sampling.rows, units, unit, num_draws)
 
     def fingerprint_bytes(self) -> Iterator[bytes]:
-        """What tells them from other draws of the same data."""
+        """The bytes that identify these draws of the data."""
         yield f"{self.num_draws} draws".encode()
         for part in (self.rows, self.units):
             yield part.astype("<i8").tobytes()
 
 
 def round_draws(weights: Weights, num_draws: int) -> Counts:
-    """So many draws `(num_buckets,)`, in proportion to the weights: by the largest remainder, none without weight.
+    """Rounds the draws `(num_buckets,)`, in proportion to the weights: by the largest remainder, none without weight.
 
-    A bucket with weight gets one at least. It then differs from what is expected by less than one draw, unless so many
-    buckets are expected less than one that the others have not enough remainders for all of them.
+    A bucket with weight gets at least one. It then differs from its expectation by less than one draw, unless so many
+    buckets expect less than one that the others do not have enough remainders for all of them.
 
     Example:
         >>> round_draws(np.array([1.0, 2.0, 4.0, 0.0]), 10).tolist(), round_draws(np.array([0.01, 1.0]), 10).tolist()
@@ -143,7 +142,7 @@ def typical_lengths(lengths: Lengths, expected: Weights) -> Lengths:
 
     Args:
         lengths: Int array `(num_rows,)`.
-        expected: How often each row is expected: a whole number of draws together.
+        expected: The expected number of draws of each row: a whole number together.
 
     Example:
         >>> typical_lengths(np.array([5, 2, 9]), np.array([2.0, 1.0, 0.4]) / 3.4 * 5).tolist()
@@ -165,10 +164,10 @@ def _weights_of_lengths(lengths: Lengths, weights: Weights) -> tuple[Lengths, We
 
 
 def count_weights(lengths: Lengths, weights: Weights) -> tuple[Lengths, Counts]:
-    """The distinct lengths, increasing, and the weight of each in whole numbers, 1 at least: for `best_partitions`.
+    """The distinct lengths, increasing, and the weight of each in whole numbers, at least 1: for `best_partitions`.
 
-    The weights are multiplied by a power of two, so that whole numbers stay in proportion, and partitions those of as
-    many rows.
+    The weights are multiplied by a power of two, so that whole numbers stay in proportion, and partitions are those of
+    the same number of rows.
     """
     distinct, weights = _weights_of_lengths(lengths, weights)
     bits = min(30, 60 - int(distinct[-1]).bit_length())
@@ -187,7 +186,7 @@ def typical_rows(lengths: Lengths, expected: Weights) -> RowIndices:
 
 
 def expected_draws(weights: Weights, row_buckets: NDArray[np.int32], draws: Counts) -> Weights:
-    """How often each row is drawn in an epoch, on average."""
+    """The mean number of draws of each row in an epoch."""
     sums = np.bincount(row_buckets, weights, minlength=len(draws))
     expected: Weights = weights * (draws / np.where(sums > 0, sums, 1.0))[row_buckets]
     return expected
@@ -209,10 +208,10 @@ class SamplingArguments:
     rows_per_epoch: int | None
 
     def of_rows(self, num_given: int, kept: RowIndices | None) -> Sampling:
-        """The rows that may be drawn, counted among those that were not dropped as empty, `kept`.
+        """The rows that may be drawn, numbered among those that were not dropped as empty, `kept`.
 
         Raises:
-            ValueError: If there is not one weight for each row of the input, or none that is left is above 0.
+            ValueError: If there is not one weight for each row of the input, or no remaining weight is above 0.
         """
         weights = np.ones(num_given) if self.weights is None else self.weights
         if len(weights) != num_given:
@@ -234,7 +233,7 @@ class SamplingArguments:
 def check_sampling(
     sampling_weights: object, rows_per_epoch: object, remainder: str, shuffle: bool
 ) -> SamplingArguments | None:
-    """Checks what needs no data; None if rows are not drawn, but read once each."""
+    """Checks everything that needs no data; None if each row is read once."""
     if sampling_weights is None and rows_per_epoch is None:
         return None
     given = "sampling_weights" if sampling_weights is not None else "rows_per_epoch"

@@ -1,7 +1,7 @@
-"""What an epoch of batches costs on average over its shuffles: padding, memory, randomness, labels.
+"""The cost of an epoch of batches, on average over its shuffles: padding, memory, randomness, labels.
 
-Each epoch shuffles the rows of a bucket evenly, so a batch holds a random sample of each bucket that it takes rows of,
-and all expectations are exact; none is drawn. Two words are used throughout:
+Each epoch shuffles the rows of a bucket evenly, so a batch holds a random sample of each bucket that it takes rows
+from, and all expectations are exact; none is sampled. Two terms are used throughout:
 
 - the distinct batchmates of a sequence are the other sequences that it shares a batch with in some epochs, each counted
   once: the more, the more random the batches;
@@ -52,13 +52,13 @@ class BatchKinds(NamedTuple):
 
 @dataclass(frozen=True)
 class ShuffledBatches:
-    """What the batches of every epoch cost, on average over its shuffles.
+    """The cost of the batches of every epoch, on average over its shuffles.
 
     Attributes:
-        spans: The rows that the batches of each bucket take. Spare rows are taken for the longest.
+        spans: The rows that the batches of each bucket take. Spare rows are assumed to be the longest.
         counts: Int array `(num_buckets,)`: the rows in each bucket.
-        max_lengths: Int array `(num_buckets,)`: what a batch of each bucket is padded to at most, in timesteps.
-        lengths: The lengths of all rows; None where all batches are padded to these maxima.
+        max_lengths: Int array `(num_buckets,)`: the maximum padded length of a batch of each bucket, in timesteps.
+        lengths: The lengths of all rows; None if all batches are padded to these maxima.
 
     Example:
         Batches of two rows, from buckets of three rows and one: the second batch takes one of each.
@@ -87,7 +87,7 @@ class ShuffledBatches:
 
     @classmethod
     def from_nested(cls, buckets: Buckets, rules: BatchRules) -> ShuffledBatches:
-        """The batches of nested buckets, as if all were padded to their maxima; which rows meet is exact."""
+        """The batches of nested buckets, as if all were padded to their maxima; which rows share batches is exact."""
         spans = spans_of(buckets, rules.remainder, rules.multiple)
         return cls(spans, buckets.counts, buckets.upper_lengths)
 
@@ -98,7 +98,7 @@ class ShuffledBatches:
 
     @property
     def largest_batch(self) -> int:
-        """Int, the most padded timesteps that a batch may have."""
+        """Int, the maximum of padded timesteps in a batch."""
         return int((np.minimum(self.spans.batch_sizes, self.spans.rows) * self.max_lengths).max())
 
     @property
@@ -137,11 +137,11 @@ class ShuffledBatches:
 
     @cached_property
     def padded_lengths(self) -> Figures:
-        """Float array `(num_kinds,)`: what a batch of each kind is padded to on average, in timesteps."""
+        """Float array `(num_kinds,)`: the mean padded length of the batches of each kind, in timesteps."""
         return self._expected_powers(1)
 
     def _expected_powers(self, power: int) -> Figures:
-        """Float array `(num_kinds,)`: the mean of that power of what a batch of each kind is padded to."""
+        """Float array `(num_kinds,)`: the mean of a power of the padded length of the batches of each kind."""
         longest = self.max_lengths[self.kinds.buckets].astype(np.float64) ** power
         if self.lengths is None:
             return longest
@@ -159,11 +159,11 @@ class ShuffledBatches:
         return longest
 
     def distinct_batchmates(self, num_epochs: int = BATCHMATE_EPOCHS) -> float:
-        """Expects the distinct batchmates of a row in so many epochs, the average over all rows.
+        """The expected number of distinct batchmates of a row in some epochs, averaged over all rows.
 
-        Two rows of a bucket of n share one of its batches, with c rows of it each, with probability
-        p = sum c (c - 1) / (n (n - 1)), rows of two buckets with p = sum c d / (n m), and in one epoch at least with
-        1 - (1 - p) ** num_epochs.
+        Two rows of a bucket of n share one of its batches, with c rows of it each, with probability p = sum c (c - 1) /
+        (n (n - 1)), rows of two buckets with p = sum c d / (n m), and in one epoch at least with 1 - (1 - p) **
+        num_epochs.
         """
         rows = self.kinds.rows
         shared = (rows.T @ (rows * self.kinds.numbers[:, np.newaxis])).astype(float)
@@ -176,11 +176,11 @@ class ShuffledBatches:
         return float(2 * (pairs * (1 - (1 - np.minimum(chance, 1)) ** num_epochs)).sum() / self.counts.sum())
 
     def label_imbalance(self, labels: Labels) -> float:
-        """Expects how far the batches' labels are from those of all rows, as a multiple of what random batches have.
+        """The expected distance of the batches' labels from those of all rows, as a multiple of that of random batches.
 
-        The squared distance of the sums of a batch from those of as many average rows. Those of c random rows out of n
-        have mean c m and variance c v (n - c) / (n - 1), if m and v are the mean and the variance of the n rows. The
-        labels are in the order of the lengths.
+        It is the squared distance of the sums of a batch from those of as many average rows. The sums of c random rows
+        out of n have mean c m and variance c v (n - c) / (n - 1), if m and v are the mean and the variance of the n
+        rows. The labels are in the order of the lengths.
         """
         means, variances = labels.moments(self.counts)
         overall_mean, overall_variance = labels.moments(self.counts.sum(keepdims=True))
@@ -194,11 +194,11 @@ class ShuffledBatches:
 
 @dataclass(frozen=True)
 class Labels:
-    """One label per sequence, as numbers whose sums say what a batch holds.
+    """One label per sequence, as numbers whose sums describe a batch.
 
     Attributes:
-        values: Int array `(num_sequences,)`, the class of each sequence from 0 on; or float array `(num_sequences,
-            num_columns)`, values.
+        values: Int array `(num_sequences,)`, the class of each sequence from 0 on; or float array
+            `(num_sequences, num_columns)`, values.
         num_classes: Int; 0 for values.
     """
 
@@ -264,7 +264,7 @@ class LengthTable:
         return self.distinct[np.searchsorted(self.rows_up_to, rows, side="right")]
 
     def expected_longest(self, first_rows: Counts, num_rows: Counts, drawn: Counts, power: int = 1) -> Figures:
-        """Expects the longest of some rows that are drawn from consecutive ones, without replacement, or a power of it.
+        """The expected longest of some rows drawn from consecutive ones, without replacement, or a power of it.
 
         The longest of m rows out of n is at most `l` with the hypergeometric probability
         `C(rows not longer than l, m) / C(n, m)`.
@@ -272,8 +272,8 @@ class LengthTable:
         Args:
             first_rows: Int array `(num_cases,)`: the position of the first row that may be drawn, in each case.
             num_rows: Int array `(num_cases,)`: how many rows from there on may be drawn.
-            drawn: Int array `(num_cases,)`: how many are, from 1 to that number.
-            power: Int, of which power of the length.
+            drawn: Int array `(num_cases,)`: how many are drawn, from 1 to that number.
+            power: Int, the power of the length.
         """
         first = np.searchsorted(self.rows_up_to, first_rows, side="right")
         last = np.searchsorted(self.rows_up_to, first_rows + num_rows - 1, side="right")
@@ -324,11 +324,11 @@ def _log_factorial(numbers: Counts) -> Figures:
 
 
 def expected_random_timesteps(lengths: Lengths, batch_rows: Counts) -> float:
-    """Expects the padded timesteps of random batches, each of them padded to its longest row: exactly.
+    """The expected padded timesteps of random batches, each padded to its longest row: exact.
 
     Args:
         lengths: Int array of shape `(num_sequences,)`, at least 0, in timesteps.
-        batch_rows: Int array of shape `(num_batches,)`, how many of these sequences each batch takes.
+        batch_rows: Int array of shape `(num_batches,)`, the number of these sequences in each batch.
 
     Returns:
         Float, the expected sum over the batches of rows x longest row.

@@ -37,9 +37,9 @@ _INNER_NUMBERS = (4, 8, 12, 16, 24, 32)
 
 
 def two_levels(leaves: Sequence[LeafLengths]) -> tuple[LeafLengths, LeafLengths] | None:
-    """The two leaves with the most timesteps in all; None of a single leaf.
+    """The two leaves with the most timesteps in all; None for a single leaf.
 
-    A leaf whose rows are all as long as those of another says nothing new, and comes last.
+    A leaf with the same lengths as another adds nothing, and comes last.
     """
     repeats = [
         any(np.array_equal(leaf.lengths, other.lengths) for other in leaves[:index])
@@ -50,12 +50,12 @@ def two_levels(leaves: Sequence[LeafLengths]) -> tuple[LeafLengths, LeafLengths]
 
 
 def padded_at_least(leaf: LeafLengths, minlen: int) -> Lengths:
-    """The lengths as a batch pads them if it has such rows only."""
+    """The minimum padded lengths of these lengths in a batch."""
     return np.maximum(leaf.lengths, 1 if leaf.is_label else minlen).astype(np.int64)
 
 
 def optimal_nested_boundaries(outer: Lengths, inner: Lengths, number: tuple[int, int]) -> NestedBoundaries:
-    """The boundaries of minimum padding of the outer leaf, and in each of its buckets of the inner one."""
+    """The minimum-padding boundaries of the outer leaf, and of the inner leaf in each of its buckets."""
     outer_boundaries = optimal_bucket_boundaries(outer, number[0])
     of_row = np.searchsorted(outer_boundaries, outer, side="right")
     parts = [inner[of_row == bucket] for bucket in range(len(outer_boundaries) + 1)]
@@ -135,9 +135,9 @@ class DrawnEpoch(NamedTuple):
         return cls(rows, tuple(padded_at_least(leaf, minlen)[rows] for leaf in leaves))
 
     def efficiency(self, buckets: Buckets, rules: BatchRules, apart: int | None = None) -> float:
-        """Real over padded timesteps of all leaves where rows spill and each batch is padded to its own longest.
+        """Real over padded timesteps of all leaves, if rows spill and each batch is padded to its own longest.
 
-        Of rows that are too few for a batch, 1.
+        1 if there are too few rows for a batch.
         """
         spans = spans_of(replace(buckets, apart=apart), "spill", rules.multiple)
         cuts = BatchCuts.from_spans(spans, count_spare_rows(len(self.rows), "spill", rules.multiple))

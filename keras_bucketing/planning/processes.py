@@ -1,4 +1,4 @@
-"""Which of the processes that train together this one is, as the libraries that connect them say it."""
+"""The number of processes that train together, and the index of this one, from the libraries that connect them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import keras
 
 
 def shard_of_process() -> tuple[int, int]:
-    """How many processes share each batch, and which of them this one is.
+    """The number of processes that share each batch, and the index of this one.
 
-    In this order: `keras.distribution`, where a distribution is set that says it (Keras 3.16); JAX under its backend;
-    `torch.distributed`, where it is initialized; else one process.
+    In this order: `keras.distribution`, if a distribution is set that tells them (Keras 3.16); JAX under its backend;
+    `torch.distributed`, if it is initialized; else one process.
     """
     distribution: Any = keras.distribution.distribution()
     # Several processes may hold one replica of a model, and then read the same rows.
