@@ -354,7 +354,7 @@ class _Partition(NamedTuple):
         return batch_spans(self.counts, self.batch_sizes, rules.remainder, rules.multiple, apart)
 
     def outlier_buckets(self, rules: BatchRules, real_timesteps: int) -> list[int]:
-        """The first buckets with so few rows that these may be outliers, if others spill into them and may cost much."""
+        """The first buckets whose rows are few enough to be outliers, if others spill into them and may cost much."""
         ends = np.cumsum(self.counts)
         is_few = ends[-1] - (ends - self.counts) <= MAX_OUTLIER_SHARE * ends[-1]
         if rules.remainder != "spill" or not (is_few & (self.counts > 0)).any():

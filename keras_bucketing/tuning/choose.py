@@ -48,12 +48,12 @@ class StepCosts:
     """The parts of a step's time; none is negative.
 
     Attributes:
-        overhead: Float, seconds a step, whatever its shape.
-        per_timestep: Float, seconds a timestep of the padded length, whatever the rows: what a recurrent layer pays for
-            doing one timestep after the other.
-        per_padded_timestep: Float, seconds a row and timestep: of rows x padded length.
-        per_squared_length: Float, seconds a row and square of the padded length: what attention pays for comparing each
-            timestep with each other one. Defaults to 0.
+        overhead: Float, seconds per step, for every shape.
+        per_timestep: Float, seconds per timestep of the padded length, for any number of rows: a recurrent layer
+            computes one timestep after the other.
+        per_padded_timestep: Float, seconds per row and timestep, that is, of rows x padded length.
+        per_squared_length: Float, seconds per row and square of the padded length: attention compares all pairs of
+            timesteps. Defaults to 0.
 
     Example:
         >>> costs = StepCosts(0.5, per_timestep=0.25, per_padded_timestep=0.125, per_squared_length=0.0625)
@@ -69,12 +69,12 @@ class StepCosts:
     per_squared_length: float = 0.0
 
     def seconds(self, rows: Any, padded_lengths: Any, padded_squares: Any = None) -> Any:
-        """Seconds of steps of these shapes.
+        """The seconds of steps of these shapes.
 
         Args:
             rows: Int or array, the rows of each batch.
             padded_lengths: Int, float or array, in timesteps; a mean gives the mean of the seconds.
-            padded_squares: Float or array, next to means of lengths the means of their squares. Defaults to None: the
+            padded_squares: Float or array, with means of lengths the means of their squares. Defaults to None: the
                 squares of the lengths.
         """
         batch_seconds = self.overhead + self.per_timestep * padded_lengths
@@ -87,14 +87,14 @@ class StepCosts:
         return self.per_padded_timestep * padded_lengths + self.per_squared_length * padded_squares
 
     def quadratic_length(self, longest: int) -> int | None:
-        """The `quadratic_length` with which a budget counts a row as what it costs.
+        """The `quadratic_length` with which a budget counts the cost of a row.
 
         Args:
             longest: Int, the longest padded length, in timesteps.
 
         Returns:
-            Int, in timesteps; None where attention does not show: at the longest length, less than a tenth of what a
-            row costs grows with the square.
+            Int, in timesteps; None if attention does not show: less than a tenth of the cost of the longest row grows
+            with the square.
         """
         squared = self.per_squared_length * longest**2
         if squared == 0 or squared < ATTENTION_SHOWS * (self.per_padded_timestep * longest + squared):
@@ -281,15 +281,15 @@ class SizeBounds:
 
 @dataclass(frozen=True)
 class EpochForecast:
-    """What an epoch comes to.
+    """The forecast of an epoch.
 
     Attributes:
-        seconds: Float, the expectation over the shuffles of the sum of the steps. What `tune_batch_sizes` returns holds
-            what `fit` takes for an epoch besides, too.
+        seconds: Float, the expectation over the shuffles of the sum of the steps. In the result of `tune_batch_sizes`,
+            it includes the time in which `fit` begins and ends an epoch.
         num_updates: Int, the batches.
-        largest_batch: Int, the most timesteps that a batch may have, padding included.
-        distinct_batchmates: Float, how many other sequences a sequence shares a batch with in ten epochs, each counted
-            once, as in `padding_report`.
+        largest_batch: Int, the maximum number of timesteps in a batch, padding included.
+        distinct_batchmates: Float, how many different sequences a sequence shares a batch with in ten epochs, as in
+            `padding_report`.
 
     Example:
         >>> forecast = EpochForecast(seconds=2.0, num_updates=100, largest_batch=3200, distinct_batchmates=250.0)

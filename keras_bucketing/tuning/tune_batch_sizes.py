@@ -1,4 +1,4 @@
-"""tune_batch_sizes: measure a model's training steps, propose the sizes of the shortest epoch."""
+"""tune_batch_sizes: measures a model's training steps, and proposes the sizes of the shortest epoch."""
 
 from __future__ import annotations
 
@@ -59,56 +59,51 @@ def tune_batch_sizes(
     measure_xla: bool = True,
     verbose: int | str = "auto",
 ) -> TunedBatchSizes:
-    """Measures what a training step of the model costs, and proposes boundaries and sizes for shorter epochs.
+    """Measures training steps of the model, and proposes boundaries and sizes for shorter epochs.
 
-    A recurrent layer goes through a batch timestep by timestep, and most of that time is the same for 8 rows as for 32.
-    So at a given number of updates an epoch is shortest with large batches of long sequences, and with small ones of
-    short sequences. Attention compares each timestep with each other one, which small batches make no cheaper, but
-    padding costs more. How much there is to gain depends on the model and the machine: about a dozen batches of real
-    rows are trained on; an overhead and the costs of a timestep, of a row and timestep, and of a row and squared length
-    are fitted to the times; and the sizes with the shortest predicted epoch are chosen.
+    It trains on about a dozen batches of real rows, fits the costs of a step, of a timestep, of a row and timestep, and
+    of a row and squared length to the times, and chooses the sizes with the shortest predicted epoch. If nothing faster
+    is found, your current sizes are returned and `reason` says why. This is also the case if the costs miss a measured
+    step by more than 30 %, or if the predicted gain is smaller than the error of the prediction. See
+    docs/buckets-and-sizes.md.
 
-    Where nothing is better, the proposal is what there is, and `reason` says why. So it is where the costs miss a
-    measured step by more than 30 %, and where the predicted gain is less than the error of the prediction.
+    On a GPU or TPU the memory of the same steps is measured, if the backend reports it: batches are only measured, and
+    proposed, if they are expected to fit into 85 % of it. If attention shows in the times, `quadratic_length` is
+    proposed for budgets. On JAX, and with XLA on TensorFlow, each measured shape is compiled, which the times leave
+    out. On TensorFlow without XLA, five shapes are compiled to find out whether `jit_compile=True` would pay.
 
-    On a GPU or TPU the memory of the same steps is measured, where the backend counts it: batches are only measured,
-    and proposed, if they are expected to fit into 85 % of it. Where attention shows in the times, `quadratic_length` is
-    proposed for budgets. On JAX, and with XLA on TensorFlow, each measured shape is compiled, which is no part of the
-    times. On TensorFlow without XLA, five shapes are compiled to tell whether `jit_compile=True` would pay.
+    The model really trains, through its own `fit`, and is then restored: weights, optimizer, metrics and random states.
+    So are the dataset's position and the random states of Python, NumPy and PyTorch. A model that is not built yet is
+    built. Two things are not restored: random numbers that a layer draws without a seed generator, and counts that it
+    keeps outside Keras variables.
 
-    The model trains in earnest, by its own `fit`, and then goes back: weights, optimizer, metrics and random states are
-    as they were, and so are the dataset's position and the random states of Python, NumPy and PyTorch. A model that is
-    not built yet is built, as `fit` would do. What a layer draws without a seed generator of its own, or counts outside
-    of Keras variables, goes on.
-
-    In a mean over the batch, a sequence counts more in a small batch than in a large one, and here most updates come
-    from the short sequences. The further `min_rows` and `max_rows` lie apart, the shorter an epoch may be, and the
-    more that may cost accuracy.
+    A loss is a mean over the batch, so a sequence counts more in a small batch than in a large one, and most updates
+    come from the short sequences. The further `min_rows` and `max_rows` are apart, the shorter an epoch may be, and the
+    more this may cost in accuracy.
 
     Args:
         model: A compiled `keras.Model`, on TensorFlow, JAX or PyTorch.
         dataset: The `BucketedSequence` that the model trains on.
-        min_updates: Int, the least number of batches an epoch. Defaults to None: as many as the dataset has.
-        min_rows: Int, the least rows of a batch. Defaults to None: a third of the mean of the dataset's batches.
-        max_rows: Int, the most rows of a batch. Defaults to None: four times the mean of the dataset's batches.
-        max_timesteps_per_batch: Int, the most timesteps of a batch, padding included, which bounds its memory. Defaults
-            to None: what the measured memory allows. Where nothing measures it, what has `max_rows` of the longest
-            sequence is trained on, and if that fails for want of memory, batches may be as large as the largest that
-            did not.
-        max_step_seconds: Float, the longest that a step may take. Defaults to None.
-        repeats: Int, how often the largest batch is measured after a first time; small ones are up to four times as
-            often. Defaults to 3.
-        measure_xla: Bool, whether to measure what `jit_compile=True` would gain: on TensorFlow alone, and where the
-            model does not train with XLA already. Defaults to True.
-        verbose: `"auto"`, 0, 1 or 2, as of `fit`: 0 is silent, 1 a progress bar, 2 a line. `"auto"` is 1.
+        min_updates: Int, the minimum number of batches per epoch. Defaults to None: that of the dataset.
+        min_rows: Int, the minimum rows of a batch. Defaults to None: a third of the mean of the dataset's batches.
+        max_rows: Int, the maximum rows of a batch. Defaults to None: four times the mean of the dataset's batches.
+        max_timesteps_per_batch: Int, the maximum timesteps of a batch, padding included, which limits its memory.
+            Defaults to None: what the measured memory allows. If memory cannot be measured, a batch of `max_rows` of
+            the longest sequence is tried; if it runs out of memory, batches are limited to the largest that did not.
+        max_step_seconds: Float, the maximum time of a step. Defaults to None.
+        repeats: Int, how often the largest batch is measured after a first time; small ones are measured up to four
+            times as often. Defaults to 3.
+        measure_xla: Bool, whether to measure what `jit_compile=True` would gain, on TensorFlow, if the model does not
+            train with XLA already. Defaults to True.
+        verbose: `"auto"`, 0, 1 or 2, as for `fit`: 0 is silent, 1 a progress bar, 2 a line. `"auto"` is 1.
 
     Returns:
         `TunedBatchSizes`, which prints as a table. `BucketedSequence(x, y, **tuned.options)` takes the proposal.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If the model is not compiled, Keras runs on a backend that does not train, or no batches keep to the
-            bounds.
+        ValueError: If the model is not compiled, Keras runs on a backend that does not train, or no batches satisfy the
+            limits.
 
     Example:
         >>> x = [np.ones((length, 2)) for length in range(1, 41)]
@@ -232,14 +227,14 @@ def _worst(steps: tuple[MeasuredStep, ...]) -> MeasuredStep:
 
 @dataclass(frozen=True)
 class MeasuredStep:
-    """A training step at one shape.
+    """A training step of one shape.
 
     Attributes:
         rows: Int.
         padded_length: Int, in timesteps.
         seconds: Float, the median of the measurements.
-        predicted_seconds: Float, what the fitted costs say.
-        peak_bytes: Int, the most memory that was in use; None where it was not measured.
+        predicted_seconds: Float, by the fitted costs.
+        peak_bytes: Int, the maximum memory in use; None if it was not measured.
 
     Example:
         >>> step = MeasuredStep(rows=32, padded_length=10, seconds=0.004, predicted_seconds=0.005)
@@ -255,32 +250,32 @@ class MeasuredStep:
 
     @property
     def error(self) -> float:
-        """Float, by what share of the measured seconds the prediction misses them."""
+        """Float, the error of the prediction, as a share of the measured seconds."""
         return abs(self.predicted_seconds / self.seconds - 1)
 
 
 @dataclass(frozen=True)
 class TunedBatchSizes(ShownInNotebooks):
-    """Boundaries and sizes for shorter epochs, and the measurements that they follow from.
+    """Boundaries and sizes for shorter epochs, and the measurements behind them.
 
     Attributes:
         bucket_boundaries: List of ints, for `BucketedSequence`.
         bucket_batch_sizes: List of ints, for `BucketedSequence`.
         steps: Tuple of `MeasuredStep`, the fewest timesteps first.
         costs: `StepCosts`, fitted to them.
-        current: `EpochForecast` of the dataset as it is: `seconds`, `num_updates`, `largest_batch`.
+        current: `EpochForecast` of the given dataset: `seconds`, `num_updates`, `largest_batch`.
         proposed: `EpochForecast` with these boundaries and sizes.
         too_large: Int, the timesteps of the smallest batch that did not fit into memory, or was expected not to; None
             if all did.
-        reason: Str, why the proposal is what there is; None if it is another one.
-        quadratic_length: Int, in timesteps, for `BucketedSequence` next to a budget, with which a row counts as what it
-            costs; None where attention does not show in the times.
+        reason: Str, why the current sizes are returned; None if other sizes are proposed.
+        quadratic_length: Int, in timesteps, for `BucketedSequence` with a budget, which then counts the measured cost
+            of a row; None if attention does not show in the times.
         max_timesteps_per_batch: Int, the largest budget whose batches fit into 85 % of the memory, counted with
-            `quadratic_length`; None where memory was not measured.
-        epoch_seconds: Float, what `fit` takes to begin and to end an epoch, which the forecasts hold.
-        compile_seconds: Float, how long it takes to compile a shape; 0 where nothing is compiled.
-        num_shapes: Int, how many shapes are compiled at most; None where batches are not padded to their boundary.
-        compiled: `EpochForecast` with `compile(jit_compile=True)` and `compiled_options`; None where that was not
+            `quadratic_length`; None if memory was not measured.
+        epoch_seconds: Float, the time in which `fit` begins and ends an epoch, which is part of the forecasts.
+        compile_seconds: Float, the time to compile a shape; 0 if nothing is compiled.
+        num_shapes: Int, the maximum number of shapes to compile; None if batches are not padded to their boundary.
+        compiled: `EpochForecast` with `compile(jit_compile=True)` and `compiled_options`; None if that was not
             measured.
         compiled_options: Dict, the keyword arguments of `BucketedSequence` for that.
 
@@ -309,7 +304,7 @@ class TunedBatchSizes(ShownInNotebooks):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Dict, the keyword arguments of `BucketedSequence`, in the place of other sizes and boundaries."""
+        """Dict, the keyword arguments of `BucketedSequence`, in place of other sizes and boundaries."""
         return {"bucket_boundaries": self.bucket_boundaries, "bucket_batch_sizes": self.bucket_batch_sizes}
 
     @property
@@ -319,7 +314,7 @@ class TunedBatchSizes(ShownInNotebooks):
 
     @property
     def compiled_pays_after(self) -> int | None:
-        """Int, the epochs after which compiling has paid; None if it never does, or was not measured."""
+        """Int, the number of epochs after which compiling has paid; None if it never does, or was not measured."""
         saved = 0.0 if self.compiled is None else self.proposed.seconds - self.compiled.seconds
         return math.ceil(self.compile_seconds * (self.num_shapes or 0) / saved) if saved > 0 else None
 
