@@ -14,7 +14,7 @@ import tensorflow as tf
 import keras_bucketing
 from tests.support import keras_tuner
 from tests.support.models import eager_models
-from tests.support.pages import dead_links, links, python_blocks, run, write_outputs
+from tests.support.pages import backend_of, blocks_with, dead_links, links, python_blocks, run, write_outputs
 from tests.support.paths import ROOT
 from tests.support.processes import run_on_backend
 
@@ -22,6 +22,8 @@ DOCS = ROOT / "docs"
 TEXTS = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
 # index.md begins with the lines that the README begins with, which test_readme.py runs.
 BLOCKS = {page: python_blocks(text) for page, text in TEXTS.items() if "```python" in text and page != "index.md"}
+EAGER = {"migration.md", "guide/transformer.md"}  # they train for a few steps what takes longer to trace
+BACKENDS = {page: backend_of(TEXTS[page]) for page in BLOCKS}
 LIBRARIES = sorted({(page, block.library) for page, blocks in BLOCKS.items() for block in blocks if block.library})
 # <!-- raised by: expression -->, and the text of the error.
 ERRORS = re.findall(r"^<!-- raised by: (.*) -->\n> (.*)$", TEXTS["troubleshooting.md"], flags=re.MULTILINE)
@@ -35,12 +37,26 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 # Keras says so of the "before" blocks whose length it does not know; with `error`, the page would stop there.
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
 @pytest.mark.fit
-@pytest.mark.parametrize("page", BLOCKS)
+@pytest.mark.parametrize("page", [page for page, backend in BACKENDS.items() if backend == "tensorflow"])
 def test_a_page_runs_from_top_to_bottom(page: str):
     if any(".plot(" in block.code for block in BLOCKS[page]):
         pytest.importorskip("matplotlib")
-    with eager_models() if page == "migration.md" else contextlib.nullcontext():  # it trains 18 times, a few steps each
-        run(f"docs/{page}", [block for block in BLOCKS[page] if block.library is None])
+    with eager_models() if page in EAGER else contextlib.nullcontext():
+        run(f"docs/{page}", blocks_with(None, BLOCKS[page]))
+
+
+@pytest.mark.fit
+@pytest.mark.backends
+@pytest.mark.parametrize("page", [page for page, backend in BACKENDS.items() if backend != "tensorflow"])
+def test_a_page_for_another_backend_runs_from_top_to_bottom(page: str):
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from tests.support.pages import python_blocks, run
+run("docs/{page}", python_blocks(Path({str(DOCS / page)!r}).read_text(encoding="utf-8")))
+"""
+    run_on_backend(BACKENDS[page], "-c", program)
 
 
 @pytest.mark.fit
@@ -66,17 +82,15 @@ print(names["keras"].backend.backend(), names["history"].history["val_accuracy"]
 def test_what_needs_a_library_runs_after_the_first_block(page: str, library: str):
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"needs {library}, which is not installed")
-    first, *others = BLOCKS[page]
-    run(f"docs/{page}", [first, *(block for block in others if block.library == library)])
+    run(f"docs/{page}", blocks_with(library, BLOCKS[page]))
 
 
 @pytest.mark.fit
 @pytest.mark.parametrize("page", [page for page, library in LIBRARIES if library == "keras_tuner"])
 def test_a_search_runs_with_what_copies_callbacks_as_keras_tuner_does(page: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "keras_tuner", keras_tuner)
-    first, *others = BLOCKS[page]
     with eager_models():
-        run(f"docs/{page}", [first, *(block for block in others if block.library == "keras_tuner")])
+        run(f"docs/{page}", blocks_with("keras_tuner", BLOCKS[page]))
 
 
 PAGE = """# Page
