@@ -51,7 +51,7 @@ def shown_lines(output: str) -> list[str]:
     """The lines of a terminal in the middle of the last epoch, with their escape sequences for colors.
 
     Args:
-        output: Str, all that was written. Keras goes back to the start of the line and writes it anew at each step.
+        output: Str, all that was written. Keras goes back to the start of the line and writes it again at each step.
     """
     states = [re.split(r"[\b\r]+", line) for line in output.replace("\r\n", "\n").split("\n")]
     states = [[state for state in line if state.strip()] for line in states]

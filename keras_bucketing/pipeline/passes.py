@@ -213,7 +213,7 @@ def _make_lock() -> tf.CriticalSection:
 #   makes this message of the names of operations alone (tensorflow/core/framework/dataset.h), so that no pipeline can
 #   put a sentence of its own there: the documentation explains it.
 # - With `experimental_symbolic_checkpoint` it does not ask. It saves how far the sources have got, calls the functions
-#   again when it restores, and the pass would begin anew as the next epoch. `refuse_restored_iterators` notices that
+#   again when it restores, and the pass would begin again as the next epoch. `refuse_restored_iterators` notices that
 #   and fails with a sentence. `BucketedSequence.with_options` refuses the option before anything is saved.
 # - With `experimental_external_state_policy` the user says that state in functions is to be ignored. Then the elements
 #   that the functions got are saved too, and the pass goes on with its own rows; in another process it is refused.

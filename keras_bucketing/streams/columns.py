@@ -288,7 +288,7 @@ class FileStore:
 
     def abandon(self) -> None:
         """Closes the file."""
-        with contextlib.suppress(OSError):  # a full disk: what was buffered is lost, and nobody wants it
+        with contextlib.suppress(OSError):  # a full disk: buffered data are lost, and not needed any more
             self._file.close()
 
 
@@ -331,7 +331,7 @@ def map_npy(path: pathlib.Path, shape: tuple[int, ...], dtype: np.dtype) -> np.n
     with path.open("rb") as file:
         if file.read(HEADER_BYTES) != npy_header(shape, dtype):
             raise ValueError(
-                f"{path.name} is no file of dtype {dtype.str} and shape {shape}, as {path.name} should be here."
+                f"{path.name} is not a file of dtype {dtype.str} and shape {shape}, as {path.name} should be here."
             )
     num_bytes = HEADER_BYTES + math.prod(shape) * dtype.itemsize
     if path.stat().st_size != num_bytes:

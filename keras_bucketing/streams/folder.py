@@ -15,8 +15,8 @@
     <name>.unfinished becomes <name>             the new one, and what is replaced, which the next writer removes
     <name>.replaced is removed
 
-A `writing.lock` holds the name of the folder that its own folder is to become, or was. A neighbor that is complete and
-has none is somebody's own, whatever its name is, and nothing but regular files of the names above is ever removed.
+A `writing.lock` holds the name of the folder that its own folder is to become, or was. A complete folder beside it without such
+a file belongs to the user, whatever its name is, and only regular files of the names above are ever removed.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ class FolderWriter:
             pass
 
     def _refuse_strangers(self) -> None:
-        """Refuses a folder that is somebody's own before anything in it is touched."""
+        """Refuses a folder of other files before anything in it is touched."""
         for _ in range(3):  # its files may come and go while they are listed
             try:
                 self._check_owned(self._work)
@@ -354,7 +354,7 @@ def _is_marked(folder: Path, name: str) -> bool:
 
 
 def _own_description(folder: Path) -> dict[str, Any] | None:
-    """The description of a folder of sequences, as far as it is one; None where there is none."""
+    """The description of a folder of sequences; None if there is none."""
     try:
         description = json.loads((folder / _DESCRIPTION).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):  # neither JSON nor text

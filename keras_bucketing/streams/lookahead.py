@@ -71,7 +71,7 @@ class Lookahead:
         return held
 
     def __iter__(self) -> Iterator[Element]:
-        """All elements of the stream; each is forgotten as it is handed out."""
+        """All elements of the stream; each is forgotten when it is yielded."""
         while self._waiting:
             yield self._load(self._waiting.popleft())
         if self._file is not None:
@@ -107,12 +107,12 @@ class Lookahead:
 
 
 def _as_numpy(_: object, leaf: Any) -> Any:
-    """A tensor as an array, which can be pickled; anything else as it is."""
+    """A tensor as an array, which can be pickled; anything else unchanged."""
     return leaf.numpy() if isinstance(leaf, tf.Tensor) else leaf
 
 
 def _copied(leaf: Any) -> Any:
-    """A leaf that nobody else can change; what cannot be copied is left to the checks of reading."""
+    """A copy of a leaf; leaves that cannot be copied are refused by the checks of reading."""
     if leaf is None or isinstance(leaf, _IMMUTABLE):
         return leaf
     if type(leaf) is np.ndarray and leaf.dtype != object:

@@ -198,13 +198,13 @@ def refuse_data_beside_elements(options: Mapping[str, object]) -> None:
         return
     if given == ["x"]:
         raise TypeError(
-            "`x` is what `dataset` yields, so it cannot stand next to it. Pass what is to be read as `dataset`, or "
+            "`x` comes from `dataset`, so it cannot be given as well. Pass what is to be read as `dataset`, or "
             "sequences in memory to BucketedSequence(x, y)."
         )
     names = " and ".join(f"`{name}`" for name in given)
     element = "(x, y, sample_weight)" if "sample_weight" in given else "(x, y)"
     raise TypeError(
-        f"{names} cannot stand next to `dataset`, whose elements hold labels and weights. Let it yield {element}: "
+        f"{names} cannot be given with `dataset`, whose elements hold labels and weights. Let it yield {element}: "
         f"tf.data.Dataset.zip({element.replace('(x', '(dataset')}), or a generator of such tuples, e.g. zip(x, y)."
     )
 

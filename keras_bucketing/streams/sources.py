@@ -48,7 +48,7 @@ class Stream:
         kind: What it is, for a description.
         elements: Function that begins to read.
         batched: Whether an element is a batch of rows; None where that is for the elements to tell.
-        total: How many rows or batches there are, or None where nobody knows.
+        total: The number of rows or batches, or None if it is unknown.
         counts_rows: Whether that number is one of rows.
         spec: A `LeafSpec` for each leaf of an element as it was declared, or None.
         roles: What its leaves hold where that is known from the declaration.
@@ -104,7 +104,7 @@ def bound_rows(stream: Stream, max_rows: int) -> Stream:
     def read() -> Iterator[Element]:
         elements = stream.elements()
         are_batches, remaining = stream.batched, max_rows
-        if stream.unclear is not None:  # whoever reads it asks
+        if stream.unclear is not None:  # the reader asks
             yield from elements
         if are_batches is None and stream.kind == "tf.data.Dataset":  # the shapes are for the elements to tell
             first = list(itertools.islice(elements, _LOOKAHEAD))
@@ -214,7 +214,7 @@ def _open_iterable(source: Any, options: BatchOptions, name: str, may_be_endless
 
 
 def _length_of(source: Any) -> int | None:
-    """How many elements there are; None where nobody knows, also where `__len__` raises, as a DataLoader's may."""
+    """The number of elements; None if it is unknown, or if `__len__` raises, as a DataLoader's may."""
     try:
         return len(source)
     except Exception:  # what code of others raises; a bar without a total is all that depends on it

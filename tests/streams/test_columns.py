@@ -172,13 +172,13 @@ def test_a_mapped_file_cannot_be_written_to(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"PK\x03\x04 a zip file", b"not an array " * 50])
 def test_another_file_is_refused(tmp_path, content):
     (tmp_path / "a.npy").write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.npy is no file of dtype <i8 and shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"a\.npy is not a file of dtype <i8 and shape \(3,\)"):
         map_npy(tmp_path / "a.npy", (3,), np.dtype(np.int64))
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [((4,), "<i8"), ((3, 1), "<i8"), ((3,), "<f8"), ((3,), ">i8")])
 def test_another_array_is_refused(tmp_path, shape, dtype):
-    with pytest.raises(ValueError, match=r"a\.npy is no file of dtype"):
+    with pytest.raises(ValueError, match=r"a\.npy is not a file of dtype"):
         map_npy(written(tmp_path, np.arange(3)), shape, np.dtype(dtype))
 
 

@@ -318,11 +318,11 @@ DAMAGES = {
     "missing": (lambda folder: (folder / "row_splits_0.npy").unlink(), r"row_splits_0\.npy is missing"),
     "foreign": (
         lambda folder: (folder / "values_0.npy").write_text("hello" * 99),
-        r"values_0\.npy is no file of dtype",
+        r"values_0\.npy is not a file of dtype",
     ),
     "objects": (
         lambda folder: np.save(folder / "values_0.npy", np.array([None] * 6), allow_pickle=True),
-        r"values_0\.npy is no file of dtype",
+        r"values_0\.npy is not a file of dtype",
     ),
     "another dtype": (overwrite("values_0.npy", np.zeros(6, "f4")), r"no file of dtype <i8 and shape \(6,\)"),
     "another byte order": (overwrite("values_0.npy", np.zeros(6, ">i8")), "no file of dtype <i8"),
@@ -332,7 +332,7 @@ DAMAGES = {
     "splits that fall": (overwrite("row_splits_0.npy", [0, 4, 3, 6]), "must rise from 0 to the 6 timesteps"),
     "splits that start late": (overwrite("row_splits_0.npy", [1, 3, 4, 6]), "must rise from 0 to the 6"),
     "splits of another dtype": (overwrite("row_splits_0.npy", [0.0, 3.0, 4.0, 6.0]), r"row_splits_0\.npy is no file"),
-    "no splits": (overwrite("row_splits_0.npy", np.zeros(0, int)), r"row_splits_0\.npy is no file of dtype"),
+    "no splits": (overwrite("row_splits_0.npy", np.zeros(0, int)), r"row_splits_0\.npy is not a file of dtype"),
     "another version": (
         lambda folder: change_description(folder, version=2),
         r"another version.*Expected version 1.*received 2",
