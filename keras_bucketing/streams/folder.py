@@ -15,8 +15,9 @@
     <name>.unfinished becomes <name>             the new one, and what is replaced, which the next writer removes
     <name>.replaced is removed
 
-A `writing.lock` holds the name of the folder that its own folder is to become, or was. A complete folder beside it without such
-a file belongs to the user, whatever its name is, and only regular files of the names above are ever removed.
+A `writing.lock` holds the name of the folder that its own folder is to become, or was. A complete folder beside it
+without such a file belongs to the user, whatever its name is, and only regular files of the names above are ever
+removed.
 """
 
 from __future__ import annotations
