@@ -109,7 +109,7 @@ def ask_all(
     others = [question for argument, question in asked.items() if argument != error.argument]
     if not others:
         return error
-    when = "If it is a batch, say as well" if error.argument == "batched" else "Say as well"
+    when = "If it is a batch, pass as well" if error.argument == "batched" else "Pass as well"
     return UnclearError(f"{error} {when}: {'; '.join(others)}.", error.argument, error.question)
 
 

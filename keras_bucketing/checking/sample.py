@@ -285,8 +285,8 @@ def _of_padded(batches: list[tuple[Any, ...]], num_rows: int, mask_value: Any) -
             unpadded = _unpad(batches, mask_value)
         except ValueError as error_of_x:
             raise ValueError(
-                f"What is padding in the batches of `dataset` is not clear. {error_of_x} Pass a BucketedSequence to "
-                "check_padding, made by from_dataset or from_padded with the arguments that say it."
+                f"It is not clear what is padding in the batches of `dataset`. {error_of_x} Pass a BucketedSequence to "
+                "check_padding, made by from_dataset or from_padded with the arguments that decide it."
             ) from error_of_x
     options: dict[str, Any] = unpadded._plan_options
     rows = _spread(np.maximum(unpadded.lengths, 1), num_rows)

@@ -57,13 +57,12 @@ class Outliers(NamedTuple):
             f"{self.name}[{row}] ({length} timesteps)" for row, length in zip(self.rows, self.lengths, strict=True)
         ]
         more = f" and {len(named) - _MAX_NAMED} more" if len(named) > _MAX_NAMED else ""
-        cut = "" if self.is_label else f"Cut them with maxlen={self.next_length}, or leave"
+        cut = "" if self.is_label else f"Cut them with maxlen={self.next_length}, leave"
         return (
             f"{len(named)} of the sequences cost{'s' if len(named) == 1 else ''} {self.share:.0%} of an epoch's padded "
-            f"timesteps: {', '.join(named[:_MAX_NAMED])}{more}; all others have {self.next_length} at most. "
-            f"{cut or 'Leave'} them out; or bound the batches that they are in with "
-            f"max_timesteps_per_batch={int(self.lengths[0])}, or give them a batch of their own: a boundary at "
-            f"{self.next_length + 1}."
+            f"timesteps: {', '.join(named[:_MAX_NAMED])}{more}; all others have at most {self.next_length}. "
+            f"{cut or 'Leave'} them out, limit their batches with max_timesteps_per_batch={int(self.lengths[0])}, or "
+            f"give them a separate batch with a boundary at {self.next_length + 1}."
         )
 
 

@@ -158,5 +158,5 @@ def check_is_long_enough(name: str, size: int, lengths: Lengths, rows: Any, sequ
         at = int(np.argmax(lengths))
         raise ValueError(
             f"`{name}` is shorter than its row. Expected at least {int(lengths[at])} timesteps for row {int(rows[at])} "
-            f"of the input, received {size}. Say with `lengths` how long its rows are: {sequences.names()}."
+            f"of the input, received {size}. Pass the lengths of its rows as `lengths`: {sequences.names()}."
         )

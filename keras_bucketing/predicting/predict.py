@@ -190,8 +190,8 @@ def _output_rows(
         padded = [leaf.shape[1] for leaf in leaves_at(x, sequences)]
         if output.ndim > 1 and output.shape[1] in padded:
             raise ValueError(
-                f"Whether `{name}` holds one value per timestep cannot be told: it has as many as there are timesteps, "
-                f"{output.shape[1]}, and the model takes neither more nor fewer. Say it with `lengths`: "
+                f"It is not clear whether `{name}` holds one value per timestep: it has as many as there are "
+                f"timesteps, {output.shape[1]}, and the model takes neither more nor fewer. Pass `lengths`: "
                 f"{sequences.names()}, or False for values of a row."
             )
         return _RowValues(name, sequences)
@@ -207,7 +207,7 @@ def _unlike_rows(name: str, axis: int, output: Array, x: Any, sequences: Sequenc
     size = output.shape[axis]
     compared = "shorter than its row" if size < max(padded) else "as long as none of its rows"
     fix = (
-        f"Say with `lengths` how long its rows are: {sequences.names()}."
+        f"Pass the lengths of its rows as `lengths`: {sequences.names()}."
         if axis == 1
         else "Bring that axis to one size in the model, or to axis 1."
     )
@@ -233,7 +233,7 @@ class _RowValues:
                 f"`{self._name}` has other shapes in other batches. Expected (batch, "
                 f"{', '.join(map(str, self._values.shape[1:]))}) as in those before, received {output.shape} where "
                 f"rows are padded to {' and '.join(map(str, padded))} timesteps, so it does not hold values of a row. "
-                f"Say with `lengths` how long its rows are: {self.sequences.names()}."
+                f"Pass the lengths of its rows as `lengths`: {self.sequences.names()}."
             )
         self._values[rows] = output
 
@@ -265,7 +265,7 @@ class _Timesteps:
             if output.shape[axis] != padded[sequence]:
                 raise ValueError(
                     f"`{self._name}` is not as long as its rows in every batch. Expected {padded[sequence]} in axis "
-                    f"{axis}, received shape {output.shape}. Say with `lengths` how long its rows are: "
+                    f"{axis}, received shape {output.shape}. Pass the lengths of its rows as `lengths`: "
                     f"{self.sequences.names()}."
                 )
             sizes[axis - 1] = self.sequences.lengths[sequence][rows]

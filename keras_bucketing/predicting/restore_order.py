@@ -110,7 +110,7 @@ def _restore_ragged(
         if all((sizes > of_sequence).all() for of_sequence in padded):
             raise ValueError(
                 f"`{name}` is longer than its rows are padded. Expected at most {int(padded[0][0])} timesteps for row "
-                f"0 of the input, received {int(sizes[0])}. Say with `lengths` how long its rows are: "
+                f"0 of the input, received {int(sizes[0])}. Pass the lengths of its rows as `lengths`: "
                 f"{sequences.names()}."
             )
     too_short = np.flatnonzero(sizes < lengths)
@@ -144,7 +144,7 @@ def _followed_lengths(name: str, sizes: Lengths, padded: list[Lengths], sequence
         return fitting[0]
     raise ValueError(
         f"`{name}` could follow {'several sequences' if fitting else 'none of the sequences'} of x, by what their rows "
-        f"are padded to. Say with `lengths` how long its rows are: {sequences.names()}."
+        f"are padded to. Pass the lengths of its rows as `lengths`: {sequences.names()}."
     )
 
 
@@ -175,6 +175,6 @@ def _refuse_one_length(name: str, output: Array, plan: EpochPlan, sequences: Seq
         if (of_batches == output.shape[1]).all():
             raise ValueError(
                 f"`{name}` has {output.shape[1]} in its second axis, and all batches are padded to as many timesteps, "
-                f"so it could hold one value per timestep. Say it with `lengths`: {sequences.names()}, to cut each row "
+                f"so it could hold one value per timestep. Pass `lengths`: {sequences.names()}, to cut each row "
                 "to its own; or False for values of a row."
             )

@@ -365,9 +365,9 @@ def _check_second_axis(arrays: Arrays) -> None:
     shapes = {leaf_name(path): array.shape for path, array in arrays.items()}
     keys = list(dict.fromkeys(path[1] for path in arrays))
     raise ValueError(
-        "Which entries of `x` are padded sequences is not clear, since those of rank 2 and more do not share their "
-        f"second dimension. Received {shorten(str(shapes))}. Say which: sequences={shorten(str(keys))}, without "
-        "those that hold one value per row."
+        "It is not clear which entries of `x` are padded sequences, since those of rank 2 and more do not share their "
+        f"second dimension. Received {shorten(str(shapes))}. Pass sequences={shorten(str(keys))}, without those that "
+        "hold one value per row."
     )
 
 

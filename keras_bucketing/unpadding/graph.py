@@ -86,7 +86,7 @@ def _with_varying_axis(padded: dict[Path, tuple[int | None, ...]], entries: Entr
     if not varying and len({shape[1] for shape in padded.values()}) > 1 and not _all_are_told(padded, entries, table):
         shapes = list_some([f"{name_of('x', path)} of shape {shape}" for path, shape in padded.items()])
         raise ValueError(
-            f"Which entry of the batches' x holds the sequences is not clear. Received {shapes}. Say so: "
+            f"It is not clear which entry of the batches' x holds the sequences. Received {shapes}. Pass it, "
             f"monitor_padding(dataset, sequences={show(next(iter(padded))[-1])}), or a list of several entries."
         )
     return varying or list(padded)

@@ -66,11 +66,10 @@ class LabelPadding:
                 continue
             name = leaf_name(path)
             raise ValueError(
-                f"`{name}` holds what it is padded with, {show(value.tolist())}, at the last timestep of all "
-                f"{sliced.num_rows} rows that are padded, which would weigh as much as real labels. Labels that were "
-                f"sliced after padding do so: x = padded[:, :-1], {name} = padded[:, 1:]. Slice sequences before they "
-                "are padded, pass a sample_weight of each timestep, 0 where the label is padding, or lengths that end "
-                "with the labels."
+                f"`{name}` holds its padding, {show(value.tolist())}, at the last timestep of all {sliced.num_rows} "
+                "padded rows, where it would weigh as much as a real label. This happens if labels are sliced after "
+                f"padding: x = padded[:, :-1], {name} = padded[:, 1:]. Slice sequences before they are padded, pass a "
+                "sample_weight per timestep that is 0 where the label is padding, or lengths that end with the labels."
             )
 
     def value(self) -> Any:
@@ -386,7 +385,7 @@ def _unclear(array: np.ndarray, padded: list[PaddedSequences], name: str) -> Unc
     return UnclearError(
         f"`{name}` may hold one label per timestep, or {time} values per row, as one-hot labels do: received shape "
         f"{array.shape} for sequences padded to {time}, {'without one' if is_padded else 'with no'} constant in the "
-        "padding. Say which it is: timestep_labels=True or timestep_labels=False.",
+        "padding. Pass timestep_labels=True or timestep_labels=False.",
         "timestep_labels",
         f"timestep_labels=True if `{name}` holds one label per timestep, timestep_labels=False if it holds {time} "
         "values per row",
@@ -443,10 +442,10 @@ class PaddedLabels:
 
     def _unclear(self, path: Path, are_several: bool, shape: tuple[int, ...]) -> ValueError:
         return ValueError(
-            f"`{leaf_name(path)}` seems to be padded, but {'several leaves' if are_several else 'no leaf'} of `x` may "
-            f"be what its timesteps belong to. Received shape {shape} in element 0. Pass timestep_labels=False if it "
-            "holds values of a row, align_labels=False if it has lengths of its own, as transcripts and translations "
-            "do, or single sequences instead of padded batches."
+            f"`{leaf_name(path)}` seems to be padded, but its timesteps may belong to "
+            f"{'several leaves' if are_several else 'no leaf'} of `x`. Received shape {shape} in element 0. Pass "
+            "timestep_labels=False if it holds values of a row, align_labels=False if it has lengths of its own, as "
+            "transcripts and translations do, or single sequences instead of padded batches."
         )
 
     def _fitting(self, path: Path, batches: list[tuple[Batch, Spans]]) -> list[Path]:

@@ -183,7 +183,7 @@ def test_the_type_depends_on_the_model(x):
     as_many_classes = np.ones(max(map(len, x)))
     assert isinstance(predict(dataset, lambda x: np.ones((len(x), 1)) * as_many_classes), np.ndarray)
     for short in (strided, lambda x: x[:, ::8], lambda x: x[:, 1:], lambda x: np.repeat(x, 2, axis=1)):
-        with pytest.raises(ValueError, match=r"Say with `lengths` how long its rows are"):
+        with pytest.raises(ValueError, match=r"Pass the lengths of its rows as `lengths`"):
             predict(dataset, short)
 
 
@@ -203,7 +203,9 @@ def test_models_whose_positions_end_are_tried_with_fewer_timesteps():
     assert_same_rows(predict(dataset, with_positions(6, lambda x: x)), EQUAL)
     assert predict(dataset, with_positions(6, lambda x: np.ones((len(x), 6)))).shape == (5, 6)
     pairs = BucketedSequence([[1, 2], [3, 4]])
-    with pytest.raises(ValueError, match="cannot be told: it has as many as there are timesteps, 2, and the model"):
+    with pytest.raises(
+        ValueError, match="holds one value per timestep: it has as many as there are timesteps, 2, and the model"
+    ):
         predict(pairs, with_positions(2, lambda x: x))
     assert_same_rows(predict(pairs, with_positions(2, lambda x: x), lengths=[1, 2]), [[1], [3, 4]])
     assert predict(pairs, with_positions(2, lambda x: x), lengths=False).tolist() == [[1, 2], [3, 4]]

@@ -66,7 +66,7 @@ def test_outputs_of_each_timestep_are_lists_of_cut_rows_whatever_the_data(length
         for lengths in ("1", ("1",), second, second.tolist()):
             assert_same_rows(restore_order(dense, plan, sequences, lengths), rows)
         assert isinstance(restore_order(dense, plan, sequences, False), np.ndarray)
-        with pytest.raises(ValueError, match=r"so it could hold one value per timestep\. Say it with `lengths`"):
+        with pytest.raises(ValueError, match=r"so it could hold one value per timestep\. Pass `lengths`"):
             restore_order(dense, plan, sequences)
     for lengths in (None, "1", second):
         assert_same_rows(restore_order(ragged, plan, sequences, lengths), rows)
@@ -152,7 +152,7 @@ def test_what_cannot_be_restored_is_refused(outputs, rows, lengths, error, text)
     ],
 )
 def test_a_ragged_output_of_unknown_lengths_is_refused(lengths, padded, text):
-    with pytest.raises(ValueError, match=re.escape(text) + ".*Say with `lengths` how long its rows are"):
+    with pytest.raises(ValueError, match=re.escape(text) + ".*Pass the lengths of its rows as `lengths`"):
         restore_order(RAGGED, plan_of(THREE, *padded), sequences_of(*lengths))
     restored = restore_order(RAGGED, plan_of(THREE, *padded), sequences_of(*lengths), [1, 2, 3])
     assert_same_rows(restored, [[0], [2, 3], [4, 5, 6]])

@@ -348,8 +348,8 @@ MASK = SAME > 0
         ),
         (SAME, {"lengths": ~MASK}, ValueError, ["as if it were True where the padding is. Pass its opposite, ~mask."]),
         # Which entries are sequences.
-        ({"a": SAME, "b": STATIC}, {}, ValueError, ["is not clear", "x['b']\": (2, 5)", "sequences=['a', 'b']"]),
-        ((SAME, STATIC), {"lengths": [2, 1]}, ValueError, ["is not clear", "sequences=[0, 1]"]),
+        ({"a": SAME, "b": STATIC}, {}, ValueError, ["It is not clear", "x['b']\": (2, 5)", "sequences=['a', 'b']"]),
+        ((SAME, STATIC), {"lengths": [2, 1]}, ValueError, ["It is not clear", "sequences=[0, 1]"]),
         ({"a": SAME}, {"sequences": "b"}, ValueError, ["`sequences` names no entry of `x`. Expected one of ['a']"]),
         ({"a": SAME}, {"sequences": None, "lengths": {"b": [1]}}, ValueError, ["`lengths` must have keys of `x`."]),
         ({"a": SAME}, {"sequences": [["a"]]}, TypeError, ["`sequences` must be a key of `x`, or a list of keys."]),
@@ -375,7 +375,7 @@ MASK = SAME > 0
         ),
         ({"a": SAME, "mask": [[1, 0, 1], [1, 1, 1]]}, {}, ValueError, ["`x['mask']` must be True in one run"]),
         # However long the input is.
-        ({f"k{i}": np.zeros((2, i + 1)) for i in range(2000)}, {}, ValueError, ["is not clear"]),
+        ({f"k{i}": np.zeros((2, i + 1)) for i in range(2000)}, {}, ValueError, ["It is not clear"]),
         (np.ones((2, 5000)), {"lengths": np.tile([0, 1, 0, 1], (2, 1250))}, ValueError, ["with gaps"]),
         ({"a": SAME}, {"sequences": "b" * 10_000}, ValueError, ["`sequences` names no entry of `x`."]),
     ],

@@ -581,7 +581,7 @@ def test_lengths_are_not_those_of_vectors_that_are_longer():
     element = read_dataset(Batches(batches), None, BatchOptions(batched=True)).element
     assert plain(rows_of(element[0]["tokens"])) == [[5, 6], [7], [5, 6], [7]]
     assert element[0]["vector"].tolist() == [[1] * 9] * 4
-    with pytest.raises(ValueError, match=r"Say which: sequences=\['tokens', 'vector'\]"):
+    with pytest.raises(ValueError, match=r"Pass sequences=\['tokens', 'vector'\]"):
         unpad_arrays(batches[0])
     assert plain(rows_of(unpad_arrays(batches[0], sequences="tokens").x["tokens"])) == [[5, 6], [7]]
 
