@@ -496,9 +496,9 @@ def test_a_symbol_of_its_own_as_padding_is_noticed_and_said():
 def test_labels_that_were_sliced_after_padding_are_refused(side):
     padded = pad([np.arange(1, 1 + length) for length in [4, 2, 6, 3]], side)
     if side == "post":
-        with pytest.raises(ValueError, match=r"`y` holds what it is padded with, 0.*sample_weight"):
+        with pytest.raises(ValueError, match=r"`y` holds its padding, 0.*sample_weight"):
             BucketedSequence.from_padded(padded[:, :-1], padded[:, 1:], timestep_labels=True)
-        with pytest.raises(ValueError, match=r"`y` holds what it is padded with, 0.*sample_weight"):
+        with pytest.raises(ValueError, match=r"`y` holds its padding, 0.*sample_weight"):
             BucketedSequence.from_dataset(Batches([(padded[:, :-1], padded[:, 1:])]), timestep_labels=True)
         weights = (padded[:, 1:] != 0).astype("float32")
         dataset = BucketedSequence.from_padded(padded[:, :-1], padded[:, 1:], weights, timestep_labels=True)
@@ -689,7 +689,7 @@ def test_labels_beyond_their_sequences_are_refused(door):
 
 def test_from_padded_asks_all_at_once():
     x = np.array([[1, 2, 0, 0], [0, 1, 2, 3]])
-    with pytest.raises(ValueError, match=r"`padding` must be given.*Say as well: timestep_labels=True if"):
+    with pytest.raises(ValueError, match=r"`padding` must be given.*Pass as well: timestep_labels=True if"):
         BucketedSequence.from_padded(x, np.array([[1, 2, 3, 4], [5, 6, 7, 8]]))
 
 
