@@ -1,4 +1,4 @@
-"""The few operations on files that backups are made of: local paths, and everything that `tf.io.gfile` reaches."""
+"""The operations on files that backups need: for local paths, and for all file systems of `tf.io.gfile`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 class Digest(NamedTuple):
-    """What tells a file from a damaged copy of it."""
+    """Size and checksum, which identify an undamaged copy of a file."""
 
     size: int
     sha256: str
@@ -40,7 +40,7 @@ class BackupFiles:
             return bool(tf.io.gfile.isdir(path))
 
     def names(self, directory: str) -> list[str]:
-        """What is in a directory; nothing if there is none."""
+        """The names in a directory; empty if there is none."""
         if not self.is_directory(directory):
             return []
         with _os_errors(directory):
@@ -53,7 +53,7 @@ class BackupFiles:
             return content
 
     def digest(self, path: str) -> Digest:
-        """Size and checksum of a file, however large."""
+        """Size and checksum of a file of any size."""
         sha256, size = hashlib.sha256(), 0
         with _os_errors(path), tf.io.gfile.GFile(path, "rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
@@ -63,7 +63,7 @@ class BackupFiles:
 
     @contextlib.contextmanager
     def local_copy(self, path: str) -> Iterator[str]:
-        """A local path with the content of that file, for libraries that open nothing else."""
+        """A local path with the content of that file, for libraries that open only local files."""
         if is_local(path):
             yield path
             return
@@ -95,7 +95,7 @@ class BackupFiles:
             _flush(path)
 
     def flush_directory(self, path: str) -> None:
-        """Flushes to the disk which files a directory has, and under which names."""
+        """Flushes the entries of a directory to the disk."""
         # Windows cannot open directories, and flushes their entries by itself.
         if is_local(path) and os.name != "nt":
             try:

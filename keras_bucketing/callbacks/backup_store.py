@@ -1,16 +1,15 @@
-"""A directory of backups: written aside, published by one atomic step, verified before anything of them is used.
+"""A directory of backups: written separately, published in one atomic step, and verified before use.
 
     backup_dir/
       backup-00000006/
-        sequence_backup.weights.h5            what the model and its optimizer hold
-        sequence_backup.record                the state, size and checksum of the weights, a checksum of itself
+        sequence_backup.weights.h5            the variables of the model and its optimizer sequence_backup.record
+        the state, size and checksum of the weights, a checksum of itself
       backup-00000007/
-        sequence_backup.weights.h5
-        sequence_backup.record.unfinished     made first, filled last, renamed to publish the backup
+        sequence_backup.weights.h5 sequence_backup.record.unfinished     made first, filled last, renamed to publish the
+        backup
 
-A killed process leaves a directory with an unfinished record: to readers it does not exist, and the next backup clears
-it away. A directory with neither record is damaged. Only files of these names, in directories of these names, are
-removed.
+A killed process leaves a directory with an unfinished record: readers ignore it, and the next backup removes it. A
+directory with neither record is damaged. Only files of these names, in directories of these names, are removed.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Backup(NamedTuple):
 
 
 class _DamagedFileError(Exception):
-    """What is wrong with which file."""
+    """The damage of a file."""
 
 
 class BackupStore:
@@ -81,7 +80,7 @@ class BackupStore:
             )
 
     def prepare(self) -> None:
-        """Makes the directory, so that a path that cannot be written to fails before anything is trained.
+        """Makes the directory, so that an unusable path fails before training.
 
         Raises:
             ValueError: If the directory cannot be made or written to.
@@ -98,13 +97,13 @@ class BackupStore:
             ) from error
 
     def newest(self) -> Backup | None:
-        """The newest backup that is whole.
+        """The newest complete backup.
 
         Returns:
-            The backup, or None if none was ever finished. A damaged one in front of it is reported by a warning.
+            The backup, or None if none was ever finished. A warning reports damaged newer ones.
 
         Raises:
-            ValueError: If there are backups, but none of them is whole.
+            ValueError: If there are backups, but none of them is complete.
         """
         damages: list[str] = []
         self._whole = []
@@ -133,7 +132,7 @@ class BackupStore:
     def write(self, save_weights: Callable[[str], None], state: State) -> None:
         """Writes a backup, and removes those that are no longer needed once it is safe on the disk.
 
-        `save_weights` writes the weights to the path that it is given, `state` is everything else.
+        `save_weights` writes the weights to the path that it gets, `state` is everything else.
         """
         number = self._next_number()
         backup = self._path(number)
@@ -166,7 +165,7 @@ class BackupStore:
             self._files.remove_empty_directory(self._directory)
 
     def _verify(self, number: int) -> Backup | None:
-        """A whole backup, or None if it was never finished."""
+        """A complete backup, or None if it was never finished."""
         backup = self._path(number)
         names = self._files.names(backup)
         record_name, weights_name = (f"{_name(number)}/{file}" for file in (RECORD_FILE, WEIGHTS_FILE))

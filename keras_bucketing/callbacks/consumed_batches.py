@@ -388,16 +388,16 @@ def follow(dataset: CountedDataset, steps: int | None, is_training: bool, is_kno
 
 
 class RunningCall:
-    """A call of `fit`, `evaluate` or `predict` under way: what it reads, how far it is, how long it takes.
+    """A running call of `fit`, `evaluate` or `predict`: what it reads, its position, and its duration.
 
-    Which of several datasets it reads shows only when one of them begins a pass; where several have, the first counts.
+    Which of several datasets it reads is known only when one of them begins a pass; if several have, the first counts.
 
     Args:
         datasets: The datasets that may be read.
         model: The model whose loss metric counts the rows; None in `predict`, whose outputs are counted.
-        params: What Keras gave to `set_params`; None where it gave nothing.
+        params: What Keras gave to `set_params`; None if it gave nothing.
         is_validation: Whether it is the validation of an epoch.
-        known: Optional dataset, the one that is read without a doubt, where neither passes nor rows can tell.
+        known: Optional dataset, the one that is certainly read, if neither passes nor rows can tell.
 
     Attributes:
         counts_loss: Bool, whether the rows are those of the loss metric.
@@ -487,7 +487,7 @@ class RunningCall:
         self._rows = None if rows is None else rows + self._rows_before_reset
 
     def padding_stats(self) -> PaddingStats | None:
-        """What was padded, and how long it took; None if none of the datasets was read."""
+        """The padding, with the duration; None if none of the datasets was read."""
         self.end()
         for candidate in self._candidates:
             consumed = candidate.consumed(lambda: self._rows, self._expected_steps)

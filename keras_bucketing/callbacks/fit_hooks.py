@@ -1,7 +1,7 @@
-"""What a callback does to the `fit` that calls it, for which Keras has no hook.
+"""Changes to the calling `fit` for which Keras has no hook.
 
-It runs code after all other callbacks, keeps SIGTERM until a step has ended, and chooses the epoch to begin with. And
-how a callback is copied, as tuners do for each trial.
+They run code after all other callbacks, delay SIGTERM until a step has ended, and choose the first epoch. The module
+also copies callbacks, as tuners do for each trial.
 """
 
 from __future__ import annotations
@@ -77,20 +77,20 @@ EXIT_CODE = 128 + signal.SIGTERM  # what shells and Kubernetes show for a proces
 
 
 class PreemptionSignal:
-    """Notes that SIGTERM has come while `fit` runs, and keeps the handler that was there before.
+    """Notes that SIGTERM has arrived while `fit` runs, and keeps the earlier handler.
 
     Clouds and schedulers send it before they take a machine away; a backup can be written before `leave` passes it on.
-    A second SIGTERM goes to that handler at once, and so does one that comes when `fit` has ended by an exception,
-    which Keras tells no callback.
+    A second SIGTERM goes to the earlier handler at once, and so does one that arrives when `fit` has ended by an
+    exception, of which Keras tells no callback.
 
     Args:
         model: The model whose `fit` runs.
 
     Attributes:
-        received: Bool, whether SIGTERM has come.
+        received: Bool, whether SIGTERM has arrived.
 
     Raises:
-        ValueError: If `fit` does not run in the main thread, or a library outside of Python handles SIGTERM.
+        ValueError: If `fit` does not run in the main thread, or a library outside Python handles SIGTERM.
     """
 
     def __init__(self, model: keras.Model):
@@ -110,13 +110,13 @@ class PreemptionSignal:
         signal.signal(signal.SIGTERM, self._handle)
 
     def stop(self) -> None:
-        """Puts the handler back that was there before."""
+        """Restores the earlier handler."""
         # In Python, two bound methods of one object are equal but not the same.
         if signal.getsignal(signal.SIGTERM) == self._handle:
             signal.signal(signal.SIGTERM, self._previous)
 
     def leave(self) -> NoReturn:
-        """Passes the signal on to the handler that was there before, and ends the process in order."""
+        """Passes the signal on to the earlier handler, and ends the process in order."""
         self.stop()
         if callable(self._previous):
             self._previous(signal.SIGTERM, None)
@@ -139,12 +139,11 @@ def _is_in_fit(frame: FrameType | None, model: keras.Model) -> bool:
 
 
 def set_first_epoch(model: keras.Model, epoch: int) -> None:
-    """Lets every `fit` of the model begin with that epoch; 0 gives `initial_epoch` its say again.
+    """Makes every `fit` of the model begin with that epoch; 0 gives control back to `initial_epoch`.
 
-    Only a private attribute does that, `model._initial_epoch`, which `fit` reads after `on_train_begin`, and which
+    Only a private attribute does this, `model._initial_epoch`, which `fit` reads after `on_train_begin`, and which
     stays set for all later calls of `fit` (keras/src/backend/tensorflow/trainer.py). Keras' own callback sets it when
-    it restores (keras/src/callbacks/backup_and_restore.py), so here it restores a backup that holds nothing but the
-    epoch.
+    it restores (keras/src/callbacks/backup_and_restore.py), so it restores a backup here that holds only the epoch.
     """
     with tempfile.TemporaryDirectory() as directory:
         callback = keras.callbacks.BackupAndRestore(directory)
@@ -177,7 +176,7 @@ def copy_callback(callback: Any, memo: dict[int, Any], own: Mapping[str, object]
     """A deep copy that belongs to no model yet, e.g. for another trial of a tuner.
 
     Args:
-        callback: What is copied.
+        callback: The callback to copy.
         memo: As in `copy.deepcopy`.
         own: The attributes that are not copied: datasets, which are shared, and what starts again with the copy.
     """

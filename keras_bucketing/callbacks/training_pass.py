@@ -1,8 +1,8 @@
 """Which pass over a dataset `fit` reads, even if others read the dataset meanwhile, and its position.
 
-Passes look alike, but `fit` begins its own at a moment that is known: right after all callbacks'
-`on_train_batch_begin(0)`, under PyTorch right after all callbacks' `on_epoch_begin`. The first pass that begins after
-that moment is the one of `fit`, and it begins where the dataset stood then.
+Passes look alike, but `fit` begins its own at a known moment: right after all callbacks' `on_train_batch_begin(0)`,
+under PyTorch right after all callbacks' `on_epoch_begin`. The first pass that begins after that moment belongs to
+`fit`, and begins at the position of the dataset at that moment.
 
     other callbacks' hooks     mark_before_read()     fit reads its first batch     other hooks     confirm_read()
 """
@@ -16,14 +16,14 @@ from keras_bucketing.pipeline.passes import NextPosition
 
 
 class TrainingPass:
-    """The pass of the current Keras epoch, and the positions that a backup needs to go on like it.
+    """The pass of the current Keras epoch, and the positions from which a backup continues it.
 
     Args:
         dataset: The dataset that `fit` reads.
 
     Attributes:
         epoch: Int, the epoch of the dataset that the pass reads.
-        first_batch: Int, the batch it began with; above 0 in a pass that a restart has shortened.
+        first_batch: Int, the batch with which it began; above 0 in a pass that a restart has shortened.
     """
 
     def __init__(self, dataset: BucketedSequence | BucketedStream):
@@ -42,14 +42,14 @@ class TrainingPass:
         return {"position": position, "next": position}
 
     def state_inside(self, next_batch: int, next_pass: State) -> State:
-        """The state inside of an epoch, of which the batches before `next_batch` are consumed.
+        """The state within an epoch, whose batches before `next_batch` are consumed.
 
-        `next_pass` is the state of the dataset, where the pass after this one begins.
+        `next_pass` is the state of the dataset, the beginning of the pass after this one.
         """
         return {"position": self._dataset.state_dict(self.epoch, next_batch), "next": next_pass}
 
     def restore(self, state: State) -> None:
-        """Lets `fit` go on where a state says.
+        """Makes `fit` continue at a saved position.
 
         Raises:
             ValueError: If the state is that of other data or options.
@@ -61,10 +61,10 @@ class TrainingPass:
         self._shortened = position if state["position"] != state["next"] else None
 
     def restore_position(self) -> None:
-        """Undoes what other callbacks have read since the restore.
+        """Undoes the reads of other callbacks since the restore.
 
-        To be called after all `on_train_begin`, and after all `on_epoch_begin`, which the uninterrupted run calls here
-        only if the pass is a whole one.
+        Call it after all `on_train_begin`, and after all `on_epoch_begin`, which the uninterrupted run calls here only
+        if the pass is a whole one.
         """
         if self._next is not None:
             self._dataset.seek(*self._next)
@@ -72,7 +72,7 @@ class TrainingPass:
             self._next = None
 
     def mark_before_read(self) -> None:
-        """To be called right before `fit` reads: the next pass that begins is the one of `fit`."""
+        """Call it right before `fit` reads: the next pass that begins belongs to `fit`."""
         if self._shortened is not None:
             self._next = self._next_position()
             self._dataset.seek(*self._shortened)
@@ -81,7 +81,7 @@ class TrainingPass:
         self._is_confirmed = False
 
     def confirm_read(self) -> None:
-        """To be called after the first batch was consumed, at the latest before the next `mark_before_read`.
+        """Call it after the first batch was consumed, at the latest before the next `mark_before_read`.
 
         Raises:
             ValueError: If `fit` has not read the dataset.
@@ -102,7 +102,7 @@ class TrainingPass:
         self._shortened = self._next = None
 
     def next_batch(self, steps: int) -> int:
-        """The batch of the epoch that comes after so many steps; the last group of steps may be short."""
+        """The batch of the epoch that comes after a number of steps; the last group of steps may be short."""
         next_batch = self.first_batch + steps
         num_batches = self._dataset.num_batches
         return next_batch if num_batches is None else min(next_batch, num_batches)

@@ -1,7 +1,7 @@
 """The position in a dataset as a small dictionary, and the check that it is loaded into the same dataset.
 
-The state of a `BucketedSequence` says what is read and where it is cut, but not how many processes share a batch:
-another number of them goes on with it wherever the rows are cut alike (version 3). That of a stream, and of version
+The state of a `BucketedSequence` identifies what is read and where it is cut, but not how many processes share a batch:
+another number of them can continue with it if the rows are cut alike (version 3). The state of a stream, and of version
 0.2.0, is version 2.
 """
 
@@ -29,12 +29,12 @@ _SAMPLED_BYTES_PER_ROW = 1 << 12
 
 
 def fingerprint(parts: Iterable[bytes], options: Mapping[str, object]) -> str:
-    """A hash of what tells the data from others, and of options: equal for equal datasets, in every process."""
+    """A hash of the data and of options: equal for equal datasets, in every process."""
     return _fingerprints(parts, [options])[0]
 
 
 def _fingerprints(parts: Iterable[bytes], choices: Iterable[Mapping[str, object]]) -> list[str]:
-    """The same with each of some choices of options; the parts are read once."""
+    """The fingerprint with each of some choices of options; the parts are read once."""
     digests = [hashlib.blake2b(repr(sorted(options.items())).encode(), digest_size=16) for options in choices]
     for part in parts:
         for digest in digests:
@@ -43,7 +43,7 @@ def _fingerprints(parts: Iterable[bytes], choices: Iterable[Mapping[str, object]
 
 
 def sampled_rows(row_bytes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The rows whose values count, increasing: all of them where the values are few, else some from first to last.
+    """The rows whose values count, increasing: all of them if the values are few, else some from first to last.
 
     Example:
         >>> sampled_rows(np.array([10, 20, 30])).tolist()
@@ -58,7 +58,7 @@ def sampled_rows(row_bytes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def sampled_timesteps(timestep_bytes: int) -> int:
-    """How many timesteps of a sampled row count, from its first on."""
+    """The number of timesteps of a sampled row that count, from its first on."""
     return max(_SAMPLED_BYTES_PER_ROW // max(timestep_bytes, 1), 1)
 
 
@@ -86,11 +86,11 @@ def check_state(
     """Checks a state against the dataset it is loaded into; returns its epoch, batch and seed.
 
     Args:
-        state: What `state_dict` returned, of this version or of one that knew nothing of `options`.
-        data_fingerprint: That of the dataset.
-        seed: That of the dataset.
+        state: What `state_dict` returned, of this version or of one without `options`.
+        data_fingerprint: The fingerprint of the dataset.
+        seed: The seed of the dataset.
         seed_was_given: Whether the state must have the same.
-        options: Options whose default depends on the backend, as the dataset has them, so that the error can name them.
+        options: Options of the dataset whose default depends on the backend, so that the error can name them.
     """
     options = options or {}
     checked = _check_keys(state, _KEYS, STATE_VERSION, options)
@@ -99,7 +99,7 @@ def check_state(
 
 
 def _check_keys(state: object, keys: set[str], version: int, options: Mapping[str, bool]) -> Mapping[str, object]:
-    """Checks what a state is made of, and that its `options`, where it has them, are those of the dataset."""
+    """Checks the entries of a state, and that its `options`, if it has them, are those of the dataset."""
     if not isinstance(state, Mapping) or not keys <= set(state) <= keys | set(options):
         received = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
         raise ValueError(
@@ -151,17 +151,17 @@ def _position_and_seed(state: Mapping[str, object], seed: int, seed_was_given: b
 
 @dataclass
 class ElasticIdentity:
-    """What tells the batches of a dataset from others, whatever the number of processes that share them.
+    """What identifies the batches of a dataset, for any number of processes that share them.
 
     Attributes:
-        read_parts: Function to what tells the data from others.
-        options: What the batches depend on besides data and seed; names and values are part of saved states.
+        read_parts: Function that returns the bytes that identify the data.
+        options: The options that the batches depend on; names and values are part of saved states.
         cuts: Where the rows are cut into batches.
-        boundaries: Ints, those of the buckets; of nested ones, a list of lists in it.
+        boundaries: Ints, those of the buckets; of nested ones, with a list of lists in it.
         batch_sizes: Ints, rows, one for each bucket.
         multiple: Int, `batch_size_multiple` x `num_shards`.
-        num_shards: Int, how many processes share each batch.
-        shown: Those of the options whose default depends on the backend, so that an error can name them.
+        num_shards: Int, the number of processes that share each batch.
+        shown: The options whose default depends on the backend, so that an error can name them.
     """
 
     read_parts: Callable[[], Iterable[bytes]]
@@ -212,7 +212,7 @@ class ElasticIdentity:
         return fingerprint(parts, sizes)
 
     def _earlier_fingerprints(self) -> list[str]:
-        """Those of version 0.2.0 for every number of shards that the multiple allows, the own number first."""
+        """The fingerprints of version 0.2.0 for every possible number of shards, the actual number first."""
         earlier = {"boundaries": self.boundaries, "batch_sizes": self.batch_sizes, "multiple": self.multiple}
         numbers = dict.fromkeys([self.num_shards, *_divisors(self.multiple)])
         choices = [{**self.options, **earlier, "num_shards": number} for number in numbers]

@@ -1,4 +1,4 @@
-"""Row indices to one padded batch, in graph: a ragged gather out of the flat values, wherever they lie."""
+"""Row indices to one padded batch, in graph: a ragged gather out of the flat values."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class BatchGatherer:
         inputs: The checked data.
         padding_value: Number that fills up the sequences of `x`.
         label_padding_value: Number that fills up ragged labels.
-        length_entries: The entries of lengths that `x` gains, and whose they are; None for each row's longest.
-        timestep_weights: Whether per-timestep labels bring weights that are 0 where they are padding.
+        length_entries: The entries of lengths that `x` gains, with their leaves; None for each row's longest.
+        timestep_weights: Whether labels per timestep come with weights that are 0 on padding.
         pads_further: Whether batches may be padded beyond their own longest sequence.
         shard: Which rows of each batch to gather.
     """
@@ -65,13 +65,13 @@ class BatchGatherer:
         return self._tables.gather(RowsOfBatch(picked, cut.min_lengths, self._shard, epoch))
 
     def sequence_paths(self, as_given: bool = False) -> list[Path]:
-        """Where the sequences are in the `x` of a batch, or in `x` as it was given, in the order of its leaves."""
+        """The paths of the sequences in the `x` of a batch, or in `x` as given, in the order of its leaves."""
         x = self._tables.x
         around = ("sequences",) if self._tables.lengths and not isinstance(x, dict) and not as_given else ()
         return [(*around, *path) for path, table in tree.leaves(x) if not isinstance(table, PlainTable)]
 
     def fingerprint_bytes(self) -> Iterator[bytes]:
-        """What tells these data from others: dtypes, shapes, lengths, and the values of some rows; all, if few."""
+        """The bytes that identify these data: dtypes, shapes, lengths, and the values of some rows; all, if few."""
         for _, table in tree.leaves((self._tables.x, self._tables.y, self._tables.sample_weight)):
             yield from table.fingerprint_bytes()
 
@@ -92,7 +92,7 @@ class RowTables(NamedTuple):
         y: Structure of tables, or None.
         sample_weight: None, one table, or a structure like `y`.
         lengths: The tables of the entries of lengths that `x` gains.
-        weighs_timesteps: Whether per-timestep labels bring weights that are 0 where they are padding.
+        weighs_timesteps: Whether labels per timestep come with weights that are 0 on padding.
     """
 
     x: Structure
@@ -117,7 +117,7 @@ class RowTables(NamedTuple):
         return x, y, _gather(self.sample_weight, batch)
 
     def _timestep_weights(self, y: Structure, batch: RowsOfBatch) -> Structure:
-        """1 on real and 0 on padded timesteps, times the caller's own weights; rows' weights for plain labels."""
+        """1 on real and 0 on padded timesteps, times the user's weights; the weights of rows for plain labels."""
         tables, weights = dict(tree.leaves(self.y)), dict(tree.leaves(self.sample_weight))
 
         def weigh(path: Path, labels: tf.Tensor) -> tf.Tensor:
@@ -143,7 +143,7 @@ def _gather(tables: Structure, batch: RowsOfBatch) -> Structure:
 
 
 class RowsOfBatch:
-    """The rows of one batch of an epoch; all shards' rows, where there are several, set the padded length."""
+    """The rows of one batch of an epoch; with several shards, the rows of all of them set the padded length."""
 
     def __init__(self, all_rows: tf.Tensor, min_lengths: tf.Tensor, shard: Shard, epoch: tf.Tensor | int = 0):
         self.all_rows, self.epoch = all_rows, epoch
@@ -190,11 +190,11 @@ class PlainTable:
     """One value per row.
 
     Args:
-        values: Those of all rows.
-        shape: The shape of all of them, where it is known before they are in a graph.
+        values: The values of all rows.
+        shape: The shape of all of them, if it is known before they are in a graph.
         row_bytes: Int, the bytes of one of them in memory.
-        leaf: What the values are, where they are in memory or in a mapped file.
-        picked: Int64 tensor `(num_rows,)`, which of the values are the rows; None where all are, in their order.
+        leaf: The array, if it is in memory or in a mapped file.
+        picked: Int64 tensor `(num_rows,)`, the index of each row's value; None if all are rows, in their order.
     """
 
     def __init__(
@@ -222,7 +222,7 @@ class PlainTable:
         return cls(values, leaf.shape, leaf.values[:1].nbytes, leaf, picked)
 
     def fingerprint_bytes(self) -> Iterator[bytes]:
-        """What tells these values from others."""
+        """The bytes that identify these values."""
         rows = sampled_rows(np.full(self._shape[0], self._row_bytes, np.int64))
         values = self._take(tf.constant(rows))
         yield f"{values.dtype.name}{self._shape}".encode()
@@ -256,10 +256,10 @@ class RaggedTable:
         values: The timesteps of all rows.
         padding: Scalar of their dtype, which fills up the rows.
         feature_shape: The shape of one timestep.
-        ranges: Where the rows lie in the values.
-        column: Int, the column of the cut that says how far the leaf is padded at least, where `pads_further`.
+        ranges: The positions of the rows in the values.
+        column: Int, the column of the cut with the minimum padded length of the leaf, if `pads_further`.
         pads_further: Bool, whether batches may be padded beyond their own longest row.
-        leaf: The rows, where they are in memory or in a mapped file; another dataset can share them.
+        leaf: The rows, if they are in memory or in a mapped file; another dataset can share them.
     """
 
     def __init__(
@@ -289,7 +289,7 @@ class RaggedTable:
         return cls(values, padding, rows.feature_shape, ranges, column, pads_further, leaf)
 
     def fingerprint_bytes(self) -> Iterator[bytes]:
-        """What tells these rows from others."""
+        """The bytes that identify these rows."""
         sizes = self.ranges.sizes.numpy()
         timestep_bytes = self._padding.dtype.size * int(np.prod(self._feature_shape))
         rows = sampled_rows(sizes.astype(np.int64) * timestep_bytes)
@@ -317,7 +317,7 @@ _AnyLengthsTable = PlainTable | LengthsTable | LoadedLengthsTable
 
 
 class _Tables:
-    """Leaves to tables; leaves whose rows lie alike share where they do."""
+    """Leaves to tables; leaves with equal positions of rows share them."""
 
     def __init__(self, pads_further: bool):
         self._pads_further = pads_further

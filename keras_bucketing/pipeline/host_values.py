@@ -1,4 +1,4 @@
-"""An array in host memory as TensorFlow gathers from it: where it lies, and converted a batch at a time."""
+"""An array in host memory from which TensorFlow gathers without a copy, converting batch by batch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from keras_bucketing.data.arrays import ALIGNMENT
 class HostValues:
     """Rows of an array, gathered in graph without a copy of the array.
 
-    TensorFlow takes memory only from a multiple of 64 bytes on. Where the array begins elsewhere, the tensor begins
-    below it: by whole rows where that fits (`begin`), otherwise the rows are gathered in pieces of 2 to 32 bytes,
-    which is slower. The bytes before it are never read, and are part of the same page of memory or of the same buffer.
+    TensorFlow takes memory only from a multiple of 64 bytes on. If the array begins elsewhere, the tensor begins before
+    it, by whole rows if that fits (`begin`); otherwise the rows are gathered in pieces of 2 to 32 bytes, which is
+    slower. The bytes before it are never read, and are part of the same page of memory or of the same buffer.
 
     Args:
-        array: C-contiguous array `(num_rows, *feature_shape)` in any byte order, read-only too.
-        dtype: What to gather, e.g. float32 from float64.
+        array: C-contiguous array `(num_rows, *feature_shape)` in any byte order, may be read-only.
+        dtype: The dtype to gather, e.g. float32 from float64.
 
     Attributes:
-        begin: Int, the index that the array's first row has in `take`.
-        tensor: What is gathered from.
+        begin: Int, the index of the array's first row in `take`.
+        tensor: The tensor to gather from.
     """
 
     def __init__(self, array: np.ndarray, dtype: np.dtype):
@@ -93,7 +93,7 @@ def _rows_below(address: int, row_bytes: int, memory_below: int) -> int:
 
 
 def _begin_of_memory(array: np.ndarray) -> int:
-    """The address of the array that this one is a part of."""
+    """The address of the array of which this one is a part."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return int(array.ctypes.data)
@@ -107,7 +107,7 @@ _SUBNORMAL_STEPS = 2.0**149  # of float32 in 1
 
 
 def convert(values: tf.Tensor, dtype: np.dtype) -> tf.Tensor:
-    """What `ndarray.astype` does; only NaN may come with other bits where float16 is made."""
+    """As `ndarray.astype`, except that NaN may have other bits in float16."""
     if values.dtype == dtype:
         return values
     if values.dtype == tf.float64 and dtype == np.float32:
@@ -132,10 +132,10 @@ def _with_subnormals(values: tf.Tensor) -> tf.Tensor:
 
 
 def _rounded_to_odd(values: tf.Tensor) -> tf.Tensor:
-    """Float64 to float32 such that rounding to float16 afterwards gives what rounding once would.
+    """Float64 to float32 such that rounding to float16 afterwards gives the same as rounding once.
 
-    `tf.cast` goes from float64 to float16 by way of float32, NumPy does not. Boldo and Melquiond, "Emulation of a FMA
-    and correctly rounded sums: proved algorithms using rounding to odd", IEEE Transactions on Computers 57 (2008).
+    `tf.cast` goes from float64 to float16 through float32, NumPy does not. Boldo and Melquiond, "Emulation of a FMA and
+    correctly rounded sums: proved algorithms using rounding to odd", IEEE Transactions on Computers 57 (2008).
     """
     nearest = tf.cast(values, tf.float32)
     back = tf.cast(nearest, tf.float64)

@@ -23,13 +23,12 @@ _PATIENCE_SECONDS = 10.0
 
 
 class PendingCalls:
-    """Counts calls, and lets the interpreter wait for them before it ends.
+    """Counts calls, and makes the interpreter wait for them before it ends.
 
-    A thread of TensorFlow that is in Python, or waits to get in, when the interpreter ends never comes back
-    (`take_gil` in CPython's ceval_gil.h ends it). The iterator that it works for then waits for it when it is deleted,
-    and the process hangs, as a program did every few runs that left a loop over the batches early. Python joins the
-    threads that load first; each batch that is still to be prefetched then fails at once, and this waits for the
-    last of them.
+    If a thread of TensorFlow is in Python, or waits for it, when the interpreter ends, it never returns (`take_gil` in
+    CPython's ceval_gil.h ends it). Its iterator then waits for it when it is deleted, and the process hangs, as a
+    program did every few runs that left a loop over the batches early. Python joins the threads that load first; each
+    batch that is still to be prefetched then fails at once, and this waits for the last of them.
 
     Example:
         >>> calls = PendingCalls()
@@ -59,7 +58,7 @@ class PendingCalls:
                 self.num_running -= 1
 
     def wait(self) -> None:
-        """Waits until no call runs and for a moment none has begun."""
+        """Waits until no call runs and none has begun for a moment."""
         now = quiet_since = time.monotonic()
         give_up, num_begun = now + _PATIENCE_SECONDS, self._num_begun
         while now < min(quiet_since + _QUIET_SECONDS, give_up):
@@ -73,13 +72,13 @@ _calls = PendingCalls()
 
 
 class Batch(Protocol):
-    """What a table needs to know of a batch.
+    """The part of a batch that a table needs.
 
     Attributes:
-        rows: Int32 tensor: the rows to gather.
-        all_rows: Int32 tensor: those of all shards, which set the padded length.
-        epoch: Int64 scalar: the epoch that a function which takes it is called with.
-        loaded: What has been loaded for this batch, by the object that loads it.
+        rows: Int32 tensor, the rows to gather.
+        all_rows: Int32 tensor, the rows of all shards, which set the padded length.
+        epoch: Int64 scalar, the epoch for functions that take it.
+        loaded: The loaded data of this batch, by the object that loads them.
     """
 
     rows: tf.Tensor
@@ -92,13 +91,13 @@ class Batch(Protocol):
 
 
 class LoadedTable:
-    """One sequence per row, padded to the length that the announced lengths say, whatever lengths are loaded.
+    """One sequence per row, padded to the length given by the announced lengths, whatever lengths are loaded.
 
     Args:
-        row_loader: What loads this leaf, and those that come with it.
+        row_loader: Loads this leaf, and those that come with it.
         leaf: The rows.
         padding_value: Number that fills up the sequences.
-        column: Which of a batch's minimum padded lengths is this leaf's.
+        column: The index of this leaf among a batch's minimum padded lengths.
     """
 
     def __init__(self, row_loader: RowLoader, leaf: Loaded, padding_value: Any, column: int):
@@ -108,7 +107,7 @@ class LoadedTable:
         self.leaf = leaf
 
     def fingerprint_bytes(self) -> Iterator[bytes]:
-        """What tells these rows from others: dtype, features and lengths; nothing is loaded."""
+        """The bytes that identify these rows: dtype, features and lengths; nothing is loaded."""
         leaf = self.leaf
         yield f"{leaf.dtype.name}{leaf.leaf.feature_shape}{leaf.loader.length_tolerance}{leaf.truncating}".encode()
         for array in (leaf.rows, leaf.lengths, leaf.announced):
@@ -120,11 +119,11 @@ class LoadedTable:
 
 
 class LoadedLengthsTable:
-    """The length of each row as it was loaded and truncated: that of the longest, where there are several leaves.
+    """The length of each row as loaded and truncated: that of the longest, if there are several leaves.
 
     Args:
-        row_loader: What loads the leaves.
-        leaves: Those whose lengths count; each has a table already.
+        row_loader: Loads the leaves.
+        leaves: The leaves whose lengths count; each has a table already.
     """
 
     def __init__(self, row_loader: RowLoader, leaves: list[Loaded]):
@@ -142,12 +141,12 @@ class _Part:
     """One of the sequences of a row.
 
     Attributes:
-        leaf: Where it comes from.
-        index: Which of the sequences it is that the loader returns.
-        lengths: Int64 array `(num_rows,)`: the timesteps that a row has in a batch at most.
+        leaf: Its leaf.
+        index: Its index in the result of the loader.
+        lengths: Int64 array `(num_rows,)`: the maximum timesteps of a row in a batch.
         lengths_tensor: The same, in graph.
-        padding: What fills it up.
-        column: Which of a batch's minimum padded lengths is its own.
+        padding: The padding value.
+        column: Its index among a batch's minimum padded lengths.
     """
 
     leaf: Loaded
@@ -158,29 +157,29 @@ class _Part:
     column: int
 
     def padded_length(self, batch: Batch) -> tf.Tensor:
-        """From what was announced, since no shard loads the rows of another; in graph."""
+        """The padded length from announced lengths, since no shard loads the rows of another; in graph."""
         longest = tf.reduce_max(tf.gather(self.lengths_tensor, batch.all_rows))
         return tf.maximum(longest, batch.padded_to(self.column))
 
     def empty_batch(self, num_rows: int, padded_length: int) -> np.ndarray:
-        """A batch of nothing but padding."""
+        """A batch of padding only."""
         shape = (num_rows, padded_length, *self.leaf.leaf.feature_shape)
         batch = aligned_empty(shape, self.leaf.values.dtype)
         batch[...] = self.padding
         return batch
 
     def cut(self, sequence: np.ndarray, row: int) -> np.ndarray:
-        """A sequence as it was loaded, cut to what a batch has room for."""
+        """A loaded sequence, cut to the room that a batch has for it."""
         excess = max(len(sequence) - int(self.lengths[row]), 0)
         return sequence[excess:] if self.leaf.truncating == "pre" else sequence[: len(sequence) - excess]
 
 
 class RowLoader:
-    """Loads the rows of a batch, all sequences of a row at once, in threads of its own.
+    """Loads the rows of a batch, all sequences of a row at once, in separate threads.
 
     TensorFlow keeps every function that `tf.numpy_function` has ever been given (script_ops.py adds it to the outermost
-    graph, which lives as long as the process). So it gets one that knows this object only weakly: the dataset holds
-    this object, and frees it, the user's function and what that holds, when it is deleted.
+    graph, which lives as long as the process). So it gets one that refers to this object only weakly: the dataset holds
+    this object, and frees it, together with the user's function and its data, when it is deleted.
     """
 
     def __init__(self, loader: Loader):

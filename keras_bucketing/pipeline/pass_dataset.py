@@ -1,4 +1,4 @@
-"""PassDataset: what a dataset of passes answers to tf.data and about its position, whatever its batches are made of."""
+"""PassDataset: the interface to tf.data and the position of a dataset of passes, for any kind of batches."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class PassDataset(tf.data.Dataset):
         return self._batches.element_spec
 
     def with_options(self, options: tf.data.Options, name: str | None = None) -> tf.data.Dataset:
-        """As of every `tf.data.Dataset`, but refuses what could not be restored.
+        """As in every `tf.data.Dataset`, but refuses options under which iterators could not be restored.
 
         Args:
-            options: `tf.data.Options`, for this dataset and what is built on it.
+            options: `tf.data.Options`, for this dataset and datasets made from it.
             name: Str, a name for the operation. Defaults to None.
 
         Raises:
@@ -55,12 +55,12 @@ class PassDataset(tf.data.Dataset):
 
     @property
     def epoch(self) -> int:
-        """The epoch that the next pass reads; it goes up when a pass yields its first batch."""
+        """The epoch that the next pass reads; it increases when a pass yields its first batch."""
         return self._counter.next_position.epoch
 
     @property
     def next_first_batch(self) -> int:
-        """The batch that the next pass begins with, 0 unless `seek` or `load_state_dict` said otherwise."""
+        """The batch with which the next pass begins: 0, except after `seek` or `load_state_dict`."""
         return self._counter.next_position.first_batch
 
     @property

@@ -37,7 +37,7 @@ def batch_stream(counter: PassCounter, planner: EpochPlanner, gatherer: BatchGat
 
 
 def _cuts_of_passes(state: tf.Variable, first_number: tf.Tensor, tensors: EpochTensors) -> tf.data.Dataset:
-    """The cuts of one pass over one epoch, each with the rows it is a cut of; fewer after `seek(epoch, batch)`."""
+    """The cuts of one pass over one epoch, each with its rows; fewer after `seek(epoch, batch)`."""
 
     def batches(start: PassStart, has_batches: tf.Tensor) -> tf.data.Dataset:
         rows, cuts = tensors.batches(start.epoch, start.first_batch, start.seed, tf.cast(has_batches, tf.int32))
@@ -48,11 +48,11 @@ def _cuts_of_passes(state: tf.Variable, first_number: tf.Tensor, tensors: EpochT
 
 
 def declare_length(one_pass: tf.data.Dataset, num_batches: tf.Tensor | int | None) -> tf.data.Dataset:
-    """The same elements in a dataset that says how many there are, or that there is no end to them, where that is None.
+    """The same elements in a dataset that declares their number, or, if that is None, that it is endless.
 
     A pass may end early although its length was declared: `tf.data.experimental.assert_cardinality` would fail the run,
-    every other way to end early makes the length unknown. But `choose_from_datasets` counts as endless as soon as one
-    of its inputs is, even one that is never chosen, and ends with the input it draws from; `take` then declares the
+    and every other way to end early makes the length unknown. But `choose_from_datasets` counts as endless as soon as
+    one of its inputs is, even one that is never chosen, and ends with the input it draws from; `take` then declares the
     length.
     """
     always_the_first = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
@@ -62,9 +62,9 @@ def declare_length(one_pass: tf.data.Dataset, num_batches: tf.Tensor | int | Non
 
 @functools.cache
 def traced_passes(spec: EpochTensors) -> Callable[[tf.Variable, tf.Tensor, EpochTensors], tf.data.Dataset]:
-    """`_cuts_of_passes` as one graph for all datasets whose tensors are of that kind.
+    """`_cuts_of_passes` as one graph for all datasets with tensors of the same kind.
 
-    Tracing its functions takes longer than everything else that happens when a dataset is made.
+    Tracing its functions takes longer than all other steps of making a dataset.
     """
 
     def trace() -> tf.types.experimental.ConcreteFunction:
@@ -90,7 +90,7 @@ def _spec_of(tensors: EpochTensors) -> EpochTensors:
 
 
 def chosen_batches(gatherer: BatchGatherer, rows: np.ndarray | tf.Tensor, cuts: Cut) -> tf.data.Dataset:
-    """Batches of the rows `(num_rows,)`, gathered as those of a pass are, but they begin no pass."""
+    """Batches of the rows `(num_rows,)`, gathered like those of a pass, but outside any pass."""
     with tf.device("CPU:0"):
         in_memory = Cut(*(tf.constant(part, tf.int32) for part in cuts))
         cuts_with_rows = _cuts_with_rows(tf.constant(rows, tf.int32), in_memory, tf.constant(0, tf.int64))
@@ -109,10 +109,10 @@ def _gather_ahead(cuts: tf.data.Dataset, gather: Callable[[tf.Tensor, Cut, tf.Te
 
 
 def _no_graph_optimizations() -> tf.data.Options:
-    """Spares the rewriting of the graph, which finds nothing to improve here.
+    """Turns off the rewriting of the graph, which finds nothing to improve here.
 
     It copies all the data into the rewritten graph, where they stay as long as the dataset does, and every new iterator
-    waits for it and for the start of the autotuner, longer than an epoch of a small dataset takes.
+    waits for it and for the start of the autotuner, which takes longer than an epoch of a small dataset.
     """
     options = tf.data.Options()
     options.experimental_optimization.apply_default_optimizations = False
@@ -121,13 +121,13 @@ def _no_graph_optimizations() -> tf.data.Options:
 
 
 def _cuts_with_rows(rows: tf.Tensor, cuts: Cut, epoch: tf.Tensor) -> tf.data.Dataset:
-    """The cuts of an epoch, each with the rows it is a cut of (the same tensor every time, no copy) and the epoch."""
+    """The cuts of an epoch, each with its rows (the same tensor every time, no copy) and the epoch."""
     of_epoch = tf.data.Dataset.from_tensors((rows, epoch)).repeat()
     return tf.data.Dataset.zip((of_epoch, tf.data.Dataset.from_tensor_slices(cuts)))
 
 
 def _unused_branch(like: tf.data.Dataset) -> tf.data.Dataset:
-    """An endless dataset with elements of that kind, as small as can be: it is part of every iterator's graph."""
+    """An endless dataset with elements of that kind, as small as possible: it is part of every iterator's graph."""
 
     def empty(spec: tf.TensorSpec) -> tf.Tensor:
         return tf.zeros([size or 0 for size in spec.shape], spec.dtype)

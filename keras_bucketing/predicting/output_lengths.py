@@ -1,4 +1,4 @@
-"""Which lengths the outputs of a model have: the argument `lengths` of `predict` and `restore_order`."""
+"""The lengths of the outputs of a model: the argument `lengths` of `predict` and `restore_order`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Sequences:
     """The sequences in the `x` of each batch.
 
     Attributes:
-        paths: Where they are.
-        aliases: The same as the user gave them, without the entry that `include_lengths` puts around them.
-        lengths: Of each, its timesteps `(num_rows,)`, in the order of the input.
-        longest: Of each row, the timesteps of its longest sequence `(num_rows,)`.
-        padding_value: Number that fills them up, or an array of the shape of a timestep.
+        paths: Their paths.
+        aliases: Their paths as the user gave them, without the entry that `include_lengths` adds.
+        lengths: The timesteps of each, `(num_rows,)`, in the order of the input.
+        longest: The timesteps of each row's longest sequence, `(num_rows,)`.
+        padding_value: The padding value, a number or an array of the shape of a timestep.
     """
 
     paths: list[Path]
@@ -52,10 +52,10 @@ class Sequences:
 
 @dataclass(frozen=True)
 class OutputLengths:
-    """What is known of the lengths of one output.
+    """The known lengths of one output.
 
     Attributes:
-        lengths: The timesteps of each row `(num_rows,)`, or None where nothing was said.
+        lengths: The timesteps of each row `(num_rows,)`, or None if they were not given.
         are_values: Whether the output holds values of a row, and has no time axis.
     """
 
@@ -67,11 +67,11 @@ UNKNOWN, VALUES = OutputLengths(), OutputLengths(are_values=True)
 
 
 def check_output_lengths(lengths: object, sequences: Sequences, name: str = "lengths") -> Any:
-    """Brings the argument into one form: an `OutputLengths` for all outputs, or dicts and lists of them.
+    """Converts the argument to one form: an `OutputLengths` for all outputs, or dicts and lists of them.
 
     Raises:
-        TypeError: If there is something else in it.
-        ValueError: If a name is none of a sequence, or ints are not one for each row.
+        TypeError: If it contains something else.
+        ValueError: If a name is not that of a sequence, or ints are not one for each row.
     """
     if isinstance(lengths, dict):
         return {key: check_output_lengths(value, sequences, f"{name}[{show(key)}]") for key, value in lengths.items()}
@@ -148,11 +148,11 @@ def check_is_long_enough(name: str, size: int, lengths: Lengths, rows: Any, sequ
     """Refuses an output whose time axis is shorter than its rows.
 
     Args:
-        name: Of the output.
+        name: The name of the output.
         size: Its timesteps.
-        lengths: Those of its rows.
+        lengths: The timesteps of its rows.
         rows: Their indices in the input.
-        sequences: What `lengths` may name.
+        sequences: The sequences that `lengths` may name.
     """
     if len(lengths) and size < lengths.max():
         at = int(np.argmax(lengths))

@@ -29,13 +29,13 @@ Array = NDArray[Any]
 def check_can_predict(
     model: object, options: dict[str, Any], num_shards: int, kept: RowIndices | None, num_rows: int
 ) -> None:
-    """Refuses what has no prediction for every row.
+    """Refuses datasets and options with which some row would have no prediction.
 
     Args:
         model: The model.
         options: Those of `keras.Model.predict`.
-        num_shards: Int, how many processes share each batch.
-        kept: The rows that were not dropped as empty; None where none was.
+        num_shards: Int, the number of processes that share each batch.
+        kept: The rows that were not dropped as empty; None if none was.
         num_rows: Int, the rows of the input.
     """
     if not isinstance(model, keras.Model):
@@ -77,13 +77,13 @@ def predict(
     verbose: Any = "auto",
     callbacks: Any = None,
 ) -> Any:
-    """Predicts batch after batch and puts each row's outputs where the row is in the input.
+    """Predicts batch by batch and puts each row's outputs at the row's index in the input.
 
     Args:
         model: The model.
-        batches: As `fit` gets them, those of the plan.
-        plan: Which rows they hold: all rows of the input.
-        sequences: Those in `x`.
+        batches: The batches of the plan, as for `fit`.
+        plan: Their rows: all rows of the input.
+        sequences: The sequences in `x`.
         lengths: As in `BucketedSequence.predict`.
         verbose: As in `keras.Model.predict`.
         callbacks: As in `keras.Model.predict`.
@@ -118,14 +118,14 @@ def predict(
 
 
 class _Predictions:
-    """What has been predicted so far.
+    """The predictions so far.
 
     Args:
-        predictor: What has predicted the first batch.
-        x: Its `x`.
+        predictor: Has predicted the first batch.
+        x: The `x` of that batch.
         outputs: Its outputs.
-        sequences: Those in `x`.
-        choices: What `check_output_lengths` made of the argument.
+        sequences: The sequences in `x`.
+        choices: The checked argument `lengths`, from `check_output_lengths`.
     """
 
     def __init__(self, predictor: BatchPredictor, x: Any, outputs: Any, sequences: Sequences, choices: Any):
@@ -175,7 +175,7 @@ def _names(outputs: Any) -> list[str]:
 def _output_rows(
     name: str, output: Array, own: OutputLengths, axes: GrowingAxes | None, x: Any, sequences: Sequences
 ) -> _RowValues | _Timesteps:
-    """Decides, by its first batch, what an output is."""
+    """Decides from its first batch what an output holds."""
     if own.are_values:
         return _RowValues(name, sequences)
     if own.lengths is not None:
@@ -244,11 +244,11 @@ class _RowValues:
 
 
 class _Timesteps:
-    """An output with values of each timestep, as an array for each row.
+    """An output with values per timestep, as an array for each row.
 
     Args:
-        name: Of the output.
-        sequences: Those in `x`.
+        name: The name of the output.
+        sequences: The sequences in `x`.
         lengths: The timesteps of each row in axis 1, if they were given.
         followed: The axes that are as long as a sequence, and which one.
     """

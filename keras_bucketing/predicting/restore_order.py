@@ -1,4 +1,4 @@
-"""Predictions that are there already, back in the order of the input."""
+"""Predictions that exist already, back in the order of the input."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ Array = NDArray[Any]
 def restore_order(
     outputs: Any, plan: EpochPlan, sequences: Sequences, lengths: object = None, was_read: bool = True
 ) -> Any:
-    """Undoes the order in which an epoch yields the rows, and cuts outputs of each timestep to their rows.
+    """Undoes the order in which an epoch yields the rows, and cuts outputs per timestep to their rows.
 
     Args:
         outputs: Array `(num_rows, ...)`, `tf.RaggedTensor` of as many rows, or a dict or list of them, in the plan's
             order.
         plan: The epoch that was predicted.
-        sequences: Those in `x`.
+        sequences: The sequences in `x`.
         lengths: As in `BucketedSequence.restore_order`.
-        was_read: Whether the pass over that epoch has handed out its last batch, so that the outputs are its own.
+        was_read: Whether the pass over that epoch has yielded its last batch, so that the outputs belong to it.
 
     Raises:
         ValueError: If the outputs are not one for each row of the plan, or the plan does not cover the whole input; if
@@ -127,14 +127,14 @@ def _restore_ragged(
 
 
 def _padded_lengths(plan: EpochPlan, sequences: Sequences, position: RowIndices) -> list[Lengths]:
-    """What each row is padded to, of each sequence, in the order of the input."""
+    """The padded length of each row, for each sequence, in the order of the input."""
     batch_sizes = np.diff(plan.batch_splits)
     of_leaves = list(plan.leaf_padded_lengths.values())[: len(sequences.paths)]
     return [np.repeat(of_batches, batch_sizes)[position] for of_batches in of_leaves]
 
 
 def _followed_lengths(name: str, sizes: Lengths, padded: list[Lengths], sequences: Sequences) -> Lengths:
-    """The lengths of the sequence that a ragged output was padded like, if only one comes into question."""
+    """The lengths of the sequence that a ragged output was padded like, if only one is possible."""
     distinct = _distinct(sequences.lengths)
     if len(distinct) == 1:
         return distinct[0]
@@ -168,7 +168,7 @@ def _cut(name: str, output: Array, lengths: Lengths, sequences: Sequences, posit
 
 
 def _refuse_one_length(name: str, output: Array, plan: EpochPlan, sequences: Sequences) -> None:
-    """An axis that is as long as all batches are padded may hold timesteps, or values of a row."""
+    """Refuses an axis as long as all batches are padded: it may hold timesteps, or values of a row."""
     if output.ndim < 2:
         return
     for of_batches in list(plan.leaf_padded_lengths.values())[: len(sequences.paths)]:

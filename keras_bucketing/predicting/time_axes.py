@@ -1,4 +1,4 @@
-"""Which axes of an output grow with the padding of which sequence."""
+"""Finds the axes of an output that grow with the padding of a sequence."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ def axis_that_grew(growth: int, growths: Sequence[int]) -> int | None:
 
 
 class GrowingAxes(dict[int, int | None]):
-    """The axes of one output that grow with padding, from axis 1 on, and which sequence each is as long as.
+    """The axes of one output that grow with padding, from axis 1 on, each with the sequence that it is as long as.
 
-    None stands for an axis that grows but is no sequence's: of strides, or of a longer or shorter output.
+    None means that an axis grows but is as long as no sequence: with strides, or in a longer or shorter output.
     """
 
 
 def find_growing_axes(
     run: Callable[[Any], Any], x: Any, outputs: list[Array], sequences: Sequences
 ) -> list[GrowingAxes] | None:
-    """Pads a batch by one timestep more, and looks which axes of each output grow with it.
+    """Pads a batch by one more timestep, and finds the axes of each output that grow with it.
 
-    The sequences grow by one, two, three timesteps, so that the growth tells which one an axis follows; those whose
-    lengths are the same in every row grow alike, as a model may need it. Where a model takes no more timesteps, as with
-    a fixed number of positions, the rows are cut by as many.
+    The sequences grow by one, two, three timesteps, so the growth of an axis tells which one it follows; sequences with
+    equal lengths in every row grow alike, as a model may need it. If a model takes no more timesteps, e.g. with a fixed
+    number of positions, the rows are cut instead.
 
     Args:
         run: Runs the model on the `x` of a batch.
-        x: That of the batch.
-        outputs: What the model puts out for it.
-        sequences: Those in `x`.
+        x: The `x` of the batch.
+        outputs: The outputs of the model for it.
+        sequences: The sequences in `x`.
 
     Returns:
-        The axes of each output; None where the model takes neither more nor fewer timesteps.
+        The axes of each output; None if the model takes neither more nor fewer timesteps.
     """
     groups = _equal_lengths(sequences.lengths)
     for sign in (1, -1):
@@ -106,7 +106,7 @@ def _with_strides(
 
 
 def _run_resized(run: Callable[[Any], Any], x: Any, growths: list[int], sequences: Sequences) -> list[Array] | None:
-    """The outputs for a batch whose sequences are padded by so many timesteps, or cut; None where the model fails."""
+    """The outputs for a batch whose sequences are padded, or cut, by some timesteps; None if the model fails."""
     by_path = dict(zip(sequences.paths, growths, strict=True))
 
     def resize(path: tree.Path, leaf: Array) -> Array:

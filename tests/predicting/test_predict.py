@@ -203,9 +203,7 @@ def test_models_whose_positions_end_are_tried_with_fewer_timesteps():
     assert_same_rows(predict(dataset, with_positions(6, lambda x: x)), EQUAL)
     assert predict(dataset, with_positions(6, lambda x: np.ones((len(x), 6)))).shape == (5, 6)
     pairs = BucketedSequence([[1, 2], [3, 4]])
-    with pytest.raises(
-        ValueError, match="holds one value per timestep: it has as many as there are timesteps, 2, and"
-    ):
+    with pytest.raises(ValueError, match="holds one value per timestep: it has as many as there are timesteps, 2, and"):
         predict(pairs, with_positions(2, lambda x: x))
     assert_same_rows(predict(pairs, with_positions(2, lambda x: x), lengths=[1, 2]), [[1], [3, 4]])
     assert predict(pairs, with_positions(2, lambda x: x), lengths=False).tolist() == [[1, 2], [3, 4]]
