@@ -1,4 +1,4 @@
-"""Arrays that are already padded, back to sequences of their own length: what `from_padded` reads, in one batch."""
+"""Padded arrays, back to sequences of their own length: the code behind `from_padded`, which reads one batch."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from keras_bucketing.unpadding.spans import SIDES, Side, Span, check_mask_value
 
 @dataclass(frozen=True)
 class PaddedSequences:
-    """A padded array and what of it is real.
+    """A padded array and its real timesteps.
 
     Attributes:
-        path: Where it is, from "x" on.
+        path: Its path, from "x" on.
         array: Array `(num_rows, time, *features)`.
         span: Its real timesteps.
         is_mask: Whether the array is a mask of others.
@@ -45,7 +45,7 @@ class PaddedSequences:
 
     @property
     def name(self) -> str:
-        """What messages call it, e.g. `x['tokens']`."""
+        """Its name in messages, e.g. `x['tokens']`."""
         return leaf_name(self.path)
 
     @property
@@ -70,13 +70,13 @@ class PaddedSequences:
 
 @dataclass(frozen=True)
 class UnpaddedInputs:
-    """What `from_padded` makes of `x`.
+    """The result of removing the padding of `x`.
 
     Attributes:
         x: The same structure with ragged leaves, without lengths; None stays.
-        padded: What was found in each of the padded leaves.
-        label_lengths: The lengths of labels that `x` holds, by the path of the labels.
-        warnings: Of padding that was not noticed.
+        padded: The padded leaves, with their real timesteps.
+        label_lengths: The lengths of labels in `x`, by the path of the labels.
+        warnings: Warnings about unnoticed padding.
     """
 
     x: Structure
@@ -127,7 +127,7 @@ def unpad_arrays(
 
 
 def _has_several(labels: Any) -> bool:
-    """Whether labels have an axis besides that of the rows."""
+    """Whether labels have an axis besides the axis of rows."""
     try:
         return len(np.shape(labels)) > 1
     except ValueError:  # of uneven length
@@ -144,7 +144,7 @@ def _as_array(leaf: object, name: str) -> np.ndarray:
 
 
 def _check_masks_are_beside(table: EntryTable, chosen: list[Path], arrays: Batch) -> None:
-    """Refuses lengths and masks for another number of rows."""
+    """Refuses lengths and masks with another number of rows."""
     rows = {path: len(arrays[path]) for path in (*chosen, *table.all_lengths)}
     for path, count in rows.items():
         if count != rows[chosen[0]]:
@@ -155,7 +155,7 @@ def _check_masks_are_beside(table: EntryTable, chosen: list[Path], arrays: Batch
 
 
 def refuse_padding_of_masks(masks: list[str], padding_value: object) -> None:
-    """Refuses to pad masks, which messages call by these names, with anything but 0."""
+    """Refuses to pad masks, with these names in messages, with any value but 0."""
     if masks and not (isinstance(padding_value, (bool, int, float, np.number)) and padding_value == 0):
         raise ValueError(
             f"`padding_value` must be 0 where `x` has a mask. Received {show(padding_value)}, mask_value unless it is "

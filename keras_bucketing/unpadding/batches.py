@@ -51,15 +51,15 @@ Spans = dict[Path, Span]  # of the padded leaves of `x`
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """What the caller says about the elements; None where it is to be found out.
+    """The caller's options about the elements; None if they are to be found.
 
     Attributes:
         batched: Whether an element is a batch.
-        mask_value: What padding holds: a number, or an array of the shape of a timestep.
+        mask_value: The value of padding: a number, or an array of the shape of a timestep.
         padding: "post" or "pre", the end that is padded.
         timestep_labels: Whether labels with an axis of their own hold one label per timestep.
-        labels_align: Whether per-timestep labels are as long as the sequences.
-        label_mask_value: What the padding of labels holds whose lengths are their own, as `mask_value`.
+        labels_align: Whether labels per timestep are as long as the sequences.
+        label_mask_value: The padding value of labels of their own length, as `mask_value`.
         sequences: The keys of the entries of `x` that are sequences.
     """
 
@@ -74,7 +74,7 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class _Told:
-    """What an entry or an argument says of some rows of a leaf; `side` is None where it leaves that open."""
+    """The lengths of some rows of a leaf from an entry or an argument; `side` is None if that is open."""
 
     label: str
     lengths: Lengths
@@ -83,7 +83,7 @@ class _Told:
 
 
 def fitting_table(table: EntryTable, batches: Sequence[Batch]) -> EntryTable:
-    """The table without masks of another padded length than their leaf, and without those that do not hold 0 and 1."""
+    """The table without masks whose padded length differs from their leaf's, or that hold other values than 0 and 1."""
     wrong = [
         path
         for path, mask in table.masks.items()
@@ -100,10 +100,10 @@ class Unpadder:
 
     Args:
         paths: The padded leaves.
-        table: What tells their lengths.
-        mask_value: What padding holds where nothing does.
+        table: The entries with their lengths.
+        mask_value: The value of padding, for leaves without such entries.
         padding: The end that is padded, or None.
-        maxlen: The length that rows were cut to, where the caller says so.
+        maxlen: The length to which rows were cut, if the caller says so.
         given: The argument `lengths`, by leaf.
         is_named: Whether the caller has named the sequences, so that each shows its own padding.
     """
@@ -136,7 +136,7 @@ class Unpadder:
         self._checked: set[tuple[Path, Any]] = set()
 
     def look(self, batch: Batch, first_row: int) -> None:
-        """Takes what a batch shows, before any is read."""
+        """Notes the evidence of a batch, before any is read."""
         for path in self.paths:
             told = self._told(path, batch, first_row)
             if told is not None and told.side is None and not told.is_mask:
@@ -173,10 +173,10 @@ class Unpadder:
         return spans
 
     def finish(self) -> list[str]:
-        """Checks what only all batches show, and returns warnings of padding that was not noticed.
+        """Checks what only all batches together show, and returns warnings about unnoticed padding.
 
         Raises:
-            ValueError: If a mask is True where the padding is, or is not that of a leaf.
+            ValueError: If a mask is True on padding, or does not belong to a leaf.
         """
         for under in self._under_masks.values():
             under.check()
@@ -188,7 +188,7 @@ class Unpadder:
         ]
 
     def _told(self, path: Path, batch: Batch, first_row: int) -> _Told | None:
-        """What tells the lengths of a leaf in this batch; None if only its values do."""
+        """The entry with the lengths of a leaf in this batch; None if only its values tell them."""
         if path in self._given:
             entry = self._given[path]
             lengths, side, is_mask = read_lengths(entry.lengths, batch[path].shape, entry.name, leaf_name(path))
@@ -236,7 +236,7 @@ class Unpadder:
         return _Told(leaf_name(at), lengths, False)
 
     def _check_longest(self, path: Path, beside: list[Path], batch: Batch, lengths: Lengths, first_row: int) -> None:
-        """Asks for a leaf whose values end earlier than each row's longest, where another leaf may be that."""
+        """Asks about a leaf whose values end earlier than each row's longest, if another leaf may be the longest."""
         others = [other for other in beside if other != path and not self.table.is_mask(other)]
         if not others or self._is_named:
             return
@@ -277,7 +277,7 @@ class Unpadder:
         return span_of_lengths(lengths, time, side)
 
     def _check_cut(self, path: Path, array: np.ndarray, told: _Told, side: Side, first_row: int) -> None:
-        """Lengths of sequences that were cut when they were padded are those of whole rows, which have no padding."""
+        """Checks that rows whose lengths say that they were cut have no padding."""
         time, name = array.shape[1], leaf_name(path)
         if self._maxlen is not None and self._maxlen <= time:
             return
@@ -297,7 +297,7 @@ class Unpadder:
         return self._length_sides.setdefault(label, SideOfLengths(self._padding, self._mask_value))
 
     def _is_real(self, path: Path, batch: Batch) -> Mask:
-        """Which timesteps hold something else than `mask_value`, which the leaf must be able to hold."""
+        """Which timesteps differ from `mask_value`, which the leaf must be able to hold."""
         array: np.ndarray = batch[path]
         kind = (path, array.dtype)
         if kind not in self._checked:
@@ -316,7 +316,7 @@ class Unpadder:
         return span_of_lengths(time - runs[side], time, side)
 
     def _check_rivals(self, batch: Batch) -> None:
-        """Asks which of several masks belongs to a leaf, where they are not all the same."""
+        """Asks which of several masks belongs to a leaf, unless they are equal."""
         for path in self.paths:
             rivals = [
                 rival

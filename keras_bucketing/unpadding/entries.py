@@ -1,13 +1,11 @@
-"""Which entries of `x` are padded sequences, which are masks or lengths of others: one table of names for all doors.
+"""Which entries of `x` are padded sequences, and which are masks or lengths: one table of names for all readers.
 
-Entries are known by path, rank, dtype and name alone, so that declared specs, arrays and tensors share the table:
+Entries are identified by path, rank, dtype and name alone, so that declared specs, arrays and tensors share the table:
 
-| an entry | is |
-|---|---|
-| integers, one a row, "lengths" | the lengths of the sequences beside it that nothing else tells |
-| integers, one a row, "<name>_lengths" | the lengths of the entry "<name>" beside it, or of own-length labels |
-| two axes, "mask", "padding_mask" and the like, or behind the beginning of another name | a mask |
-| any other of two axes or more | a sequence, if its second axis is time |
+| an entry | is | |---|---| | integers, one per row, "lengths" | the lengths of the sequences beside it that nothing
+else tells | | integers, one per row, "<name>_lengths" | the lengths of the entry "<name>" beside it, or of own-length
+labels | | two axes, "mask", "padding_mask" and the like, or a name that ends in one of these | a mask | | any other of
+two axes or more | a sequence, if its second axis is time |
 
 The mask of an entry is the one whose name has the longest prefix in common with it.
 """
@@ -38,7 +36,7 @@ Arrays = dict[Path, np.ndarray]  # leaves by their paths, which begin with "x", 
 
 
 def leaf_name(path: Path) -> str:
-    """What a message calls a leaf of an element.
+    """The name of a leaf of an element in messages.
 
     Example:
         >>> leaf_name(("x", "query", 0))
@@ -48,7 +46,7 @@ def leaf_name(path: Path) -> str:
 
 
 class EntryKind(NamedTuple):
-    """What the table has to know of a leaf: its number of axes, and the kind of its dtype as in NumPy."""
+    """The part of a leaf that the table needs: its number of axes, and the kind of its dtype as in NumPy."""
 
     rank: int
     dtype_kind: str
@@ -56,17 +54,17 @@ class EntryKind(NamedTuple):
 
 @dataclass(frozen=True)
 class EntryTable:
-    """What tells the lengths of each padded leaf of `x`; all paths begin with "x".
+    """The entries with the lengths of each padded leaf of `x`; all paths begin with "x".
 
     Attributes:
         masks: For each leaf with a mask, the path of that mask; a mask is its own.
         lengths: For each leaf with lengths of its own, the path of these.
-        longest: For each leaf that nothing else tells the lengths of, the path of "lengths" beside or above it.
+        longest: For each leaf without other evidence, the path of "lengths" beside or above it.
         label_lengths: The paths of lengths of labels, by the path of the labels.
-        all_lengths: The paths of all entries that say lengths, and are no input.
-        rivals: For each leaf all masks that may be its own: several of one prefix, or, where there is no other, of
-            names that fit no entry.
-        shared: The leaves whose mask names no entry, and is that of all.
+        all_lengths: The paths of all entries with lengths, which are not inputs.
+        rivals: For each leaf all masks that may belong to it: several of one prefix, or, without others, those whose
+            names fit no entry.
+        shared: The leaves whose mask names no entry, and belongs to all.
     """
 
     masks: dict[Path, Path] = field(default_factory=dict)
@@ -82,7 +80,7 @@ class EntryTable:
         return path in self.masks or path in self.lengths or path in self.longest
 
     def without_masks_of(self, paths: Collection[Path]) -> EntryTable:
-        """The same table where these leaves have no mask, since theirs has another shape."""
+        """The same table without the masks of these leaves, which have another shape."""
         masks = {path: mask for path, mask in self.masks.items() if path not in paths}
         return replace(self, masks=masks)
 
@@ -99,7 +97,7 @@ def read_table(
     Args:
         kinds: The leaves of `x`.
         own_length_labels: The paths of labels of their own length.
-        unsure: Leaves that may be no sequences, and so are not what "lengths" speaks of.
+        unsure: Leaves that may not be sequences, so that "lengths" does not apply to them.
 
     Example:
         >>> kinds = {("x", "ids"): EntryKind(2, "i"), ("x", "padding_mask"): EntryKind(2, "b")}
@@ -127,12 +125,12 @@ def read_table(
 
 
 def _integers(kinds: Mapping[Path, EntryKind]) -> set[Path]:
-    """The leaves with one integer a row."""
+    """The leaves with one integer per row."""
     return {path for path, kind in kinds.items() if kind.rank == 1 and kind.dtype_kind in "iu"}
 
 
 def _named_by_lengths(own: Mapping[Path, Path], rivals: Mapping[Path, list[Path]], shared: set[Path]) -> list[Path]:
-    """The leaves whose lengths tell more than a mask for all, since it is that of others without lengths."""
+    """The leaves whose lengths take precedence over a mask for all, since it belongs to those without lengths."""
     named = []
     for path in own:
         mask = rivals[path][0] if path in shared else None
@@ -148,7 +146,7 @@ def _label_lengths(labels: Collection[Path], counts: Collection[Path]) -> dict[P
 
 
 def _own_lengths(padded: list[Path], counts: Collection[Path]) -> dict[Path, Path]:
-    """The lengths of single entries of `x`, "<name>_lengths"; deeper inside they are entries like any other."""
+    """The lengths of single entries of `x`, "<name>_lengths"; at deeper levels these are ordinary entries."""
     of_entries = [path for path in padded if len(path) == 2 and isinstance(path[1], str)]
     return {path: at for path in of_entries if (at := _in_x(f"{path[1]}{_OF_ENTRY}")) in counts}
 
@@ -158,7 +156,7 @@ def _in_x(key: str) -> Path:
 
 
 def _label_names(paths: list[Path]) -> dict[Path, str]:
-    """What `include_lengths` calls labels: "label" for a single one, and before the index in a tuple."""
+    """The names of labels in `include_lengths`: "label" for a single one, and before the index in a tuple."""
     if len(paths) == 1:
         return {paths[0]: "label"}
     return {path: "_".join(map(str, ("label", *path[1:]) if isinstance(path[1], int) else path[1:])) for path in paths}
@@ -193,7 +191,7 @@ def _is_mask_name(key: str | int) -> bool:
 
 
 def _masks_of(path: Path, masks: Mapping[Path, str]) -> list[Path]:
-    """The masks of a leaf: of those beside or above it the nearest, and of these the ones that share its prefix."""
+    """The masks of a leaf: the nearest of those beside or above it, and of these the ones that share its prefix."""
     if path in masks:
         return [path]
     for end in range(len(path) - 1, 0, -1):
@@ -215,10 +213,10 @@ def longest_prefix(key: str, prefixes: Iterable[str]) -> str | None:
 
 
 def check_shared_masks(rests: Mapping[Path, OneTimestep], masks: Mapping[Path, Path]) -> None:
-    """Refuses a mask that names no entry for a leaf with data beyond it, where it fits another one.
+    """Refuses a mask that names no entry for a leaf with data beyond it, if it fits another one.
 
     Args:
-        rests: What lies beyond such masks, by the leaves that they are to be the masks of.
+        rests: The values beyond such masks, by the leaves that they may belong to.
         masks: The mask of each of these.
     """
     for path, rest in rests.items():
@@ -236,7 +234,7 @@ def check_shared_masks(rests: Mapping[Path, OneTimestep], masks: Mapping[Path, P
 
 
 def unclear_longest(path: Path, longest: Path, received: str) -> ValueError:
-    """The error where "lengths" may be those of a leaf, or those of each row's longest."""
+    """The error if "lengths" may be those of a leaf, or those of each row's longest."""
     label, name = leaf_name(longest), leaf_name(path)
     return ValueError(
         f"`{name}` may be as long as `{label}` says, or end where its own padding begins, since `{label}` may be that "
@@ -246,7 +244,7 @@ def unclear_longest(path: Path, longest: Path, received: str) -> ValueError:
 
 
 def unclear_rivals(path: Path, rivals: Iterable[Path]) -> ValueError:
-    """The error where several masks, which differ, may be that of a leaf."""
+    """The error if several masks, which differ, may belong to a leaf."""
     return ValueError(
         f"`lengths` must be given, since several masks have the shape of `{leaf_name(path)}`: "
         f"{shorten(', '.join(map(leaf_name, rivals)))}. Pass a dict or tuple with the mask of each entry of `x`, or "
@@ -255,28 +253,28 @@ def unclear_rivals(path: Path, rivals: Iterable[Path]) -> ValueError:
 
 
 class GivenLengths(NamedTuple):
-    """The entry of the argument `lengths` for a leaf: ints or a mask; None where the leaf is said to have none."""
+    """The entry of the argument `lengths` for a leaf: ints or a mask; None if the leaf has none."""
 
     path: Path
     lengths: object
 
     @property
     def name(self) -> str:
-        """What a message calls them."""
+        """Their name in messages."""
         return name_of("lengths", self.path)
 
 
 def choose_sequences(
     x: Structure, arrays: Arrays, table: EntryTable, given: dict[Path, GivenLengths], sequences: object
 ) -> list[Path]:
-    """Chooses the entries to strip. A wrong choice would cut values off, so what is not certain is refused.
+    """Chooses the entries to remove padding from. A wrong choice would cut off values, so uncertain ones are refused.
 
     Without `sequences`, a key of `x` or several, and without lengths for single entries these are the arrays of rank 2
     and more, if they all have one second dimension, or a mask or "<name>_lengths" each.
 
     Raises:
         TypeError: If `sequences` is neither a key nor several.
-        ValueError: If no entry is a sequence, or one cannot tell which.
+        ValueError: If no entry is a sequence, or it is not clear which is.
     """
     possible = [path for path, array in arrays.items() if array.ndim >= 2]
     _check_lengths_are_of_padded(possible, arrays, given)
@@ -312,7 +310,7 @@ def check_keys(sequences: object) -> tuple[str | int, ...]:
 
 
 def _leaves_at(x: Structure, arrays: Arrays, sequences: object) -> list[Path]:
-    """The leaves of the entries that are named, all of them padded."""
+    """The leaves of the named entries, all of them padded."""
     if not isinstance(x, (dict, tuple)):
         raise ValueError("`sequences` names entries of a dict or tuple, but `x` is one array. Leave it out.")
     keys = _keys(x)
@@ -344,7 +342,7 @@ def _check_lengths_are_of_padded(possible: list[Path], arrays: Arrays, given: di
 
 
 def _check_lengths_of_all(arrays: Arrays, others: list[Path], with_lengths: list[Path]) -> None:
-    """Refuses lengths for some entries where others, without, look like sequences as well."""
+    """Refuses lengths for some entries if others, without lengths, look like sequences too."""
     shapes = {arrays[path].shape[:2]: path for path in with_lengths}
     for path in others:
         if arrays[path].shape[:2] in shapes:
@@ -359,7 +357,7 @@ def _check_lengths_of_all(arrays: Arrays, others: list[Path], with_lengths: list
 
 
 def _check_second_axis(arrays: Arrays) -> None:
-    """Refuses entries without one second axis in common."""
+    """Refuses entries that do not share their second axis."""
     if len({array.shape[1] for array in arrays.values()}) == 1:
         return
     shapes = {leaf_name(path): array.shape for path, array in arrays.items()}
@@ -376,12 +374,12 @@ def _keys(x: Structure) -> list[str | int]:
 
 
 def lengths_by_leaf(x: Structure, lengths: Any, path: Path = ()) -> dict[Path, GivenLengths]:
-    """What was given for each leaf of `x` that `lengths` speaks of, both of which stand at `path` in the arguments.
+    """The given lengths of each leaf of `x` that `lengths` has an entry for; both are at `path` in the arguments.
 
     The paths of the leaves begin with "x".
 
     Raises:
-        ValueError: If `lengths` is no array and has another structure than `x`; entries may be missing from a dict.
+        ValueError: If `lengths` is not an array and has another structure than `x`; entries may be missing from a dict.
     """
     name, label = leaf_name(("x", *path)), name_of("lengths", path)
     if isinstance(x, dict) and isinstance(lengths, dict):
@@ -413,10 +411,10 @@ def lengths_by_leaf(x: Structure, lengths: Any, path: Path = ()) -> dict[Path, G
 
 
 def read_lengths(given: object, shape: tuple[int, ...], label: str, name: str) -> tuple[Lengths, Side | None, bool]:
-    """Given lengths, or a mask of booleans or of 0 and 1, as integers; the end a mask has padded; whether it is a mask.
+    """Given lengths, or a mask of booleans or of 0 and 1, as integers; the padded end of a mask; whether it is a mask.
 
     Raises:
-        TypeError: If they are no integers.
+        TypeError: If they are not integers.
         ValueError: If they are negative, or not one for each row; if a mask has a gap, or rows padded at both ends.
     """
     mask = _as_mask(given)

@@ -1,4 +1,4 @@
-"""What the batches of a monitored dataset show of how they are padded, and what is refused for it.
+"""Evidence from the batches of a monitored dataset about their padding, and the errors for contradictions.
 
 `graph.measure_rows` counts it batch by batch, in graph; the counts of a pass are added up, and judged here by the rules
 of `batches.Unpadder`.

@@ -1,4 +1,4 @@
-"""The lengths of the rows of a padded batch, read off the batch in graph: what `monitor_padding` counts."""
+"""The lengths of the rows of a padded batch, read off the batch in graph, as counted by `monitor_padding`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def sequence_paths(x: Structure, sequences: object = None) -> list[Path]:
         sequences: Optional str or int, the entry of `x` that holds the sequences, or a list of several.
 
     Returns:
-        The paths of entries, or `[()]` where `x` itself is the batch.
+        The paths of entries, or `[()]` if `x` itself is the batch.
 
     Raises:
-        ValueError: If no entry can be a batch of sequences, or one cannot tell which.
+        ValueError: If no entry can be a batch of sequences, or it is not clear which is.
     """
     entries = _entries(x) if sequences is None else _entries_named(x, sequences)
     padded = {path: tuple(leaf.shape) for path, leaf in entries.items() if _rank(leaf) >= 2}
@@ -63,7 +63,7 @@ def _entries_named(x: Structure, sequences: object) -> Entries:
 
 
 def table_of(x: Structure) -> EntryTable:
-    """What tells the lengths of the entries of a model's input; its paths begin with "x"."""
+    """The entries with the lengths of a model's input; their paths begin with "x"."""
     kinds = {
         ("x", *path): EntryKind(_rank(leaf), _kind_of_dtype(leaf))
         for path, leaf in _entries(x).items()
@@ -80,7 +80,7 @@ def _kind_of_dtype(leaf: TensorOrSpec) -> str:
 
 
 def _with_varying_axis(padded: dict[Path, tuple[int | None, ...]], entries: Entries, table: EntryTable) -> list[Path]:
-    """Those entries but the masks whose second axis is time: one of varying size is; one of a fixed size may not be."""
+    """The entries without masks whose second axis is time: one of varying size is; one of a fixed size may not be."""
     padded = {path: shape for path, shape in padded.items() if not table.is_mask(("x", *path))} or padded
     varying = [path for path, shape in padded.items() if shape[1] is None]
     if not varying and len({shape[1] for shape in padded.values()}) > 1 and not _all_are_told(padded, entries, table):
@@ -93,7 +93,7 @@ def _with_varying_axis(padded: dict[Path, tuple[int | None, ...]], entries: Entr
 
 
 def _all_are_told(padded: dict[Path, tuple[int | None, ...]], entries: Entries, table: EntryTable) -> bool:
-    """Whether a mask of its padded length, or lengths of its own, tell the lengths of each entry."""
+    """Whether each entry has a mask of its padded length, or lengths of its own."""
     masks = {path: table.masks.get(("x", *path)) for path in padded}
     return all(
         ("x", *path) in table.lengths or ((mask := masks[path]) is not None and not _is_unlike(leaf, entries[mask[1:]]))
@@ -102,7 +102,7 @@ def _all_are_told(padded: dict[Path, tuple[int | None, ...]], entries: Entries, 
 
 
 def entry_name(path: Path) -> str:
-    """What statistics call an entry of the model's input: `x`, `x['source']` or `x[0]`; long keys too, in full."""
+    """The name of an entry of the model's input in statistics: `x`, `x['source']` or `x[0]`, with long keys in full."""
     return "x" + "".join(f"[{key!r}]" for key in path)
 
 
@@ -110,7 +110,7 @@ def check_padding_of(x: Structure, paths: list[Path], mask_value: Any) -> None:
     """Refuses a `mask_value` that the sequences' dtype cannot hold, as far as the dtype is known.
 
     Raises:
-        TypeError: If it is not a number, or not a string where the sequences are strings.
+        TypeError: If it is not a number, or not a string although the sequences are strings.
         ValueError: If it is a number that the dtype cannot hold.
     """
     entries = _entries(x)
@@ -133,12 +133,12 @@ def check_padding_of(x: Structure, paths: list[Path], mask_value: Any) -> None:
 
 
 class MeasuredRows(NamedTuple):
-    """What a batch says of its rows.
+    """The measurements of the rows of a batch.
 
     Attributes:
         lengths: The rows' lengths in each entry, int32 `(num_paths, batch)`, at least 1.
         padded_lengths: The padded lengths, int32 `(num_paths,)`.
-        counts: What speaks for and against these lengths, int64 `(evidence.num_counted, COUNTS)`.
+        counts: The evidence for and against these lengths, int64 `(evidence.num_counted, COUNTS)`.
         is_under_mask: Which timesteps a mask calls real, for each entry that has one.
     """
 
@@ -196,7 +196,7 @@ def row_lengths(x: Structure, paths: list[Path], mask_value: Any) -> tuple[tf.Te
 
 
 def evidence_of(x: Structure, paths: list[Path], is_named: bool = False) -> Evidence:
-    """What can be counted of the entries of an input, or of its specs; arrays show which masks are none."""
+    """The possible evidence about the entries of an input, or of its specs; arrays also show what is not a mask."""
     entries = _entries(x)
     table = table_of(x)
     wrong = [
@@ -221,7 +221,7 @@ def _may_be_mask(mask: TensorOrSpec) -> bool:
 
 
 def _is_longest(evidence: Evidence, padded_lengths: tf.Tensor) -> dict[int, tf.Tensor]:
-    """Whether each entry that "lengths" may speak of is padded as far as any other in this batch."""
+    """Whether each entry to which "lengths" may apply is padded as far as any other in this batch."""
     beside = [index for index, path in enumerate(evidence.paths) if evidence.table.tells(("x", *path))]
     longest = tf.reduce_max(tf.gather(padded_lengths, beside)) if beside else None
     return {
@@ -279,7 +279,7 @@ def _count_mask(entries: Entries, evidence: Evidence, index: int, mask: Path) ->
 
 
 def _count_unlike_rivals(shape: tf.Tensor, masks: list[TensorOrSpec]) -> tf.Tensor:
-    """In how many timesteps masks differ that have the shape of a leaf."""
+    """The number of timesteps in which masks of the shape of a leaf differ."""
     counts = [tf.zeros([], tf.int64)]
     for mask in masks[1:]:
         fit = tf.logical_and(
@@ -297,7 +297,7 @@ def _count_unlike_rivals(shape: tf.Tensor, masks: list[TensorOrSpec]) -> tf.Tens
 def _is_unclear(
     index: int, lengths: tf.Tensor, entries: Entries, evidence: Evidence, cores: dict[int, Core]
 ) -> tf.Tensor:
-    """In which rows a leaf ends earlier than "lengths" says, which are those of another one: as `batches` asks."""
+    """The rows in which a leaf ends earlier than "lengths" says, which belong to another one; as in `batches`."""
     mine = cores[index]
     others = evidence.beside(index)
     if not others:
@@ -317,7 +317,7 @@ def _is_unclear(
 
 
 def _told_lengths(path: Path, entries: Entries, table: EntryTable) -> tf.Tensor | None:
-    """What a mask, or lengths of its own, tell of an entry; None if only its values or the longest do."""
+    """The lengths of an entry by its mask or its own lengths; None if only its values or the longest tell them."""
     if path in table.masks:
         mask = entries[table.masks[path][1:]]
         is_real = tf.not_equal(mask, tf.zeros([], mask.dtype))
@@ -336,7 +336,7 @@ def leaves_at(x: Structure, paths: list[Path]) -> list[TensorOrSpec]:
 
 
 def _core(leaf: tf.Tensor, mask_value: Any) -> Core:
-    """Where the first and the last timestep lies that is not `mask_value`: what `spans.is_padding` says of arrays."""
+    """The positions of the first and the last timestep other than `mask_value`, as `spans.is_padding` for arrays."""
     if leaf.dtype == tf.string and isinstance(mask_value, int) and mask_value == 0:
         mask_value = ""
     value = _in_stored_dtype(mask_value, leaf.dtype)
@@ -354,7 +354,7 @@ def _core(leaf: tf.Tensor, mask_value: Any) -> Core:
 
 
 def _at_one_side(core: Core, padding: Side | None) -> Core:
-    """The end that is not padded is real where `padding` is known."""
+    """Treats the end that is not padded as real, if `padding` is known."""
     if padding == "post":
         first = tf.zeros_like(core.first)
         return core._replace(first=first)

@@ -1,8 +1,8 @@
-"""Rows that end or begin in one and the same timestep: padding that was not noticed, and taken for data.
+"""Rows that end or begin in one and the same timestep: unnoticed padding, taken for data.
 
-Every door keeps a sample of the rows whose lengths were read off the values, `RowSample`, or in graph
-`UnnoticedPaddingCheck`. Where all of them have as much padding, usually none, the runs of one timestep at their ends or
-beginnings are counted, and a warning says which `mask_value` to pass.
+Every reader keeps a sample of the rows whose lengths were read off the values: `RowSample`, or in graph
+`UnnoticedPaddingCheck`. If all of them have the same amount of padding, usually none, the runs of one timestep at their
+ends or beginnings are counted, and a warning says which `mask_value` to pass.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _MAX_VALUES_OF_SAMPLE = 2**16  # unless a single row has more
 
 
 class RowSample:
-    """Every n-th of the rows of a padded leaf, at most 1,024, and whether all rows have as much padding.
+    """Every n-th row of a padded leaf, at most 1,024, and whether all rows have the same amount of padding.
 
-    The rows come from all of the data: as more arrive, n doubles.
+    The rows come from the whole data: as more arrive, n doubles.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class RowSample:
         return sum(len(numbers) for numbers, _ in self._kept)
 
     def message(self, name: str, mask_value: Any) -> str | None:
-        """What to say of a leaf, if padding was not noticed in it."""
+        """The warning about a leaf, if its padding was not noticed."""
         if not self._are_alike or not self._kept:
             return None
         with tf.device("CPU:0"):
@@ -99,7 +99,7 @@ class RowSample:
 
 
 def unnoticed_message(name: str, mask_value: Any, runs: ConstantRuns, timesteps: int | None = None) -> str:
-    """The warning; `timesteps` is the length of all rows, where there is one."""
+    """The warning; `timesteps` is the length of all rows, if they have one."""
     length = "are equally long" if timesteps is None else f"have {timesteps} real timesteps"
     is_known = runs.value.dtype.kind in "biuf" and _is_mask_value(runs.value, mask_value)
     if is_known:
@@ -124,13 +124,13 @@ def _is_mask_value(value: np.ndarray, mask_value: Any) -> bool:
 
 
 def warn_of(messages: Iterable[str]) -> None:
-    """Warns at the line of the caller outside of this package."""
+    """Warns at the line of the caller outside this package."""
     for message in messages:
         warnings.warn(message, stacklevel=level_of_caller())
 
 
 class UnderMask:
-    """What lies under a mask: a mask that is True where the padding is, as PyTorch's key_padding_mask, is refused."""
+    """The values under a mask: refuses a mask that is True on padding, as PyTorch's key_padding_mask."""
 
     def __init__(self, label: str, name: str, checks_itself: bool = True):
         self._label, self._name, self._checks_itself = label, name, checks_itself
@@ -139,11 +139,11 @@ class UnderMask:
 
     @property
     def rest(self) -> OneTimestep:
-        """What the mask calls padding."""
+        """The values that the mask calls padding."""
         return self._rest
 
     def add(self, array: np.ndarray, is_real: Mask) -> None:
-        """Takes rows of the leaf, and what the mask calls real of them."""
+        """Adds rows of the leaf, and which of their timesteps the mask calls real."""
         self._num_real += int(np.count_nonzero(is_real))
         self._real.add_where(array, is_real)
         self._rest.add_where(array, ~is_real)
@@ -151,7 +151,7 @@ class UnderMask:
             self.check()
 
     def check(self) -> None:
-        """Raises a ValueError where all that is real is one timestep, and the rest is not."""
+        """Raises a ValueError if all real values are one timestep, and the rest is not."""
         if self._real.value is not None and self._real.is_constant and not self._rest.is_constant:
             raise ValueError(
                 f"`{self._label}` must be True where `{self._name}` is real. Received a mask under which all data is "
@@ -163,11 +163,11 @@ class UnderMask:
 class UnnoticedPaddingCheck:
     """Keeps some rows of the first batches, and warns once if they end or begin in what looks like padding.
 
-    It counts the rows of all batches that end and that begin in `mask_value` as well, and refuses what is not certain.
+    It also counts the rows of all batches that end and that begin in `mask_value`, and refuses uncertain lengths.
 
     Args:
-        mask_value: What padding is said to hold.
-        padding: The end that is said to be padded, or None.
+        mask_value: The given value of padding.
+        padding: The given end of padding, or None.
     """
 
     def __init__(self, mask_value: Any, padding: Side | None = None):
@@ -220,10 +220,10 @@ class UnnoticedPaddingCheck:
     def refuse_uncertain(
         self, pass_number: int, evidence: Evidence | None, names: list[str], dtypes: list[tf.DType]
     ) -> list[int]:
-        """Refuses figures of a pass of which it is not certain what they count.
+        """Refuses figures of a pass if it is not certain what they count.
 
-        Returns for each leaf the one whose lengths are its own, as `Evidence.judge` does; `evidence` is None where no
-        batch was measured.
+        Returns for each leaf the one whose lengths it has, as `Evidence.judge` does; `evidence` is None if no batch was
+        measured.
 
         Raises:
             ValueError: If it is not certain.
@@ -250,7 +250,7 @@ class UnnoticedPaddingCheck:
             return owners
 
     def _find_unnoticed(self, names: list[str], dtypes: list[tf.DType]) -> bool:
-        """Whether there are more leaves than before whose padding was not noticed: the warning speaks for these."""
+        """Whether there are more leaves than before with unnoticed padding: the warning is about these."""
         if self._unnoticed or self._warned:
             return False
         self._unnoticed = {
@@ -273,7 +273,7 @@ class UnnoticedPaddingCheck:
         return under
 
     def warn_once(self, names: list[str], dtypes: list[tf.DType]) -> None:
-        """Warns, at the line of the caller outside of this package, if padding was not noticed in one of the leaves."""
+        """Warns, at the line of the caller outside this package, about unnoticed padding in one of the leaves."""
         with self._lock:
             num_kept = int(self._samples.size())
             if self._warned or num_kept == self._num_checked:
@@ -288,7 +288,7 @@ class UnnoticedPaddingCheck:
                     return
 
     def _kept(self, number: int, num_leaves: int, dtype: tf.DType) -> tuple[list[tf.Tensor], np.ndarray]:
-        """The samples of a leaf, and how much of each row was padding."""
+        """The samples of a leaf, and the amount of padding of each row."""
         keys = self._samples.export()[0]
         keys = tf.sort(tf.boolean_mask(keys, keys % num_leaves == number))
         samples = [tf.io.parse_tensor(entry, dtype) for entry in self._samples.lookup(keys)]
@@ -312,7 +312,7 @@ def _sample(leaf: tf.Tensor) -> tf.Tensor:
 
 
 def level_of_caller() -> int:
-    """The `stacklevel` of the nearest line outside of this package, Keras and TensorFlow, such as a call of `fit`."""
+    """The `stacklevel` of the nearest line outside this package, Keras and TensorFlow, such as a call of `fit`."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None:
         if frame.f_globals.get("__name__", "").partition(".")[0] not in ("keras_bucketing", "keras", "tensorflow"):
@@ -363,8 +363,8 @@ class ConstantRuns:
     def looks_like_padding(self) -> bool:
         """Whether enough rows have a run, of differing lengths, of a timestep that hardly occurs elsewhere.
 
-        Enough are two, and a tenth of the rows; three in four timesteps of that value must lie in the runs. Padding
-        does so, while plateaus and frequent values are spread over the rows.
+        Enough are two, and a tenth of the rows; three in four timesteps of that value must be in the runs. Padding does
+        so, while plateaus and frequent values are spread over the rows.
         """
         return (
             self.num_runs >= max(2, _MIN_SHARE_OF_ROWS * self.num_rows)
@@ -373,7 +373,7 @@ class ConstantRuns:
         )
 
     def describe(self) -> str:
-        """What was found, for a warning."""
+        """The runs in words, for a warning."""
         return (
             f"{self.num_runs} of {self.num_rows} rows {'end' if self.at_end else 'begin'} in {self.shortest} to "
             f"{self.longest} timesteps of {show(self.value.tolist())}"
@@ -391,7 +391,7 @@ def runs_like_padding(batches: Sequence[tf.Tensor]) -> ConstantRuns | None:
 
 
 def add_up_runs(parts: Iterable[tuple[np.ndarray, np.ndarray]], at_end: bool) -> ConstantRuns | None:
-    """Adds up what `count_runs` found in several batches, for the value with the most runs; None if none has a run."""
+    """Adds up the results of `count_runs` over batches, for the value with the most runs; None if none has a run."""
     num_rows = 0
     counts_by_value: dict[str, tuple[np.ndarray, list[np.ndarray]]] = {}
     for counts, value in parts:
@@ -435,7 +435,7 @@ def count_runs(batch: tf.Tensor, at_end: bool) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _run_at_end(holds: tf.Tensor) -> tf.Tensor:
-    """Int32 `(num_rows,)`: how many of the last timesteps hold."""
+    """Int32 `(num_rows,)`: the length of the run of True at the end of each row."""
     time = tf.shape(holds)[1]
     last_without = tf.reduce_max(tf.where(holds, -1, tf.range(time)), axis=1)
     return time - 1 - last_without
