@@ -146,7 +146,7 @@ class _Outcome:
     extra: int
     tolerance: float
     failed_alone: int | None = None  # the row that differs most from itself alone
-    by_design: float | None = None  # how much rows of one length differ in company
+    by_design: float | None = None  # how much rows of one length differ among others
 
     @property
     def max_difference(self) -> float:

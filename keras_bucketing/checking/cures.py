@@ -43,10 +43,10 @@ def describe(operation: Any) -> str:
 
 
 def explain(leak: Leak, keys: list[str]) -> tuple[str | None, str, str]:
-    """What is known about a leak.
+    """Explains a leak.
 
     Args:
-        leak: What was found.
+        leak: The leak.
         keys: The keys of a dict x of the dataset.
 
     Returns:
@@ -84,7 +84,7 @@ def explain(leak: Leak, keys: list[str]) -> tuple[str | None, str, str]:
 
 
 def cure_of_loss(call: Call, has_attention: bool = False) -> str:
-    """What keeps the mask where this call loses it."""
+    """What to write so that the mask is kept, in place of a call that loses it."""
     operation, kind = call.operation, type(call.operation).__name__
     if not isinstance(operation, keras.layers.Layer):
         if kind in _MERGES and len(call.inputs) > 1:
@@ -112,7 +112,7 @@ def cure_of_loss(call: Call, has_attention: bool = False) -> str:
 
 
 def cure_of_reader(call: Call) -> str:
-    """What leaves padding out where this call reads it."""
+    """What to write so that padding is left out, in place of a call that reads it."""
     if isinstance(call.operation, KeepMask):  # which does not make a layer use the mask
         call = replace(call, operation=call.operation.layer)
     operation, kind = call.operation, type(call.operation).__name__
@@ -236,14 +236,14 @@ def _plain(operation: Any) -> str:
 
 
 def _ignores_masks(call: Call) -> bool:
-    """Whether a call reads padding also with a mask in its input."""
+    """Whether a call reads padding even with a mask in its input."""
     kind = type(call.operation).__name__
     named = ("GlobalMaxPooling1D", "Flatten", "GroupNormalization", "UnitNormalization", "Lambda", *_REDUCTIONS)
     return kind in named or ("Conv" in kind) or ("Pooling" in kind and kind != "GlobalAveragePooling1D")
 
 
 def _keeps_time(call: Call) -> bool:
-    """Whether the first output has as many timesteps as the mask of the input."""
+    """Whether the first output has the same number of timesteps as the mask of the input."""
     mask = next((mask for mask in call.input_masks if mask is not None), None)
     value = call.output_values[0] if call.output_values else None
     return mask is None or value is None or (value.ndim >= 2 and value.shape[1] == mask.shape[1])

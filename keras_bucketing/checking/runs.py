@@ -1,4 +1,4 @@
-"""Runs of a model that leave no trace, and by how much what they put out differs."""
+"""Runs of a model that change nothing, and comparisons of their outputs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Runner:
     """Runs a model in inference mode, with the states of stateful layers reset before each run.
 
     Attributes:
-        graph_error: What stopped the graph, as `fit` and `predict` would have it, although the model runs without one.
+        graph_error: The error of the graph, as in `fit` and `predict`, if the model runs only without a graph.
     """
 
     def __init__(self, model: keras.Model):
@@ -64,7 +64,7 @@ class Runner:
         return self._call(self.tensors_of(batch))
 
     def tensors_of(self, batch: Batch) -> Any:
-        """The x of a batch as tensors; of a dict only what the model declares."""
+        """The x of a batch as tensors; of a dict only the entries that the model declares."""
         x = batch.x
         if self._names is not None and isinstance(x, dict) and self._names < set(x):
             x = {name: x[name] for name in self._names}
@@ -108,7 +108,7 @@ def _arrays(outputs: Any) -> list[Array]:
 
 
 def to_array(tensor: Any) -> Array | None:
-    """A tensor's values, half precision as float32; None if it has none, as inside of a compiled loop."""
+    """A tensor's values, half precision as float32; None if it has none, e.g. inside a compiled loop."""
     try:
         array = np.array(keras.ops.convert_to_numpy(tensor))
     except Exception:
@@ -125,7 +125,7 @@ def to_array(tensor: Any) -> Array | None:
 
 @contextmanager
 def restored(model: keras.Model) -> Iterator[None]:
-    """Brings back the values of all variables at the end, and the random states of Python and NumPy."""
+    """Restores the values of all variables at the end, and the random states of Python and NumPy."""
     values = [(variable, value_of(variable)) for variable in _variables(model)]
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     known = {id(variable) for variable, _ in values}
@@ -152,7 +152,7 @@ def _variables(model: keras.Model) -> list[Any]:
 def fill_zero_weights(model: keras.Model) -> None:
     """Gives random values to trainable weights that are all zero, as biases are before training.
 
-    With zero biases many layers make zeros of zeros, so that padding does not show before the first step of training.
+    With zero biases many layers turn zeros into zeros, so padding does not show before the first training step.
     """
     rng = np.random.default_rng(0)
     for variable in model.trainable_variables:
@@ -174,7 +174,7 @@ def rounding_factor(dtype: str | None) -> float:
 
 @contextmanager
 def in_float32(model: keras.Model) -> Iterator[None]:
-    """Lets the layers of mixed precision compute in float32, as their variables are stored."""
+    """Makes the layers of mixed precision compute in float32, as their variables are stored."""
     mixed = [
         layer
         for layer in layers_inside(model)
@@ -219,13 +219,13 @@ def full_products() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two outputs are apart.
+    """The difference of two outputs.
 
     Attributes:
-        absolute: Float, the largest difference; NaN where only one of two values is.
+        absolute: Float, the largest difference; NaN if only one of two values is.
         exceeds: Float, the largest difference in units of `1 + |output|`.
         row: Int, the position of that row in the batch.
-        output: Int, which output.
+        output: Int, the index of the output.
     """
 
     absolute: float = 0.0
@@ -237,10 +237,10 @@ class Difference:
 def real_sizes(
     shape: Any, other: Any, padded: tuple[int, ...], others: tuple[int, ...], lengths: list[int]
 ) -> list[int] | None:
-    """How much of each axis of a row's output depends on real timesteps alone.
+    """How much of each axis of a row's output depends only on real timesteps.
 
-    An axis that grows with the padding is one of time. What a row without padding would have there follows from how it
-    grows: as much as the time axis, or, with strides, in proportion.
+    An axis that grows with the padding is a time axis. Its size for a row without padding follows from how it grows: as
+    much as the time axis, or, with strides, in proportion.
 
     Args:
         shape: The shape of one run's output, without the batch.
@@ -250,7 +250,7 @@ def real_sizes(
         lengths: The row's length on each time axis.
 
     Returns:
-        None where an axis grows in a way that nothing explains.
+        None if an axis grows in an unexplained way.
     """
     if len(shape) != len(other):
         return None
@@ -306,8 +306,8 @@ def compare(
     Args:
         one: Outputs of the first run.
         two: Outputs of the second.
-        first: What the first run got.
-        second: What the second run got.
+        first: The batch of the first run.
+        second: The batch of the second run.
         pads_left: Whether padding is at the beginning.
         rows: Pairs of positions, a row of the first batch and the same in the second. Defaults to all, in order.
     """

@@ -1,4 +1,4 @@
-"""A few rows of a dataset, without padding, and batches of them that are padded as far as one likes."""
+"""A few rows of a dataset, without padding, and batches of them with any amount of padding."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class SampledLeaf:
 
     Attributes:
         rows: For each row an array `(length, *features)`, or its value.
-        axis: Which time axis it has, or None for one value per row.
-        padding: What the padding holds.
-        min_length: The least padded length.
+        axis: Its time axis, or None for one value per row.
+        padding: The value of padding.
+        min_length: The minimum padded length.
         counts: For an entry of lengths, the time axis that it counts.
     """
 
@@ -74,9 +74,9 @@ class Sample:
         return len(self.leaves[0].rows)
 
     def batch(self, rows: Sequence[int], extra: int = 0, cut: int | None = None) -> Batch:
-        """Pads rows to the longest of them and by `extra` timesteps more, one more for each further time axis.
+        """Pads rows to the longest of them and by `extra` more timesteps, one more for each further time axis.
 
-        The growth of an axis then tells which time axis it is. With `cut`, rows are cut to so many timesteps.
+        The growth of an axis then identifies its time axis. With `cut`, rows are cut to that many timesteps.
         """
         lengths = [of_axis[list(rows)] for of_axis in self.lengths]
         if cut is not None:
@@ -122,8 +122,8 @@ def sample_rows(dataset: Any, num_rows: int, mask_value: Any) -> Sample:
 
     Args:
         dataset: A `BucketedSequence`, a `BucketedStream`, or padded batches: a dataset of them, or arrays as in `fit`.
-        num_rows: Int, how many.
-        mask_value: What padding holds, where the dataset does not say it.
+        num_rows: Int, their number.
+        mask_value: The value of padding, if the dataset does not tell it.
     """
     if isinstance(dataset, BucketedSequence):
         return _of_bucketed(dataset, num_rows)
@@ -153,7 +153,7 @@ def _of_bucketed(dataset: BucketedSequence, num_rows: int) -> Sample:
 
 
 def _of_stream(stream: BucketedStream, num_rows: int) -> Sample:
-    """Out of the first rows of the source, which no pass knows of either."""
+    """A sample of the first rows of the source, outside any pass."""
     elements, longest = stream._first_rows(_MOST_ROWS_READ)
     rows = _spread(longest, num_rows)
     chosen = [
@@ -327,7 +327,7 @@ def _rows_of(batches: list[tuple[Any, ...]], row: int) -> tuple[Any, ...]:
 
 
 def _as_given(x: Any, given: Any) -> Any:
-    """The unpadded x with the keys, and as a list, as it was given."""
+    """The unpadded x with the keys, or as a list, as it was given."""
     if isinstance(given, dict):
         return {key: x.get(key, value) for key, value in given.items()}
     if isinstance(given, list):
@@ -336,7 +336,7 @@ def _as_given(x: Any, given: Any) -> Any:
 
 
 def _pads_left(elements: list[tuple[Any, ...]], given: list[tuple[Any, ...]], spec: list[Any]) -> bool:
-    """Whether a row stands at the end of the array that it was given in."""
+    """Whether a row was at the end of its given array."""
     for element, old in zip(elements, given, strict=True):
         leaves = zip(
             keras.tree.flatten(element[0]), keras.tree.flatten(old[0]), keras.tree.flatten(spec[0]), strict=True

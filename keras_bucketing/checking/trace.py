@@ -19,7 +19,7 @@ Tensor = Any  # A tensor of the active Keras backend.
 
 
 class _MaskReader(keras.layers.Layer):
-    """Reads the mask that a tensor carries, the way that every layer gets it."""
+    """Reads the mask that a tensor carries, as every layer gets it."""
 
     def __init__(self) -> None:
         super().__init__(autocast=False)
@@ -153,7 +153,7 @@ class Leak(NamedTuple):
 def find_leak(
     runner: Runner, first: Batch, second: Batch, rows: list[tuple[int, int]], tolerance: float, pads_left: bool
 ) -> Leak | None:
-    """Runs two batches of the same rows without a graph and compares all layers; None where nothing differs.
+    """Runs two batches of the same rows without a graph and compares all layers; None if nothing differs.
 
     Args:
         runner: The model.
@@ -193,7 +193,7 @@ def find_leak(
 
 
 class _Comparison(NamedTuple):
-    """Compares what two runs have at one place, on real timesteps."""
+    """Compares the values of two runs at one place, on real timesteps."""
 
     first: Batch
     second: Batch
@@ -202,7 +202,7 @@ class _Comparison(NamedTuple):
     pads_left: bool
 
     def reads_differ(self, call: Call, other: Call, depends: dict[int, bool]) -> bool:
-        """Whether a call got something else in the other run; of tensors that are outputs it is known already."""
+        """Whether the inputs of a call differ between the runs; for tensors that are outputs this is known already."""
         values = zip(call.inputs, call.input_values, other.input_values, strict=False)
         return any(
             depends[id(tensor)] if id(tensor) in depends else self.differs(one, two) for tensor, one, two in values
@@ -279,7 +279,7 @@ def masked_rows(calls: list[Call]) -> list[int]:
 
 
 def find_random_layer(runner: Runner, batch: Batch, tolerance: float) -> str | None:
-    """The name of the first layer that puts out something else for the same input."""
+    """The name of the first layer with different outputs for the same input."""
     with recorded_calls() as calls:
         runner.eagerly(batch)
     with recorded_calls() as others:

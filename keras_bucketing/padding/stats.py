@@ -295,7 +295,7 @@ class PaddingStats(PaddedTimesteps):
             The axes.
 
         Raises:
-            ImportError: If Matplotlib is missing, the extra `plot`.
+            ImportError: If Matplotlib is missing; the extra `plot` installs it.
             ValueError: If these are the figures of no batch.
         """
         from keras_bucketing.padding.pictures import plot_padding_stats

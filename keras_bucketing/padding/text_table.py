@@ -20,7 +20,7 @@ class Share(float):
 
 
 class ShownInNotebooks:
-    """What `print` shows, notebooks show as well, at the end of a cell."""
+    """Shows the printed text in notebooks, too, at the end of a cell."""
 
     def _repr_html_(self) -> str:
         return text_as_html(str(self))
