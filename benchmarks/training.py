@@ -91,32 +91,35 @@ def train_in_turns(trainees: Mapping[str, Trainee], epochs: int) -> dict[str, li
 
 def tables(record: Record) -> list[Table]:
     """Seconds and accuracy; how many times faster is the quotient of the seconds in the table."""
+    return [make_table("training", record)]
+
+
+def make_table(name: str, record: Record) -> Table:
+    """The table of a model, with one row for each way to make its batches."""
     results = record["results"]
     epochs = len(record["epochs"][OURS_32])
     others = (PADDED, RANDOM, RIVAL)
-    return [
-        Table(
-            "training",
-            f"{record['num_sequences']:,} sequences of 1 to {record['longest']:,} timesteps, {epochs} epochs",
+    return Table(
+        name,
+        f"{record['num_sequences']:,} sequences of 1 to {record['longest']:,} timesteps, {epochs} epochs",
+        [
+            *("batches", "seconds an epoch", *(f"x {other}" for other in others)),
+            *("first epoch, s", "updates an epoch", f"accuracy after {epochs} epochs", f"seconds to {GOAL}"),
+        ],
+        [
             [
-                *("batches", "seconds an epoch", *(f"x {other}" for other in others)),
-                *("first epoch, s", "updates an epoch", f"accuracy after {epochs} epochs", f"seconds to {GOAL}"),
-            ],
-            [
-                [
-                    name,
-                    spread(row["seconds_per_epoch"]),
-                    *(f"{times_faster(row, results[other]):.2f}" for other in others),
-                    significant(record["epochs"][name][0]["seconds"]),
-                    str(row["updates_per_epoch"]),
-                    format_accuracy(row["accuracy"]),
-                    "-" if row["seconds_to_goal"] is None else f"{row['seconds_to_goal']:.1f}",
-                ]
-                for name, row in results.items()
-            ],
-            note="x: times faster than. Median (quartiles) over the epochs but the first.",
-        )
-    ]
+                batches,
+                spread(row["seconds_per_epoch"]),
+                *(f"{times_faster(row, results[other]):.2f}" for other in others),
+                significant(record["epochs"][batches][0]["seconds"]),
+                str(row["updates_per_epoch"]),
+                format_accuracy(row["accuracy"]),
+                "-" if row["seconds_to_goal"] is None else f"{row['seconds_to_goal']:.1f}",
+            ]
+            for batches, row in results.items()
+        ],
+        note="x: times faster than. Median (quartiles) over the epochs but the first.",
+    )
 
 
 def figures(record: Record) -> dict[str, str]:

@@ -28,7 +28,7 @@ from benchmarks import harness
 from benchmarks.contenders import bucket_by_sequence_length, shuffled_padded_batch
 from benchmarks.labeled_tokens import VOCABULARY_SIZE, labeled_token_sequences, quantile_lengths
 from benchmarks.sequences import Sequences
-from benchmarks.tables import Record, Table, spread
+from benchmarks.tables import Record, Table
 from benchmarks.trainees import BATCH_SIZE, KerasTrainee, Trainee, bucketed
 from benchmarks.training import (
     OURS,
@@ -36,10 +36,9 @@ from benchmarks.training import (
     PADDED,
     RANDOM,
     RIVAL,
-    format_accuracy,
+    make_table,
     pad_everything,
     summarize,
-    times_faster,
     train_in_turns,
 )
 from keras_bucketing import check_padding
@@ -93,27 +92,7 @@ def main() -> None:
 
 def tables(record: Record) -> list[Table]:
     """Seconds and accuracy; how many times faster is the quotient of the seconds in the table."""
-    results, epochs = record["results"], len(record["epochs"][OURS_32])
-    others = (PADDED, RANDOM, RIVAL)
-    header = ["batches", "seconds an epoch", *(f"x {other}" for other in others), "updates an epoch"]
-    return [
-        Table(
-            "transformer_training",
-            f"{record['num_sequences']:,} sequences of 1 to {record['longest']:,} timesteps, {epochs} epochs",
-            [*header, f"accuracy after {epochs} epochs"],
-            [
-                [
-                    name,
-                    spread(row["seconds_per_epoch"]),
-                    *(f"{times_faster(row, results[other]):.2f}" for other in others),
-                    str(row["updates_per_epoch"]),
-                    format_accuracy(row["accuracy"]),
-                ]
-                for name, row in results.items()
-            ],
-            note="x: times faster than. Median (quartiles) over the epochs but the first.",
-        )
-    ]
+    return [make_table("transformer_training", record)]
 
 
 def make_trainees(train: Sequences, validation: Sequences, longest: int, quick: bool) -> dict[str, Trainee]:

@@ -1,5 +1,7 @@
 """Writes the figures of the benchmarks into the README and the pages in docs/, from the records in docs/figures/.
 
+`page.py` says which tables docs/benchmarks.md has, and draws the chart above each of them, docs/charts/TABLE.svg.
+
 A page has the markers, and everything between them is made here:
 
     <!-- table: NAME -->  the table of that name, and when and with what it was measured  <!-- end -->
@@ -8,7 +10,7 @@ A page has the markers, and everything between them is made here:
 `tables(record)` and `figures(record)` of each benchmark make them of its record, and `mask_list.page_tables` those of
 what keeps masks: of one record for each version of Keras, in docs/figures/masks/.
 
-    python -m benchmarks.update_docs                      write the pages from the records
+    python -m benchmarks.update_docs                      write the pages and charts from the records
     python -m benchmarks.update_docs --measure            first run all benchmarks, and draw all pictures
     python -m benchmarks.update_docs --measure NAME ...   first run these
 """
@@ -27,10 +29,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import mask_list
-from benchmarks.tables import Record, environment_line
+from benchmarks.page import PAGE, draw_charts
+from benchmarks.tables import Record, Table, environment_line
 
 ROOT = Path(__file__).parent.parent
-RECORDS = ROOT / "docs" / "figures"
+RECORDS, CHARTS = ROOT / "docs" / "figures", ROOT / "docs" / "charts"
 BENCHMARKS = (
     *("training", "transformer_training", "compilation_cache", "pipeline", "streams", "fit_overhead", "user_stages"),
     *("padding", "two_lengths", "scale", "larger_than_memory", "randomness", "few_buckets", "automatic_buckets"),
@@ -55,13 +58,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.measure is not None:
         measure(options.measure or BENCHMARKS)
-    made = make_all(read_records())
-    for page in pages():
-        text = page.read_text(encoding="utf-8")
-        updated = update(text, made, page.relative_to(ROOT).as_posix())
-        if updated != text:
-            page.write_text(updated, encoding="utf-8")
-            print(f"updated: {page.relative_to(ROOT)}")
+    records = read_records()
+    made = make_all(records)
+    for path in pages():
+        text = path.read_text(encoding="utf-8")
+        _write(path, text, update(text, made, path.relative_to(ROOT).as_posix()))
+    for name, chart in draw_charts(records).items():
+        path = CHARTS / f"{name}.svg"
+        _write(path, path.read_text(encoding="utf-8") if path.exists() else "", chart)
+
+
+def _write(path: Path, text: str, updated: str) -> None:
+    if updated != text:
+        path.write_text(updated, encoding="utf-8")
+        print(f"updated: {path.relative_to(ROOT)}")
 
 
 def pages() -> list[Path]:
@@ -80,12 +90,22 @@ def make_all(records: dict[str, Record]) -> dict[tuple[str, str], str]:
     for benchmark, record in records.items():
         module = importlib.import_module(f"benchmarks.{benchmark}")
         for table in module.tables(record):
-            made["table", table.name] = f"\n{table.as_markdown()}\n\n*Measured {environment_line(record)}.*\n"
+            made["table", table.name] = _as_text(table, record)
         for name, figure in getattr(module, "figures", lambda _: {})(record).items():
             made["figure", f"{benchmark}.{name}"] = figure
-    for name, table in mask_list.page_tables(mask_list.read_records(RECORDS / "masks")).items():
-        made["table", name] = f"\n{table}\n"
+    for name, entry in PAGE.items():
+        if entry.table:
+            shown = [records[record] for record in entry.records]
+            made["table", name] = _as_text(entry.table(*shown), *shown)
+    for name, markdown in mask_list.page_tables(mask_list.read_records(RECORDS / "masks")).items():
+        made["table", name] = f"\n{markdown}\n"
     return made
+
+
+def _as_text(table: Table, *records: Record) -> str:
+    """A table, and when and with what the records were measured."""
+    measured = "; ".join(dict.fromkeys(environment_line(record) for record in records))
+    return f"\n{table.as_markdown()}\n\n*Measured {measured}.*\n"
 
 
 def update(text: str, made: dict[tuple[str, str], str], page: str) -> str:

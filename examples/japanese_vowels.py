@@ -10,7 +10,7 @@ package carries the data, so nothing is downloaded.
 RECIPE is the best of CANDIDATES in a five-fold cross-validation on the TRAINING split alone, which `--cross-validate`
 runs again; the candidates come from a coarser search on the same folds. Three buckets are better than the automatic
 choice because lengths tell the speaker: the fewer buckets, the more speakers in each batch. The test split took no part
-in the choice. The accuracies are in docs/benchmarks.md, measured by benchmarks/few_buckets.py.
+in the choice. The accuracies are in docs/decisions/fewer-buckets.md, measured by benchmarks/few_buckets.py.
 """
 
 import argparse
