@@ -132,6 +132,13 @@ def test_a_block_whose_output_has_changed_fails_and_the_command_writes_it(shown,
 
 
 @pytest.mark.parametrize("page", TEXTS)
+def test_no_words_in_angle_brackets_become_html(page: str):
+    """`<name>` outside of code is a tag, which no page shows."""
+    text = re.sub(r"```.*?```|`[^`]+`|<!--.*?-->", "", TEXTS[page], flags=re.DOTALL)
+    assert re.findall(r"<(?!/?(?:table|tr|th|td)>)[a-z/][^>]*>", text) == []
+
+
+@pytest.mark.parametrize("page", TEXTS)
 def test_every_link_leads_to_a_file_and_to_a_heading(page: str):
     assert dead_links(DOCS / page) == []
 
