@@ -66,6 +66,7 @@ NUMPY_ONLY = [
     "call_errors.py",
     "data/row_splits.py",
     "data/tree.py",
+    "unpadding/sides.py",
     "unpadding/spans.py",
     "planning/boundaries.py",
     "planning/buckets.py",

@@ -49,7 +49,8 @@ from keras_bucketing.streams.sources import Stream
 from keras_bucketing.unpadding.batches import Batch, BatchOptions, HostLeaf, Spans, Unpadder, fitting_table
 from keras_bucketing.unpadding.entries import EntryKind, EntryTable, leaf_name, read_table
 from keras_bucketing.unpadding.labels import PaddedLabels
-from keras_bucketing.unpadding.spans import SideOfRuns, Span, runs_at_both_ends
+from keras_bucketing.unpadding.sides import SideOfRuns
+from keras_bucketing.unpadding.spans import Span, runs_at_both_ends
 from keras_bucketing.unpadding.unnoticed import warn_of
 
 _LOOKAHEAD = 8  # elements that are looked at before it is decided what their axes mean

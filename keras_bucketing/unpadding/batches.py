@@ -26,14 +26,12 @@ from keras_bucketing.unpadding.entries import (
     unclear_rivals,
 )
 from keras_bucketing.unpadding.pairs import PairOfLeaves, core_of, owners_of
+from keras_bucketing.unpadding.sides import SideOfLengths, SideOfMask, SideOfRuns
 from keras_bucketing.unpadding.spans import (
     Mask,
     MaskValue,
     OneTimestep,
     Side,
-    SideOfLengths,
-    SideOfMask,
-    SideOfRuns,
     Span,
     check_holds,
     is_padding,

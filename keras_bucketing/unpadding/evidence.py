@@ -17,7 +17,8 @@ from keras_bucketing.checks import show
 from keras_bucketing.data.tree import Path
 from keras_bucketing.unpadding.entries import EntryTable, leaf_name, unclear_longest, unclear_rivals
 from keras_bucketing.unpadding.pairs import NUM_COUNTS, PairOfLeaves, owners_of
-from keras_bucketing.unpadding.spans import Side, SideOfRuns
+from keras_bucketing.unpadding.sides import SideOfRuns
+from keras_bucketing.unpadding.spans import Side
 
 COUNTS = NUM_COUNTS + 1  # the most that is counted of anything
 

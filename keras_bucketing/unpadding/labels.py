@@ -16,12 +16,11 @@ from keras_bucketing.data.tree import Path, Structure
 from keras_bucketing.unpadding.arrays import PaddedSequences, UnpaddedInputs, unpad_arrays
 from keras_bucketing.unpadding.batches import Batch, BatchOptions, Spans
 from keras_bucketing.unpadding.entries import leaf_name
+from keras_bucketing.unpadding.sides import SideOfLengths, SideOfRuns
 from keras_bucketing.unpadding.spans import (
     MaskValue,
     OneTimestep,
     Side,
-    SideOfLengths,
-    SideOfRuns,
     Span,
     equals,
     runs_at_both_ends,
