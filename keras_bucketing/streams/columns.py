@@ -8,7 +8,7 @@ import mmap
 import os
 import pathlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -72,6 +72,12 @@ class ColumnBuilder:
             self._count_rows(len(values), [])
         else:
             self._count_rows(len(lengths), lengths.tolist())
+
+    def append_parts(self, parts: Iterable[np.ndarray], lengths: Lengths) -> None:
+        """Appends many sequences, some of their timesteps `(num_timesteps, *features)` at a time."""
+        for values in parts:
+            self._append(values)
+        self._count_rows(len(lengths), lengths.tolist())
 
     def finish(self, as_values: bool = False) -> Leaf:
         """The leaf; with `as_values`, sequences, all of one length, are an array `(num_rows, length, *features)`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 import tempfile
 from collections import deque
@@ -22,7 +23,7 @@ from keras_bucketing.streams.elements import (
     template_of,
 )
 
-_MAX_HELD_BYTES = 1 << 24  # in memory; one element, the first, may be larger
+_MAX_HELD_BYTES = 1 << 24  # in memory
 _IMMUTABLE = (bool, int, float, complex, str, bytes, np.generic, tf.Tensor, tf.RaggedTensor, tf.SparseTensor)
 
 
@@ -62,13 +63,13 @@ class Lookahead:
 
     @property
     def held(self) -> list[Element]:
-        """The first elements, up to one that is not in memory; the very first one is, if there is any."""
+        """The first elements, up to one that is not in memory; the very first one is read again, wherever it waits."""
         held: list[Element] = []
         for element in self._waiting:
             if isinstance(element, int):
                 break
             held.append(element)
-        return held
+        return held or [self._load(element) for element in itertools.islice(self._waiting, 1)]
 
     def __iter__(self) -> Iterator[Element]:
         """All elements of the stream; each is forgotten when it is yielded."""
@@ -80,7 +81,7 @@ class Lookahead:
 
     def _keep(self, element: Element) -> Element | int:
         num_bytes = sum(map(_num_bytes, leaves_of(element).values()))
-        if self._waiting and self._held_bytes + num_bytes > _MAX_HELD_BYTES:
+        if self._held_bytes + num_bytes > _MAX_HELD_BYTES:
             position = self._save(element)
             if position is not None:
                 return position

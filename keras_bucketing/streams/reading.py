@@ -50,11 +50,10 @@ from keras_bucketing.unpadding.batches import Batch, BatchOptions, HostLeaf, Spa
 from keras_bucketing.unpadding.entries import EntryKind, EntryTable, leaf_name, read_table
 from keras_bucketing.unpadding.labels import PaddedLabels
 from keras_bucketing.unpadding.sides import SideOfRuns
-from keras_bucketing.unpadding.spans import Span, runs_at_both_ends
+from keras_bucketing.unpadding.spans import Span, blocks_of, real_timesteps, runs_at_both_ends
 from keras_bucketing.unpadding.unnoticed import warn_of
 
 _LOOKAHEAD = 8  # elements that are looked at before it is decided what their axes mean
-_BLOCK_BYTES = 1 << 22  # of a padded batch that are copied at once
 _SILENT_SECONDS = 3.0  # whatever is faster needs no progress bar
 _BAR_WIDTH = 20
 _LONG_SECONDS, _LONG_COUNT = 60.0, 1_000_000  # after which a source of unknown size may be one without end
@@ -534,7 +533,7 @@ class BatchReader:
                     )
                 if path in self._unsure:
                     self._unsure[path].add(span)
-                _append_real(column, batch[path], span)
+                column.append_parts(_parts_of(batch[path], real_timesteps(batch[path], span)), span.lengths)
             elif role is Role.SEQUENCE:
                 self._append_sequences(column, batch[path])
             else:
@@ -582,9 +581,10 @@ class BatchReader:
             for index, row in enumerate(leaf):
                 column.append(as_row(row, f"{column.name}[{self.num_rows + index}]"))
         else:
-            _check_time_axis(leaf, column.name)
-            values = leaf.reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])
-            column.append_block(values, np.full(len(leaf), leaf.shape[1]))
+            array = _check_time_axis(leaf, column.name)
+            lengths = np.full(len(array), array.shape[1])
+            parts = (array[block].reshape(-1, *array.shape[2:]) for block in blocks_of(array))
+            column.append_parts(_parts_of(array, parts), lengths)
 
     def _leaves(self, element: Element, index: int) -> Batch:
         """The batch's leaves, in the memory of the host."""
@@ -619,13 +619,9 @@ class BatchReader:
         return self._unpadder.spans(batch, first_row)
 
 
-def _append_real(column: ColumnBuilder, padded: np.ndarray, span: Span) -> None:
-    """Appends the real timesteps of a batch, some rows at a time: no second batch is ever in memory."""
-    step = max(_BLOCK_BYTES // max(padded[:1].nbytes, 1), 1)
-    for start in range(0, max(len(padded), 1), step):
-        rows = slice(start, start + step)
-        part = Span(span.start[rows], span.stop[rows], span.time)
-        column.append_block(padded[rows][part.is_real], part.lengths)
+def _parts_of(batch: np.ndarray, parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The timesteps of a batch, some at a time; of one without any, none of its features and dtype."""
+    return parts if batch.shape[0] * batch.shape[1] else iter([np.empty((0, *batch.shape[2:]), batch.dtype)])
 
 
 class _Unsure:

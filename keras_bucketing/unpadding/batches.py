@@ -28,15 +28,17 @@ from keras_bucketing.unpadding.entries import (
 from keras_bucketing.unpadding.pairs import PairOfLeaves, core_of, owners_of
 from keras_bucketing.unpadding.sides import SideOfLengths, SideOfMask, SideOfRuns
 from keras_bucketing.unpadding.spans import (
-    Mask,
+    Extent,
     MaskValue,
     OneTimestep,
     Side,
     Span,
+    are_equal_masks,
     check_holds,
-    is_padding,
+    extent_of_data,
+    is_binary,
     lengths_of_mask,
-    runs_outside_of,
+    padding_of,
     show_mask_value,
     span_of_lengths,
 )
@@ -85,10 +87,7 @@ def fitting_table(table: EntryTable, batches: Sequence[Batch]) -> EntryTable:
     wrong = [
         path
         for path, mask in table.masks.items()
-        if any(
-            np.shape(batch[path])[:2] != np.shape(batch[mask]) or not ((batch[mask] == 0) | (batch[mask] == 1)).all()
-            for batch in batches
-        )
+        if any(np.shape(batch[path])[:2] != np.shape(batch[mask]) or not is_binary(batch[mask]) for batch in batches)
     ]
     return table.without_masks_of(wrong)
 
@@ -142,7 +141,7 @@ class Unpadder:
                 lengths = np.minimum(told.lengths, array.shape[1])
                 self._side_of_lengths(told.label).add(leaf_name(path), array, lengths)
         if self._pairs:
-            cores = {path: core_of(self._is_real(path, batch), self._padding) for path in self.by_values}
+            cores = {path: core_of(self._data_in(path, batch), self._padding) for path in self.by_values}
             for pair in self._pairs:
                 pair.add(cores[pair.one], cores[pair.other], first_row)
 
@@ -207,13 +206,13 @@ class Unpadder:
     def _told_by_mask(self, path: Path, batch: Batch, first_row: int) -> _Told:
         at = self.table.masks[path]
         mask, label = batch[at], leaf_name(at)
-        if mask.shape != batch[path].shape[:2] or not ((mask == 0) | (mask == 1)).all():
+        if mask.shape != batch[path].shape[:2] or not is_binary(mask):
             raise ValueError(
                 f"`{label}` must be a mask of `{leaf_name(path)}`, 0 or 1 at each timestep. Expected shape "
                 f"{batch[path].shape[:2]} as before, received {mask.shape} in the batch at row {first_row}, or other "
                 "values. Rename the entry if it is data."
             )
-        lengths, side = lengths_of_mask(mask.astype(bool), label, first_row)
+        lengths, side = lengths_of_mask(mask, label, first_row)
         own = self.table.lengths.get(path)
         if own is not None and not np.array_equal(batch[own], lengths):
             row = int(np.argmax(np.asarray(batch[own]) != lengths))
@@ -238,7 +237,7 @@ class Unpadder:
         others = [other for other in beside if other != path and not self.table.is_mask(other)]
         if not others or self._is_named:
             return
-        mine = core_of(self._is_real(path, batch), self._padding)
+        mine = core_of(self._data_in(path, batch), self._padding)
         is_shorter = (mine.lengths > 0) & (mine.lengths < lengths) & ~mine.has_gaps.any()
         if not is_shorter.any():
             return
@@ -251,7 +250,7 @@ class Unpadder:
     def _lengths_beside(self, path: Path, batch: Batch, first_row: int) -> Lengths:
         """The lengths of another leaf, which may be each row's longest."""
         if path in self.table.longest:
-            return core_of(self._is_real(path, batch), self._padding).lengths
+            return core_of(self._data_in(path, batch), self._padding).lengths
         told = self._told(path, batch, first_row)
         return np.zeros(len(batch[path]), np.int64) if told is None else told.lengths
 
@@ -261,11 +260,11 @@ class Unpadder:
             mask_side = self._mask_sides.setdefault(told.label, SideOfMask(told.label, self._padding))
             span = span_of_lengths(told.lengths, time, mask_side.add(told.side, first_row))
             if path in self.table.shared and path not in self._given and not self.table.is_mask(path):
-                self._rests.setdefault(path, OneTimestep()).add_where(array, ~span.is_real)
+                self._rests.setdefault(path, OneTimestep()).add_parts(padding_of(array, span))
                 check_shared_masks(self._rests, self.table.masks)
             if array.dtype != bool and not self.table.is_mask(path):
                 under = self._under_masks.setdefault(path, UnderMask(told.label, name))
-                under.add(array, span.is_real)
+                under.add(array, span)
             return span
         lengths = np.minimum(told.lengths, time)
         side = self._side_of_lengths(told.label).decide(name, array, lengths)
@@ -279,7 +278,7 @@ class Unpadder:
         time, name = array.shape[1], leaf_name(path)
         if self._maxlen is not None and self._maxlen <= time:
             return
-        run = np.where(told.lengths > time, runs_outside_of(self._is_real(path, {path: array}))[side], 0)
+        run = np.where(told.lengths > time, self._data_in(path, {path: array}).runs[side], 0)
         if run.any():
             at = int(np.argmax(run > 0))
             row = first_row + at
@@ -294,18 +293,18 @@ class Unpadder:
     def _side_of_lengths(self, label: str) -> SideOfLengths:
         return self._length_sides.setdefault(label, SideOfLengths(self._padding, self._mask_value))
 
-    def _is_real(self, path: Path, batch: Batch) -> Mask:
-        """Which timesteps differ from `mask_value`, which the leaf must be able to hold."""
+    def _data_in(self, path: Path, batch: Batch) -> Extent:
+        """Which timesteps hold something else than `mask_value`, which the leaf must be able to hold."""
         array: np.ndarray = batch[path]
         kind = (path, array.dtype)
         if kind not in self._checked:
             check_holds(self._mask_value, array.dtype, array.shape[2:], leaf_name(path))
             self._checked.add(kind)
-        return ~is_padding(array, self._mask_value)
+        return extent_of_data(array, self._mask_value)
 
     def _span_by_values(self, path: Path, batch: Batch, first_row: int) -> Span:
-        is_real = self._is_real(path, batch)
-        time, runs = is_real.shape[1], runs_outside_of(is_real)
+        data = self._data_in(path, batch)
+        time, runs = data.time, data.runs
         if path not in self._run_sides:
             self._run_sides[path] = SideOfRuns(leaf_name(path), self._mask_value, self._padding)
         evidence = self._run_sides[path]
@@ -319,9 +318,9 @@ class Unpadder:
             rivals = [
                 rival
                 for rival in self.table.rivals.get(path, [])
-                if batch[rival].shape == batch[path].shape[:2] and ((batch[rival] == 0) | (batch[rival] == 1)).all()
+                if batch[rival].shape == batch[path].shape[:2] and is_binary(batch[rival])
             ]
             if path in rivals or path in self._given or self._is_named or len(rivals) < 2:
                 continue
-            if any(not np.array_equal(batch[rival] != 0, batch[rivals[0]] != 0) for rival in rivals):
+            if not all(are_equal_masks(batch[rival], batch[rivals[0]]) for rival in rivals):
                 raise unclear_rivals(path, rivals)

@@ -18,14 +18,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from keras_bucketing.checks import check_lengths, shorten, show
 from keras_bucketing.data import tree
 from keras_bucketing.data.arrays import NUMBERS
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.tree import Path, Structure, name_of
-from keras_bucketing.unpadding.spans import OneTimestep, Side, lengths_of_mask
+from keras_bucketing.unpadding.spans import OneTimestep, Side, is_binary, lengths_of_mask
 
 LENGTHS = "lengths"  # what include_lengths=True adds to `x`
 _OF_ENTRY = "_lengths"
@@ -431,15 +430,13 @@ def read_lengths(given: object, shape: tuple[int, ...], label: str, name: str) -
     return (lengths, None, False) if mask is None else (*lengths_of_mask(mask, label), True)
 
 
-def _as_mask(given: object) -> NDArray[np.bool_] | None:
-    """A bool array `(num_rows, time)`, if it is a mask of booleans, or of 0 and 1; else None."""
+def _as_mask(given: object) -> np.ndarray | None:
+    """An array `(num_rows, time)`, if it is a mask of booleans, or of 0 and 1; else None."""
     try:
         array = np.asarray(given)
     except (ValueError, TypeError):
         return None
-    if array.ndim != 2 or array.dtype.kind not in "biuf" or not ((array == 0) | (array == 1)).all():
-        return None
-    return array.astype(bool)
+    return array if array.ndim == 2 and array.dtype.kind in "biuf" and is_binary(array) else None
 
 
 def _is_flat(values: tuple[object, ...]) -> bool:

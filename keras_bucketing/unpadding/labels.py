@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from keras_bucketing.checks import UnclearError, ask_all, check_number, show
 from keras_bucketing.data import tree
@@ -22,7 +23,10 @@ from keras_bucketing.unpadding.spans import (
     OneTimestep,
     Side,
     Span,
+    blocks_of,
     equals,
+    padding_of,
+    real_timesteps,
     runs_at_both_ends,
     span_of_lengths,
 )
@@ -49,7 +53,7 @@ class LabelPadding:
     def add(self, path: Path, labels: np.ndarray, span: Span, x: np.ndarray | None) -> None:
         """Takes labels `(num_rows, time, ...)`, what of them is real, and the padded sequences that they belong to."""
         padding = self._paddings.setdefault(path, OneTimestep())
-        padding.add_where(labels, ~span.is_real)
+        padding.add_parts(padding_of(labels, span))
         if not self._is_weighted and path[0] == "y" and padding.is_constant and padding.value is not None:
             self._sliced.setdefault(path, _SlicedLabels()).add(labels, span, padding.value, x)
 
@@ -110,22 +114,34 @@ class _SlicedLabels:
         self._is_shifted = True
 
     def add(self, labels: np.ndarray, span: Span, padding: np.ndarray, x: np.ndarray | None) -> None:
-        equal = equals(labels, padding)
-        is_padding = np.asarray(equal.all(axis=tuple(range(2, labels.ndim))))
         rows = np.flatnonzero((span.lengths > 0) & (span.lengths < span.time))
         last = np.where(span.start[rows] > 0, span.start[rows], span.stop[rows] - 1)
+        is_padding = _are_all(labels[rows, last], padding)
         self.num_rows += len(rows)
-        self._all_are_padding &= bool(is_padding[rows, last].all())
-        inside = is_padding & span.is_real
-        inside[rows, last] = False
-        self._is_elsewhere |= bool(inside.any())
-        self._is_shifted &= x is not None and x.shape == labels.shape and bool(equals(labels[:, :-1], x[:, 1:]).all())
+        self._all_are_padding &= bool(is_padding.all())
+        if not self._is_elsewhere:
+            found = sum(np.count_nonzero(_are_all(part, padding)) for part in real_timesteps(labels, span))
+            self._is_elsewhere = bool(found > np.count_nonzero(is_padding))
+        self._is_shifted = self._is_shifted and x is not None and x.shape == labels.shape and _is_shifted(labels, x)
 
     @property
     def is_certain(self) -> bool:
+        """Whether nothing but the slicing explains what all rows show."""
         if not self.num_rows or not self._all_are_padding:
             return False
         return self._is_shifted or (self.num_rows >= _MIN_SLICED_ROWS and not self._is_elsewhere)
+
+
+def _are_all(timesteps: np.ndarray, value: np.ndarray) -> NDArray[np.bool_]:
+    """Which timesteps `(num_timesteps, *features)` equal a value."""
+    equal = equals(timesteps, value)
+    return np.asarray(equal.all(axis=tuple(range(1, equal.ndim))))
+
+
+def _is_shifted(labels: np.ndarray, x: np.ndarray) -> bool:
+    """Whether each label is the next timestep of `x`."""
+    before, after = labels[:, :-1], x[:, 1:]
+    return all(bool(equals(before[block], after[block]).all()) for block in blocks_of(before))
 
 
 def unpad_labels(
@@ -254,7 +270,7 @@ def labels_from_padded(
         name = leaf_name(at)
         distinct = _distinct(labeled)
         fitting = [sequences for sequences in distinct if sequences.span.leaves_a_constant(array)]
-        if timestep_labels is None and all(sequences.span.is_real.all() for sequences in fitting):
+        if timestep_labels is None and all((sequences.lengths == sequences.time).all() for sequences in fitting):
             raise _unclear(array, distinct, name)
         if not fitting:
             raise labels_beyond(name, distinct[0].name, "")
@@ -337,7 +353,7 @@ def _distinct(padded: list[PaddedSequences]) -> list[PaddedSequences]:
     """One for each padding, where entries of `x` are padded alike."""
     distinct: list[PaddedSequences] = []
     for sequences in padded:
-        if not any((sequences.span.is_real == known.span.is_real).all() for known in distinct):
+        if not any(sequences.span.is_like(known.span) for known in distinct):
             distinct.append(sequences)
     return distinct
 
@@ -358,15 +374,14 @@ def _only_one(array: np.ndarray, fitting: list[PaddedSequences], name: str) -> P
 
 def _ends_with_data(array: np.ndarray, sequences: PaddedSequences) -> bool:
     """Whether the labels next to the padding are, in every row, other than the padding; so are all where none is."""
-    padding = array[~sequences.span.is_real]
+    padding = next((part for part in padding_of(array, sequences.span) if len(part)), None)
     rows = np.flatnonzero((sequences.lengths > 0) & (sequences.lengths < sequences.time))
-    if not len(padding):
+    if padding is None:
         return True
     if not len(rows):
         return False
     last = sequences.span.stop[rows] - 1 if sequences.side == "post" else sequences.span.start[rows]
-    is_padding = equals(array[rows, last], padding[0])
-    return not is_padding.reshape(len(rows), -1).all(axis=1).any()
+    return not _are_all(array[rows, last], padding[0]).any()
 
 
 def labels_beyond(name: str, owner: str, where: str) -> ValueError:
@@ -452,7 +467,7 @@ class PaddedLabels:
         fitting = [
             owner
             for owner in self._candidates
-            if all(_span(owner, *batch).is_real.shape == np.shape(batch[0][path])[:2] for batch in batches)
+            if all(_shape(_span(owner, *batch)) == np.shape(batch[0][path])[:2] for batch in batches)
         ]
         if _all_equal(fitting, batches):
             return fitting
@@ -515,9 +530,9 @@ def _span(owner: Path, batch: Batch, spans: Spans) -> Span:
     return Span(np.zeros_like(lengths), lengths, int(lengths.max(initial=0)))
 
 
+def _shape(span: Span) -> tuple[int, int]:
+    return len(span.start), span.time
+
+
 def _all_equal(owners: list[Path], batches: list[tuple[Batch, Spans]]) -> bool:
-    return all(
-        np.array_equal(_span(owner, *batch).is_real, _span(owners[0], *batch).is_real)
-        for owner in owners[1:]
-        for batch in batches
-    )
+    return all(_span(owner, *batch).is_like(_span(owners[0], *batch)) for owner in owners[1:] for batch in batches)

@@ -11,7 +11,7 @@ from keras_bucketing.checks import show
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.tree import Path
 from keras_bucketing.unpadding.entries import leaf_name
-from keras_bucketing.unpadding.spans import SIDES, Mask, Side, runs_outside_of, show_mask_value
+from keras_bucketing.unpadding.spans import SIDES, Extent, Side, show_mask_value
 
 
 class Core(NamedTuple):
@@ -34,15 +34,11 @@ class Core(NamedTuple):
         return lengths
 
 
-def core_of(is_real: Mask, padding: Side | None) -> Core:
-    """The `Core` of rows, by which of their timesteps `(num_rows, time)` are not `mask_value`."""
-    time = is_real.shape[1]
-    runs = runs_outside_of(is_real)
-    runs |= {side: np.zeros_like(run) for side, run in runs.items() if padding not in (None, side)}
-    is_empty = ~is_real.any(axis=1)
-    first = np.where(is_empty, 0, runs["pre"])
-    stop = np.where(is_empty, 0, time - runs["post"])
-    return Core(first, stop, is_empty, is_real.sum(axis=1) < stop - first, time)
+def core_of(data: Extent, padding: Side | None) -> Core:
+    """The `Core` of rows, by which of their timesteps are not `mask_value`."""
+    first = np.zeros_like(data.first) if padding == "post" else data.first
+    stop = np.where(data.is_empty, 0, data.time) if padding == "pre" else data.stop
+    return Core(first, stop, data.is_empty, data.count < stop - first, data.time)
 
 
 def count_differences(one: Core, other: Core, count: Callable[[Any], Any]) -> list[Any]:

@@ -13,18 +13,18 @@ import numpy as np
 from keras_bucketing.checks import UnclearError, show
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.unpadding.spans import (
-    BLOCK_BYTES,
     SIDES,
-    Mask,
     MaskValue,
     OneTimestep,
     Runs,
     Side,
+    blocks_of,
+    equals,
     is_padding,
     masks_of_both_sides,
+    padding_of,
     show_mask_value,
     span_of_lengths,
-    timesteps_where,
 )
 
 _WHICH_END = "padding='post' or padding='pre', the end that is padded"
@@ -144,10 +144,10 @@ class SideOfLengths:
         if self._padding is not None:
             return
         for side in SIDES:
-            is_rest = ~span_of_lengths(lengths, array.shape[1], side).is_real
-            self._rest.setdefault((side, name), OneTimestep()).add_where(array, is_rest)
+            span = span_of_lengths(lengths, array.shape[1], side)
+            self._rest.setdefault((side, name), OneTimestep()).add_parts(padding_of(array, span))
             if self._is_masked[side]:
-                parts = timesteps_where(array, is_rest)
+                parts = padding_of(array, span)
                 self._is_masked[side] = all(_holds(rest, self._mask_value) for rest in parts if len(rest))
 
     def decide(self, name: str, array: np.ndarray, lengths: Lengths) -> Side:
@@ -159,8 +159,7 @@ class SideOfLengths:
         """
         if self._padding is not None:
             return self._padding
-        real = {side: span_of_lengths(lengths, array.shape[1], side).is_real for side in SIDES}
-        if _holds_the_same(array, real["post"], real["pre"]):
+        if _holds_the_same(array, lengths):
             return "post"
         masked = [side for side in SIDES if self._is_masked[side]]
         fits = masked or [
@@ -184,12 +183,20 @@ class SideOfLengths:
         )
 
 
-def _holds_the_same(array: np.ndarray, one: Mask, other: Mask) -> bool:
-    """Whether each row holds the same timesteps by one of two masks, of as many, as by the other."""
-    equal_nan = array.dtype.kind == "f"
-    step = max(BLOCK_BYTES // max(array[:1].nbytes, 1), 1)
-    parts = [slice(start, start + step) for start in range(0, len(array), step)]
-    return all(np.array_equal(array[rows][one[rows]], array[rows][other[rows]], equal_nan=equal_nan) for rows in parts)
+def _holds_the_same(array: np.ndarray, lengths: Lengths) -> bool:
+    """Whether each row begins with the timesteps that it ends with, as many as its length says."""
+    one, other = (span_of_lengths(lengths, array.shape[1], side) for side in SIDES)
+    for rows, steps in blocks_of(array):
+        if steps.stop < array.shape[1] or steps.start:  # a part of a single row, of which the other end lies elsewhere
+            (length,) = lengths[rows].tolist()
+            begin, stop = min(steps.start, length), min(steps.stop, length)
+            shift = array.shape[1] - length
+            pair = array[rows, begin:stop], array[rows, begin + shift : stop + shift]
+        else:
+            pair = array[rows][one.is_real_in(rows, steps)], array[rows][other.is_real_in(rows, steps)]
+        if not equals(*pair).all():
+            return False
+    return True
 
 
 def _holds(timesteps: np.ndarray, mask_value: MaskValue) -> bool:

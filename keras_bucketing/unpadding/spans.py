@@ -1,11 +1,12 @@
 """Where each row of a padded array stops: by its length, by a mask, or by its values.
 
-NumPy only; `graph.py` says the same of tensors.
+NumPy only; `graph.py` says the same of tensors. An array may be as large as memory allows twice: it is looked at, and
+copied, block by block, in rows and in timesteps, so that nothing of its size is ever made of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,15 +42,119 @@ class Span:
     @property
     def is_real(self) -> Mask:
         """Whether each timestep is real, `(num_rows, time)`."""
-        steps = np.arange(self.time)
-        is_real: Mask = (steps >= self.start[:, np.newaxis]) & (steps < self.stop[:, np.newaxis])
+        return self.is_real_in(slice(None), slice(0, self.time))
+
+    def is_real_in(self, rows: slice, steps: slice) -> Mask:
+        """Whether each timestep of a part is real, `(num_rows, num_steps)`."""
+        numbers = np.arange(steps.start, min(steps.stop, self.time))
+        is_real: Mask = numbers >= self.start[rows, np.newaxis]
+        is_real &= numbers < self.stop[rows, np.newaxis]
         return is_real
+
+    def is_like(self, other: Span) -> bool:
+        """Whether the same timesteps are real."""
+        is_same = (self.start == other.start) | (self.lengths == 0)
+        return self.time == other.time and np.array_equal(self.lengths, other.lengths) and bool(is_same.all())
 
     def leaves_a_constant(self, array: np.ndarray) -> bool:
         """Whether a padded array holds nothing but one value where this span says that padding is."""
         padding = OneTimestep()
-        padding.add_where(array, ~self.is_real)
+        padding.add_parts(padding_of(array, self))
         return padding.is_constant
+
+
+BLOCK_BYTES = 1 << 22  # of an array that are looked at, or copied, at once
+
+
+def blocks_of(array: np.ndarray) -> Iterator[tuple[slice, slice]]:
+    """Rows and timesteps of an array `(num_rows, time, *features)`, in its order: whole rows, or parts of a single one.
+
+    Example:
+        >>> list(blocks_of(np.zeros((2, 3))))
+        [(slice(0, 2, None), slice(0, 3, None))]
+    """
+    num_rows, time = array.shape[:2]
+    if not num_rows or not time:
+        return
+    width = max(array[:1, :1].nbytes, 1)
+    rows_at_once = min(max(BLOCK_BYTES // (width * time), 1), num_rows)
+    steps_at_once = min(max(BLOCK_BYTES // width, 1), time)
+    for row in range(0, num_rows, rows_at_once):
+        for step in range(0, time, steps_at_once):
+            yield slice(row, row + rows_at_once), slice(step, step + steps_at_once)
+
+
+def real_timesteps(array: np.ndarray, span: Span) -> Iterator[np.ndarray]:
+    """The real timesteps of rows `(num_rows, time, *features)`, some at a time: `(num_timesteps, *features)`."""
+    for rows, steps in blocks_of(array):
+        yield array[rows, steps][span.is_real_in(rows, steps)]
+
+
+def padding_of(array: np.ndarray, span: Span) -> Iterator[np.ndarray]:
+    """The other timesteps of these rows, some at a time."""
+    for rows, steps in blocks_of(array):
+        yield array[rows, steps][~span.is_real_in(rows, steps)]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Which timesteps of each row fulfill a condition: the first one, one after the last, and how many.
+
+    All have the shape `(num_rows,)`, and are 0 where no timestep does; `time` is the padded length.
+    """
+
+    first: Lengths
+    stop: Lengths
+    count: Lengths
+    time: int
+
+    @property
+    def is_empty(self) -> NDArray[np.bool_]:
+        """Whether no timestep of a row does."""
+        is_empty: NDArray[np.bool_] = self.count == 0
+        return is_empty
+
+    @property
+    def has_gaps(self) -> NDArray[np.bool_]:
+        """Whether some timesteps between the first and the last do not."""
+        has_gaps: NDArray[np.bool_] = self.count < self.stop - self.first
+        return has_gaps
+
+    @property
+    def runs(self) -> Runs:
+        """How many timesteps come behind the last one of each row, and before the first; all, if there is none."""
+        behind, before = self.time - self.stop, self.first
+        return {"post": behind, "pre": np.where(self.is_empty, self.time, before)}
+
+
+def extent_of(array: np.ndarray, holds: Callable[[np.ndarray], Mask]) -> Extent:
+    """Which timesteps of rows `(num_rows, time, *features)` fulfill a condition, which is asked of blocks of them.
+
+    Example:
+        >>> extent = extent_of(np.array([[0, 1, 0, 2, 0]]), lambda block: block > 0)
+        >>> extent.first.tolist(), extent.stop.tolist(), extent.count.tolist()
+        ([1], [4], [2])
+    """
+    first, stop, count = (np.zeros(len(array), np.int64) for _ in range(3))
+    for rows, steps in blocks_of(array):
+        found = holds(array[rows, steps])
+        number = np.count_nonzero(found, axis=1)
+        begin = steps.start + np.argmax(found, axis=1)
+        end = steps.start + found.shape[1] - np.argmax(found[:, ::-1], axis=1)
+        first[rows] = np.where((number > 0) & (count[rows] == 0), begin, first[rows])
+        stop[rows] = np.where(number > 0, end, stop[rows])
+        count[rows] += number
+    return Extent(first, stop, count, array.shape[1])
+
+
+def is_binary(array: np.ndarray) -> bool:
+    """Whether an array of two axes holds nothing but 0 and 1."""
+    return all(bool(((array[block] == 0) | (array[block] == 1)).all()) for block in blocks_of(array))
+
+
+def are_equal_masks(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two masks of one shape are True, or not 0, at the same timesteps."""
+    return all(np.array_equal(one[block] != 0, other[block] != 0) for block in blocks_of(one))
 
 
 def span_of_lengths(lengths: Lengths, time: int, side: Side) -> Span:
@@ -63,15 +168,18 @@ def span_of_lengths(lengths: Lengths, time: int, side: Side) -> Span:
     return Span(none, lengths, time) if side == "post" else Span(time - lengths, none + time, time)
 
 
-def lengths_of_mask(mask: Mask, label: str, first_row: int = 0) -> tuple[Lengths, Side | None]:
-    """The lengths in a mask of one run of True at the same end of every row, and the other end, which is padded.
+def lengths_of_mask(mask: np.ndarray, label: str, first_row: int = 0) -> tuple[Lengths, Side | None]:
+    """The lengths in a mask of one run of True, or 1, at the same end of every row; the other end, which is padded.
 
     Example:
         >>> lengths_of_mask(np.array([[True, False], [True, True]]), "lengths")
         (array([1, 2]), 'post')
     """
-    lengths = mask.sum(axis=1, dtype=np.int64)
-    fits = {side: (mask == span_of_lengths(lengths, mask.shape[1], side).is_real).all(axis=1) for side in SIDES}
+    extent = extent_of(mask, lambda block: block != 0)
+    fits = {
+        side: ~extent.has_gaps & (extent.is_empty | (extent.runs[end] == 0))
+        for side, end in zip(SIDES, SIDES[::-1], strict=True)
+    }
     wrong = ~(fits["post"] | fits["pre"])
     if wrong.any():
         at = int(np.argmax(wrong))
@@ -84,7 +192,7 @@ def lengths_of_mask(mask: Mask, label: str, first_row: int = 0) -> tuple[Lengths
     only = {"post": fits["post"] & ~fits["pre"], "pre": fits["pre"] & ~fits["post"]}
     if only["post"].any() and only["pre"].any():
         raise masks_of_both_sides(label, *(first_row + int(np.argmax(only[side])) for side in SIDES))
-    return lengths, next((side for side, rows in only.items() if rows.any()), None)
+    return extent.count, next((side for side, rows in only.items() if rows.any()), None)
 
 
 def masks_of_both_sides(label: str, ends: int, begins: int) -> ValueError:
@@ -103,22 +211,12 @@ def runs_at_both_ends(array: np.ndarray, mask_value: MaskValue) -> Runs:
         >>> runs_at_both_ends(np.array([[0, 1, 0, 0], [0, 0, 0, 0]]), 0)
         {'post': array([2, 4]), 'pre': array([1, 4])}
     """
-    return runs_outside_of(~is_padding(array, mask_value))
+    return extent_of_data(array, mask_value).runs
 
 
-def runs_outside_of(is_real: Mask) -> Runs:
-    """How many timesteps come behind the last real one of each row, and before the first; all, if none is real.
-
-    Example:
-        >>> runs_outside_of(np.array([[False, True, False, False]]))
-        {'post': array([2]), 'pre': array([1])}
-    """
-    num_rows, time = is_real.shape
-    if not time:
-        return {"post": np.zeros(num_rows, np.int64), "pre": np.zeros(num_rows, np.int64)}
-    is_empty = ~is_real.any(axis=1)
-    runs = {"post": np.argmax(is_real[:, ::-1], axis=1), "pre": np.argmax(is_real, axis=1)}
-    return {side: np.where(is_empty, time, run).astype(np.int64) for side, run in runs.items()}
+def extent_of_data(array: np.ndarray, mask_value: MaskValue) -> Extent:
+    """Which timesteps of rows `(num_rows, time, *features)` hold something else than `mask_value`."""
+    return extent_of(array, lambda block: ~is_padding(block, mask_value))
 
 
 def check_mask_value(value: object) -> MaskValue:
@@ -214,26 +312,9 @@ class OneTimestep:
         if self.is_constant:
             self.is_constant = bool(equals(timesteps, self.value).all())
 
-    def add_where(self, array: np.ndarray, where: Mask) -> None:
-        """Takes those timesteps of rows `(num_rows, time, *features)`, never a second array of their size."""
-        for timesteps in timesteps_where(array, where):
+    def add_parts(self, parts: Iterable[np.ndarray]) -> None:
+        """Takes timesteps, some at a time, until one differs."""
+        for timesteps in parts:
             if not self.is_constant:
                 return
             self.add(timesteps)
-
-
-BLOCK_BYTES = 1 << 22  # of an array that are copied at once
-
-
-def timesteps_where(array: np.ndarray, where: Mask) -> Iterator[np.ndarray]:
-    """Those timesteps of rows `(num_rows, time, *features)`, some at a time: `(num_timesteps, *features)`."""
-    num_rows, time = array.shape[:2]
-    if not num_rows or not time:
-        return
-    width = max(array[:1, :1].nbytes, 1)
-    rows_at_once = max(BLOCK_BYTES // (width * time), 1)
-    steps_at_once = max(BLOCK_BYTES // width, 1)
-    for row in range(0, num_rows, rows_at_once):
-        for step in range(0, time, steps_at_once):
-            block = slice(row, row + rows_at_once), slice(step, step + steps_at_once)
-            yield array[block][where[block]]

@@ -23,7 +23,16 @@ from keras_bucketing.data.tree import Path
 from keras_bucketing.unpadding.entries import check_shared_masks, leaf_name
 from keras_bucketing.unpadding.evidence import COUNTS, Evidence
 from keras_bucketing.unpadding.graph import MeasuredRows
-from keras_bucketing.unpadding.spans import Mask, OneTimestep, Side, is_padding, show_mask_value
+from keras_bucketing.unpadding.spans import (
+    OneTimestep,
+    Side,
+    Span,
+    extent_of,
+    is_padding,
+    padding_of,
+    real_timesteps,
+    show_mask_value,
+)
 
 # A single repeated timestep is a coincidence; so are runs in a row out of twenty, or of a value that occurs all over.
 _MIN_RUN = 2
@@ -41,7 +50,7 @@ _MAX_VALUES_OF_SAMPLE = 2**16  # unless a single row has more
 class RowSample:
     """Every n-th row of a padded leaf, at most 1,024, and whether all rows have the same amount of padding.
 
-    The rows come from the whole data: as more arrive, n doubles.
+    The rows come from all of the data: as more arrive, n doubles. Of a row of very many values, both ends are kept.
     """
 
     def __init__(self) -> None:
@@ -79,7 +88,7 @@ class RowSample:
     def _keep(self, numbers: np.ndarray, array: np.ndarray) -> None:
         chosen = numbers % self._stride == 0
         if chosen.any():
-            rows = array[chosen]  # a copy
+            rows = _with_short_rows(array[chosen])  # a copy
             self._kept.append((numbers[chosen], rows))
             self._num_values += rows.size
 
@@ -96,6 +105,12 @@ class RowSample:
             return None
         time = self._times.pop() if len(self._times) == 1 else None
         return unnoticed_message(name, mask_value, runs, None if time is None else time - (self._padding or 0))
+
+
+def _with_short_rows(rows: np.ndarray) -> np.ndarray:
+    """The rows without the middle of those that alone have more values than a part may."""
+    half = max(_MAX_VALUES_OF_PART // max(rows[:1, :1].size, 1) // 2, 1)
+    return rows if rows.shape[1] <= 2 * half else np.concatenate([rows[:, :half], rows[:, -half:]], axis=1)
 
 
 def unnoticed_message(name: str, mask_value: Any, runs: ConstantRuns, timesteps: int | None = None) -> str:
@@ -142,11 +157,11 @@ class UnderMask:
         """The values that the mask calls padding."""
         return self._rest
 
-    def add(self, array: np.ndarray, is_real: Mask) -> None:
-        """Adds rows of the leaf, and which of their timesteps the mask calls real."""
-        self._num_real += int(np.count_nonzero(is_real))
-        self._real.add_where(array, is_real)
-        self._rest.add_where(array, ~is_real)
+    def add(self, array: np.ndarray, span: Span) -> None:
+        """Takes rows of the leaf, and what the mask calls real of them."""
+        self._num_real += int(span.lengths.sum())
+        self._real.add_parts(real_timesteps(array, span))
+        self._rest.add_parts(padding_of(array, span))
         if self._checks_itself and self._num_real >= _ENOUGH_TIMESTEPS:
             self.check()
 
@@ -268,8 +283,9 @@ class UnnoticedPaddingCheck:
             if sample.numpy():
                 rows = tf.io.parse_tensor(sample, dtypes[number]).numpy()
                 is_real = tf.io.parse_tensor(mask, tf.bool).numpy()
-                if is_real.shape == rows.shape[:2]:
-                    under.add(rows, is_real)
+                if is_real.shape == rows.shape[:2]:  # without gaps, or it would have been refused
+                    extent = extent_of(is_real, lambda block: block)
+                    under.add(rows, Span(extent.first, extent.stop, extent.time))
         return under
 
     def warn_once(self, names: list[str], dtypes: list[tf.DType]) -> None:
