@@ -31,12 +31,10 @@ from keras_bucketing.streams.elements import (
     specs_of,
     split_element,
 )
+from keras_bucketing.streams.tf_rows import batches_of_rows, without_prefetch
 from keras_bucketing.unpadding.batches import BatchOptions
 from keras_bucketing.unpadding.entries import leaf_name
 
-# One call for so many rows: a tf.data.Dataset hands 3,000 single elements a second over to Python, and 37,000 rows in
-# batches of 32. A model's batch is no smaller, so this much memory is there.
-_ROWS_AT_ONCE = 32
 _LOOKAHEAD = 8  # elements that are looked at before it is decided whether they are batches
 
 
@@ -150,6 +148,7 @@ def _open_dataset(dataset: tf.data.Dataset, options: BatchOptions, name: str, ma
     if cardinality == tf.data.INFINITE_CARDINALITY and not may_be_endless:
         raise _endless_error(name, "Leave out .repeat(), or end it with .take(number).")
     total = None if cardinality == tf.data.UNKNOWN_CARDINALITY else cardinality
+    dataset = without_prefetch(dataset)
     spec = spec_of_dataset(dataset.element_spec)
     if spec is None:  # the shapes are for the elements to tell
         batched = options.batched
@@ -161,9 +160,8 @@ def _open_dataset(dataset: tf.data.Dataset, options: BatchOptions, name: str, ma
         return Stream("tf.data.Dataset", lambda: _split_elements(dataset), None, total, False, spec, unclear=error)
     if batched:
         return Stream("tf.data.Dataset", lambda: _split_elements(dataset), True, total, False, spec)
-    several = dataset.ragged_batch(_ROWS_AT_ONCE)
     roles = roles_in_rows(specs, options.timestep_labels)
-    return Stream("tf.data.Dataset", lambda: _split_elements(several), True, total, True, spec, roles)
+    return Stream("tf.data.Dataset", lambda: batches_of_rows(dataset), True, total, True, spec, roles)
 
 
 def _open_py_dataset(dataset: keras.utils.PyDataset, options: BatchOptions, name: str, may_be_endless: bool) -> Stream:
