@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import operator
 import re
 import reprlib
@@ -146,6 +147,20 @@ def can_hold(dtype: np.dtype[Any], number: float) -> bool:
         return False
     lowest, highest = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     return lowest <= number <= highest and number == int(number)
+
+
+def check_no_arguments(name: str, function: Callable[..., object]) -> None:
+    """Refuses a function that cannot be called without arguments, to make an iterator for each pass."""
+    try:
+        inspect.signature(function).bind()
+    except ValueError:  # of some functions in C, no signature is known
+        return
+    except TypeError as error:
+        of_function = getattr(function, "__name__", type(function).__name__)
+        raise TypeError(
+            f"`{name}` must be callable without arguments, to make an iterator for each pass. Received {of_function}, "
+            f"{error}. Pass lambda: {of_function}(...), or the generator that it returns."
+        ) from error
 
 
 def check_integer(name: str, value: Any, minimum: int = 1, maximum: int = INT32_MAX, fix: str = "") -> int:

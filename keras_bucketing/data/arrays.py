@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import DTypeLike
 
-from keras_bucketing.checks import shorten
+from keras_bucketing.checks import shorten, show
 
 NUMBERS = (bool, int, float, np.bool_, np.number)  # what a list of numbers holds
 # TensorFlow's kernels insist on it (EIGEN_MAX_ALIGN_BYTES); NumPy aligns to 16 bytes only.
@@ -52,7 +52,25 @@ def as_regular_array(values: Any, name: str, fix: str) -> np.ndarray:
         ) from error
     if array.dtype == np.float64 and isinstance(values, (list, tuple)):
         return _unrounded_integers(values, array, name)
-    return array
+    return _as_numbers(array, name) if array.dtype == object and array.ndim else array
+
+
+def _as_numbers(array: np.ndarray, name: str) -> np.ndarray:
+    """An array of objects, all of which are numbers, as an array of numbers; any other as it is."""
+    values = array.reshape(-1).tolist()
+    if not values or not isinstance(values[0], NUMBERS) or not all(isinstance(value, NUMBERS) for value in values):
+        return array
+    numbers = np.asarray(values)
+    if numbers.dtype == object:
+        beyond = (at for at, value in enumerate(values) if not -(2**63) <= value < 2**64)
+        at = next(beyond, 0)
+        raise ValueError(
+            f"`{name}` must hold integers of at most 64 bits. Received {show(values[at])} at "
+            f"{name}[{', '.join(map(str, np.unravel_index(at, array.shape)))}]. Map large ids to smaller ones."
+        )
+    if numbers.dtype == np.float64:
+        numbers = _unrounded_integers(values, numbers, name)
+    return numbers.reshape(array.shape)
 
 
 def common_dtype(dtypes: set[np.dtype], name: str) -> np.dtype:

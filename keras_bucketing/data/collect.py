@@ -179,6 +179,7 @@ def collect_inputs(x: object, y: object, sample_weight: object, align_labels: bo
         return x
     for name, value in (("y", y), ("sample_weight", sample_weight)):
         _refuse_batch_size(name, value)
+    x, y, sample_weight = tree.with_dicts(x), tree.with_dicts(y), tree.with_dicts(sample_weight)
     is_structure = isinstance(x, (dict, tuple))
     inputs_x = _convert(x, "x", as_leaf if is_structure else as_rows, copy)
     sequences = list(_sequences(inputs_x))

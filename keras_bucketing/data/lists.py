@@ -81,7 +81,7 @@ def concatenate(sequences: Sequences, name: str) -> Rows:
     """
     _refuse_list_of_inputs(sequences, name)
     arrays = [
-        row if type(row) is np.ndarray and row.ndim else as_row(row, f"{name}[{index}]")
+        row if type(row) is np.ndarray and row.ndim and row.dtype != object else as_row(row, f"{name}[{index}]")
         for index, row in enumerate(sequences)
     ]
     lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
@@ -214,6 +214,12 @@ def as_row(row: Any, name: str) -> np.ndarray:
         row = list(row)
     refuse_frame(row, name)
     array = as_regular_array(as_dense(row) if is_sparse(row) else row, name, INNER_AXIS)
+    if array.ndim == 0 and array.dtype == object:
+        hint = " If an element is a batch of rows, pass batched=True." if hasattr(row, "nested_row_splits") else ""
+        raise TypeError(
+            f"`{name}` must be a sequence of numbers. Received {type(row).__name__}. Make a list or an array of it; "
+            f"several sequences belong in a dict or a tuple.{hint}"
+        )
     if array.ndim == 0:
         raise TypeError(
             f"`{name}` must be a sequence. Received the scalar {show(row)}. Wrap each sequence in a list or an array."

@@ -9,7 +9,7 @@ so it is never compared and never parsed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from keras_bucketing.checks import show
@@ -53,6 +53,19 @@ def check_structure(structure: Structure, root: str) -> None:
         if isinstance(structure, dict) and not isinstance(key, str):
             raise TypeError(f"`{root}` must have strings as keys. Received {show(key)}. Rename that entry.")
         check_structure(value, name_of(root, (key,)))
+
+
+def with_dicts(structure: Structure) -> Structure:
+    """The structure with a dict in the place of any other mapping, such as what a tokenizer of Hugging Face returns.
+
+    Example:
+        >>> import types
+        >>> with_dicts((types.MappingProxyType({"a": 1}), 2))
+        ({'a': 1}, 2)
+    """
+    if isinstance(structure, Mapping):
+        return {key: with_dicts(value) for key, value in structure.items()}
+    return tuple(map(with_dicts, structure)) if isinstance(structure, tuple) else structure
 
 
 def leaves(structure: Structure, none_is_leaf: bool = False) -> list[tuple[Path, AnyLeaf]]:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_bucketing.checks import show
+from keras_bucketing.data import tree
 from keras_bucketing.data.row_splits import row_splits_of
 from keras_bucketing.data.tree import Path, name_of
 from keras_bucketing.padding.stats import PaddingStats
@@ -163,6 +164,7 @@ def flatten(x: Batch, convert: Callable[[Any], Any]) -> tuple[Batch, dict[Path, 
     The keys of a nested structure are joined, such as "encoder/token_ids", so that masks and lengths share the
     beginning of the name of their entry.
     """
+    x = tree.with_dicts(x)
     paths = _leaf_paths(x, ())
     if all(len(path) <= 1 for path, _ in paths):
         names = {path: entry_name(path) for path, _ in paths}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import threading
 import types
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
+from keras_bucketing.checks import check_no_arguments
 from keras_bucketing.monitoring.batch_log import Batch, BatchMeasure, EntryKeys, LogEntry, MaskValue, PassLog, x_of
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.passes import PassPosition, reader_of_iterator
@@ -30,26 +30,13 @@ def _iterators_of(source: Any) -> Callable[[], Iterator[Batch]] | None:
         return None
     if hasattr(source, "__iter__"):
         return lambda: iter(source)
-    _check_no_arguments(source)
+    check_no_arguments("dataset", source)
     return lambda: _iterator_of_result(source())
 
 
 def _is_data(source: object) -> bool:
     """Whether something that can be iterated over is data rather than a sequence of batches."""
     return isinstance(source, (list, tuple, dict, set, str, bytes)) or hasattr(source, "__array__")
-
-
-def _check_no_arguments(function: Callable[..., object]) -> None:
-    try:
-        inspect.signature(function).bind()
-    except ValueError:  # of some functions in C, no signature is known
-        return
-    except TypeError as error:
-        name = getattr(function, "__name__", type(function).__name__)
-        raise TypeError(
-            f"`dataset` must be callable without arguments, to make an iterator for each pass. Received {name}, "
-            f"{error}. Pass lambda: {name}(...), or the generator that it returns."
-        ) from error
 
 
 def _iterator_of_result(result: object) -> Iterator[Batch]:

@@ -11,7 +11,16 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.checks import UnclearError, list_some, show
-from keras_bucketing.data.tree import Path, Structure, StructureError, check_structure, leaves, leaves_like, map_leaves
+from keras_bucketing.data.tree import (
+    Path,
+    Structure,
+    StructureError,
+    check_structure,
+    leaves,
+    leaves_like,
+    map_leaves,
+    with_dicts,
+)
 from keras_bucketing.unpadding.entries import EntryKind, leaf_name, read_table
 
 NAMES = ("x", "y", "sample_weight")
@@ -60,7 +69,14 @@ def split_element(element: Any, index: int = 0, list_is_tuple: bool = False) -> 
         list_is_tuple: Whether a list means the same as a tuple, as in what a `PyDataset` returns.
     """
     if list_is_tuple and isinstance(element, list):
+        if len(element) > 1 and all(isinstance(part, tuple) and len(part) > 1 for part in element):
+            raise ValueError(
+                "An element must be x, (x, y) or (x, y, sample_weight). Received a list of tuples, which may be the "
+                f"rows of a batch, at element {index}. Yield single rows, as a DataLoader does with batch_size=None, "
+                "or one tuple of batches: (x, y)."
+            )
         element = tuple(element)
+    element = with_dicts(element)
     if not isinstance(element, tuple):
         return element, None, None
     if not 1 <= len(element) <= 3:
@@ -211,14 +227,18 @@ def _spec_of(leaf: Any) -> LeafSpec:
         return LeafSpec(tuple(leaf.shape), leaf.dtype.name, leaf.ragged_rank)
     if is_list_of_rows(leaf):
         return LeafSpec((len(leaf), None), "list", 1)
-    shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
+    try:
+        shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
+    except RuntimeError:  # a nested tensor of PyTorch
+        shape = dtype = None
     if shape is None or dtype is None:
         try:
             array = np.asarray(leaf)
         except (ValueError, TypeError, RuntimeError):  # reading refuses it, with the index of the row
             return LeafSpec((None,), "list")
         shape, dtype = array.shape, array.dtype
-    return LeafSpec(tuple(None if size is None else int(size) for size in shape), getattr(dtype, "name", str(dtype)))
+    name = str(getattr(dtype, "name", dtype)).rpartition(".")[2]  # "torch.int64"
+    return LeafSpec(tuple(None if size is None else int(size) for size in shape), name)
 
 
 def is_list_of_rows(leaf: object) -> bool:
@@ -294,6 +314,13 @@ def looks_like_batches(specs: Specs, num_elements: int) -> bool:
     sizes = _first_sizes(specs)
     has_two_axes = any(spec.rank > 1 for spec in inputs_of(specs).values())
     return num_elements > 1 and None not in sizes and len(sizes) == 1 and has_two_axes
+
+
+def without_part(specs: list[Specs]) -> list[Specs]:
+    """The elements of a whole stream without the last one, if that may be a batch with fewer rows than the others."""
+    last, before = _first_sizes(specs[-1]), _first_sizes(common_specs(specs[:-1] or specs))
+    is_part = len(last) == len(before) == 1 and max(size or 0 for size in last) < max(size or 0 for size in before)
+    return specs[:-1] if is_part else specs
 
 
 def looks_like_rows(specs: Specs, seen: Specs, num_elements: int) -> bool:
@@ -429,10 +456,16 @@ def unclear_labels(path: Path, specs: Specs) -> UnclearError:
     )
 
 
+def scalar_in_batch(path: Path) -> ValueError:
+    """The error where a leaf of a batch is a scalar."""
+    hint = " A batch of rows of different lengths is a list, not a tuple." if isinstance(path[-1], int) else ""
+    return ValueError(
+        f"`{leaf_name(path)}` must have one entry for each row of a batch. Received a scalar. Pass batched=False if an "
+        f"element is one row.{hint}"
+    )
+
+
 def _refuse_scalars(specs: Specs) -> None:
     for path, spec in specs.items():
         if not spec.rank:
-            raise ValueError(
-                f"`{leaf_name(path)}` must have one entry for each row of a batch. Received a scalar. Pass "
-                "batched=False if an element is one row."
-            )
+            raise scalar_in_batch(path)

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.checks import UnclearError, ask_all, show, show_typed, write_text
-from keras_bucketing.data.arrays import as_regular_array, first_non_number
+from keras_bucketing.data.arrays import as_regular_array, first_non_number, standard_dtype
 from keras_bucketing.data.convert import Leaf, as_rows
 from keras_bucketing.data.lists import as_row
 from keras_bucketing.data.row_splits import Lengths
@@ -39,10 +39,12 @@ from keras_bucketing.streams.elements import (
     map_element,
     refuse_text,
     roles_in_batches,
+    scalar_in_batch,
     specs_of,
     template_of,
     unclear_elements,
     unclear_labels,
+    without_part,
 )
 from keras_bucketing.streams.lookahead import Lookahead
 from keras_bucketing.streams.sources import Stream
@@ -396,7 +398,7 @@ class RowReader:
             ValueError: If there are few elements, all of which look like batches.
         """
         if self.num_rows < _LOOKAHEAD:
-            self._check_rows()
+            self._check_rows(is_whole=True)
         return []
 
     def label_padding(self) -> float | None:
@@ -428,12 +430,13 @@ class RowReader:
             convert = _as_sequence if column.is_ragged else _as_value
             column.append(convert(leaf, (*path, self.num_rows), where))
 
-    def _check_rows(self) -> None:
-        if not self._refuse_batches:
+    def _check_rows(self, is_whole: bool = False) -> None:
+        if not self._refuse_batches or not self._specs:
             return
-        seen, number = common_specs(self._specs), len(self._specs)
-        if looks_like_batches(seen, number):
-            raise unclear_elements(describe_shapes(seen) + f" in all of the first {number} elements")
+        specs = without_part(self._specs) if is_whole else self._specs
+        if looks_like_batches(common_specs(specs), len(specs)):
+            seen = describe_shapes(common_specs(self._specs))
+            raise unclear_elements(f"{seen} in all of the first {len(self._specs)} elements")
 
 
 def _as_sequence(leaf: object, path: Path, name: str) -> np.ndarray:
@@ -583,8 +586,9 @@ class BatchReader:
         else:
             array = _check_time_axis(leaf, column.name)
             lengths = np.full(len(array), array.shape[1])
-            parts = (array[block].reshape(-1, *array.shape[2:]) for block in blocks_of(array))
-            column.append_parts(_parts_of(array, parts), lengths)
+            column.append_parts(
+                _parts_of(array, (array[block].reshape(-1, *array.shape[2:]) for block in blocks_of(array))), lengths
+            )
 
     def _leaves(self, element: Element, index: int) -> Batch:
         """The batch's leaves, in the memory of the host."""
@@ -676,11 +680,10 @@ def _on_host(leaf: Any, path: Path) -> HostLeaf:
             f"`{name}` must hold numbers. Received {show_typed(values[first_non_number(values)])}. Drop rows without a "
             "value."
         )
+    if array.dtype.kind not in "biuf":
+        standard_dtype(array.dtype, name)  # says what is wrong with it
     if not array.ndim:
-        raise ValueError(
-            f"`{name}` must have one entry for each row of a batch. Received a scalar. Pass batched=False if an "
-            "element is one row."
-        )
+        raise scalar_in_batch(path)
     return array
 
 

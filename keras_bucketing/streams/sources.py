@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_bucketing.checks import UnclearError
+from keras_bucketing.checks import UnclearError, check_no_arguments
 from keras_bucketing.data import columns
 from keras_bucketing.data.arrays import comes_from
 from keras_bucketing.data.convert import as_rows
@@ -187,11 +187,11 @@ def _open_iterable(source: Any, options: BatchOptions, name: str, may_be_endless
         raise _endless_error(name, "Pass the rows of one epoch, e.g. itertools.islice(rows, number).")
     is_iterable = hasattr(source, "__iter__")
     if isinstance(source, (str, bytes, dict, np.generic)) or not (callable(source) or is_iterable):
-        hint = (
-            " Yield rows, e.g. ({'a': a, 'b': b} for a, b in zip(...)), or pass a dict of columns to BucketedSequence."
-            if isinstance(source, dict)
-            else ""
-        )
+        hint = ""
+        if isinstance(source, dict):
+            hint = " Yield rows, e.g. ({'a': a, 'b': b} for a, b in zip(...)), or pass a dict to BucketedSequence."
+        elif not isinstance(source, (str, bytes)) and hasattr(source, "__getitem__"):  # a dataset of PyTorch
+            hint = " Pass its rows: (rows[index] for index in range(len(rows)))."
         raise TypeError(
             f"`{name}` cannot be read. Expected a tf.data.Dataset, a keras.utils.PyDataset, a generator function or an "
             f"iterable of x, (x, y) or (x, y, sample_weight), received {type(source).__name__}.{hint}"
@@ -202,13 +202,21 @@ def _open_iterable(source: Any, options: BatchOptions, name: str, may_be_endless
             "If it is padded, use BucketedSequence.from_padded(x, ...)."
         )
 
-    # torch's DataLoader makes lists of the tuples that its dataset yields.
+    # torch's DataLoader makes lists of the tuples that its dataset yields; by itself, of those in them as well.
     list_is_tuple = comes_from("torch", source)
+    is_collated = getattr(getattr(source, "collate_fn", None), "__name__", "") == "default_collate"
 
     def read() -> Iterator[Element]:
-        return _split_elements(source if is_iterable else _call(source, name), list_is_tuple)
+        elements = source if is_iterable else _call(source, name)
+        return _split_elements(map(_with_tuples, elements) if is_collated else elements, list_is_tuple)
 
     return Stream("iterable", read, options.batched, _length_of(source), not options.batched)
+
+
+def _with_tuples(element: Any) -> Any:
+    if isinstance(element, dict):
+        return {key: _with_tuples(value) for key, value in element.items()}
+    return tuple(map(_with_tuples, element)) if isinstance(element, (list, tuple)) else element
 
 
 def _length_of(source: Any) -> int | None:
@@ -234,6 +242,7 @@ def _refuse_empty_batch(element: Element, index: int, name: str, batched: bool) 
 
 
 def _call(function: Callable[[], Any], name: str) -> Iterable[Any]:
+    check_no_arguments(name, function)
     rows = function()
     if not isinstance(rows, Iterable):
         raise TypeError(

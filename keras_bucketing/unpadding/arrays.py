@@ -101,6 +101,7 @@ def unpad_arrays(
     checked_value = check_mask_value(mask_value)
     side = None if padding is None else check_choice("padding", padding, SIDES)
     maxlen = None if maxlen is None else check_integer("maxlen", maxlen)
+    x = tree.with_dicts(x)
     tree.check_structure(x, "x")
     x = tree.map_leaves(lambda path, leaf: _as_array(leaf, leaf_name(("x", *path))), x, none_is_leaf=True)
     arrays = {("x", *path): array for path, array in tree.leaves(x)}

@@ -1,6 +1,7 @@
 """Random rows, and every kind of stream that yields them."""
 
 import itertools
+from collections import UserDict
 
 import keras
 import numpy as np
@@ -12,6 +13,32 @@ from tests.support.strategies import lengths_lists, random_bits, seeds
 DTYPES = ["bool", "int8", "uint8", "int16", "int32", "uint32", "int64", "float16", "float32", "float64"]
 VECTOR = 23  # longer than the longest sequence, so that nobody takes a vector for labels of timesteps
 NAMES = ("x", "y", "sample_weight")
+
+
+class ForeignTensor:
+    """A tensor of another library, such as PyTorch: NumPy reads it, and its dtype is none of NumPy's."""
+
+    def __init__(self, array):
+        self._array, self.shape = np.asarray(array), np.shape(array)
+        self.dtype = type("dtype", (), {"__repr__": lambda _: f"torch.{self._array.dtype}"})()
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self._array, dtype)
+
+    def __len__(self):
+        return len(self._array)
+
+    def __getitem__(self, index):
+        return ForeignTensor(self._array[index])
+
+
+def as_foreign(structure):
+    """The structure with such tensors, and with mappings that are no dicts."""
+    if isinstance(structure, dict):
+        return UserDict({key: as_foreign(value) for key, value in structure.items()})
+    if isinstance(structure, tuple):
+        return tuple(map(as_foreign, structure))
+    return None if structure is None else ForeignTensor(structure)
 
 
 class Sequences(list):

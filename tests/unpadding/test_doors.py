@@ -19,7 +19,7 @@ from tests.support.default_layer import examples
 from tests.support.padded_cases import Batches, PaddedLeaf, dataset_of, padded_cases
 from tests.support.rows import rows_of
 from tests.support.strategies import seeds
-from tests.support.streams import pad
+from tests.support.streams import as_foreign, pad
 
 # The oracle knows the rows. Data hold neither the padding of x nor that of labels, unless something tells the lengths.
 
@@ -190,6 +190,7 @@ DOORS = {
     "arrays": through_arrays,
     "py_dataset": lambda case: through_stream(case, Batches(batches_of(case))),
     "generator": lambda case: through_stream(case, lambda: iter(batches_of(case))),
+    "other library": lambda case: through_stream(case, lambda: map(as_foreign, batches_of(case))),
     "monitor": through_monitor,
 }
 
