@@ -170,7 +170,8 @@ class MonitoredDataset(tf.data.Dataset):
         self._counter = PassCounter()
         num_batches = int(dataset.cardinality())
         is_endless = num_batches == tf.data.INFINITE_CARDINALITY
-        self._log = BatchLog(self._names, bucket_boundaries, is_endless, forgets_unasked=is_endless)
+        adds_up = self._owners_so_far if num_batches == tf.data.UNKNOWN_CARDINALITY else None
+        self._log = BatchLog(self._names, bucket_boundaries, is_endless, forgets_unasked=is_endless, adds_up=adds_up)
         self._padding_check = UnnoticedPaddingCheck(mask_value, padding)
         if num_batches == tf.data.UNKNOWN_CARDINALITY:
             self._inner = tf.data.Dataset.range(1).flat_map(without_autograph(self._pass_of_unknown_length))
@@ -274,10 +275,20 @@ class MonitoredDataset(tf.data.Dataset):
 
     def _check_padding(self) -> list[int]:
         """Warns of unnoticed padding and refuses uncertain lengths. Returns the leaf whose lengths each leaf has."""
-        number = self.newest_pass().number
-        owners = self._padding_check.refuse_uncertain(number, self._evidence, self._names, self._dtypes)
+        owners = self._judge()
         self._padding_check.warn_once(self._names, self._dtypes)
         return owners
+
+    def _judge(self) -> list[int]:
+        number = self._counter.newest_pass().number
+        return self._padding_check.refuse_uncertain(number, self._evidence, self._names, self._dtypes)
+
+    def _owners_so_far(self) -> list[int]:
+        """Which leaf's lengths are whose, by what was delivered; each its own where it is refused when it is asked."""
+        try:
+            return self._judge()
+        except ValueError:
+            return []
 
     def _record(self, state: tuple[tf.Tensor, tf.Tensor], batch: Batch) -> tuple[tuple[tf.Tensor, tf.Tensor], Batch]:
         """Writes a batch into the log; in graph. The state is the pass' number and the batch's index in it."""
@@ -557,10 +568,17 @@ class BatchLog:
         is_endless: Whether a pass has no end, or its figures as a whole are not asked for.
         forgets_unasked: Whether a pass that is not asked about keeps its newest batches only; `expect_questions` says
             which ones are.
+        adds_up: Function that says which leaf's lengths are whose, for a pass of unknown length: where nobody asks
+            about it, its batches but the newest are added up, for its figures as a whole. None: they are kept.
     """
 
     def __init__(
-        self, names: list[str], bucket_boundaries: list[int] | None, is_endless: bool, forgets_unasked: bool = False
+        self,
+        names: list[str],
+        bucket_boundaries: list[int] | None,
+        is_endless: bool,
+        forgets_unasked: bool = False,
+        adds_up: Callable[[], list[int]] | None = None,
     ):
         self._names = names
         self.bucket_boundaries = bucket_boundaries
@@ -568,7 +586,9 @@ class BatchLog:
         self._finished = outside_of_scopes(lambda: tf.Variable(0, dtype=tf.int64, trainable=False, name="finished"))
         self._finished_stats = (0, PaddingStats())  # of the pass of that number
         self._last_asked: tf.Variable | None = None  # the newest pass that is asked about
-        if forgets_unasked:
+        self._adds_up = adds_up
+        self._added_up: dict[int, PaddingStats] = {}  # by pass, what is not in the log any more
+        if forgets_unasked or adds_up is not None:
             self._last_asked = outside_of_scopes(lambda: tf.Variable(0, dtype=tf.int64, trainable=False, name="asked"))
         self._read_entries: dict[int, dict[int, LogEntry]] = {}  # by pass and key, for the figures of whole passes
         with tf.device("CPU:0"):
@@ -587,9 +607,36 @@ class BatchLog:
             return written
         is_forgotten = (pass_number > self._last_asked.read_value()) & (index >= MAX_UNREAD_BATCHES)
         with tf.control_dependencies([written]):
+            if self._adds_up is not None:
+                is_forgotten &= tf.equal(index % MAX_UNREAD_BATCHES, 0)
+                stop = index - MAX_UNREAD_BATCHES
+                return tf.cond(
+                    is_forgotten,
+                    lambda: tf.numpy_function(self._add_up_table, [pass_number, stop], tf.int64),
+                    lambda: tf.constant(0, tf.int64),
+                )
             return self._table.remove(
                 tf.where(is_forgotten, key - MAX_UNREAD_BATCHES, tf.constant(-1, tf.int64))[tf.newaxis]
             )
+
+    def _add_up_table(self, number: np.int64, stop: np.int64) -> np.int64:
+        """Adds up what nobody has read of the batches before `stop` of a pass, and takes it out of the log."""
+        first = int(number) << _PASS_SHIFT
+        keys = tf.range(first + max(int(stop) - MAX_UNREAD_BATCHES, 0), first + int(stop), dtype=tf.int64)
+        entries = [tf.io.parse_tensor(entry, tf.int32).numpy() for entry in self._table.lookup(keys).numpy() if entry]
+        self._table.remove(keys)
+        self._add_up(int(number), entries, self._adds_up() if self._adds_up is not None else [])
+        return np.int64(0)
+
+    def _add_up(self, number: int, entries: list[LogEntry], owners: list[int] | None) -> None:
+        stats = stats_of_entries(entries, self._names, self.bucket_boundaries, owners)
+        self._added_up[number] = self._added_up.get(number, PaddingStats()) + stats
+        self._added_up = self._newest_of(self._added_up)
+
+    def _newest_of(self, of_passes: dict[int, Any]) -> dict[int, Any]:
+        """What belongs to the newest passes, and to the one that was finished last."""
+        newest = {*sorted(of_passes)[-_KEPT_PASSES:], int(self._finished.numpy())}
+        return {number: kept for number, kept in of_passes.items() if number in newest}
 
     def expect_questions(self, newest_pass: int) -> None:
         """Keeps all batches of that pass and the next one, since their figures may be asked for."""
@@ -630,7 +677,7 @@ class BatchLog:
             entries = {**self._read_entries.get(number, {}), **unread}
             ordered = [entries[key] for key in sorted(entries)]
             whole = stats_of_entries(ordered, self._names, self.bucket_boundaries, owners)
-            self._finished_stats = number, whole
+            self._finished_stats = number, self._added_up[number] + whole if number in self._added_up else whole
         return self._finished_stats[1]
 
     def pass_stats(
@@ -641,10 +688,10 @@ class BatchLog:
         What was read leaves the log; it can be asked for again until batches after it are.
         """
         first = position.number << _PASS_SHIFT
-        entries = self._read(list(range(first + start, first + stop)))
+        entries = self._read(list(range(first + start, first + stop)), owners)
         return stats_of_entries(entries, self._names, self.bucket_boundaries, owners)
 
-    def _read(self, keys: list[int]) -> list[LogEntry]:
+    def _read(self, keys: list[int], owners: list[int] | None) -> list[LogEntry]:
         if not keys:
             return []
         end_of_pass = ((keys[0] >> _PASS_SHIFT) + 1) << _PASS_SHIFT
@@ -652,17 +699,22 @@ class BatchLog:
         unread = [key for key in keys if key not in self._kept]
         found = self._table.lookup(tf.constant(unread, tf.int64))
         self._table.remove(tf.constant(unread, tf.int64))
-        for key, entry in zip(unread, found.numpy(), strict=True):
-            if entry:
-                self._kept[key] = tf.io.parse_tensor(entry, tf.int32).numpy()
-        self._remember(keys[0] >> _PASS_SHIFT, self._kept)
+        read = {
+            key: tf.io.parse_tensor(entry, tf.int32).numpy()
+            for key, entry in zip(unread, found.numpy(), strict=True)
+            if entry
+        }
+        self._kept |= read
+        self._remember(keys[0] >> _PASS_SHIFT, read, owners)
         return [self._kept[key] for key in keys if key in self._kept]
 
-    def _remember(self, number: int, entries: dict[int, LogEntry]) -> None:
+    def _remember(self, number: int, entries: dict[int, LogEntry], owners: list[int] | None) -> None:
         """Keeps what was read of a pass until a later one is finished, for its figures as a whole."""
         if self._is_endless:
             return
-        self._read_entries.setdefault(number, {}).update(entries)
-        finished = int(self._finished.numpy())
-        newest = sorted(self._read_entries)[-_KEPT_PASSES:]
-        self._read_entries = {at: self._read_entries[at] for at in {*newest, finished} if at in self._read_entries}
+        remembered = self._read_entries.setdefault(number, {})
+        remembered.update(entries)
+        if len(remembered) > 2 * MAX_UNREAD_BATCHES:
+            oldest = sorted(remembered)[:-MAX_UNREAD_BATCHES]
+            self._add_up(number, [remembered.pop(key) for key in oldest], owners)
+        self._read_entries = self._newest_of(self._read_entries)

@@ -16,6 +16,7 @@ from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.callbacks.padding_stats import PaddingStatsCallback
 from keras_bucketing.monitoring.monitor_padding import monitor_padding
 from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.pipeline.passes import PassPosition
 from keras_bucketing.unpadding.graph import row_lengths
 from tests.support import default_layer
 from tests.support.default_layer import examples
@@ -408,6 +409,26 @@ def test_an_endless_pass_that_nobody_asks_about_keeps_its_newest_batches(monkeyp
     assert monitored.pass_stats(asked, 55, 60).num_batches == 5
     list(monitored.take(60))  # in the pass after it, somebody may ask about all
     assert monitored.pass_stats(monitored.newest_pass(), 0, 60).num_batches == 60
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_pass_of_unknown_length_is_added_up(monkeypatch, asks):
+    monkeypatch.setattr("keras_bucketing.monitoring.monitor_padding.MAX_UNREAD_BATCHES", 3)
+    batches = fixed_batches(4).repeat(5)
+    whole = monitor_padding(batches)
+    list(whole)
+    monitored = monitor_padding(batches.filter(lambda batch: True))  # of a number that nobody knows
+    monitored.padding_stats()  # asks about no pass
+    if asks:
+        monitored.newest_pass()
+    for count, _ in enumerate(monitored):
+        assert int(monitored._log._table.size()) <= 2 * 3 + 2  # those prefetched as well
+        if asks and count % 4 == 3:
+            assert monitored.pass_stats(PassPosition(1, 0, 0), count - 3, count + 1).num_batches == 4
+            assert len(monitored._log._read_entries[1]) <= 2 * 3
+    found, expected = monitored.padding_stats(), whole.padding_stats()
+    assert found.num_batches == expected.num_batches == 20
+    assert (found.real_timesteps, found.total_timesteps) == (expected.real_timesteps, expected.total_timesteps)
 
 
 @pytest.mark.fit
