@@ -77,7 +77,7 @@ class Folders(RuleBasedStateMachine):
             write(self.path, new, files)
         except Killed:
             self.version = self.readable()
-        except OSError:
+        except (OSError, KeyboardInterrupt):
             self.version = self.readable()
         else:
             assert self.readable() == new
@@ -93,9 +93,9 @@ class Folders(RuleBasedStateMachine):
     def is_killed(self, stop_at):
         self.run(stop_at, "kill")
 
-    @rule(stop_at=st.integers(0, 45))
-    def fails(self, stop_at):
-        self.run(stop_at, "full disk")
+    @rule(stop_at=st.integers(0, 45), kind=st.sampled_from(["full disk", "interrupt", "interrupt after"]))
+    def fails(self, stop_at, kind):
+        self.run(stop_at, kind)
 
     @rule()
     def is_written(self):
@@ -131,15 +131,16 @@ def test_folders(tmp_path_factory):
     Machine.TestCase("runTest").runTest()
 
 
-def test_every_step_of_an_overwrite_may_be_the_last(tmp_path):
+@pytest.mark.parametrize("kind", ["kill", "interrupt after"])
+def test_every_step_of_an_overwrite_may_be_the_last(tmp_path, kind):
     files = StoppingFiles()
     write(tmp_path / "s", 1)
     write(tmp_path / "s", 2, files)
     for stop_at in range(files.steps):
         home = tmp_path / str(stop_at)
         write(home / "s", 1)
-        with pytest.raises(Killed):
-            write(home / "s", 2, StoppingFiles(stop_at))
+        with pytest.raises((Killed, KeyboardInterrupt)):
+            write(home / "s", 2, StoppingFiles(stop_at, kind))
         version = read(home / "s")
         with pytest.raises(FileExistsError, match="overwrite=True"):
             save_sequences(home / "s", X)
@@ -178,7 +179,7 @@ def test_renames_that_fail_for_good_lose_nothing(tmp_path, fail_from, error):
 def overwrite_stopped(path, version, stop_at, kind):
     """How many steps it takes to write the version, which is stopped at one; no file is left open."""
     files = StoppingFiles(stop_at, kind)
-    with contextlib.suppress(Killed, OSError):
+    with contextlib.suppress(Killed, OSError, KeyboardInterrupt):
         write(path, version, files)
     return files.steps
 

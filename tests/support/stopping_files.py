@@ -15,7 +15,7 @@ class StoppingFiles(FolderFiles):
 
     Args:
         stop_at: The number of the step that is not done, from 0; None: all are.
-        kind: "kill" or "full disk".
+        kind: "kill", "full disk", "interrupt", which is Ctrl-C before the step, or "interrupt after" it.
         between: Called with the number of each step, as another process would act.
     """
 
@@ -24,42 +24,43 @@ class StoppingFiles(FolderFiles):
         self._stop_at, self._kind, self._between = stop_at, kind, between
         self._dead = False
 
-    def step(self):
+    def step(self, function, *arguments):
         if self._dead:
             raise Killed
         self._between(self.steps)
         self.steps += 1
-        if self._stop_at is None or self.steps - 1 != self._stop_at:
-            return
-        if self._kind == "full disk":
+        is_stopped = self._stop_at is not None and self.steps - 1 == self._stop_at
+        if is_stopped and self._kind == "full disk":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._dead = True
-        raise Killed
+        if is_stopped and self._kind == "kill":
+            self._dead = True
+            raise Killed
+        if is_stopped and self._kind == "interrupt":
+            raise KeyboardInterrupt
+        done = function(*arguments)
+        if is_stopped:
+            if done is not None:
+                done.close()  # as the file does that nobody holds
+            raise KeyboardInterrupt
+        return done
 
     def make_folder(self, path):
-        self.step()
-        super().make_folder(path)
+        self.step(super().make_folder, path)
 
     def create(self, path):
-        self.step()
-        return super().create(path)
+        return self.step(super().create, path)
 
     def open_lock(self, path):
-        self.step()
-        return super().open_lock(path)
+        return self.step(super().open_lock, path)
 
     def flush(self, file):
-        self.step()
-        super().flush(file)
+        self.step(super().flush, file)
 
     def rename(self, old, new):
-        self.step()
-        super().rename(old, new)
+        self.step(super().rename, old, new)
 
     def remove(self, path):
-        self.step()
-        super().remove(path)
+        self.step(super().remove, path)
 
     def remove_folder(self, path):
-        self.step()
-        super().remove_folder(path)
+        self.step(super().remove_folder, path)
