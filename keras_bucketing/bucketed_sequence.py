@@ -36,12 +36,7 @@ from keras_bucketing.padding.stats import PaddingStats, padding_of_plan
 from keras_bucketing.pipeline.dataset_state import ElasticIdentity
 from keras_bucketing.pipeline.gather import BatchGatherer
 from keras_bucketing.pipeline.pass_dataset import PassDataset, check_pad_to_bucket_boundary
-from keras_bucketing.pipeline.passes import (
-    PassCounter,
-    PassPosition,
-    counting_iterator,
-    is_symbolic_build,
-)
+from keras_bucketing.pipeline.passes import PassCounter, PassPosition, counting_iterator, is_symbolic_build
 from keras_bucketing.pipeline.stream import batch_stream, chosen_batches
 from keras_bucketing.planning.boundaries import BucketBoundaries
 from keras_bucketing.planning.bucket_arguments import check_bucket_arguments
@@ -56,13 +51,10 @@ from keras_bucketing.predicting.output_lengths import Sequences
 from keras_bucketing.predicting.predict import check_can_predict, predict
 from keras_bucketing.predicting.restore_order import restore_order
 from keras_bucketing.streams.reading import Contents
-from keras_bucketing.streams.saved_sequences import (
-    check_batch_options,
-    read_dataset,
-    refuse_data_beside_elements,
-)
+from keras_bucketing.streams.saved_sequences import check_batch_options, read_dataset, refuse_data_beside_elements
+from keras_bucketing.unpadding.array_labels import unpad_all
 from keras_bucketing.unpadding.arrays import refuse_padding_of_masks
-from keras_bucketing.unpadding.labels import check_label_padding, unpad_all
+from keras_bucketing.unpadding.labels import check_label_padding
 from keras_bucketing.unpadding.unnoticed import level_of_caller, warn_of
 
 

@@ -48,9 +48,9 @@ from keras_bucketing.streams.elements import (
 )
 from keras_bucketing.streams.lookahead import Lookahead
 from keras_bucketing.streams.sources import Stream
+from keras_bucketing.unpadding.batch_labels import PaddedLabels
 from keras_bucketing.unpadding.batches import Batch, BatchOptions, HostLeaf, Spans, Unpadder, fitting_table
 from keras_bucketing.unpadding.entries import EntryKind, EntryTable, leaf_name, read_table
-from keras_bucketing.unpadding.labels import PaddedLabels
 from keras_bucketing.unpadding.sides import SideOfRuns
 from keras_bucketing.unpadding.spans import Span, blocks_of, real_timesteps, runs_at_both_ends
 from keras_bucketing.unpadding.unnoticed import warn_of

@@ -12,9 +12,9 @@ from keras_bucketing.data import tree
 from keras_bucketing.data.collect import collect_inputs
 from keras_bucketing.monitoring.monitor_padding import monitor_padding
 from keras_bucketing.streams.saved_sequences import load_sequences, read_dataset, save_sequences
+from keras_bucketing.unpadding.array_labels import unpad_labels
 from keras_bucketing.unpadding.arrays import unpad_arrays
 from keras_bucketing.unpadding.batches import BatchOptions
-from keras_bucketing.unpadding.labels import unpad_labels
 from tests.support.default_layer import examples
 from tests.support.padded_cases import Batches, PaddedLeaf, dataset_of, padded_cases
 from tests.support.rows import rows_of

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.unpadding.labels import labels_from_padded
+from keras_bucketing.unpadding.array_labels import labels_from_padded
 from tests.support.rows import flat, sequences_from_padded
 
 
