@@ -23,6 +23,7 @@ from keras_bucketing.streams.elements import (
     template_of,
 )
 
+LOOKAHEAD = 8  # elements that are looked at before it is decided what they are
 _MAX_HELD_BYTES = 1 << 24  # in memory
 _IMMUTABLE = (bool, int, float, complex, str, bytes, np.generic, tf.Tensor, tf.RaggedTensor, tf.SparseTensor)
 

@@ -5,131 +5,48 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from keras_bucketing.checks import UnclearError, ask_all, show, show_typed, write_text
-from keras_bucketing.data.arrays import as_regular_array, first_non_number, standard_dtype
-from keras_bucketing.data.convert import Leaf, as_rows
-from keras_bucketing.data.lists import as_row
+from keras_bucketing.checks import UnclearError, ask_all
+from keras_bucketing.data.convert import Leaf
 from keras_bucketing.data.row_splits import Lengths
-from keras_bucketing.data.tree import Path, without_entries
+from keras_bucketing.data.tree import Path
+from keras_bucketing.streams.batch_reader import BatchReader
 from keras_bucketing.streams.columns import ColumnBuilder, MemoryStore, Store
 from keras_bucketing.streams.elements import (
     Element,
     LeafSpec,
-    Role,
-    Roles,
     Specs,
     common_specs,
     describe_shapes,
     inputs_of,
-    is_batched,
-    is_list_of_rows,
-    leaves_in_order,
+    kind_of_dtype,
     leaves_of,
-    looks_like_batches,
-    looks_like_rows,
     map_element,
-    refuse_text,
-    roles_in_batches,
-    scalar_in_batch,
-    specs_of,
     template_of,
+)
+from keras_bucketing.streams.lookahead import LOOKAHEAD, Lookahead
+from keras_bucketing.streams.progress import Progress
+from keras_bucketing.streams.roles import (
+    Role,
+    Roles,
+    is_batched,
+    looks_like_rows,
+    roles_in_batches,
     unclear_elements,
     unclear_labels,
-    without_part,
 )
-from keras_bucketing.streams.lookahead import Lookahead
+from keras_bucketing.streams.row_reader import NewColumn, RowReader
 from keras_bucketing.streams.sources import Stream
-from keras_bucketing.unpadding.batch_labels import PaddedLabels
-from keras_bucketing.unpadding.batches import Batch, BatchOptions, HostLeaf, Spans, Unpadder, fitting_table
-from keras_bucketing.unpadding.entries import EntryKind, EntryTable, leaf_name, read_table
+from keras_bucketing.unpadding.batches import BatchOptions
+from keras_bucketing.unpadding.entries import EntryKind, leaf_name, read_table
 from keras_bucketing.unpadding.sides import SideOfRuns
-from keras_bucketing.unpadding.spans import Span, blocks_of, real_timesteps, runs_at_both_ends
+from keras_bucketing.unpadding.spans import runs_at_both_ends
 from keras_bucketing.unpadding.unnoticed import warn_of
-
-_LOOKAHEAD = 8  # elements that are looked at before it is decided what their axes mean
-_SILENT_SECONDS = 3.0  # whatever is faster needs no progress bar
-_BAR_WIDTH = 20
-_LONG_SECONDS, _LONG_COUNT = 60.0, 1_000_000  # after which a source of unknown size may be one without end
-
-NewColumn = Callable[[Path, bool], ColumnBuilder]  # from a leaf's path, and whether it holds sequences
-
-
-class Progress:
-    """A line on standard error that says how much has been read, from the third second on.
-
-    Args:
-        what: What is being done, e.g. "Reading".
-        unit: What is counted, in the plural.
-        total: Their final number, or None if it is unknown.
-        stream: Where to write. Defaults to None: standard error.
-        clock: Function that returns seconds.
-        hint: What to say, once, where `total` is None and it takes long.
-    """
-
-    def __init__(
-        self,
-        what: str,
-        unit: str,
-        total: int | None = None,
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        hint: str | None = None,
-    ):
-        self._what, self._unit, self._total = what, unit, total
-        self._stream = sys.stderr if stream is None else stream
-        self._clock = clock
-        self._started = clock()
-        self._due = self._started + _SILENT_SECONDS
-        # A terminal's line is written over; in a log file every line stays.
-        self._is_terminal = _is_terminal(self._stream)
-        self._seconds_between_lines = 0.2 if self._is_terminal else 30.0
-        self._has_written = False
-        self._hint = None if total else hint
-
-    def update(self, count: int) -> None:
-        """Notes that `count` have been read so far."""
-        now = self._clock()
-        if now >= self._due:
-            self._due = now + self._seconds_between_lines
-            is_long = count >= _LONG_COUNT or now - self._started >= _LONG_SECONDS
-            hint, self._hint = (self._hint, None) if is_long else (None, self._hint)
-            self._write(count, now, "\n" if hint or not self._is_terminal else "")
-            if hint:
-                self._stream.write(f"{hint}\n")
-                self._stream.flush()
-
-    def finish(self, count: int) -> None:
-        """Writes the last line, if there has been one before."""
-        if self._has_written:
-            self._write(count, self._clock(), "\n")
-
-    def _write(self, count: int, now: float, end: str) -> None:
-        seconds = now - self._started
-        text = f"{self._what}: {count:,}"
-        if self._total:
-            done = min(count / self._total, 1.0)
-            filled = int(done * _BAR_WIDTH)
-            bar = "#" * filled + "." * (_BAR_WIDTH - filled)
-            text = f"{self._what} [{bar}] {count:,} of {self._total:,}"
-        begin = "\r" if self._is_terminal else ""
-        write_text(self._stream, f"{begin}{text} {self._unit}, {seconds:,.0f} s{end}")
-        self._has_written = True
-
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    try:
-        return stream is not None and stream.isatty()
-    except (OSError, ValueError, AttributeError):  # closed, or an object that can only be written to
-        return False
 
 
 @dataclass(frozen=True)
@@ -240,7 +157,7 @@ def _throwaway_column(path: Path, is_ragged: bool) -> ColumnBuilder:
 def look_ahead(stream: Stream, elements: Iterator[Element]) -> Lookahead:
     """As many of the elements of a stream as it takes to decide what they are."""
     is_known = stream.roles is not None or _are_rows(stream)
-    return Lookahead(elements, 1 if is_known else _LOOKAHEAD)
+    return Lookahead(elements, 1 if is_known else LOOKAHEAD)
 
 
 def _are_rows(stream: Stream) -> bool:
@@ -301,7 +218,7 @@ def _more_sequences(seen: Specs, roles: Roles, first: list[Element], options: Ba
     in_x = inputs_of(seen)
     if not any(spec.ragged_rank or (spec.rank > 1 and spec.shape[1] is None) for spec in in_x.values()):
         return []
-    table = read_table({path: EntryKind(spec.rank, _kind_of_dtype(spec.dtype)) for path, spec in in_x.items()})
+    table = read_table({path: EntryKind(spec.rank, kind_of_dtype(spec.dtype)) for path, spec in in_x.items()})
     fixed = [
         path for path, spec in in_x.items() if roles[path] is Role.VALUE and spec.rank > 1 and not spec.ragged_rank
     ]
@@ -362,352 +279,3 @@ def _are_values(column: ColumnBuilder, x_lengths: list[Lengths], options: BatchO
         return not options.timestep_labels
     fits_a_leaf = any(np.array_equal(lengths, those) for those in x_lengths)
     return options.labels_align and not different.size and not fits_a_leaf
-
-
-class RowReader:
-    """Reads elements that are one row each: a scalar is one value per row, everything with an axis is a sequence.
-
-    Args:
-        first: The first element. It is looked at, not read.
-        template: Its `template_of`, which that of all others must be.
-        new_column: Makes the column of a leaf.
-        refuse_batches: Whether elements are refused that look like batches.
-    """
-
-    def __init__(self, first: Element, template: Element, new_column: NewColumn, refuse_batches: bool = False):
-        def is_ragged(path: Path, leaf: Any) -> bool:
-            return path == ("x",) or isinstance(leaf, (list, tuple)) or np.ndim(leaf) > 0
-
-        self.num_rows = 0
-        self._are_ragged: Element = map_element(is_ragged, first)
-        self._template, self._new_column = template, new_column
-        self._refuse_batches = refuse_batches
-        self.values_of_rows: set[Path] = set()  # leaves of `x` that turned out to be values of one shape: none
-        self._specs: list[Specs] = []  # of the first elements
-        self.begin_columns()
-
-    def begin_columns(self) -> None:
-        """Lets the rows that follow go into columns of their own."""
-        self.columns: Element = map_element(self._new_column, self._are_ragged)
-        self._by_path: dict[Path, ColumnBuilder] = leaves_of(self.columns)
-
-    def finish(self) -> list[str]:
-        """Checks what only all rows show, and returns no warnings: rows are not padded.
-
-        Raises:
-            ValueError: If there are few elements, all of which look like batches.
-        """
-        if self.num_rows < _LOOKAHEAD:
-            self._check_rows(is_whole=True)
-        return []
-
-    def label_padding(self) -> float | None:
-        """Labels are not padded."""
-        return None
-
-    def mask_names(self) -> tuple[str, ...]:
-        """Nothing tells masks from other sequences."""
-        return ()
-
-    def read(self, element: Element) -> None:
-        """Appends one row to every column."""
-        leaves = leaves_in_order(element, self._template, self.num_rows)
-        if self._refuse_batches and self.num_rows < _LOOKAHEAD:
-            self._specs.append(specs_of(element))
-            if len(self._specs) == _LOOKAHEAD:
-                self._check_rows()
-        try:
-            self._append(leaves)
-        except ValueError:
-            if len(self._specs) == self.num_rows + 1:
-                self._check_rows()
-            raise
-        self.num_rows += 1
-
-    def _append(self, leaves: list[Any]) -> None:
-        for (path, column), leaf in zip(self._by_path.items(), leaves, strict=True):
-            where = f"{column.name}[{self.num_rows}]"
-            convert = _as_sequence if column.is_ragged else _as_value
-            column.append(convert(leaf, (*path, self.num_rows), where))
-
-    def _check_rows(self, is_whole: bool = False) -> None:
-        if not self._refuse_batches or not self._specs:
-            return
-        specs = without_part(self._specs) if is_whole else self._specs
-        if looks_like_batches(common_specs(specs), len(specs)):
-            seen = describe_shapes(common_specs(self._specs))
-            raise unclear_elements(f"{seen} in all of the first {len(self._specs)} elements")
-
-
-def _as_sequence(leaf: object, path: Path, name: str) -> np.ndarray:
-    if type(leaf) is np.ndarray and leaf.ndim and leaf.dtype.kind in "biuf":
-        return leaf
-    _refuse_strings(leaf, path)
-    return as_row(leaf, name)
-
-
-def _as_value(leaf: object, path: Path, name: str) -> np.ndarray:
-    if not isinstance(leaf, (bool, int, float, np.ndarray, np.generic)):
-        _refuse_strings(leaf, path)
-    array = as_regular_array(leaf, name, "Give every row the same shape.")
-    if array.dtype.kind == "O":
-        raise TypeError(f"`{name}` must be a number. Received {type(leaf).__name__}. Drop that row or give it a value.")
-    refuse_text(str(array.dtype), path, leaf)
-    return array
-
-
-def _refuse_strings(leaf: object, path: Path) -> None:
-    """Looks for text in a string, in the first entries of a list, and in an array's dtype."""
-    while isinstance(leaf, (list, tuple)) and leaf:
-        leaf = leaf[0]
-    if isinstance(leaf, (str, bytes)):
-        refuse_text("string", path, leaf)
-    dtype = getattr(leaf, "dtype", None)
-    refuse_text(str(getattr(dtype, "name", dtype)), path)
-
-
-class BatchReader:
-    """Reads elements that are batches, ragged or padded.
-
-    Args:
-        first: The first batches. They are looked at, not read.
-        template: The `template_of` the first one, which that of all others must be.
-        specs: The leaves as they were declared or seen.
-        roles: What the leaves hold.
-        options: What the caller said.
-        new_column: Makes the column of a leaf.
-    """
-
-    def __init__(
-        self,
-        first: list[Element],
-        template: Element,
-        specs: Specs,
-        roles: Roles,
-        options: BatchOptions,
-        new_column: NewColumn,
-    ):
-        self.num_rows = 0
-        self._num_batches = 0
-        self._template, self._roles, self._options = template, roles, options
-        self._paths = list(leaves_of(template))
-        batches = [self._leaves(element, index) for index, element in enumerate(first)]
-        self._padded = [path for path, role in roles.items() if role is Role.PADDED and path[0] == "x"]
-        for batch in batches:
-            for path in self._padded:
-                _check_time_axis(batch[path], leaf_name(path))
-        table = _table_of(specs, roles, self._padded, options)
-        self._table = table = fitting_table(table, batches)
-        self._unpadder = Unpadder(
-            self._padded, table, options.mask_value, options.padding, is_named=options.sequences is not None
-        )
-        first_rows = np.cumsum([0, *(_num_rows(batch[self._paths[0]]) for batch in batches)]).tolist()
-        for batch, row in zip(batches, first_rows, strict=False):
-            self._unpadder.look(batch, row)
-        self._unsure = {path: _Unsure() for path in _of_one_size(specs, self._padded, options) if not table.tells(path)}
-        self._labels = self._find_labels(batches, first_rows)
-
-        # Leaves that say lengths get no column: what include_lengths=True adds is made again from the sequences.
-        x, y, weights = template
-        x = without_entries(x, ("x",), table.all_lengths)
-        self._columns_of = map_element(lambda *_: True, (x, y, weights))
-        self._new_column = new_column
-        self.begin_columns()
-
-    def begin_columns(self) -> None:
-        """Lets the rows that follow go into columns of their own."""
-        self.columns: Element = map_element(
-            lambda path, _: self._new_column(path, self._roles[path] is not Role.VALUE), self._columns_of
-        )
-        self._by_path: dict[Path, ColumnBuilder] = leaves_of(self.columns)
-
-    def read(self, element: Element) -> None:
-        """Appends the rows of one batch to every column."""
-        batch = self._leaves(element, self._num_batches)
-        spans = self._spans(batch, self.num_rows)
-        for path, column in self._by_path.items():
-            role = self._roles[path]
-            if role is Role.PADDED:
-                span = spans.get(path) or self._labels.span(path, batch, spans, self.num_rows)
-                if batch[path].shape[1] != span.time:
-                    raise ValueError(
-                        f"`{column.name}` must be as long as its padded sequences. Expected {span.time} timesteps, "
-                        f"received {batch[path].shape[1]} in the batch at row {self.num_rows}."
-                    )
-                if path in self._unsure:
-                    self._unsure[path].add(span)
-                column.append_parts(_parts_of(batch[path], real_timesteps(batch[path], span)), span.lengths)
-            elif role is Role.SEQUENCE:
-                self._append_sequences(column, batch[path])
-            else:
-                column.append_block(_as_values(batch[path], column.name))
-        self.num_rows += _num_rows(batch[self._paths[0]])
-        self._num_batches += 1
-
-    @property
-    def values_of_rows(self) -> set[Path]:
-        """The leaves of `x` that turned out to be values of one shape."""
-        return {path for path, unsure in self._unsure.items() if unsure.is_of_one_shape and not unsure.lost_timesteps}
-
-    def finish(self) -> list[str]:
-        """Checks what only all batches show, and returns warnings of padding that was not noticed.
-
-        Raises:
-            ValueError: If a mask is True where the padding is, if labels were sliced after padding, or if an entry may
-                hold sequences or values of one shape.
-        """
-        for path, unsure in self._unsure.items():
-            if unsure.is_of_one_shape and unsure.lost_timesteps:
-                sequences = [padded[1] for padded in self._padded if len(padded) > 1]
-                raise UnclearError(
-                    f"`{leaf_name(path)}` may hold sequences, or values of one shape, since all batches have a second "
-                    f"axis of {unsure.time} beside another entry of varying length. Pass the entries that are "
-                    f"sequences: sequences={show(sequences)}, or without this one.",
-                    "sequences",
-                    f"sequences={show(sequences)}, or without `{leaf_name(path)}`",
-                )
-        return self._unpadder.finish() + self._labels.finish()
-
-    def label_padding(self) -> Any:
-        """What labels of each timestep were padded with; None where there is none."""
-        return self._labels.padding.value()
-
-    def mask_names(self) -> tuple[str, ...]:
-        """What messages call the masks of `x`."""
-        return tuple(leaf_name(path) for path in self._padded if self._table.is_mask(path))
-
-    def _append_sequences(self, column: ColumnBuilder, leaf: HostLeaf) -> None:
-        if isinstance(leaf, tf.RaggedTensor):
-            rows = as_rows(leaf, column.name)
-            column.append_block(rows.values, rows.lengths)
-        elif isinstance(leaf, list):
-            for index, row in enumerate(leaf):
-                column.append(as_row(row, f"{column.name}[{self.num_rows + index}]"))
-        else:
-            array = _check_time_axis(leaf, column.name)
-            lengths = np.full(len(array), array.shape[1])
-            column.append_parts(
-                _parts_of(array, (array[block].reshape(-1, *array.shape[2:]) for block in blocks_of(array))), lengths
-            )
-
-    def _leaves(self, element: Element, index: int) -> Batch:
-        """The batch's leaves, in the memory of the host."""
-        leaves = leaves_in_order(element, self._template, index)
-        batch = {path: _on_host(leaf, path) for path, leaf in zip(self._paths, leaves, strict=True)}
-        expected = _num_rows(batch[self._paths[0]])
-        for path, leaf in batch.items():
-            if _num_rows(leaf) != expected:
-                raise ValueError(
-                    f"All leaves of a batch must have the same number of rows. Expected {expected} as in "
-                    f"`{leaf_name(self._paths[0])}`, received {_num_rows(leaf)} in `{leaf_name(path)}` of element "
-                    f"{index}. If an element is one row, pass batched=False; several inputs belong in a tuple or a "
-                    "dict, not in a list."
-                )
-        return batch
-
-    def _find_labels(self, batches: list[Batch], first_rows: list[int]) -> PaddedLabels:
-        padded = [path for path, role in self._roles.items() if role is Role.PADDED and path[0] != "x"]
-        candidates = [path for path, role in self._roles.items() if role is Role.SEQUENCE and path[0] == "x"]
-        candidates += [path for path in self._padded if not self._table.is_mask(path)] or self._padded
-        is_weighted = any(path[0] == "sample_weight" and self._roles[path] is not Role.VALUE for path in self._roles)
-        labels = PaddedLabels(padded, candidates, self._options, self._table.label_lengths, is_weighted)
-        if padded:
-            spans = [self._spans(batch, row) for batch, row in zip(batches, first_rows, strict=False)]
-            labels.align(list(zip(batches, spans, strict=True)))
-        return labels
-
-    def _spans(self, batch: Batch, first_row: int) -> Spans:
-        """What is real in each padded leaf of `x`."""
-        for path in self._padded:
-            _check_time_axis(batch[path], leaf_name(path))
-        return self._unpadder.spans(batch, first_row)
-
-
-def _parts_of(batch: np.ndarray, parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The timesteps of a batch, some at a time; of one without any, none of its features and dtype."""
-    return parts if batch.shape[0] * batch.shape[1] else iter([np.empty((0, *batch.shape[2:]), batch.dtype)])
-
-
-class _Unsure:
-    """A leaf beside one of varying length whose second axis has one size: sequences, or values of one shape."""
-
-    def __init__(self) -> None:
-        self.time: int | None = None
-        self.is_of_one_shape = True
-        self.lost_timesteps = False
-
-    def add(self, span: Span) -> None:
-        self.time = span.time if self.time is None else self.time
-        self.is_of_one_shape &= span.time == self.time
-        self.lost_timesteps |= bool((span.lengths < span.time).any())
-
-
-def _of_one_size(specs: Specs, padded: list[Path], options: BatchOptions) -> list[Path]:
-    """The padded leaves that have one size, as they were declared or seen, beside one of varying length."""
-    in_x = inputs_of(specs)
-    varies = any(spec.ragged_rank or (spec.rank > 1 and spec.shape[1] is None) for spec in in_x.values())
-    if not varies or options.sequences is not None:
-        return []
-    return [path for path in padded if specs[path].shape[1] is not None]
-
-
-def _table_of(specs: Specs, roles: Roles, padded: list[Path], options: BatchOptions) -> EntryTable:
-    """What tells the lengths of the padded leaves; "lengths" are not those of leaves that may be no sequences."""
-    kinds = {
-        path: EntryKind(spec.rank, _kind_of_dtype(spec.dtype))
-        for path, spec in inputs_of(specs).items()
-        if not spec.ragged_rank and (spec.rank < 2 or roles[path] is Role.PADDED)
-    }
-    labels = [path for path, role in roles.items() if role is not Role.VALUE and path[0] == "y"]
-    return read_table(kinds, [] if options.labels_align else labels, _of_one_size(specs, padded, options))
-
-
-def _kind_of_dtype(dtype: str) -> str:
-    return {"b": "b", "i": "i", "u": "u"}.get(dtype[:1], "f")
-
-
-def _on_host(leaf: Any, path: Path) -> HostLeaf:
-    if isinstance(leaf, tf.RaggedTensor):
-        return leaf
-    if is_list_of_rows(leaf):
-        return list(leaf)
-    name = leaf_name(path)
-    array = as_regular_array(leaf, name, "Pass a list of rows, or pad them.")
-    refuse_text(array.dtype.name, path)
-    if array.dtype.kind == "O":
-        values = array.reshape(-1).tolist()
-        raise TypeError(
-            f"`{name}` must hold numbers. Received {show_typed(values[first_non_number(values)])}. Drop rows without a "
-            "value."
-        )
-    if array.dtype.kind not in "biuf":
-        standard_dtype(array.dtype, name)  # says what is wrong with it
-    if not array.ndim:
-        raise scalar_in_batch(path)
-    return array
-
-
-def _num_rows(leaf: HostLeaf) -> int:
-    return int(leaf.nrows()) if isinstance(leaf, tf.RaggedTensor) else len(leaf)
-
-
-def _check_time_axis(leaf: HostLeaf, name: str) -> np.ndarray:
-    if isinstance(leaf, (list, tf.RaggedTensor)) or leaf.ndim < 2:
-        raise ValueError(
-            f"`{name}` must have a time axis in every batch. Received a batch without one. Pad all or none."
-        )
-    array: np.ndarray = leaf
-    return array
-
-
-def _as_values(leaf: HostLeaf, name: str) -> np.ndarray:
-    if isinstance(leaf, np.ndarray):
-        return leaf
-    rows = as_rows(leaf, name)  # an axis of unknown size, which must be the same in all rows
-    lengths = np.unique(rows.lengths)
-    if len(lengths) > 1:
-        raise ValueError(
-            f"All rows of `{name}` must share one shape. Received rows of {lengths[0]} and of {lengths[1]} entries. "
-            "Give the first axis no fixed size if it is time."
-        )
-    return rows.as_array()

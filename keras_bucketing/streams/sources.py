@@ -19,23 +19,20 @@ from keras_bucketing.data.other_kinds import refuse_frame, refuse_sparse
 from keras_bucketing.data.rows import StoredSequences
 from keras_bucketing.streams.elements import (
     Element,
-    Roles,
     as_json,
     check_element,
     common_specs,
-    is_batched,
     leaves_of,
     map_element,
-    roles_in_rows,
     spec_of_dataset,
     specs_of,
     split_element,
 )
+from keras_bucketing.streams.lookahead import LOOKAHEAD
+from keras_bucketing.streams.roles import Roles, is_batched, roles_in_rows
 from keras_bucketing.streams.tf_rows import batches_of_rows, without_prefetch
 from keras_bucketing.unpadding.batches import BatchOptions
 from keras_bucketing.unpadding.entries import leaf_name
-
-_LOOKAHEAD = 8  # elements that are looked at before it is decided whether they are batches
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def bound_rows(stream: Stream, max_rows: int) -> Stream:
         if stream.unclear is not None:  # the reader asks
             yield from elements
         if are_batches is None and stream.kind == "tf.data.Dataset":  # the shapes are for the elements to tell
-            first = list(itertools.islice(elements, _LOOKAHEAD))
+            first = list(itertools.islice(elements, LOOKAHEAD))
             are_batches = bool(first) and is_batched(common_specs([specs_of(element) for element in first]))
             elements = itertools.chain(first, elements)
         for element in elements:

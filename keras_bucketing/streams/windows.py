@@ -20,18 +20,13 @@ from keras_bucketing.data.convert import Leaf
 from keras_bucketing.data.row_format import LeafFormat, RowFormat, WindowLeaf
 from keras_bucketing.data.rows import Rows
 from keras_bucketing.data.tree import Path, Structure, leaves
+from keras_bucketing.streams.batch_reader import BatchReader
 from keras_bucketing.streams.columns import ColumnBuilder, MemoryStore
-from keras_bucketing.streams.elements import (
-    Element,
-    Role,
-    Roles,
-    leaves_of,
-    map_element,
-    roles_in_batches,
-    roles_in_rows,
-)
+from keras_bucketing.streams.elements import Element, leaves_of, map_element
 from keras_bucketing.streams.lookahead import Lookahead
-from keras_bucketing.streams.reading import BatchReader, RowReader, finish_columns, make_reader
+from keras_bucketing.streams.reading import finish_columns, make_reader
+from keras_bucketing.streams.roles import Role, Roles, roles_in_batches, roles_in_rows
+from keras_bucketing.streams.row_reader import RowReader
 from keras_bucketing.streams.sources import Stream, open_stream
 from keras_bucketing.unpadding.batches import BatchOptions
 from keras_bucketing.unpadding.entries import leaf_name

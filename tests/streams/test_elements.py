@@ -2,11 +2,10 @@
 
 import pytest
 
-from keras_bucketing.streams.elements import (
-    LeafSpec,
+from keras_bucketing.streams.elements import LeafSpec, leaves_of
+from keras_bucketing.streams.roles import (
     Role,
     is_batched,
-    leaves_of,
     looks_like_batches,
     looks_like_rows,
     roles_in_batches,

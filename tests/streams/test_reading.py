@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from keras_bucketing import BucketedSequence, load_sequences, save_sequences
 from keras_bucketing.data.collect import collect_inputs
 from keras_bucketing.data.rows import Rows
-from keras_bucketing.streams.reading import Progress
+from keras_bucketing.streams.progress import Progress
 from keras_bucketing.streams.saved_sequences import read_dataset
 from keras_bucketing.unpadding.batches import BatchOptions
 from tests.support.default_layer import examples
