@@ -20,8 +20,9 @@ from keras_bucketing.data.tree import leaves, name_of
 from keras_bucketing.streams.cached_source import check_first_element, remember_source
 from keras_bucketing.streams.columns import MemoryStore
 from keras_bucketing.streams.elements import NAMES
-from keras_bucketing.streams.folder import FolderWriter, Source, is_finished, map_folder, with_argument_name
+from keras_bucketing.streams.folder import Source, is_finished, map_folder, with_argument_name
 from keras_bucketing.streams.folder_files import FolderFiles
+from keras_bucketing.streams.folder_writer import FolderWriter
 from keras_bucketing.streams.reading import Contents, read_stream
 from keras_bucketing.streams.sources import Stream, bound_rows, open_stream
 from keras_bucketing.unpadding.batches import BatchOptions

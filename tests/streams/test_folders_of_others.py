@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from keras_bucketing import BucketedSequence, load_sequences, save_sequences
+from keras_bucketing.streams import columns
 from keras_bucketing.streams import folder as folders
-from keras_bucketing.streams.folder import FolderWriter
 from keras_bucketing.streams.folder_files import FolderFiles
+from keras_bucketing.streams.folder_writer import FolderWriter
 from keras_bucketing.streams.reading import read_stream
 from keras_bucketing.streams.sources import open_stream
 from keras_bucketing.unpadding.batches import BatchOptions
@@ -242,14 +243,14 @@ def test_a_folder_that_never_rests_is_refused_for_that(tmp_path, monkeypatch):
     write(tmp_path / "s", 0)
     monkeypatch.setattr(folders, "map_npy", map_npy)
     monkeypatch.setattr(folders, "_MAX_READS", 3)
-    monkeypatch.setattr(folders.FileStore, "finish", lambda self, shape, dtype: finished(self, shape, dtype, mapped))
+    monkeypatch.setattr(columns.FileStore, "finish", lambda self, shape, dtype: finished(self, shape, dtype, mapped))
     with pytest.raises(OSError, match="`path` cannot be read: it was replaced 3 times in the meantime"):
         load_sequences(tmp_path / "s")
 
 
 def finished(store, shape, dtype, map_npy):
     store._file.seek(0)
-    store._file.write(folders.npy_header(shape, dtype))
+    store._file.write(columns.npy_header(shape, dtype))
     store._file.close()
     return map_npy(store._path, shape, dtype)
 
