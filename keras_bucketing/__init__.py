@@ -10,7 +10,8 @@ from keras_bucketing.data.rows import StoredSequences
 from keras_bucketing.layers.keep_mask import KeepMask
 from keras_bucketing.layers.sequence_masking import SequenceMasking
 from keras_bucketing.models.masked_lstm_classifier import MaskedLSTMClassifier
-from keras_bucketing.monitoring.monitor_padding import MonitoredDataset, monitor_padding
+from keras_bucketing.monitoring.monitor_padding import monitor_padding
+from keras_bucketing.monitoring.monitored_dataset import MonitoredDataset
 from keras_bucketing.padding.report import (
     PaddingRecommendation,
     PaddingReport,

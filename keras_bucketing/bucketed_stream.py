@@ -17,7 +17,7 @@ from keras_bucketing.data.collect import Inputs, check_include_lengths, check_pa
 from keras_bucketing.data.row_format import RowFormat
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.tree import Path, leaves
-from keras_bucketing.monitoring.monitor_padding import BatchLog
+from keras_bucketing.monitoring.graph_log import BatchLog
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
 from keras_bucketing.pipeline.pass_dataset import PassDataset, check_pad_to_bucket_boundary

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.bucketed_stream import BucketedStream
-from keras_bucketing.monitoring.monitor_padding import MonitoredDataset, MonitoredPyDataset
+from keras_bucketing.monitoring.monitored_dataset import MonitoredDataset
+from keras_bucketing.monitoring.monitored_py_dataset import MonitoredPyDataset
 
 Lengths = NDArray[np.int64]  # in timesteps
 Array = NDArray[Any]

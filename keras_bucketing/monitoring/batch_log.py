@@ -214,7 +214,7 @@ def as_host_array(leaf: Any) -> Any:
 # A dataset that is iterated without a callback would fill its log for ever. This many entries are a few megabytes and
 # far more than the batches which can be waiting to be read.
 MAX_KEPT_BATCHES = 65536
-_KEPT_PASSES = 4
+KEPT_PASSES = 4
 
 
 class PassLog:
@@ -240,8 +240,8 @@ class PassLog:
         with self._lock:
             self._newest += 1
             self._entries[self._newest] = dict(enumerate(prefix or []))
-            self._entries.pop(self._newest - _KEPT_PASSES, None)
-            self._folded.pop(self._newest - _KEPT_PASSES, None)
+            self._entries.pop(self._newest - KEPT_PASSES, None)
+            self._folded.pop(self._newest - KEPT_PASSES, None)
             return self._newest
 
     def note(self, number: int, index: int, entry: LogEntry) -> None:

@@ -390,7 +390,7 @@ def test_the_same_batches_can_be_asked_for_again_until_others_are():
 
 
 def test_a_log_that_nobody_reads_stays_small(monkeypatch):
-    monkeypatch.setattr("keras_bucketing.monitoring.monitor_padding.MAX_UNREAD_BATCHES", 10)
+    monkeypatch.setattr("keras_bucketing.monitoring.graph_log.MAX_UNREAD_BATCHES", 10)
     monitored = monitor_padding(fixed_batches(4))
     for _ in range(8):
         list(monitored)
@@ -400,7 +400,7 @@ def test_a_log_that_nobody_reads_stays_small(monkeypatch):
 
 
 def test_an_endless_pass_that_nobody_asks_about_keeps_its_newest_batches(monkeypatch):
-    monkeypatch.setattr("keras_bucketing.monitoring.monitor_padding.MAX_UNREAD_BATCHES", 10)
+    monkeypatch.setattr("keras_bucketing.monitoring.graph_log.MAX_UNREAD_BATCHES", 10)
     monitored = monitor_padding(fixed_batches(4).repeat())
     list(monitored.take(60))
     assert int(monitored._log._table.size()) <= 10 + 2  # those prefetched as well
@@ -413,7 +413,7 @@ def test_an_endless_pass_that_nobody_asks_about_keeps_its_newest_batches(monkeyp
 
 @pytest.mark.parametrize("asks", [False, True])
 def test_a_pass_of_unknown_length_is_added_up(monkeypatch, asks):
-    monkeypatch.setattr("keras_bucketing.monitoring.monitor_padding.MAX_UNREAD_BATCHES", 3)
+    monkeypatch.setattr("keras_bucketing.monitoring.graph_log.MAX_UNREAD_BATCHES", 3)
     batches = fixed_batches(4).repeat(5)
     whole = monitor_padding(batches)
     list(whole)
@@ -444,7 +444,7 @@ def test_what_was_prefetched_does_not_count():
 
 
 def test_the_pass_before_the_newest_is_kept_even_if_too_much_is_unread(monkeypatch):
-    monkeypatch.setattr("keras_bucketing.monitoring.monitor_padding.MAX_UNREAD_BATCHES", 3)
+    monkeypatch.setattr("keras_bucketing.monitoring.graph_log.MAX_UNREAD_BATCHES", 3)
     monitored = monitor_padding(fixed_batches(4))
     list(monitored)
     of_first = monitored.newest_pass()
