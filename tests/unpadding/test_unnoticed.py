@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from keras_bucketing.callbacks.padding_stats import PaddingStatsCallback
 from keras_bucketing.monitoring.monitor_padding import monitor_padding
-from keras_bucketing.unpadding.unnoticed import ConstantRuns, add_up_runs, count_runs, runs_like_padding
+from keras_bucketing.unpadding.constant_runs import ConstantRuns, add_up_runs, count_runs, runs_like_padding
 from tests.support.default_layer import examples
 from tests.support.strategies import DTYPES, seeds
 
