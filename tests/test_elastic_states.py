@@ -155,8 +155,8 @@ def test_a_state_of_two_shards_of_version_0_2_0_is_followed_on_one_host_by_the_b
             (4, 1),
             (3, 1),
             (
-                "Expected 3, received 4. None fits num_shards=3: continue with a number of shards that divides 4, 1, 2, "
-                "4, and pass batch_size_multiple=4 // num_shards."
+                "Expected 3, received 4. None fits num_shards=3: continue with a number of shards that divides 4, 1, "
+                "2, 4, and pass batch_size_multiple=4 // num_shards."
             ),
         ),
     ],
