@@ -8,6 +8,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_bucketing import BucketedSequence, KeepMask, MaskedLSTMClassifier, SequenceMasking
+from keras_bucketing.predicting.batch_runs import layers_inside
 
 RNG = np.random.default_rng(0)
 LENGTHS = [2, 7, 4, 1, 9, 12, 5, 5]
@@ -41,6 +42,13 @@ def dataset(kind):
 def stack(*parts):
     """A sequential model behind SequenceMasking."""
     return keras.Sequential([SequenceMasking(), *parts])
+
+
+def untraced(model):
+    """The model, to be run eagerly unless it has a loop over timesteps, which is faster, or another one, in a graph."""
+    if not any(isinstance(layer, (layers.RNN, layers.TimeDistributed)) for layer in layers_inside(model)):
+        model.run_eagerly = True
+    return model
 
 
 def on_vectors(function):
