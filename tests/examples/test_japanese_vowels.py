@@ -1,5 +1,6 @@
 """examples/japanese_vowels.py, run as the README says, with a tiny model."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -8,17 +9,16 @@ import numpy as np
 import pytest
 
 from tests.support.paths import EXAMPLES
-from tests.support.processes import run_python
 
-pytest.importorskip("sktime", reason="needs sktime: pip install keras-bucketing[examples]")
+if importlib.util.find_spec("sktime") is None:  # to import it takes a second, of each process that runs tests
+    pytest.skip("needs sktime: pip install keras-bucketing[examples]", allow_module_level=True)
 pytest.importorskip("matplotlib", reason="needs matplotlib: pip install keras-bucketing[plot]")
 
 
 @pytest.mark.fit
-def test_it_trains_evaluates_and_shows_the_buckets(tmp_path: Path):
-    """The command of the README, as a process of its own."""
-    command = [str(EXAMPLES / "japanese_vowels.py"), "--quick", "--seeds", "0"]
-    output = run_python(*command, cwd=tmp_path, check=True).stdout
+@pytest.mark.filterwarnings("default")  # those of sktime and pandas are not ours to mend
+def test_it_trains_evaluates_and_shows_the_buckets(tmp_path: Path, run_example):
+    output = run_example("japanese_vowels", "--quick --seeds 0")
     efficiencies = [float(found) for found in re.findall(r"padding_efficiency: ([\d.]+)", output)]
     assert len(efficiencies) == 2  # one for each epoch of --quick
     assert all(0.85 < efficiency < 1 for efficiency in efficiencies)
