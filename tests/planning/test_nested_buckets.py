@@ -219,8 +219,9 @@ def as_lengths(first, other, is_label=False):
     return RowLengths((LeafLengths("x['a']", first), LeafLengths("y" if is_label else "x['b']", other, is_label)))
 
 
-@pytest.mark.parametrize(("correlation", "least"), [(0, 0.85), (0.5, 0.86), (0.9, 0.92)])
-@pytest.mark.parametrize("is_label", [False, True])
+@pytest.mark.parametrize(
+    ("correlation", "least", "is_label"), [(0, 0.85, False), (0.5, 0.86, True), (0.9, 0.92, False)]
+)
 def test_pairs_gain_without_being_asked(correlation, least, is_label):
     lengths = as_lengths(*pairs(25_000, correlation), is_label)
     buckets, _ = make_buckets(lengths, {"batch_size": 64})
