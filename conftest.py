@@ -3,20 +3,19 @@
 import gc
 import os
 import tempfile
+from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when TensorFlow is imported
+# Read when NumPy and TensorFlow are imported. Models are so small that threads inside of an operation, and code that
+# oneDNN makes for each shape, cost more than they bring; with `-n auto` each processor has a process of its own.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", os.environ.get("REWRITE_GRAPHS", "0"))
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
-from hypothesis import settings
 
 from tests.support import default_layer, processes
-
-# Building a graph takes longer than hypothesis' deadline of 200 ms, and how long depends on the machine.
-settings.register_profile("no_deadline", deadline=None, print_blob=True)
-settings.load_profile("no_deadline")
-# For an hour on one of the state machines, test_restarted_runs.py and test_padding_stats_machine.py in tests/callbacks:
-# pytest tests/callbacks/test_restarted_runs.py -m "" --hypothesis-profile=soak
-settings.register_profile("soak", settings.get_profile("no_deadline"), max_examples=2000, stateful_step_count=15)
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +43,18 @@ def _nothing_waits_for_the_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
+def _register_profiles():
+    from hypothesis import settings  # not at the top either
+
+    # Building a graph takes longer than hypothesis' deadline of 200 ms, and how long depends on the machine.
+    number = default_layer.examples(100)  # of a property that does not say it
+    settings.register_profile("no_deadline", deadline=None, print_blob=True, max_examples=number)
+    settings.load_profile("no_deadline")
+    # For an hour on a state machine, that of test_restarted_runs.py or of test_padding_stats_machine.py:
+    # pytest tests/callbacks/test_restarted_runs.py -m "" --hypothesis-profile=soak
+    settings.register_profile("soak", settings.get_profile("no_deadline"), max_examples=2000, stateful_step_count=15)
+
+
 @pytest.fixture
 def collect_garbage():
     """`gc.collect`, for what the test itself has made: it need not look at the graphs of all tests before."""
@@ -63,11 +74,21 @@ def pytest_sessionfinish():
     processes.close_servers()
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist chooses
+def pytest_cmdline_main(config):
+    """With `-n`, one process runs all tests of a file: the models and graphs that they share are traced once."""
+    if config.getoption("numprocesses", None) and config.getoption("dist", "no") == "no":
+        config.option.dist = "loadfile"
+
+
+@pytest.hookimpl(tryfirst=True)  # before hypothesis loads the profile that it is told to
 def pytest_configure(config):
-    """Lets a test that is named run, in whatever layer it is."""
+    """Lets a test that is named run, in whatever layer it is; says how hypothesis runs."""
     if config.option.markexpr == "not fit" and any("::" in argument for argument in config.invocation_params.args):
         config.option.markexpr = ""
     default_layer.is_run = config.option.markexpr == "not fit"
+    if config.getoption("--hypothesis-profile", None) or not config.getoption("numprocesses", None):
+        _register_profiles()
 
 
 def pytest_report_header(config):
@@ -75,6 +96,15 @@ def pytest_report_header(config):
     if default_layer.is_run:
         return 'the default layer: without what trains a model or starts a process; -m "" runs that too'
     return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(file_path):
+    """Looks for examples in docstrings of the package alone: tests and what they share have none."""
+    collectors = yield
+    if file_path.is_relative_to(Path(__file__).parent / "tests"):
+        return [collector for collector in collectors if type(collector) is pytest.Module]
+    return collectors
 
 
 @pytest.hookimpl(tryfirst=True)
