@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     parser.add_argument("--quick", action="store_true", help="few numbers, one epoch")
     quick = parser.parse_args(arguments).quick
     keras.utils.set_random_seed(0)
-    dataset = BucketedSequence(*make_data(500 if quick else 10_000, seed=0), batch_size=32, seed=0)
+    dataset = BucketedSequence(*make_data(300 if quick else 10_000, seed=0), batch_size=32, seed=0)
     test_x, test_y = make_data(64 if quick else 1000, seed=1)
     test = BucketedSequence(test_x, test_y, batch_size=32, shuffle=False)
     model = make_model()

@@ -84,11 +84,11 @@ def draw(before: PaddingStats, after: PaddingStats, dataset: BucketedSequence, p
 def main(arguments: list[str] | None = None) -> tuple[PaddingStats, PaddingStats]:
     """Runs both; returns the padding of their last epochs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="120 functions of each package instead of 1000")
+    parser.add_argument("--quick", action="store_true", help="60 functions of each package instead of 1000")
     parser.add_argument("--epochs", type=int, default=2, help="default: 2")
     parser.add_argument("--picture", type=Path, default=Path("output/existing_project.png"))
     options = parser.parse_args(arguments)
-    (x, y), test, vocabulary_size = load_padded(120 if options.quick else 1000)
+    (x, y), test, vocabulary_size = load_padded(60 if options.quick else 1000)
     majority = np.bincount(test[1]).max() / len(test[1])
     print(f"{len(x)} functions to train on, {len(test[1])} to test on")
     print(f"accuracy of answering always the most frequent package: {majority:.3f}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import io
+import itertools
 import random
 import sysconfig
 import textwrap
@@ -62,7 +63,7 @@ def load_functions(per_package: int, seed: int = 0) -> tuple[Functions, Function
         for index, path in enumerate(_shuffled_files(folder, seed)):
             if read >= per_package:
                 break
-            functions = list(_functions_of(path))[: min(_MOST_PER_FILE, per_package - read)]
+            functions = list(itertools.islice(_functions_of(path), min(_MOST_PER_FILE, per_package - read)))
             read += len(functions)
             parts[index % 5 == 4].extend((tokens, label) for tokens in functions)
     for part in parts:

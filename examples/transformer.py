@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     parser.add_argument("--quick", action="store_true", help="few functions, one epoch")
     quick = parser.parse_args(arguments).quick
     keras.utils.set_random_seed(0)
-    train, test = load_functions(100 if quick else 700)
+    train, test = load_functions(60 if quick else 700)
     lookup = keras.layers.StringLookup(max_tokens=8000, mask_token="")  # id 0 is padding, and nothing else
     lookup.adapt(np.concatenate(train.tokens))
     x, test_x = ([lookup(tokens).numpy() for tokens in part.tokens] for part in (train, test))

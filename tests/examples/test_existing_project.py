@@ -29,7 +29,7 @@ def test_the_corpus_is_real_and_heavy_tailed(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     import functions_corpus
 
-    train, test = functions_corpus.load_functions(120)
+    train, test = functions_corpus.load_functions(80)
     for part in (train, test):
         assert set(part.labels.tolist()) == {0, 1, 2}
         assert len(part.tokens) == len(part.labels)
@@ -39,5 +39,5 @@ def test_the_corpus_is_real_and_heavy_tailed(monkeypatch):
     words = {token for tokens in train.tokens for token in tokens}
     assert {"def", "return", "<indent>"} <= words
     assert not {"np", "numpy", "keras"} & words
-    again, _ = functions_corpus.load_functions(120)
+    again, _ = functions_corpus.load_functions(80)
     assert again.tokens == train.tokens
