@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from keras_bucketing import BackupAndRestoreSequence, BucketedSequence, PaddingStatsCallback, save_sequences
 from keras_bucketing.call_errors import _HINTS
 from keras_bucketing.checks import list_some, shorten, show
-from keras_bucketing.streams import reading
+from keras_bucketing.streams import progress
 from tests.support.default_layer import examples
 
 X, Y = [[1, 2, 3], [4], [5, 6]], [0, 1, 0]
@@ -238,7 +238,7 @@ def test_neither_a_length_nor_standard_error_is_needed(monkeypatch, tmp_path, st
     if stderr == "closed":
         stderr = (tmp_path / "closed").open("w")
         stderr.close()
-    monkeypatch.setattr(reading, "_SILENT_SECONDS", 0)
+    monkeypatch.setattr(progress, "_SILENT_SECONDS", 0)
     monkeypatch.setattr(sys, "stderr", stderr)
     assert BucketedSequence.from_dataset(Sized()).lengths.tolist() == [3, 1, 2]
 

@@ -359,7 +359,7 @@ A, B = np.ones((2, 5)), np.ones((2, 6))
     [
         (5, {}, TypeError, "`dataset` cannot be read. Expected a tf.data.Dataset, .* received int."),
         ("text", {}, TypeError, "received str."),
-        ({"a": X}, {}, TypeError, r"Yield rows, .*dict of columns to BucketedSequence"),
+        ({"a": X}, {}, TypeError, r"Yield rows, .*pass a dict to BucketedSequence"),
         (lambda: 5, {}, TypeError, "must return something to iterate over.* returns int"),
         (np.ones((3, 4)), {}, TypeError, r"one array of shape \(3, 4\).*from_padded"),
         ([], {}, ValueError, "`dataset` has no sequences"),

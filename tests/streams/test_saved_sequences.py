@@ -314,7 +314,7 @@ def change_leaf(**entries):
 
 DAMAGES = {
     "cut off": (lambda folder: cut(folder / "values_0.npy", 8), r"values_0\.npy is cut off"),
-    "cut off in the header": (lambda folder: cut(folder / "row_splits_0.npy", 100), r"row_splits_0\.npy is no file of"),
+    "cut off in the header": (lambda folder: cut(folder / "row_splits_0.npy", 100), r"row_splits_0\.npy is not a file of"),
     "missing": (lambda folder: (folder / "row_splits_0.npy").unlink(), r"row_splits_0\.npy is missing"),
     "foreign": (
         lambda folder: (folder / "values_0.npy").write_text("hello" * 99),
@@ -324,14 +324,14 @@ DAMAGES = {
         lambda folder: np.save(folder / "values_0.npy", np.array([None] * 6), allow_pickle=True),
         r"values_0\.npy is not a file of dtype",
     ),
-    "another dtype": (overwrite("values_0.npy", np.zeros(6, "f4")), r"no file of dtype <i8 and shape \(6,\)"),
-    "another byte order": (overwrite("values_0.npy", np.zeros(6, ">i8")), "no file of dtype <i8"),
-    "another shape": (overwrite("values_0.npy", np.zeros((6, 1), int)), r"no file of dtype <i8 and shape \(6,\)"),
+    "another dtype": (overwrite("values_0.npy", np.zeros(6, "f4")), r"not a file of dtype <i8 and shape \(6,\)"),
+    "another byte order": (overwrite("values_0.npy", np.zeros(6, ">i8")), "not a file of dtype <i8"),
+    "another shape": (overwrite("values_0.npy", np.zeros((6, 1), int)), r"not a file of dtype <i8 and shape \(6,\)"),
     "another number of values": (overwrite("values_0.npy", np.zeros(5, int)), r"and shape \(6,\)"),
     "splits beyond the end": (overwrite("row_splits_0.npy", [0, 3, 4, 7]), "must rise from 0 to the 6 timesteps"),
     "splits that fall": (overwrite("row_splits_0.npy", [0, 4, 3, 6]), "must rise from 0 to the 6 timesteps"),
     "splits that start late": (overwrite("row_splits_0.npy", [1, 3, 4, 6]), "must rise from 0 to the 6"),
-    "splits of another dtype": (overwrite("row_splits_0.npy", [0.0, 3.0, 4.0, 6.0]), r"row_splits_0\.npy is no file"),
+    "splits of another dtype": (overwrite("row_splits_0.npy", [0.0, 3.0, 4.0, 6.0]), r"row_splits_0\.npy is not a file"),
     "no splits": (overwrite("row_splits_0.npy", np.zeros(0, int)), r"row_splits_0\.npy is not a file of dtype"),
     "another version": (
         lambda folder: change_description(folder, version=2),
