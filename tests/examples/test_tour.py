@@ -10,7 +10,6 @@ import pytest
 
 from tests.support import notebooks
 from tests.support.paths import EXAMPLES
-from tests.support.processes import run_python
 
 NOTEBOOK = json.loads((EXAMPLES / "tour.ipynb").read_text(encoding="utf-8"))
 CELLS = notebooks.code_cells(NOTEBOOK)
@@ -23,29 +22,6 @@ assert accuracy > 0.8, accuracy
 assert history.history["padding_efficiency"][-1] > 0.75, history.history
 longest = len(x_train) * max(map(len, x_train))
 assert sum(map(len, x_train)) < 0.3 * longest
-"""
-
-
-# As the kernel does it: IPython runs cell by cell, and matplotlib draws into the outputs. But IPython does so here in a
-# process that has imported TensorFlow already.
-RUN = """
-import json, sys
-from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.pylabtools import activate_matplotlib
-from IPython.utils.capture import capture_output
-from matplotlib_inline.backend_inline import configure_inline_support
-
-INLINE = "module://matplotlib_inline.backend_inline"
-shell = InteractiveShell.instance()
-activate_matplotlib(INLINE)
-configure_inline_support(shell, INLINE)
-for cell in json.load(open(sys.argv[1], encoding="utf-8")):
-    with capture_output() as captured:
-        result = shell.run_cell(cell)
-    sys.stdout.write(captured.stdout)
-    result.raise_error()
-    for output in captured.outputs:
-        print("shown:", *output.data)
 """
 
 
