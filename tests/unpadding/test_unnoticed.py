@@ -155,7 +155,7 @@ ALARMS = {
     "a dict": ({"a": padded(0.0), "b": TOKENS}, ["`x['b']`", "Pass mask_value=1."]),
     "nan": (padded(np.nan), ['Pass mask_value=float("nan").']),
 }
-QUICK = ["floats", "a dict"]  # of the datasets, which are traced; a PyDataset is not
+QUICK = ["a dict"]  # of the datasets, which are traced; a PyDataset is not
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,8 @@ def test_unnoticed_padding_is_pointed_out_once(name, make):
 
 def test_strings_too():
     with pytest.warns(UserWarning, match=r"Pass mask_value='\[PAD\]'\."):
-        read(monitor_padding(dataset_of(WORDS), ""))
-    assert read(monitor_padding(dataset_of(WORDS), "[PAD]")).padding_efficiency < 0.7
+        read(monitor_padding(Batches(WORDS), ""))
+    assert read(monitor_padding(Batches(WORDS), "[PAD]")).padding_efficiency < 0.7
 
 
 @pytest.mark.fit
@@ -215,7 +215,7 @@ def test_other_data_raise_no_alarm(kind, size, at_end, seed):
 
 def test_lengths_that_are_given_raise_no_alarm():
     x = {"tokens": TOKENS, "lengths": (TOKENS != 1).sum(axis=1)}
-    assert read(monitor_padding(dataset_of(x), sequences="tokens")).padding_efficiency < 0.7
+    assert read(monitor_padding(Batches(x), sequences="tokens")).padding_efficiency < 0.7
 
 
 def test_only_the_first_batches_are_looked_at(monkeypatch):
