@@ -67,7 +67,7 @@ def test_prints_a_table_and_writes_json_and_a_picture(
     monkeypatch.delitem(sys.modules, f"benchmarks.{script}", raising=False)  # another benchmark may have imported it
     if script == "few_buckets":  # five models
         request.getfixturevalue("fewer_recordings")
-    with eager_models() if script == "few_buckets" else contextlib.nullcontext():
+    with eager_models() if script in ("few_buckets", "transformer_training") else contextlib.nullcontext():
         runpy.run_module(f"benchmarks.{script}", run_name="__main__", alter_sys=True)  # as `python -m` does
     printed = capsys.readouterr().out
     assert all(head in printed for head in table_heads), printed
