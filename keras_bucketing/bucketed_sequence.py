@@ -41,7 +41,7 @@ from keras_bucketing.pipeline.stream import batch_stream, chosen_batches
 from keras_bucketing.planning.boundaries import BucketBoundaries
 from keras_bucketing.planning.bucket_arguments import check_bucket_arguments
 from keras_bucketing.planning.bucket_choice import choose_buckets
-from keras_bucketing.planning.buckets import Buckets, check_minlen, check_shard, check_sizing
+from keras_bucketing.planning.buckets import BatchSizing, Buckets, check_minlen, check_shard, check_sizing
 from keras_bucketing.planning.cuts import BatchCuts, BatchRules, cut_batches
 from keras_bucketing.planning.draws import RowDraws, Sampling, check_sampling, expected_draws, typical_rows
 from keras_bucketing.planning.epoch_plan import Cut, EpochPlan, EpochPlanner
@@ -275,7 +275,7 @@ class BucketedSequence(PassDataset):
         self._lengths, self._kept = inputs.in_given_rows(inputs.lengths.longest), inputs.kept
         self._row_lengths, self._sizing = inputs.lengths, sizing
         self._sampling = None if sampling is None else sampling.of_rows(inputs.num_given, inputs.kept)
-        self._buckets = self._choose_buckets(self._sampling, bucket_boundaries, num_buckets)
+        self._buckets = self._choose_buckets(self._sampling, bucket_boundaries, num_buckets, inputs.levels)
         self._draws = self._draws_of_buckets()
         cuts = cut_batches(self._buckets, remainder, sizing.multiple)
         self._planner = EpochPlanner(
@@ -299,7 +299,8 @@ class BucketedSequence(PassDataset):
             pads_further=pad_to_bucket_boundary or min_length > 1,
             shard=self._shard,
         )
-        self._stored = self._gatherer.stored(inputs)
+        levels = tuple(level.name for level in self._buckets.levels)
+        self._stored = replace(self._gatherer.stored(inputs), levels=levels)
         self._frame_rows: FrameRows | None = None
         # What the batches depend on besides the data, the cuts and the seed; names and values are part of saved states.
         self._plan_options = {
@@ -320,6 +321,7 @@ class BucketedSequence(PassDataset):
             cuts,
             self._buckets.boundaries,
             self._buckets.batch_sizes,
+            levels,
             sizing.multiple,
             self._shard.num_shards,
             shown={"pad_to_bucket_boundary": pad_to_bucket_boundary},
@@ -681,7 +683,8 @@ class BucketedSequence(PassDataset):
         """Makes a dataset of some of the rows, which shares the data of this one.
 
         It has the options that this one was given, with the `sampling_weights` of its rows. Boundaries and everything
-        else that was chosen automatically are chosen again for these rows.
+        else that was chosen automatically are chosen again for these rows. The outer and the inner sequence of nested
+        buckets stay the same.
 
         Args:
             rows: Ints, indices into the input, in any order, repeated ones too; or a boolean mask `(len(x),)`. Row i of
@@ -1095,7 +1098,7 @@ class BucketedSequence(PassDataset):
         check_can_predict(model, options, self._shard.num_shards, self._kept, len(self._lengths))
         buckets, rules = self._buckets, self._batch_rules
         if self._draws is not None:  # its buckets are those of the rows that may be drawn
-            buckets = self._choose_buckets(None, buckets.boundaries, None)
+            buckets = self._choose_buckets(None, buckets.boundaries, None, self._stored.levels)
         cuts = cut_batches(buckets, remainder="spill", multiple=1)
         planner = EpochPlanner(
             self._row_lengths, buckets, cuts, rules.pad_to_bucket_boundary, shuffle=False, minlen=rules.min_length
@@ -1167,14 +1170,24 @@ class BucketedSequence(PassDataset):
             outliers = outliers.of_distinct_rows(plan.rows)
         return outliers if self._kept is None else outliers._replace(rows=self._kept[outliers.rows])
 
-    def _choose_buckets(self, sampling: Sampling | None, bucket_boundaries: object, num_buckets: object) -> Buckets:
-        """The buckets of the rows that may be drawn, or of all rows."""
+    def _choose_buckets(
+        self,
+        sampling: Sampling | None,
+        bucket_boundaries: object,
+        num_buckets: object,
+        levels: Sequence[str],
+        bucket_batch_sizes: list[int] | None = None,
+    ) -> Buckets:
+        """The buckets of the rows that may be drawn, or of all rows; with these sizes instead of the dataset's."""
         rules, lengths, names = self._batch_rules, self._row_lengths, self._kept
         if sampling is not None:
             lengths, names = lengths.of_rows(sampling.rows), sampling.rows if names is None else names[sampling.rows]
+        sizing = self._sizing
+        if bucket_batch_sizes is not None:
+            sizing = BatchSizing(None, bucket_batch_sizes, None, sizing.multiple)
         return choose_buckets(
             lengths.longest.astype(np.int64),
-            self._sizing,
+            sizing,
             bucket_boundaries,
             num_buckets,
             rules.pad_to_bucket_boundary,
@@ -1183,6 +1196,7 @@ class BucketedSequence(PassDataset):
             rules.remainder,
             leaves=lengths.leaves,
             sampling=sampling,
+            levels=levels,
         )
 
     def _draws_of_buckets(self) -> RowDraws | None:
@@ -1208,6 +1222,10 @@ class BucketedSequence(PassDataset):
                 f"`batch` is out of range. Expected 0 to {self.num_batches}, the batches of an epoch, received {batch}."
             )
         return (epoch + 1, 0) if batch == self.num_batches else (epoch, batch)
+
+    def _passes_apart(self) -> tf.data.Dataset:
+        """The passes of this dataset from epoch 0 on, but they are none of its own."""
+        return batch_stream(PassCounter(self.seed), self._planner, self._gatherer)
 
     def _batches_of_rows(self, batches: Sequence[RowIndices]) -> tf.data.Dataset:
         """Batches of given rows, as this dataset would yield them, outside any pass.

@@ -48,6 +48,7 @@ class Inputs:
         num_given: The number of rows of the input.
         kept: The index of each row in the input, `(num_rows,)`; None if none was dropped.
         is_cut: Whether some sequence was longer.
+        levels: For rows of another dataset, the names of the leaves of its nested buckets; else empty.
         align_labels: Whether ragged leaves of `y` hold one label per timestep, with the lengths of a leaf of `x`.
         label_owners: For each leaf of `y` that does, that leaf of `x`.
     """
@@ -60,6 +61,7 @@ class Inputs:
     align_labels: bool = True
     label_owners: dict[Path, Path] = field(default_factory=dict)
     is_cut: bool = False
+    levels: tuple[str, ...] = ()
 
     @cached_property
     def lengths(self) -> RowLengths:

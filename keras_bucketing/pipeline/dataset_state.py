@@ -159,6 +159,7 @@ class ElasticIdentity:
         cuts: Where the rows are cut into batches.
         boundaries: Ints, those of the buckets; of nested ones, with a list of lists in it.
         batch_sizes: Ints, rows, one for each bucket.
+        levels: The names of the leaves that nested buckets are made of; else empty.
         multiple: Int, `batch_size_multiple` x `num_shards`.
         num_shards: Int, the number of processes that share each batch.
         shown: The options whose default depends on the backend, so that an error can name them.
@@ -169,6 +170,7 @@ class ElasticIdentity:
     cuts: BatchCuts
     boundaries: list[Any]
     batch_sizes: list[int]
+    levels: tuple[str, ...]
     multiple: int
     num_shards: int
     shown: Mapping[str, bool]
@@ -209,7 +211,8 @@ class ElasticIdentity:
         cuts = self.cuts
         parts = [part.astype("<i8").tobytes() for part in (cuts.starts, cuts.stops, cuts.buckets)]
         sizes = {"boundaries": self.boundaries, "batch_sizes": self.batch_sizes, "num_spare": cuts.num_spare}
-        return fingerprint(parts, sizes)
+        levels = {"levels": self.levels} if self.levels else {}
+        return fingerprint(parts, {**sizes, **levels})
 
     def _earlier_fingerprints(self) -> list[str]:
         """The fingerprints of version 0.2.0 for every possible number of shards, the actual number first."""

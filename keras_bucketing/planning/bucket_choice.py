@@ -78,6 +78,7 @@ def choose_buckets(
     remainder: str = "spill",
     leaves: Sequence[LeafLengths] = (),
     sampling: Sampling | None = None,
+    levels: Sequence[str] = (),
 ) -> Buckets:
     """Finds the buckets, from given boundaries or with minimum padding.
 
@@ -93,17 +94,18 @@ def choose_buckets(
         remainder: What happens to rows that do not fill a batch of their bucket; the automatic number depends on it.
         leaves: The leaves, if there are several. A budget counts the longest of them; nested buckets use two.
         sampling: How often these rows are drawn; None if each is read once.
+        levels: The names of the outer and the inner leaf of nested buckets; empty to find them.
     """
     given = check_bucket_arguments(bucket_boundaries, num_buckets, sizing, takes_nested=True)
     rules = BatchRules(remainder, sizing.multiple, pad_to_bucket_boundary, minlen)
-    rows = _Rows(lengths, leaves, kept, sizing, rules, sampling)
+    rows = _Rows(lengths, leaves, kept, sizing, rules, sampling, levels)
     number = None if is_one_number(num_buckets) else check_nested_number(num_buckets)
     if is_nested(given):
         return rows.with_sizes(Buckets.nested(*_two_levels(rows, "bucket_boundaries"), given))
     if number is not None:
         outer, inner = _two_levels(rows, "num_buckets")
         padded = padded_at_least(outer, minlen), padded_at_least(inner, minlen)
-        found = optimal_nested_boundaries(*padded, number)
+        found = optimal_nested_boundaries(*padded, number, None if sampling is None else sampling.weights)
         return rows.with_sizes(Buckets.nested(outer, inner, found))
     if given is None:
         boundaries = _find_boundaries(np.maximum(lengths, minlen), sizing, num_buckets, rules, sampling)
@@ -125,6 +127,7 @@ class _Rows:
     sizing: BatchSizing
     rules: BatchRules
     sampling: Sampling | None = None
+    level_names: Sequence[str] = ()
 
     @cached_property
     def drawn(self) -> DrawnEpoch:
@@ -203,7 +206,7 @@ class _Rows:
 
 
 def _two_levels(rows: _Rows, argument: str) -> tuple[LeafLengths, LeafLengths]:
-    levels = two_levels(rows.leaves)
+    levels = two_levels(rows.leaves, rows.level_names)
     if levels is None:
         raise ValueError(
             f"`{argument}` of nested buckets needs rows with two lengths: several sequences in `x`, or labels of their "
@@ -215,7 +218,7 @@ def _two_levels(rows: _Rows, argument: str) -> tuple[LeafLengths, LeafLengths]:
 
 def _nested_if_better(rows: _Rows, buckets: Buckets) -> Buckets:
     """These buckets, or nested ones if rows of several lengths are padded less in them."""
-    levels = two_levels(rows.leaves)
+    levels = two_levels(rows.leaves, rows.level_names)
     if (
         levels is None
         or rows.sampling is not None
@@ -391,7 +394,7 @@ def automatic_bucket_boundaries(
     """Finds the smallest number of minimum-padding buckets that come close to the best.
 
     With "spill", if buckets with at least a batch of rows do clearly worse than smaller ones, it takes the most random
-    of those that come close.
+    of those that come close, or the fewest where each bucket is a shape to compile.
 
     Args:
         lengths: Int64 array of shape `(num_sequences,)`.
@@ -429,7 +432,7 @@ def automatic_bucket_boundaries(
         efficiencies.append(real / padded if padded else 0.0)
     number = _choose_number(np.array(efficiencies), rules.pad_to_bucket_boundary)
     ends = choices[number]
-    may_be_smaller = rules.remainder == "spill" and not rules.pad_to_bucket_boundary and lengths.size >= _MIN_ROWS
+    may_be_smaller = rules.remainder == "spill" and lengths.size >= _MIN_ROWS
     if may_be_smaller and efficiencies[number] < ENOUGH_EFFICIENCY:
         ends = _with_smaller_buckets(distinct, counts, choices, number, sizes, rules)
     return boundaries_after(distinct, ends)
@@ -469,6 +472,9 @@ def _with_smaller_buckets(
     best = max((choice.efficiency for _, choice in found), default=0.0)
     if now.efficiency >= SHARE_OF_SMALLER * best:
         return choices[usual]
+    if rules.pad_to_bucket_boundary:
+        ends, choice = found[_choose_number(np.array([choice.efficiency for _, choice in found]), few_shapes=True)]
+        return choices[usual] if now.efficiency >= SHARE_OF_SMALLER * choice.efficiency else ends
     # Of what is good enough, the most random.
     enough = min(ENOUGH_EFFICIENCY, SHARE_OF_BEST * best)
     good = [(ends, choice.batches) for ends, choice in found + candidates(choices) if choice.efficiency >= enough]

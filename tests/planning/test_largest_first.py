@@ -47,6 +47,7 @@ def shape_of(batch):
 @given(
     row_lengths(),
     bucket_options(),
+    st.booleans(),
     remainders(),
     st.booleans(),
     st.booleans(),
@@ -56,8 +57,10 @@ def shape_of(batch):
     seeds(),
 )
 def test_what_comes_first_is_taken_out_of_an_order_that_stays(
-    lengths, options, remainder, shuffle, to_boundary, minlen, quadratic_length, epoch, seed
+    lengths, options, nests, remainder, shuffle, to_boundary, minlen, quadratic_length, epoch, seed
 ):
+    if nests and len(lengths.leaves) > 1 and not {"bucket_boundaries", "bucket_batch_sizes"} & set(options):
+        options["num_buckets"] = (2, 2)
     options |= {"pad_to_bucket_boundary": to_boundary, "minlen": minlen}
     if "max_timesteps_per_batch" in options:
         options |= {"quadratic_length": quadratic_length}

@@ -12,6 +12,9 @@ from keras_bucketing.data.rows import LeafLengths, RowLengths
 from keras_bucketing.planning.bucket_choice import choose_buckets
 from keras_bucketing.planning.buckets import check_sizing
 from keras_bucketing.planning.cuts import cut_batches
+from keras_bucketing.planning.draws import RowDraws, Sampling, expected_draws
+from keras_bucketing.planning.epoch_plan import EpochPlanner
+from keras_bucketing.planning.nested_buckets import optimal_nested_boundaries
 from tests.support.default_layer import examples
 from tests.support.planning import make_buckets, make_planner, plan
 from tests.support.strategies import boundary_lists, enough_rows, length_arrays, remainders, seeds
@@ -188,6 +191,29 @@ def test_padded_to_the_boundary_a_bucket_has_one_shape_but_for_what_spills_from_
 
 
 @settings(max_examples=examples(40), deadline=None)
+@given(two_lengths(), st.integers(1, 4), st.integers(1, 4), st.integers(1, 6), st.booleans(), seeds())
+def test_rows_drawn_by_weights_meet_in_nested_buckets(lengths, outer, inner, batch_size, to_boundary, seed):
+    random = np.random.default_rng(seed)
+    weights = random.choice([0.5, 1.0, 3.0], len(lengths.longest))
+    sampling = Sampling(np.arange(len(weights)), weights, random.integers(30, 90), is_exact=False)
+    options = {"batch_size": batch_size, "num_buckets": (outer, inner), "pad_to_bucket_boundary": to_boundary}
+    buckets, _ = make_buckets(lengths, options | {"sampling": sampling})
+    draws = RowDraws.of(sampling, buckets.row_buckets, buckets.counts)
+    planner = EpochPlanner(lengths, buckets, cut_batches(buckets, "spill", 1), to_boundary, shuffle=True, draws=draws)
+    expected = expected_draws(weights, buckets.row_buckets, buckets.counts)
+    for epoch in range(3):
+        of_epoch = plan(planner, epoch, seed)
+        times = np.bincount(of_epoch.rows, minlength=len(weights))
+        assert (np.abs(times - expected) < 1 + 1e-6).all()
+        drawn = np.bincount(buckets.row_buckets, times, minlength=len(buckets.counts))
+        assert drawn.tolist() == buckets.counts.tolist()
+        for batch, bucket, padded in batches_of(of_epoch):
+            assert buckets.row_buckets[batch].max() <= bucket
+            longest = longest_of(lengths, batch, 1)
+            assert padded == longest or (to_boundary and all(padded[name] >= longest[name] for name in padded))
+
+
+@settings(max_examples=examples(40), deadline=None)
 @given(length_arrays(min_size=4, max_size=40), st.integers(1, 8), remainders())
 def test_rows_of_one_length_are_never_nested(lengths, batch_size, remainder):
     sizing = check_sizing(batch_size, None, None, 1, 1)
@@ -220,10 +246,17 @@ def as_lengths(first, other, is_label=False):
 
 
 @pytest.mark.parametrize(
-    ("correlation", "least", "is_label"), [(0, 0.85, False), (0.5, 0.86, True), (0.9, 0.92, False)]
+    ("correlation", "spread", "least", "is_label"),
+    [
+        (0, 0.5, 0.875, False),
+        (0.5, 0.5, 0.88, True),
+        (0.9, 0.5, 0.925, False),
+        (0, 0.58, 0.845, True),
+        (0.9, 0.58, 0.905, False),
+    ],
 )
-def test_pairs_gain_without_being_asked(correlation, least, is_label):
-    lengths = as_lengths(*pairs(25_000, correlation), is_label)
+def test_pairs_gain_without_being_asked(correlation, spread, least, is_label):
+    lengths = as_lengths(*pairs(25_000, correlation, spread), is_label)
     buckets, _ = make_buckets(lengths, {"batch_size": 64})
     assert buckets.levels
     assert buckets.counts.min() >= 64
@@ -349,6 +382,46 @@ def test_parts_are_nested_as_well():
     flat = dataset.subset(range(100), num_buckets=3)
     assert len(flat.bucket_boundaries) == 2
     assert all(isinstance(boundary, int) for boundary in flat.bucket_boundaries)
+
+
+# The outer leaf of all rows is "a"; that of the first hundred, which are longer in "b", would be the other one.
+UNLIKE = [np.where(np.arange(300) < 100, short, long) for short, long in ((5, 60), (60, 20))]
+
+
+def unlike_dataset(rows=slice(None), **options):
+    x = {
+        key: [np.full(n + row % 3, row) for row, n in enumerate(lengths[rows])]
+        for key, lengths in zip("ab", UNLIKE, strict=True)
+    }
+    return make(x, **options)
+
+
+def levels_in(dataset):
+    lines = []
+    dataset.summary(lines.append)
+    return lines[0].split()[:2]
+
+
+@pytest.mark.parametrize("options", [{}, {"num_buckets": None, "bucket_boundaries": [[20], [[21], [42]]]}])
+def test_some_of_the_rows_keep_the_outer_and_the_inner_leaf(options):
+    dataset = unlike_dataset(**options)
+    part, alone = dataset.subset(range(100)), unlike_dataset(slice(100), **options)
+    assert levels_in(dataset) == levels_in(part) == levels_in(part.subset(range(50))) == ["x['a']", "x['b']"]
+    assert levels_in(alone) == ["x['b']", "x['a']"]
+    with pytest.raises(ValueError, match="`state` belongs to another dataset"):
+        alone.load_state_dict(part.state_dict())
+    part.load_state_dict(dataset.subset(range(100)).state_dict(1, 2))
+    assert part.next_first_batch == 2
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(two_lengths(), st.integers(1, 5), st.integers(1, 5), seeds())
+def test_rows_by_weights_have_the_boundaries_of_as_many_rows(lengths, outer, inner, seed):
+    weights = np.random.default_rng(seed).integers(1, 4, len(lengths.longest))
+    first, other = (np.maximum(leaf.lengths, 1).astype(np.int64) for leaf in lengths.leaves[:2])
+    repeated = [np.repeat(leaf, weights) for leaf in (first, other)]
+    found = optimal_nested_boundaries(first, other, (outer, inner), weights.astype(np.float64))
+    assert found == optimal_nested_boundaries(*repeated, (outer, inner))
 
 
 def test_the_summary_has_the_lengths_of_both_leaves():
