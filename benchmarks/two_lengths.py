@@ -11,7 +11,7 @@ Both sequences of a row are in one batch, and each is padded to the longest of i
 
 Batches are padded to their own longest, not to the longest of the bucket; they have 32 rows, the pairs 64. Lengths are
 drawn as those of translations, the target a lognormal multiple of the source, more and less alike; as lognormal pairs
-(median 20, a standard deviation of .5 in the logarithm) that are correlated so much; or real: the functions of
+(median 20, a standard deviation of .58 in the logarithm) that are correlated so much; or real: the functions of
 Python's standard library in tokens, and their documentation in words.
 
     python -m benchmarks.two_lengths
@@ -105,7 +105,7 @@ def correlated_pairs(num_rows: int, correlation: float) -> Pairs:
     """Draws two lognormal lengths a row whose logarithms are correlated."""
     first, other = np.random.default_rng(0).normal(size=(2, num_rows))
     other = correlation * first + np.sqrt(1 - correlation**2) * other
-    lengths = (np.maximum(np.rint(20 * np.exp(0.5 * normal)), 1).astype(np.int64) for normal in (first, other))
+    lengths = (np.maximum(np.rint(20 * np.exp(0.58 * normal)), 1).astype(np.int64) for normal in (first, other))
     return Pairs(*lengths, batch_size=64)
 
 
