@@ -31,7 +31,7 @@ from benchmarks.labeled_tokens import VOCABULARY_SIZE, labeled_token_sequences, 
 from benchmarks.sequences import Sequences
 from benchmarks.tables import Record, Table, significant, spread
 from keras_bucketing import BucketedSequence, tune_batch_sizes
-from keras_bucketing.tuning.measure import restored_model
+from keras_bucketing.predicting.batch_runs import restored_model
 
 BATCH_SIZE = 32
 KINDS = ["LSTM", "bidirectional LSTM", "convolution"]

@@ -26,7 +26,8 @@ from keras_bucketing.planning.epoch_plan import EpochPlan
 from keras_bucketing.planning.outliers import OutlierWarning
 from keras_bucketing.streams.saved_sequences import load_sequences, save_sequences
 from keras_bucketing.tuning.choose import EpochForecast, StepCosts
-from keras_bucketing.tuning.tune_batch_sizes import MeasuredStep, TunedBatchSizes, tune_batch_sizes
+from keras_bucketing.tuning.measure import MeasuredStep
+from keras_bucketing.tuning.tune_batch_sizes import TunedBatchSizes, tune_batch_sizes
 
 __version__ = "0.2.0"
 

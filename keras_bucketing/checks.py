@@ -260,3 +260,10 @@ def check_lengths(lengths: Any, name: str = "lengths", minimum: int = 1) -> NDAr
         at = int(np.argmax(large))
         raise ValueError(f"`{name}` must be below 2**31. Received {array[at]!s} at {name}[{at}].")
     return array.astype(np.int64)
+
+
+def check_verbose(verbose: object) -> int:
+    """Returns 0, 1 or 2, as `verbose` of `fit`, where "auto" is 1."""
+    if isinstance(verbose, str) and verbose == "auto":
+        return 1
+    return check_integer("verbose", verbose, minimum=0, maximum=2, fix="0 is silent, 1 and 'auto' show a progress bar.")

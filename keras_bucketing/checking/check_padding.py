@@ -20,14 +20,13 @@ from keras_bucketing.checking.runs import (
     half_precision,
     in_float32,
     inputs_by_position,
-    restored,
     rounding_factor,
 )
 from keras_bucketing.checking.sample import Array, Batch, Sample, sample_rows
 from keras_bucketing.checking.trace import Leak, find_leak, find_random_layer, masked_rows, recorded_calls
 from keras_bucketing.checks import check_integer, check_number, shorten, show, show_typed
 from keras_bucketing.padding.text_table import ShownInNotebooks
-from keras_bucketing.predicting.batch_runs import declared_batch_size, layers_inside
+from keras_bucketing.predicting.batch_runs import declared_batch_size, layers_inside, restored_variables
 
 
 @dataclass(frozen=True)
@@ -176,9 +175,9 @@ class _Check:
         with full_products(), warnings.catch_warnings():
             # What Keras warns of here is what is looked for; a test that makes errors of warnings wants the result.
             warnings.filterwarnings("ignore", "Layer .* was passed an input with a mask", UserWarning)
-            with restored(self.model):
+            with restored_variables(self.model):
                 base = self._built()
-                with restored(self.model):  # now with what was built
+                with restored_variables(self.model):  # now with what was built
                     fill_zero_weights(self.model)
                     return self._checked(base)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -120,33 +119,7 @@ def to_array(tensor: Any) -> Array | None:
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
-# A model that is as it was before.
-
-
-@contextmanager
-def restored(model: keras.Model) -> Iterator[None]:
-    """Restores the values of all variables at the end, and the random states of Python and NumPy."""
-    values = [(variable, value_of(variable)) for variable in _variables(model)]
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    known = {id(variable) for variable, _ in values}
-    try:
-        yield
-    finally:
-        for metric in getattr(model, "metrics", []):
-            if any(id(variable) not in known for variable in metric.variables):
-                metric.reset_state()
-        for variable, value in values:
-            if value_of(variable).tobytes() != value.tobytes():
-                variable.assign(value)
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
-
-
-def _variables(model: keras.Model) -> list[Any]:
-    variables = [*model.variables, *(v for metric in getattr(model, "metrics", []) for v in metric.variables)]
-    if getattr(model, "optimizer", None) is not None:
-        variables += model.optimizer.variables
-    return list({id(variable): variable for variable in variables}.values())
+# A model as it is, and in half precision.
 
 
 def fill_zero_weights(model: keras.Model) -> None:

@@ -11,6 +11,9 @@ from keras_bucketing.checks import check_integer, show, show_typed
 from keras_bucketing.planning.boundaries import BucketBoundaries, NestedBoundaries, check_boundaries, is_nested
 from keras_bucketing.planning.buckets import BatchSizing
 
+# Unless the user says otherwise, tuned batches have from a third of the mean rows of a dataset's to four times as many.
+_MIN_OF_MEAN, _MAX_OF_MEAN = 1 / 3, 4
+
 
 def is_one_number(num_buckets: object) -> bool:
     """Whether that is no list of the numbers of nested buckets."""
@@ -103,6 +106,28 @@ def check_nested_boundaries(bucket_boundaries: Sequence[Any]) -> NestedBoundarie
         outer,
         [check_boundaries(entry, f"bucket_boundaries[1][{index}]") for index, entry in enumerate(inner)],
     ]
+
+
+def check_row_bounds(min_rows: object, max_rows: object, mean: float, multiple: int) -> tuple[int, int]:
+    """The least and the most rows of a batch: multiples, by default around the mean of the dataset's batches."""
+    if min_rows is None:
+        min_rows = max(round(mean * _MIN_OF_MEAN / multiple), 1) * multiple
+        if max_rows is not None:
+            min_rows = min(min_rows, check_integer("max_rows", max_rows))
+    if max_rows is None:
+        max_rows = max(round(mean * _MAX_OF_MEAN / multiple) * multiple, check_integer("min_rows", min_rows))
+    checked = check_integer("min_rows", min_rows), check_integer("max_rows", max_rows)
+    for name, rows in zip(("min_rows", "max_rows"), checked, strict=True):
+        if rows % multiple:
+            raise ValueError(
+                f"`{name}` must be a multiple of batch_size_multiple x num_shards. Expected a multiple of {multiple}, "
+                f"received {rows}."
+            )
+    if checked[0] > checked[1]:
+        raise ValueError(
+            f"`min_rows` must not exceed `max_rows`. Expected at most {checked[1]}, received {checked[0]}."
+        )
+    return checked
 
 
 def _shorten(values: list[int]) -> str:

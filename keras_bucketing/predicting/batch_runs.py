@@ -1,9 +1,10 @@
-"""Runs of a model on single batches, on every backend."""
+"""Runs of a model on every backend: batch by batch, compiled by XLA or not, without a trace in the model."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import keras
@@ -59,6 +60,99 @@ def value_of(variable: Any) -> Array:
     """A copy of the value of a variable."""
     # By way of a copy: `convert_to_numpy` hands TensorFlow's variables to NumPy 2, whose `copy` they do not know.
     return np.array(keras.ops.convert_to_numpy(keras.ops.copy(variable.value)))
+
+
+@contextmanager
+def restored_variables(model: keras.Model) -> Iterator[None]:
+    """Brings back the values of all variables at the end, and the random states of Python and NumPy.
+
+    The variables are the weights, the random states of dropout, and what the optimizer and the metrics have counted.
+    Metrics that are made in between are reset.
+    """
+    variables = [*model.variables, *(v for metric in getattr(model, "metrics", []) for v in metric.variables)]
+    if getattr(model, "optimizer", None) is not None:
+        variables += model.optimizer.variables
+    # None of them is read at the end: after an error JAX may have deleted what they hold.
+    values = {id(variable): (variable, value_of(variable)) for variable in variables}
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        for metric in getattr(model, "metrics", []):
+            if any(id(variable) not in values for variable in metric.variables):
+                metric.reset_state()
+        for variable, value in values.values():
+            variable.assign(value)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@contextmanager
+def restored_model(model: keras.Model) -> Iterator[None]:
+    """Brings back the model as it was at the end, also after an error or an interrupt.
+
+    These are the values of its variables, `model.history`, `model.stop_training`, and the random states of Python,
+    NumPy and PyTorch.
+    """
+    attributes = {name: getattr(model, name) for name in ("history", "stop_training") if hasattr(model, name)}
+    with ExitStack() as stack:
+        stack.enter_context(restored_variables(model))
+        if keras.backend.backend() == "torch":
+            stack.enter_context(_restored_modules(model))
+        try:
+            yield
+        finally:
+            if "history" not in attributes and hasattr(model, "history"):
+                del model.history
+            for name, attribute in attributes.items():
+                setattr(model, name, attribute)
+
+
+@contextmanager
+def _restored_modules(model: Any) -> Iterator[None]:
+    """Brings back what PyTorch keeps beside the variables: the modes of the modules, gradients, its random states.
+
+    Keras draws dropout without a seed from PyTorch's own generator (keras/src/backend/torch/random.py).
+    """
+    import torch
+
+    modes = {id(module): module.training for module in model.modules()}
+    mode = model.training  # of modules that `fit` makes as well
+    gradients = {id(parameter): parameter.grad for parameter in model.parameters()}
+    devices = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            for module in model.modules():
+                module.training = modes.get(id(module), mode)
+            for parameter in model.parameters():
+                parameter.grad = gradients.get(id(parameter))
+
+
+def always_compiles(model: keras.Model) -> bool:
+    """Whether training compiles each shape as it is."""
+    backend = keras.backend.backend()
+    return not model.run_eagerly and (backend == "jax" or (backend == "tensorflow" and bool(model.jit_compile)))
+
+
+def may_be_compiled(model: keras.Model) -> bool:
+    """Whether XLA could compile the training steps, where it does not already: on TensorFlow, on one device."""
+    if keras.backend.backend() != "tensorflow" or model.run_eagerly or model.jit_compile:
+        return False
+    alone = model.distribute_strategy.num_replicas_in_sync == 1
+    return alone and all(layer.supports_jit for layer in layers_inside(model))
+
+
+@contextmanager
+def compiled_by_xla(model: keras.Model) -> Iterator[None]:
+    """Lets a model of the TensorFlow backend train as with `jit_compile=True`, and brings back its own function."""
+    jit_compile, train_function = model.jit_compile, model.train_function
+    try:
+        model.jit_compile, model.train_function = True, None
+        yield
+    finally:
+        model.jit_compile, model.train_function = jit_compile, train_function
 
 
 class BatchPredictor:

@@ -39,7 +39,7 @@ _MAX_SPLITS = 24  # of them so many are tried as the end of what is short
 _BUCKET_PENALTIES = (0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.003, 0.002, 0.001, 0.0005)
 # Of a bucket; with fewer, the boundaries fit better, and the batches are less random. One batch alone would be the same
 # in every epoch, from which an LSTM learns less, the more so the larger it is.
-_MIN_BATCHES = (2, 3)
+MIN_BATCHES = (2, 3)
 _NUM_FORECASTS = 12  # so many choices, the best by a bound, are forecast exactly
 
 
@@ -303,6 +303,9 @@ class EpochForecast:
     distinct_batchmates: float
 
 
+Choice = tuple[Buckets, EpochForecast]
+
+
 def forecast_epoch(lengths: Lengths, buckets: Buckets, costs: StepCosts, rules: BatchRules) -> EpochForecast:
     """Adds up the steps of an epoch of rows of these lengths, increasing and at least `rules.min_length`."""
     batches = ShuffledBatches.from_buckets(lengths, buckets, rules)
@@ -310,9 +313,7 @@ def forecast_epoch(lengths: Lengths, buckets: Buckets, costs: StepCosts, rules: 
     return EpochForecast(seconds, batches.num_batches, batches.largest_batch, batches.distinct_batchmates())
 
 
-def choose_sizes(
-    lengths: Lengths, costs: StepCosts, bounds: SizeBounds, rules: BatchRules
-) -> tuple[Buckets, EpochForecast] | None:
+def choose_sizes(lengths: Lengths, costs: StepCosts, bounds: SizeBounds, rules: BatchRules) -> Choice | None:
     """Chooses what is forecast to take the shortest epoch, or 1 % more in fewer buckets.
 
     Args:
@@ -324,7 +325,7 @@ def choose_sizes(
     Returns:
         The choice and its forecast; None if none is found that keeps to the bounds.
     """
-    found: list[tuple[Buckets, EpochForecast]] = []
+    found: list[Choice] = []
     for boundaries, sizes in _promising_choices(lengths, costs, bounds, rules):
         buckets = keep_outliers_apart(Buckets.from_lengths(lengths, boundaries, sizes), lengths, rules)
         forecast = forecast_epoch(lengths, buckets, costs, rules)
@@ -346,9 +347,10 @@ def _promising_choices(
         return []
     found: dict[tuple[int, ...], tuple[float, list[int], list[int]]] = {}
     for ends, min_batches in _partitions(candidates, bounds.max_buckets):
-        sizes = _fitted_sizes(candidates, ends, min_batches, bounds.min_updates, rules)
+        last = np.array(ends) - 1
+        row_bounds = candidates.min_rows[last], candidates.max_rows[last]
+        sizes = fitted_sizes(candidates.rows_in(ends), *row_bounds, min_batches, bounds.min_updates, rules)
         if sizes is not None:
-            last = np.array(ends) - 1
             spans = batch_spans(candidates.rows_in(ends), sizes, rules.remainder, rules.multiple)
             seconds = spans.num_batches @ candidates.batch_seconds[last] + spans.rows @ candidates.row_seconds[last]
             found[(*ends, *sizes)] = (float(seconds), boundaries_after(candidates.lengths, ends), sizes)
@@ -408,7 +410,7 @@ def _partitions(candidates: CandidateEnds, max_buckets: int) -> Iterator[tuple[l
     rows = np.diff(candidates.rows_up_to)
     epoch = float(rows @ (candidates.batch_seconds / candidates.max_rows + candidates.row_seconds))
     splits = np.unique(np.linspace(0, size, min(_MAX_SPLITS, size) + 1).astype(int)).tolist()
-    for num_short, penalty, min_batches in product(splits, _BUCKET_PENALTIES, _MIN_BATCHES):
+    for num_short, penalty, min_batches in product(splits, _BUCKET_PENALTIES, MIN_BATCHES):
         ends = best_buckets(candidates, num_short, penalty * epoch, min_batches)
         if ends is not None and len(ends) <= max_buckets:
             yield ends, min_batches
@@ -456,38 +458,50 @@ def best_buckets(candidates: CandidateEnds, num_short: int, penalty: float, min_
     return ends[::-1]
 
 
-def _fitted_sizes(
-    candidates: CandidateEnds, ends: list[int], min_batches: int, min_updates: int, rules: BatchRules
+def fitted_sizes(
+    in_bucket: Counts,
+    min_rows: Counts,
+    max_rows: Counts,
+    min_batches: int,
+    min_updates: int,
+    rules: BatchRules,
+    order: Sequence[int] | None = None,
 ) -> list[int] | None:
-    """The sizes of buckets that end there; None where they cannot make enough updates."""
-    last = np.array(ends) - 1
-    rows = candidates.rows_in(ends)
-    min_rows, max_rows = candidates.min_rows[last], candidates.max_rows[last]
-    # As few batches as hold the rows, all of one size.
-    num_batches = np.maximum(-(-rows // max_rows), min_batches)
-    max_rows = np.clip(-(-rows // num_batches // rules.multiple) * rules.multiple, min_rows, max_rows)
-    return _sizes(rows, min_rows, max_rows, min_updates, rules)
+    """The sizes of buckets of so many rows, which come in as few batches as hold them, all of one size, where they can.
+
+    Where an epoch must have more of them, the buckets in this order, by default from first to last, have the least
+    rows. None where that makes too few as well.
+    """
+    num_batches = np.maximum(-(-in_bucket // max_rows), min_batches)
+    max_rows = np.clip(-(-in_bucket // num_batches // rules.multiple) * rules.multiple, min_rows, max_rows)
+    return _sizes(in_bucket, min_rows, max_rows, min_updates, rules, order)
 
 
 def _sizes(
-    in_bucket: Counts, min_rows: Counts, max_rows: Counts, min_updates: int, rules: BatchRules
+    in_bucket: Counts,
+    min_rows: Counts,
+    max_rows: Counts,
+    min_updates: int,
+    rules: BatchRules,
+    order: Sequence[int] | None = None,
 ) -> list[int] | None:
-    """The least rows for as few of the shortest buckets as make enough updates; for the last of them, as many as do."""
+    """The least rows for as few of the first buckets as make enough updates; for the last of them, as many as do."""
 
     def makes_enough(sizes: Counts) -> bool:
         spans = batch_spans(in_bucket, sizes, rules.remainder, rules.multiple)
         return int(spans.num_batches.sum()) >= min_updates
 
     sizes = max_rows.copy()
-    shortened = 0
+    shortened: list[int] = []
     while not makes_enough(sizes):
-        if shortened == len(sizes):
+        if len(shortened) == len(sizes):
             return None
-        sizes[shortened] = min_rows[shortened]
-        shortened += 1
+        bucket = len(shortened) if order is None else order[len(shortened)]
+        sizes[bucket] = min_rows[bucket]
+        shortened.append(bucket)
     if shortened:
         # Between `low`, which makes enough, and `high`, which does not, by bisection.
-        bucket = shortened - 1
+        bucket = shortened[-1]
         low, high = int(min_rows[bucket]) // rules.multiple, int(max_rows[bucket]) // rules.multiple
         while high - low > 1:
             middle = (low + high) // 2

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import keras
@@ -19,13 +18,15 @@ from keras_bucketing.bucketed_sequence import BucketedSequence
 from keras_bucketing.data.row_splits import Lengths, RowIndices
 from keras_bucketing.planning.boundaries import Counts
 from keras_bucketing.planning.forecast import Figures
-from keras_bucketing.predicting.batch_runs import layers_inside, value_of
-from keras_bucketing.tuning.choose import fit_memory_costs
+from keras_bucketing.predicting.batch_runs import always_compiles, layers_inside, restored_model, value_of
+from keras_bucketing.tuning.choose import StepCosts, fit_memory_costs, fit_step_costs
 
 _LENGTHS = 4  # from short to the longest, each so many times the one before
 _SIZES = 3  # the same from the least rows to the most
 _SHORT = 0.05  # the share of the sequences that are shorter than the shortest batch
-_EMPTY_EPOCHS = 3  # that are timed, of the smallest batch
+_MAX_EPOCHS = 8  # of the dataset as it is
+_MIN_STEPS = 8
+_PARTS = 8  # that an epoch or two are split into
 _MAX_MORE_REPEATS = 4  # times as often as the largest batch the others are timed at most
 # Of an accelerator's memory so much is planned with: allocators leave gaps.
 _USABLE_MEMORY = 0.85
@@ -97,6 +98,35 @@ def corner_batches(probes: Sequence[ProbeBatch]) -> list[int]:
 
 
 @dataclass(frozen=True)
+class MeasuredStep:
+    """A training step of one shape.
+
+    Attributes:
+        rows: Int.
+        padded_length: Int, in timesteps.
+        seconds: Float, the median of the measurements.
+        predicted_seconds: Float, by the fitted costs.
+        peak_bytes: Int, the maximum memory in use; None if it was not measured.
+
+    Example:
+        >>> step = MeasuredStep(rows=32, padded_length=10, seconds=0.004, predicted_seconds=0.005)
+        >>> round(step.predicted_seconds / step.seconds, 2)
+        1.25
+    """
+
+    rows: int
+    padded_length: int
+    seconds: float
+    predicted_seconds: float
+    peak_bytes: int | None = None
+
+    @property
+    def error(self) -> float:
+        """Float, the error of the prediction, as a share of the measured seconds."""
+        return abs(self.predicted_seconds / self.seconds - 1)
+
+
+@dataclass(frozen=True)
 class StepTimes:
     """The measured steps: of the batches that fit into memory.
 
@@ -108,6 +138,7 @@ class StepTimes:
         usable_bytes: Float, the memory that a step may take; None where nothing says so.
         too_large: Int, the padded timesteps of the smallest batch that does not fit, or None.
         epoch_seconds: Float, what `fit` takes to begin and to end an epoch.
+        slowdown: Float, how many times as long a step takes among the others of an epoch as its costs say.
     """
 
     probes: Sequence[ProbeBatch]
@@ -117,6 +148,7 @@ class StepTimes:
     usable_bytes: float | None = None
     too_large: int | None = None
     epoch_seconds: float = 0.0
+    slowdown: float = 1.0
 
     @property
     def rows(self) -> Counts:
@@ -133,9 +165,27 @@ class StepTimes:
         """Float, by how many seconds the first step of a shape is longer, on average."""
         return float(np.maximum(self.first_seconds - self.seconds, 0).mean())
 
+    @property
+    def costs(self) -> StepCosts:
+        """What the steps cost."""
+        return fit_step_costs(self.rows, self.padded_lengths, self.seconds)
+
+    @property
+    def steps(self) -> tuple[MeasuredStep, ...]:
+        """Each step with what these costs say of it."""
+        predicted = self.costs.seconds(self.rows, self.padded_lengths).tolist()
+        memory = [None if np.isnan(peak) else int(peak) for peak in self.peak_bytes]
+        columns = (self.rows.tolist(), self.padded_lengths.tolist(), self.seconds.tolist(), predicted, memory)
+        return tuple(MeasuredStep(*step) for step in zip(*columns, strict=True))
+
 
 def time_steps(
-    model: keras.Model, dataset: BucketedSequence, probes: Sequence[ProbeBatch], repeats: int, verbose: int = 0
+    model: keras.Model,
+    dataset: BucketedSequence,
+    probes: Sequence[ProbeBatch],
+    repeats: int,
+    verbose: int = 0,
+    measures_epoch: bool = True,
 ) -> StepTimes:
     """Trains on some batches, one after the other, several times over, and goes back to where the model was.
 
@@ -145,6 +195,7 @@ def time_steps(
         probes: The batches, whose rows are indices into the input, small ones first.
         repeats: Int, how often the largest batch is timed; small ones up to four times as often.
         verbose: Int, as of `fit`.
+        measures_epoch: Whether to train on epochs of the dataset as well, about as long as on the batches.
 
     Raises:
         Exception: If not even the first batch fits into memory, what the backend raises.
@@ -175,15 +226,42 @@ def time_steps(
                 too_large = skipped if too_large is None else min(too_large, skipped)
             finally:
                 meter.close()
-        with restored_model(model):
-            epochs = _EpochMeter()
-            _train(model, dataset, [probes[0].rows] * 2, epochs)
     seconds = np.array(meter.seconds) / model.steps_per_execution
     order = np.array(meter.order)
     order[: len(probes)] = -1  # the first round traces, compiles and fills caches
     medians = np.array([np.median(seconds[order == probe]) for probe in range(len(probes))])
     first, peaks = seconds[: len(probes)], np.array(meter.peak_bytes)
-    return StepTimes(probes, medians, first, peaks, limit, too_large, float(np.median(epochs.seconds)))
+    times = StepTimes(probes, medians, first, peaks, limit, too_large)
+    if not measures_epoch or too_large is not None:  # a batch of the dataset as it is might not fit either
+        return times
+    return _with_epoch(times, model, dataset, max_seconds=sum(meter.seconds[len(probes) :]))
+
+
+def _with_epoch(times: StepTimes, model: keras.Model, dataset: BucketedSequence, max_seconds: float) -> StepTimes:
+    """Adds what an epoch takes besides its steps, and how much longer these take in it.
+
+    Batches of other lengths come one after the other there, and a pass is planned. Where each of their shapes would be
+    compiled, only the smallest batch is trained on.
+    """
+    few_shapes = dataset._batch_rules.pad_to_bucket_boundary or not always_compiles(model)
+    if not few_shapes:
+        batches = dataset._batches_of_rows([times.probes[0].rows] * 2 * model.steps_per_execution)
+        expected = [times.seconds[:1].repeat(len(batches))] * _MAX_EPOCHS
+    else:
+        batches = dataset._passes_apart()
+        plans = [dataset._planner.plan(epoch, dataset.seed) for epoch in range(_MAX_EPOCHS)]
+        expected = [times.costs.seconds(np.diff(plan.batch_splits), plan.padded_lengths) for plan in plans]
+    groups = np.arange(0, len(batches), model.steps_per_execution)
+    meter = _EpochMeter([np.add.reduceat(of_epoch, groups) for of_epoch in expected], max_seconds)
+    try:
+        with restored_model(model):
+            model.fit(batches, epochs=sys.maxsize, callbacks=[meter], shuffle=False, verbose=0)
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        return times
+    slowdown = meter.slowdown if few_shapes else 1.0
+    return replace(times, slowdown=slowdown, epoch_seconds=meter.epoch_seconds)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -306,26 +384,60 @@ class _StepMeter(keras.callbacks.Callback):
 
 
 class _EpochMeter(keras.callbacks.Callback):
-    """Measures what epochs of two equal steps take besides these.
+    """Measures epochs whose steps are expected to take so long, as many as there is time for, but one at least.
 
-    Attributes:
-        seconds: List of floats, one an epoch.
+    Args:
+        expected: For each epoch the seconds of its steps, `(num_steps,)`.
+        max_seconds: Float.
+        clock: Function that returns the time in seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, expected: Sequence[Figures], max_seconds: float, clock: Callable[[], float] = time.perf_counter):
         super().__init__()
-        self.seconds: list[float] = []
+        self._expected, self._clock = expected, clock
+        self._max_steps = max(int(max_seconds / np.concatenate(expected).mean()), _MIN_STEPS)
+        self._times: list[list[float]] = []  # of each epoch: when it began, the end of each step, and its own end
 
     def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
-        self._times = [time.perf_counter()]
+        # Between two epochs `fit` works on, and begins to read the next one: that is part of what an epoch takes.
+        self._times.append([self._times[-1][-1] if self._times else self._clock()])
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
-        self._times.append(time.perf_counter())
+        # Nothing waits for the step: `fit` goes ahead of JAX and of accelerators, which saves a fifth of short steps.
+        self._times[-1].append(self._clock())
+        self.model.stop_training = sum(map(len, self._times)) - len(self._times) >= self._max_steps
 
-    def on_epoch_end(self, epoch: int, logs: object = None) -> None:
-        first, second, end = np.diff([*self._times, time.perf_counter()])
-        self.seconds.append(float(max(first - second, 0.0) + end))
-        self.model.stop_training = len(self.seconds) == _EMPTY_EPOCHS
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        keras.tree.map_structure(keras.ops.convert_to_numpy, dict(logs or {}))
+        self._times[-1].append(self._clock())
+        self.model.stop_training |= len(self._times) == len(self._expected)
+
+    @property
+    def epoch_seconds(self) -> float:
+        """What an epoch took until its first step began."""
+        timed = self._timed_epochs()
+        return float(np.median([max(times[1] - times[0] - expected[0], 0.0) for times, expected in timed]))
+
+    @property
+    def slowdown(self) -> float:
+        """How many times as long as expected the steps took."""
+        timed = self._timed_epochs()
+        if len(timed) > 1:
+            before = self.epoch_seconds
+            return float(np.median([(times[-1] - times[0] - before) / expected.sum() for times, expected in timed]))
+        # Parts of an epoch or two: in the first quarter caches fill, and shapes are compiled.
+        pairs = list(zip(self._times, self._expected, strict=False))
+        measured = np.concatenate([np.diff(times)[1:-1] for times, _ in pairs])
+        expected = np.concatenate([expected[1 : len(times) - 2] for times, expected in pairs])
+        parts = zip(*(np.array_split(column, _PARTS)[_PARTS // 4 :] for column in (measured, expected)), strict=True)
+        ratios = [part.sum() / of_part.sum() for part, of_part in parts if len(part)]
+        return float(np.median(ratios)) if ratios else 1.0
+
+    def _timed_epochs(self) -> list[tuple[list[float], Figures]]:
+        """Whole epochs but for the first quarter of them; a single one if there are not three."""
+        pairs = list(zip(self._times, self._expected, strict=False))
+        whole = [(times, expected) for times, expected in pairs if len(times) == len(expected) + 2]
+        return whole[-(-len(whole) // 4) :] if len(whole) > 2 else pairs[-1:]
 
 
 @dataclass
@@ -425,85 +537,3 @@ def _torch_memory() -> DeviceMemory | None:
 
 _MEMORY_OF_BACKENDS = {"tensorflow": _tensorflow_memory, "jax": _jax_memory, "torch": _torch_memory}
 TRAINING_BACKENDS = tuple(_MEMORY_OF_BACKENDS)
-
-
-def always_compiles(model: keras.Model) -> bool:
-    """Whether training compiles each shape as it is."""
-    backend = keras.backend.backend()
-    return not model.run_eagerly and (backend == "jax" or (backend == "tensorflow" and bool(model.jit_compile)))
-
-
-def may_be_compiled(model: keras.Model) -> bool:
-    """Whether XLA could compile the training steps, where it does not already: on TensorFlow, on one device."""
-    if keras.backend.backend() != "tensorflow" or model.run_eagerly or model.jit_compile:
-        return False
-    alone = model.distribute_strategy.num_replicas_in_sync == 1
-    return alone and all(layer.supports_jit for layer in layers_inside(model))
-
-
-@contextmanager
-def compiled_by_xla(model: keras.Model) -> Iterator[None]:
-    """Lets a model of the TensorFlow backend train as with `jit_compile=True`, and brings back its own function."""
-    jit_compile, train_function = model.jit_compile, model.train_function
-    try:
-        model.jit_compile, model.train_function = True, None
-        yield
-    finally:
-        model.jit_compile, model.train_function = jit_compile, train_function
-
-
-@contextmanager
-def restored_model(model: keras.Model) -> Iterator[None]:
-    """Brings back the values of all variables at the end, also after an error or an interrupt.
-
-    These are the weights, the random states of dropout, and what the optimizer and the metrics have counted; besides
-    them `model.history`, `model.stop_training`, and the random states of Python, NumPy and PyTorch. Metrics that are
-    made in between are reset.
-    """
-    values = [(variable, value_of(variable)) for variable in _variables(model)]
-    attributes = {name: getattr(model, name) for name in ("history", "stop_training") if hasattr(model, name)}
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with ExitStack() as stack:
-        if keras.backend.backend() == "torch":
-            stack.enter_context(_restored_modules(model))
-        try:
-            yield
-        finally:
-            model.reset_metrics()
-            for variable, value in values:
-                variable.assign(value)
-            if "history" not in attributes and hasattr(model, "history"):
-                del model.history
-            for name, attribute in attributes.items():
-                setattr(model, name, attribute)
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
-
-
-@contextmanager
-def _restored_modules(model: Any) -> Iterator[None]:
-    """Brings back what PyTorch keeps beside the variables: the modes of the modules, gradients, its random states.
-
-    Keras draws dropout without a seed from PyTorch's own generator (keras/src/backend/torch/random.py).
-    """
-    import torch
-
-    modes = {id(module): module.training for module in model.modules()}
-    mode = model.training  # of modules that `fit` makes as well
-    gradients = {id(parameter): parameter.grad for parameter in model.parameters()}
-    devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            for module in model.modules():
-                module.training = modes.get(id(module), mode)
-            for parameter in model.parameters():
-                parameter.grad = gradients.get(id(parameter))
-
-
-def _variables(model: keras.Model) -> list[Any]:
-    variables = [*model.variables, *(variable for metric in model.metrics for variable in metric.variables)]
-    if model.optimizer is not None:
-        variables += model.optimizer.variables
-    return list({id(variable): variable for variable in variables}.values())

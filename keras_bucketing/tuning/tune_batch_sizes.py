@@ -3,46 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_bucketing.bucketed_sequence import BucketedSequence
-from keras_bucketing.checks import INT64_MAX, check_flag, check_integer, check_number, show, show_typed
+from keras_bucketing.checks import INT64_MAX, check_flag, check_integer, check_number, check_verbose, show, show_typed
 from keras_bucketing.data.row_splits import Lengths, RowIndices
 from keras_bucketing.padding.text_table import ShownInNotebooks, format_table
+from keras_bucketing.planning.bucket_arguments import check_row_bounds
 from keras_bucketing.planning.bucket_choice import MAX_BUCKETS, keep_outliers_apart
 from keras_bucketing.planning.buckets import Buckets
-from keras_bucketing.planning.cuts import BatchRules
+from keras_bucketing.planning.cuts import cut_batches
+from keras_bucketing.planning.epoch_plan import EpochPlanner
 from keras_bucketing.planning.forecast import ShuffledBatches
+from keras_bucketing.predicting.batch_runs import always_compiles, compiled_by_xla, may_be_compiled
 from keras_bucketing.tuning.choose import (
     MAX_MISFIT,
+    MIN_BATCHES,
+    Choice,
     EpochForecast,
     SizeBounds,
     StepCosts,
     choose_sizes,
     fit_memory_costs,
-    fit_step_costs,
+    fitted_sizes,
     forecast_epoch,
     forecast_error,
 )
 from keras_bucketing.tuning.measure import (
     TRAINING_BACKENDS,
-    ProbeBatch,
+    MeasuredStep,
     StepTimes,
-    always_compiles,
-    compiled_by_xla,
     corner_batches,
-    may_be_compiled,
     probe_batches,
     time_steps,
 )
 
-# Unless the user says otherwise, a batch has from a third of the mean rows of the dataset's to four times as many.
-_MIN_OF_MEAN, _MAX_OF_MEAN = 1 / 3, 4
 _MAX_COMPILED_SHAPES = 8  # buckets, each of which XLA compiles
 
 
@@ -62,10 +63,11 @@ def tune_batch_sizes(
     """Measures training steps of the model, and proposes boundaries and sizes for shorter epochs.
 
     It trains on about a dozen batches of real rows, fits the costs of a step, of a timestep, of a row and timestep, and
-    of a row and squared length to the times, and chooses the sizes with the shortest predicted epoch. If nothing faster
-    is found, your current sizes are returned and `reason` says why. This is also the case if the costs miss a measured
-    step by more than 30 %, or if the predicted gain is smaller than the error of the prediction. See
-    docs/buckets-and-sizes.md.
+    of a row and squared length to the times, and chooses the sizes with the shortest predicted epoch. For about as long
+    it trains on the dataset as it is, to find out what an epoch takes besides such steps. If nothing faster is found,
+    your current sizes are returned and `reason` says why. This is also the case if the costs miss a measured step by
+    more than 30 %, or if the predicted gain is smaller than the error of the prediction. Nested buckets keep their
+    boundaries, and get other sizes. See docs/buckets-and-sizes.md.
 
     On a GPU or TPU the memory of the same steps is measured, if the backend reports it: batches are only measured, and
     proposed, if they are expected to fit into 85 % of it. If attention shows in the times, `quadratic_length` is
@@ -121,37 +123,35 @@ def tune_batch_sizes(
             f"`dataset` must be a BucketedSequence. Received {show_typed(dataset)}. Pass it as it is, without map, "
             "take or prefetch."
         )
-    repeats, verbose = check_integer("repeats", repeats), _check_verbose(verbose)
+    repeats, verbose = check_integer("repeats", repeats), check_verbose(verbose)
     measure_xla = check_flag("measure_xla", measure_xla)
     rules = dataset._batch_rules
     order = dataset._typical_rows()
     lengths = np.maximum(dataset.lengths[order], rules.min_length)
+    longest = int(lengths[-1])
     bounds = _check_bounds(dataset, min_updates, min_rows, max_rows, max_timesteps_per_batch, max_step_seconds)
 
     probes = probe_batches(lengths, bounds.min_rows, bounds.max_rows, rules.multiple, bounds.max_timesteps_per_batch)
-    probes = [probe._replace(rows=order[probe.rows]) for probe in probes]
+    probes = [probe._replace(rows=order[_neighbors(dataset, order, probe.rows)]) for probe in probes]
     times = time_steps(model, dataset, probes, repeats, verbose)
-    costs = fit_step_costs(times.rows, times.padded_lengths, times.seconds)
-    steps = _measured_steps(times, costs)
+    costs, steps = times.costs, times.steps
     memory = fit_memory_costs(times.rows, times.padded_lengths, times.peak_bytes, times.usable_bytes)
     bounds = replace(bounds, memory=memory)
     if times.too_large is not None and memory is None:
         fitting = times.probes[-1].padded_timesteps
-        _check_longest_fits(fitting, rules.multiple * int(lengths[-1]))
+        _check_longest_fits(fitting, rules.multiple * longest)
         bounds = replace(bounds, max_timesteps_per_batch=fitting)
     if memory is not None:
-        _check_longest_fits(int(memory.max_rows(lengths[-1:])[0] * lengths[-1]), rules.multiple * int(lengths[-1]))
+        _check_longest_fits(int(memory.max_rows(lengths[-1:])[0] * longest), rules.multiple * longest)
 
-    if dataset._buckets.levels:
-        buckets = _nested_buckets_of(dataset, order)
-        now = _forecast_nested(dataset, buckets, costs)
-    else:
-        buckets = Buckets.from_lengths(lengths, dataset.bucket_boundaries, dataset.bucket_batch_sizes)
-        buckets = keep_outliers_apart(buckets, lengths, rules)
-        now = forecast_epoch(lengths, buckets, costs, rules)
+    choose, in_buckets, (buckets, now) = _current_and_others(dataset, lengths, costs)
     said = replace(bounds, min_rows=min_rows or 1, max_rows=max_rows or len(lengths))
-    proposed, forecast, reason = _shortest_epoch(lengths, costs, steps, bounds, said, (buckets, now), rules)
-    quadratic_length = costs.quadratic_length(int(lengths[-1])) if _worst(steps).error <= MAX_MISFIT else None
+    may_stay = said.allow(in_buckets, buckets, now, costs, rules.multiple)
+    best, reason = _shortest_epoch(choose, steps, bounds, (buckets, now), may_stay)
+    if best is None:
+        raise ValueError(_no_choice(lengths, costs, bounds, rules.multiple))
+    proposed, forecast = best
+    quadratic_length = costs.quadratic_length(longest) if _worst(steps).error <= MAX_MISFIT else None
     tuned = TunedBatchSizes(
         proposed.boundaries,
         proposed.batch_sizes,
@@ -164,20 +164,36 @@ def tune_batch_sizes(
         quadratic_length,
         max_timesteps_per_batch=None if memory is None else memory.max_timesteps(lengths, quadratic_length),
         epoch_seconds=times.epoch_seconds,
+        slowdown=times.slowdown,
+        given_sizes=_given_sizes(dataset) if reason is not None and dataset._buckets.mixed_sizes else None,
         num_shapes=_max_shapes(proposed) if rules.pad_to_bucket_boundary else None,
     )
     if always_compiles(model):
         return replace(tuned, compile_seconds=times.compile_seconds)
     if not measure_xla or not may_be_compiled(model):
         return tuned
-    return _with_xla(tuned, model, dataset, times.probes, lengths, bounds, repeats, verbose)
+    return _with_xla(tuned, model, dataset, times, lengths, bounds, repeats, verbose)
+
+
+def _current_and_others(
+    dataset: BucketedSequence, lengths: Lengths, costs: StepCosts
+) -> tuple[Callable[[SizeBounds], Choice | None], Lengths, Choice]:
+    """What chooses other sizes within bounds; the lengths of the rows in the dataset's buckets, and these buckets."""
+    if dataset._buckets.levels:
+        current = dataset._buckets, _forecast_nested(dataset, dataset._buckets, costs)
+        return partial(_choose_nested_sizes, dataset, costs), _planned_lengths(dataset), current
+    rules = dataset._batch_rules
+    buckets = Buckets.from_lengths(lengths, dataset.bucket_boundaries, dataset.bucket_batch_sizes)
+    buckets = keep_outliers_apart(buckets, lengths, rules)
+    current = buckets, forecast_epoch(lengths, buckets, costs, rules)
+    return partial(choose_sizes, lengths, costs, rules=rules), lengths, current
 
 
 def _with_xla(
     tuned: TunedBatchSizes,
     model: keras.Model,
     dataset: BucketedSequence,
-    probes: Sequence[ProbeBatch],
+    in_graph: StepTimes,
     lengths: Lengths,
     bounds: SizeBounds,
     repeats: int,
@@ -186,11 +202,12 @@ def _with_xla(
     """Adds what an epoch would take with XLA, in a few shapes; nothing where XLA cannot compile the model."""
     try:
         with compiled_by_xla(model):
-            times = time_steps(model, dataset, [probes[index] for index in corner_batches(probes)], repeats, verbose)
+            probes = [in_graph.probes[index] for index in corner_batches(in_graph.probes)]
+            times = time_steps(model, dataset, probes, repeats, verbose, measures_epoch=False)
     except Exception:  # XLA does not know all operations; what it raises is of many kinds
         return tuned
-    costs = fit_step_costs(times.rows, times.padded_lengths, times.seconds)
-    if _worst(_measured_steps(times, costs)).error > MAX_MISFIT:
+    costs = times.costs
+    if _worst(times.steps).error > MAX_MISFIT:
         return tuned
     max_buckets = min(_MAX_COMPILED_SHAPES, bounds.max_buckets)
     bounds = replace(bounds, max_buckets=max_buckets, min_batchmates=_batchmates(tuned.current, bounds))
@@ -203,55 +220,19 @@ def _with_xla(
         tuned,
         compile_seconds=times.compile_seconds,
         num_shapes=_max_shapes(buckets),
-        compiled=_plus(forecast, times),
+        compiled=_plus(forecast, in_graph),
         compiled_options={**options, "pad_to_bucket_boundary": True},
     )
 
 
 def _plus(forecast: EpochForecast, times: StepTimes) -> EpochForecast:
-    """The forecast with what `fit` takes for an epoch besides its steps."""
-    return replace(forecast, seconds=forecast.seconds + times.epoch_seconds)
-
-
-def _measured_steps(times: StepTimes, costs: StepCosts) -> tuple[MeasuredStep, ...]:
-    predicted = costs.seconds(times.rows, times.padded_lengths)
-    memory = [None if np.isnan(peak) else int(peak) for peak in times.peak_bytes]
-    columns = (times.rows.tolist(), times.padded_lengths.tolist(), times.seconds.tolist(), predicted.tolist(), memory)
-    return tuple(MeasuredStep(*step) for step in zip(*columns, strict=True))
+    """The forecast for steps that are part of an epoch, with what `fit` takes besides them."""
+    return replace(forecast, seconds=forecast.seconds * times.slowdown + times.epoch_seconds)
 
 
 def _worst(steps: tuple[MeasuredStep, ...]) -> MeasuredStep:
     """The step whose prediction is the furthest from what was measured."""
     return max(steps, key=lambda step: step.error)
-
-
-@dataclass(frozen=True)
-class MeasuredStep:
-    """A training step of one shape.
-
-    Attributes:
-        rows: Int.
-        padded_length: Int, in timesteps.
-        seconds: Float, the median of the measurements.
-        predicted_seconds: Float, by the fitted costs.
-        peak_bytes: Int, the maximum memory in use; None if it was not measured.
-
-    Example:
-        >>> step = MeasuredStep(rows=32, padded_length=10, seconds=0.004, predicted_seconds=0.005)
-        >>> round(step.predicted_seconds / step.seconds, 2)
-        1.25
-    """
-
-    rows: int
-    padded_length: int
-    seconds: float
-    predicted_seconds: float
-    peak_bytes: int | None = None
-
-    @property
-    def error(self) -> float:
-        """Float, the error of the prediction, as a share of the measured seconds."""
-        return abs(self.predicted_seconds / self.seconds - 1)
 
 
 @dataclass(frozen=True)
@@ -273,6 +254,10 @@ class TunedBatchSizes(ShownInNotebooks):
         max_timesteps_per_batch: Int, the largest budget whose batches fit into 85 % of the memory, counted with
             `quadratic_length`; None if memory was not measured.
         epoch_seconds: Float, the time in which `fit` begins and ends an epoch, which is part of the forecasts.
+        slowdown: Float, how many times as long as estimated a step takes in an epoch of the current dataset. The
+            forecasts include it.
+        given_sizes: Dict, the arguments for the batch sizes of the current dataset if it is returned and has a budget
+            that holds fewer rows in some batches of a bucket than in others; else None.
         compile_seconds: Float, the time to compile a shape; 0 if nothing is compiled.
         num_shapes: Int, the maximum number of shapes to compile; None if batches are not padded to their boundary.
         compiled: `EpochForecast` with `compile(jit_compile=True)` and `compiled_options`; None if that was not
@@ -297,6 +282,8 @@ class TunedBatchSizes(ShownInNotebooks):
     quadratic_length: int | None = None
     max_timesteps_per_batch: int | None = None
     epoch_seconds: float = 0.0
+    slowdown: float = 1.0
+    given_sizes: dict[str, Any] | None = None
     compile_seconds: float = 0.0
     num_shapes: int | None = None
     compiled: EpochForecast | None = None
@@ -305,7 +292,8 @@ class TunedBatchSizes(ShownInNotebooks):
     @property
     def options(self) -> dict[str, Any]:
         """Dict, the keyword arguments of `BucketedSequence`, in place of other sizes and boundaries."""
-        return {"bucket_boundaries": self.bucket_boundaries, "bucket_batch_sizes": self.bucket_batch_sizes}
+        sizes = self.given_sizes or {"bucket_batch_sizes": self.bucket_batch_sizes}
+        return {"bucket_boundaries": self.bucket_boundaries, **sizes}
 
     @property
     def speedup(self) -> float:
@@ -353,6 +341,8 @@ class TunedBatchSizes(ShownInNotebooks):
             text += f" + {costs.per_squared_length * 1e9:.3g} ns a row and squared length"
         if self.epoch_seconds:
             text += f", an epoch {_milliseconds(self.epoch_seconds)} ms to begin and end"
+        if self.slowdown != 1:
+            text += f". In an epoch of other shapes they take {self.slowdown:.3g} times as long"
         if self.steps:
             errors = [step.error for step in self.steps]
             text += f". The steps are missed by {np.mean(errors):.0%} on average, {max(errors):.0%} at most"
@@ -404,26 +394,66 @@ def _megabytes(num_bytes: int | None) -> str:
     return "" if num_bytes is None else f"{num_bytes / 1e6:.3g}"
 
 
-def _nested_buckets_of(dataset: BucketedSequence, order: RowIndices) -> Buckets:
-    """The buckets of the dataset for its rows in this order."""
+def _planned_lengths(dataset: BucketedSequence) -> Lengths:
+    """The padded lengths of the rows that are in buckets, each alone, in their order."""
+    lengths = dataset._row_lengths.longest
+    lengths = lengths if dataset._sampling is None else lengths[dataset._sampling.rows]
+    padded: Lengths = np.maximum(lengths, dataset._batch_rules.min_length).astype(np.int64)
+    return padded
+
+
+def _neighbors(dataset: BucketedSequence, order: RowIndices, rows: RowIndices) -> RowIndices:
+    """As many rows of the same longest length, positions in `order`; for nested buckets such as share a bucket."""
+    if not dataset._buckets.levels:
+        return rows
     planned = np.arange(len(dataset.lengths)) if dataset._kept is None else dataset._kept
-    if dataset._sampling is not None:
-        planned = planned[dataset._sampling.rows]
-    buckets = dataset._buckets
-    return replace(buckets, row_buckets=buckets.row_buckets[np.searchsorted(planned, order)])
+    planned = planned if dataset._sampling is None else planned[dataset._sampling.rows]
+    buckets = dataset._buckets.row_buckets[np.searchsorted(planned, order[: rows[-1] + 1])]
+    nearest = np.argsort(np.abs(buckets - buckets[-1])[::-1], kind="stable")[: len(rows)]
+    found: RowIndices = rows[-1] - nearest
+    return found
+
+
+def _choose_nested_sizes(dataset: BucketedSequence, costs: StepCosts, bounds: SizeBounds) -> Choice | None:
+    """The sizes of its nested buckets with which an epoch of the dataset is forecast to be the shortest."""
+    own, rules, lengths = dataset._buckets, dataset._batch_rules, _planned_lengths(dataset)
+    longest = np.maximum(own.longest(lengths), own.upper_lengths if rules.pad_to_bucket_boundary else rules.min_length)
+    max_rows = bounds.max_rows_at(longest, costs, rules.multiple)
+    if not max_rows.all():
+        return None
+    row_bounds = np.minimum(bounds.min_rows, max_rows), max_rows
+    found: list[Choice] = []
+    for min_batches in (1, *MIN_BATCHES):
+        short_first = np.argsort(longest, kind="stable").tolist()
+        sizes = fitted_sizes(own.counts, *row_bounds, min_batches, bounds.min_updates, rules, short_first)
+        if sizes is not None:
+            buckets = dataset._choose_buckets(dataset._sampling, own.boundaries, None, dataset._stored.levels, sizes)
+            forecast = _forecast_nested(dataset, buckets, costs)
+            if bounds.allow(lengths, buckets, forecast, costs, rules.multiple):
+                found.append((buckets, forecast))
+    return min(found, key=lambda choice: choice[1].seconds, default=None)
 
 
 def _forecast_nested(dataset: BucketedSequence, buckets: Buckets, costs: StepCosts) -> EpochForecast:
     """What an epoch comes to whose batches are of nested buckets: that of one epoch, where no one length decides."""
-    plan = dataset._planner.plan(epoch=0, seed=0)
+    rules = dataset._batch_rules
+    cuts = cut_batches(buckets, rules.remainder, rules.multiple)
+    lengths, minlen, draws = dataset._row_lengths, rules.min_length, dataset._draws
+    planner = EpochPlanner(lengths, buckets, cuts, rules.pad_to_bucket_boundary, True, minlen, draws=draws)
+    plan = planner.plan(epoch=0, seed=0)
     rows = np.diff(plan.batch_splits)
-    batches = ShuffledBatches.from_nested(buckets, dataset._batch_rules)
     return EpochForecast(
         seconds=float(np.sum(costs.seconds(rows, plan.padded_lengths))),
         num_updates=len(plan),
         largest_batch=int((rows * plan.padded_lengths).max()),
-        distinct_batchmates=batches.distinct_batchmates(),
+        distinct_batchmates=ShuffledBatches.from_nested(buckets, rules).distinct_batchmates(),
     )
+
+
+def _given_sizes(dataset: BucketedSequence) -> dict[str, Any]:
+    """The arguments that size the batches of a dataset with a budget."""
+    names = ("batch_size", "max_timesteps_per_batch", "quadratic_length")
+    return {name: getattr(dataset._sizing, name) for name in names if getattr(dataset._sizing, name) is not None}
 
 
 def _milliseconds(seconds: float) -> str:
@@ -445,12 +475,6 @@ def _check_model(model: object) -> None:
         )
 
 
-def _check_verbose(verbose: object) -> int:
-    if isinstance(verbose, str) and verbose == "auto":
-        return 1
-    return check_integer("verbose", verbose, minimum=0, maximum=2, fix="0 is silent, 1 and 'auto' show a progress bar.")
-
-
 def _check_bounds(
     dataset: BucketedSequence,
     min_updates: object,
@@ -462,7 +486,7 @@ def _check_bounds(
     """Checks the arguments of `tune_batch_sizes` that bound batches, and fills in what is not said."""
     rules, num_sequences = dataset._batch_rules, dataset.num_sequences
     min_updates = dataset.num_batches if min_updates is None else check_integer("min_updates", min_updates)
-    min_rows, max_rows = _check_rows(min_rows, max_rows, num_sequences / dataset.num_batches, rules.multiple)
+    min_rows, max_rows = check_row_bounds(min_rows, max_rows, num_sequences / dataset.num_batches, rules.multiple)
     max_possible = num_sequences // rules.multiple * rules.multiple
     if min_rows > max_possible:
         raise ValueError(
@@ -491,28 +515,6 @@ def _check_bounds(
     )
 
 
-def _check_rows(min_rows: object, max_rows: object, mean: float, multiple: int) -> tuple[int, int]:
-    """The least and the most rows of a batch: multiples, by default around the mean of the dataset's batches."""
-    if min_rows is None:
-        min_rows = max(round(mean * _MIN_OF_MEAN / multiple), 1) * multiple
-        if max_rows is not None:
-            min_rows = min(min_rows, check_integer("max_rows", max_rows))
-    if max_rows is None:
-        max_rows = max(round(mean * _MAX_OF_MEAN / multiple) * multiple, check_integer("min_rows", min_rows))
-    checked = check_integer("min_rows", min_rows), check_integer("max_rows", max_rows)
-    for name, rows in zip(("min_rows", "max_rows"), checked, strict=True):
-        if rows % multiple:
-            raise ValueError(
-                f"`{name}` must be a multiple of batch_size_multiple x num_shards. Expected a multiple of {multiple}, "
-                f"received {rows}."
-            )
-    if checked[0] > checked[1]:
-        raise ValueError(
-            f"`min_rows` must not exceed `max_rows`. Expected at most {checked[1]}, received {checked[0]}."
-        )
-    return checked
-
-
 def _check_longest_fits(fitting: int, needed: int) -> None:
     """Refuses too few padded timesteps, of those that fit into memory, for the longest sequence."""
     if fitting < needed:
@@ -523,28 +525,18 @@ def _check_longest_fits(fitting: int, needed: int) -> None:
 
 
 def _shortest_epoch(
-    lengths: Lengths,
-    costs: StepCosts,
+    choose: Callable[[SizeBounds], Choice | None],
     steps: tuple[MeasuredStep, ...],
     bounds: SizeBounds,
-    said: SizeBounds,
-    current: tuple[Buckets, EpochForecast],
-    rules: BatchRules,
-) -> tuple[Buckets, EpochForecast, str | None]:
-    """The choice with the shortest epoch; or what there is, and why, where the bounds that are said allow it.
-
-    Raises:
-        ValueError: If no batches keep to the bounds.
-    """
-    now = current[1]
-    best = choose_sizes(lengths, costs, replace(bounds, min_batchmates=_batchmates(now, bounds)), rules)
-    reason = _reason_to_stay(steps, now, best)
-    if reason is not None and said.allow(lengths, *current, costs, rules.multiple):
-        return *current, reason
-    best = best or choose_sizes(lengths, costs, bounds, rules)  # what the user bounds comes first
-    if best is None:
-        raise ValueError(_no_choice(lengths, costs, bounds, rules.multiple))
-    return *best, None
+    current: Choice,
+    may_stay: bool,
+) -> tuple[Choice | None, str | None]:
+    """The choice with the shortest epoch; or what there is, and why, where that may stay."""
+    best = choose(replace(bounds, min_batchmates=_batchmates(current[1], bounds)))
+    reason = _reason_to_stay(steps, current[1], best)
+    if reason is not None and may_stay:
+        return current, reason
+    return best or choose(bounds), None  # what the user bounds comes first
 
 
 def _batchmates(now: EpochForecast, bounds: SizeBounds) -> float:
@@ -552,9 +544,7 @@ def _batchmates(now: EpochForecast, bounds: SizeBounds) -> float:
     return now.distinct_batchmates * min(now.num_updates / bounds.min_updates, 1)
 
 
-def _reason_to_stay(
-    steps: tuple[MeasuredStep, ...], now: EpochForecast, best: tuple[Buckets, EpochForecast] | None
-) -> str | None:
+def _reason_to_stay(steps: tuple[MeasuredStep, ...], now: EpochForecast, best: Choice | None) -> str | None:
     """Why what there is should stay; None if it should not."""
     stay, worst = "The proposal is what there is", _worst(steps)
     if worst.error > MAX_MISFIT:

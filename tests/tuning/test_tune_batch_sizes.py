@@ -4,17 +4,21 @@ import math
 import random
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from keras_bucketing import BucketedSequence, EpochForecast, MeasuredStep, tune_batch_sizes
 from keras_bucketing.planning.buckets import Buckets
 from keras_bucketing.tuning import measure
 from keras_bucketing.tuning.choose import StepCosts
 from keras_bucketing.tuning.measure import DeviceMemory, StepTimes, probe_batches
+from tests.support.default_layer import examples
 from tests.support.processes import run_on_backend
 
 # The function of this name hides its module.
@@ -157,7 +161,7 @@ class Failing(keras.layers.Layer):
 
 def failing_model(error, most_cells=60):
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([Failing(error, most_cells), keras.layers.SimpleRNN(3), keras.layers.Dense(1)])
+    model = keras.Sequential([Failing(error, most_cells), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(1)])
     model.compile("adam", "mse", run_eagerly=True)
     return model
 
@@ -237,7 +241,7 @@ def fake_steps(monkeypatch):
     """Returns a function that says what every step takes from then on, given rows and padded lengths."""
 
     def fake(seconds):
-        def time_steps(model, dataset, probes, repeats, verbose):
+        def time_steps(model, dataset, probes, repeats, verbose, **options):
             rows, lengths = np.array([(len(probe.rows), probe.padded_length) for probe in probes]).T
             return faked_times(probes, seconds(rows, lengths))
 
@@ -341,14 +345,15 @@ def test_why_what_there_is_stays(error, proposed, reason):
 def test_xla_pays_where_it_saves_more_than_compiling_takes(monkeypatch, factor):
     times_of = []
 
-    def time_steps(model, dataset, probes, repeats, verbose):
+    def time_steps(model, dataset, probes, repeats, verbose, measures_epoch=True):
+        assert measures_epoch != bool(model.jit_compile)
         rows, lengths = np.array([(len(probe.rows), probe.padded_length) for probe in probes]).T
         times_of.append((model.jit_compile, model.train_function))
         seconds = DENSE.seconds(rows, lengths) * (factor if model.jit_compile else 1)
         return StepTimes(probes, seconds, seconds + 3.0 * model.jit_compile, np.full(len(rows), np.nan))
 
     monkeypatch.setattr(f"{MODULE}.time_steps", time_steps)
-    model, dataset = make_model(SUBCLASSED), long_tail(200)
+    model, dataset = make_model(SUBCLASSED), long_tail(120, longest=200)
     model.jit_compile, model.train_function = False, "what fit has made"
     tuned = tune_batch_sizes(model, dataset)
     assert times_of == [(False, "what fit has made"), (True, None)]
@@ -373,8 +378,8 @@ def test_xla_pays_where_it_saves_more_than_compiling_takes(monkeypatch, factor):
 def test_xla_is_tried_and_leaves_no_trace(fails, monkeypatch):
     all_times = []
 
-    def time_steps(*arguments):
-        all_times.append(measure.time_steps(*arguments))
+    def time_steps(*arguments, **options):
+        all_times.append(measure.time_steps(*arguments, **options))
         return all_times[-1]
 
     monkeypatch.setattr(f"{MODULE}.time_steps", time_steps)
@@ -468,7 +473,7 @@ def recurrent_costs(monkeypatch):
     """As if each step had taken 1 ms a timestep, on any machine; returns the batches that would have been measured."""
     measured = []
 
-    def time_steps(model, dataset, probes, repeats, verbose):
+    def time_steps(model, dataset, probes, repeats, verbose, **options):
         rows = [probe.rows for probe in probes]
         measured.extend(rows)
         longest = np.array([max(dataset.lengths[of_probe].max(), dataset._batch_rules.min_length) for of_probe in rows])
@@ -505,6 +510,62 @@ def test_the_proposal_makes_the_dataset_that_was_forecast(recurrent_costs, optio
     plan = proposed.epoch_plan(0)
     rows = np.diff(plan.batch_splits) * options.get("num_shards", 1)
     assert (rows * plan.padded_lengths).max() <= tuned.proposed.largest_batch
+
+
+def make_pairs(longest=13, **options):
+    rng = np.random.default_rng(0)
+    x = {key: [np.zeros(length) for length in rng.integers(1, most, 120)] for key, most in (("a", 25), ("b", longest))}
+    return BucketedSequence(x, np.zeros(120), seed=1, **{"batch_size": 6, "num_buckets": (3, 2), **options})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": None, "max_timesteps_per_batch": 90},
+        *(
+            pytest.param(options, marks=pytest.mark.fit)
+            for options in (
+                {},
+                {"pad_to_bucket_boundary": True},
+                {"remainder": "keep"},
+                {"num_shards": 2, "shard_index": 1},
+                {"sampling_weights": np.arange(120) % 4},
+                {"minlen": 9, "shuffle": False},
+            )
+        ),
+    ],
+)
+def test_nested_buckets_stay_nested(recurrent_costs, options):
+    dataset = make_pairs(**options)
+    tuned = tune_batch_sizes(make_model(SUBCLASSED), dataset)
+    for rows in recurrent_costs:  # of one bucket, as far as it has enough
+        buckets = dataset._buckets.row_buckets[np.searchsorted(planned_rows(dataset), rows)]
+        assert np.ptp(buckets) == 0 or np.bincount(buckets)[buckets[-1]] < len(rows)
+    assert tuned.bucket_boundaries == dataset.bucket_boundaries
+    if tuned.reason is None:
+        assert tuned.speedup > 1
+        assert tuned.proposed.distinct_batchmates >= tuned.current.distinct_batchmates
+    proposed = make_pairs(**{**options, "batch_size": None, "num_buckets": None, **fresh(options), **tuned.options})
+    assert proposed.num_batches == tuned.proposed.num_updates >= dataset.num_batches
+    if tuned.reason is not None:
+        assert proposed.state_dict() == dataset.state_dict()
+
+
+def test_what_stays_keeps_its_budget(any_costs):
+    dataset = make_pairs(25, batch_size=None, max_timesteps_per_batch=90)
+    assert dataset._buckets.mixed_sizes is not None  # no sizes of buckets say that
+    tuned = tune_batch_sizes(make_model(SUBCLASSED), dataset, verbose=0)
+    assert tuned.options == {"bucket_boundaries": dataset.bucket_boundaries, "max_timesteps_per_batch": 90}
+    proposed = make_pairs(25, batch_size=None, num_buckets=None, **tuned.options)
+    assert proposed.state_dict() == dataset.state_dict()
+
+
+def planned_rows(dataset):
+    return np.arange(120) if dataset._sampling is None else dataset._sampling.rows
+
+
+def fresh(options):
+    return {"max_timesteps_per_batch": None} if "max_timesteps_per_batch" in options else {}
 
 
 def test_the_result_prints_as_a_table(recurrent_costs):
@@ -596,6 +657,44 @@ def test_backends_that_do_not_train_are_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "openvino")
     with pytest.raises(ValueError, match="Expected the backend tensorflow, jax or torch, received openvino"):
         tune_batch_sizes(make_model(SUBCLASSED), make_dataset())
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(
+    st.lists(st.floats(0.5, 2), min_size=2, max_size=9),
+    st.integers(1, 5),
+    st.floats(0.5, 3),
+    st.floats(0, 5),
+    st.floats(0, 100),
+)
+def test_an_epoch_takes_more_than_its_steps(steps_of_epoch, num_epochs, slowdown, extra, max_seconds):
+    size, expected = len(steps_of_epoch), [np.array(steps_of_epoch)] * num_epochs
+    clock, model = [0.0], SimpleNamespace(stop_training=False)
+    meter = measure._EpochMeter(expected, max_seconds, lambda: clock[0])
+    meter.set_model(model)
+    steps = 0
+    for of_epoch in expected:
+        meter.on_epoch_begin(0)
+        clock[0] += extra / 3
+        for step in of_epoch:
+            # The first steps compile and fill caches, the others do not.
+            clock[0] += slowdown * step + 100 * (steps < 1)
+            steps += 1
+            meter.on_train_batch_end(0)
+            if model.stop_training:
+                break
+        clock[0] += extra * 2 / 3
+        meter.on_epoch_end(0)
+        if model.stop_training:
+            break
+    assert model.stop_training
+    assert steps <= max(max_seconds / np.concatenate(expected).mean(), 8)
+    whole = steps // size
+    if whole > 2:
+        total = meter.slowdown * expected[0].sum() + meter.epoch_seconds
+        assert total == pytest.approx(slowdown * expected[0].sum() + extra)
+    elif steps - len(meter._times) >= 3:
+        assert meter.slowdown == pytest.approx(slowdown)
 
 
 @pytest.mark.parametrize("repeats", [1, 3])
