@@ -14,6 +14,7 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 AnyClass = TypeVar("AnyClass", bound=type)
 
+_STREAM = "BucketedStream"
 _MAX_NAMED = 3  # of several wrong options; the others are counted
 
 
@@ -136,13 +137,82 @@ _OTHER_NAMES: tuple[tuple[str, _Hint], ...] = (
     ("cache batched", "It is one of BucketedSequence.from_dataset."),
     ("return_lengths", "Pass include_lengths=True."),
 )
+_LABELS_OF_ELEMENTS = "Labels and weights belong to the elements: let `source` yield (x, y) or (x, y, sample_weight)."
+# Where a stream has another answer, also to options of BucketedSequence that it does not have.
+_NAMES_FOR_STREAMS: tuple[tuple[str, _Hint], ...] = (
+    (
+        "num_shards shard_index world_size num_replicas num_hosts process_count rank host_index process_index index",
+        (
+            "Each host reads a stream of its own, e.g. of source.shard(num_hosts, host): leave it out. All hosts make "
+            "equally many steps if they have equally many rows and every batch has batch_size rows; otherwise pass the "
+            "same steps_per_epoch to fit() on all of them."
+        ),
+    ),
+    (
+        "y label labels target targets outputs sample_weight sample_weights weights weight",
+        _LABELS_OF_ELEMENTS,
+    ),
+    ("x data inputs features dataset values", "It is the first argument, `source`."),
+    (
+        (
+            "sampling_weights sampling_weight sample_probs sampling_probs sampling_probabilities probabilities "
+            "mux_weights stop_weights balance_classes oversample oversampling class_balanced sampler batch_sampler "
+            "sampler_class replacement"
+        ),
+        "Rows come as `source` yields them: draw them there, e.g. with tf.data.Dataset.sample_from_datasets.",
+    ),
+    (
+        (
+            "rows_per_epoch max_rows num_samples samples_per_epoch epoch_size rows_in_epoch limit_train_batches "
+            "max_samples"
+        ),
+        "Pass source.take(number), or steps_per_epoch to fit().",
+    ),
+    ("largest_first", "The longest row of a stream is not known beforehand: leave it out."),
+    ("copy", "The rows of a buffer are always copied: leave it out."),
+    ("cache", "Pass source.cache(), or read it once: BucketedSequence.from_dataset(source, cache=...)."),
+    ("output_signature", "Elements tell their own shapes: leave it out."),
+    ("shuffle_buffer_size shuffle_buffer shuffle_size", "Pass buffer_size=..., how many rows are mixed."),
+    ("reshuffle_each_iteration", "The rows of a buffer are shuffled, anew each epoch: pass shuffle=True or False."),
+    ("validation_split test_size train_size", "Pass two streams to fit(), e.g. of source.skip(n) and source.take(n)."),
+    (
+        "lengths length sequence_length sequence_lengths seq_lens mask attention_mask sequences",
+        (
+            "Lengths are those of the rows: leave it out. Padded batches bring their lengths, or a mask, as entries of "
+            "a dict x."
+        ),
+    ),
+    (
+        "padding_side pad_to_max_length pad",
+        'Batches are padded at their end: leave it out. If those of `source` are padded at the other, padding="pre".',
+    ),
+    (
+        "collate_fn collate collator data_collator map_func map_fn preprocess transform",
+        (
+            "Batches are padded here: leave it out. To change them use stream.map(function); to change rows, change "
+            "those of `source`."
+        ),
+    ),
+    (
+        (
+            "num_workers workers use_multiprocessing max_queue_size num_parallel_calls num_parallel_reads prefetch "
+            "prefetch_factor pin_memory persistent_workers deterministic cycle_length"
+        ),
+        "Batches are made ahead: leave it out. Where rows take long, let the source read ahead: source.prefetch(1000).",
+    ),
+)
 
 
 def _without_underscores(name: str) -> str:
     return name.lower().replace("_", "")
 
 
-_HINTS = {_without_underscores(name): hint for names, hint in _OTHER_NAMES for name in names.split()}
+def _by_name(table: tuple[tuple[str, _Hint], ...]) -> dict[str, _Hint]:
+    return {_without_underscores(name): hint for names, hint in table for name in names.split()}
+
+
+_HINTS = _by_name(_OTHER_NAMES)
+_HINTS_FOR_STREAMS = {**_HINTS, **_by_name(_NAMES_FOR_STREAMS)}
 
 
 def explain_calls(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -207,7 +277,8 @@ def _refuse(
 
 def _hint(name: str, option: str, value: object, known: list[str]) -> str:
     """What to pass instead; nothing if that is unknown."""
-    hint = _HINTS.get(_without_underscores(option)) if "batch_size" in known else _labels_hint(name).strip() or None
+    hints = _HINTS_FOR_STREAMS if name == _STREAM else _HINTS
+    hint = hints.get(_without_underscores(option)) if "batch_size" in known else _labels_hint(name).strip() or None
     if hint is None:
         close = difflib.get_close_matches(option, known, n=1)
         return f"Did you mean `{close[0]}`?" if close else ""
@@ -225,6 +296,8 @@ def _listed(names: list[str]) -> str:
 
 
 def _labels_hint(name: str) -> str:
+    if name == _STREAM:
+        return f" {_LABELS_OF_ELEMENTS}"
     return (
         " Labels and weights belong to the elements, e.g. zip(x, y)."
         if name.endswith(("from_dataset", "save_sequences"))
@@ -249,6 +322,15 @@ _CONSTRUCTORS = {
     "sample_from_datasets": "Concatenate the sequences, BucketedSequence(x_a + x_b, sampling_weights=...).",
 }
 
+# Anything that makes a dataset of rows makes the source of a stream.
+_STREAM_CONSTRUCTORS = {
+    "from_generator": "Pass the generator function: BucketedStream(generator).",
+    "from_tensor_slices": "Pass a list of rows, BucketedStream(list(zip(x, y))), or a tf.RaggedTensor.",
+    "from_tensors": "Pass a list of rows: BucketedStream([(x, y)]).",
+    "from_sparse_tensor_slices": "Pass the rows as BucketedStream(tf.RaggedTensor.from_sparse(x)).",
+}
+_STREAM_CONSTRUCTOR = "Pass a plain dataset of rows as the source: BucketedStream(tf.data.Dataset.{name}(...))."
+
 
 def refuse_inherited_constructors(cls: AnyClass) -> AnyClass:
     """Makes the constructors of the base classes raise, with the call to use instead."""
@@ -264,7 +346,10 @@ def refuse_inherited_constructors(cls: AnyClass) -> AnyClass:
 
 
 def _refuse_constructor(class_name: str, name: str, is_inherited: bool) -> Callable[..., NoReturn]:
-    advice = _CONSTRUCTORS.get(name, "It has no sequences: pass these to BucketedSequence(x, y).")
+    if class_name == _STREAM:
+        advice = _STREAM_CONSTRUCTORS.get(name, _STREAM_CONSTRUCTOR.format(name=name))
+    else:
+        advice = _CONSTRUCTORS.get(name, "It has no sequences: pass these to BucketedSequence(x, y).")
 
     def refuse(*arguments: object, **options: object) -> NoReturn:
         raise TypeError(

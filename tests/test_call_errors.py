@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import re
 import sys
 
 import keras
@@ -11,8 +12,14 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_bucketing import BackupAndRestoreSequence, BucketedSequence, PaddingStatsCallback, save_sequences
-from keras_bucketing.call_errors import _HINTS
+from keras_bucketing import (
+    BackupAndRestoreSequence,
+    BucketedSequence,
+    BucketedStream,
+    PaddingStatsCallback,
+    save_sequences,
+)
+from keras_bucketing.call_errors import _HINTS, _HINTS_FOR_STREAMS
 from keras_bucketing.checks import list_some, shorten, show
 from keras_bucketing.streams import progress
 from tests.support.default_layer import examples
@@ -58,6 +65,31 @@ def test_options_by_other_names(call, options, texts):
 def test_no_hint_is_for_an_option_of_ours():
     ours = inspect.signature(BucketedSequence).parameters
     assert not _HINTS.keys() & {name.replace("_", "") for name in ours} - {"batchsize"}
+
+
+def test_what_a_stream_is_told_to_pass_it_takes():
+    """Also for every option that only a BucketedSequence has."""
+    known = inspect.signature(BucketedStream).parameters
+    of_ours = inspect.signature(BucketedSequence).parameters.keys() - known.keys()
+    for name in {*_HINTS_FOR_STREAMS, *of_ours} - {name.replace("_", "") for name in known}:
+        message = error_of(BucketedStream, X, **{name: 1})
+        assert f"`{name}` is not an option of BucketedStream." in message
+        hint = message.partition(".")[2]
+        assert hint
+        assert "Expected some of" not in hint
+        advised = re.findall(r"(\w+)=", re.sub(r"BucketedSequence\.\w+\(.*?\)|fit\(.*?\)", "", hint))
+        assert set(advised) <= known.keys(), message
+
+
+def test_hosts_and_labels_of_a_stream():
+    for option in ("num_shards", "shard_index", "process_count"):
+        message = error_of(BucketedStream, X, **{option: 2})
+        assert "source.shard(num_hosts, host)" in message
+        assert "equally many rows" in message
+        assert "steps_per_epoch" in message
+    for arguments, options in (((X, Y), {}), ((X,), {"y": Y}), ((X, 32), {})):
+        assert "let `source` yield (x, y)" in error_of(BucketedStream, *arguments, **options)
+    assert "batch_size=32" in error_of(BucketedStream, X, 32)
 
 
 def test_what_the_hint_for_multiples_says():
@@ -150,6 +182,9 @@ def test_inherited_constructors_are_refused(name):
     message = error_of(getattr(BucketedSequence, name), [1, 2])
     assert f"BucketedSequence.{name} would make a plain tf.data.Dataset" in message
     assert "BucketedSequence(" in message or "BucketedSequence.from_" in message
+    message = error_of(getattr(BucketedStream, name), [1, 2])
+    assert f"BucketedStream.{name} would make a plain tf.data.Dataset" in message
+    assert "BucketedStream(" in message
 
 
 def test_the_methods_of_tf_data_still_work():
