@@ -12,24 +12,33 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.call_errors import explain_calls, refuse_inherited_constructors
-from keras_bucketing.checks import INT64_MAX, check_choice, check_flag, check_integer, check_number, show
+from keras_bucketing.checks import (
+    INT64_MAX,
+    check_choice,
+    check_flag,
+    check_integer,
+    check_number,
+    count_of,
+    list_some,
+    show,
+)
 from keras_bucketing.data.collect import Inputs, check_include_lengths, check_padding_value, length_entries
 from keras_bucketing.data.row_format import RowFormat
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.tree import Path, leaves
-from keras_bucketing.monitoring.graph_log import BatchLog
+from keras_bucketing.monitoring.stream_log import StreamLog
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
 from keras_bucketing.pipeline.pass_dataset import PassDataset, check_pad_to_bucket_boundary
 from keras_bucketing.pipeline.passes import PassCounter, PassPosition, is_symbolic_build
-from keras_bucketing.pipeline.window_stream import WindowRules, WindowStream
+from keras_bucketing.pipeline.window_stream import WindowRules, Windows, WindowStream
 from keras_bucketing.planning.boundaries import check_boundaries
 from keras_bucketing.planning.bucket_arguments import check_bucket_arguments
 from keras_bucketing.planning.bucket_choice import choose_buckets
 from keras_bucketing.planning.buckets import BatchSizing, check_minlen, check_sizing
 from keras_bucketing.planning.window_plan import WindowPlanner
 from keras_bucketing.streams.saved_sequences import check_batch_options
-from keras_bucketing.streams.windows import format_of_rows, open_row_source
+from keras_bucketing.streams.windows import RowSource, format_of_rows, open_row_source
 from keras_bucketing.unpadding.arrays import refuse_padding_of_masks
 
 # A window has few rows, so padding decides: on lengths like those of IMDB, 64 buckets of two batches each in 4,096 rows
@@ -58,8 +67,9 @@ class BucketedStream(PassDataset):
 
     Data arguments:
         source: What yields `x`, `(x, y)` or `(x, y, sample_weight)` in every epoch: a `tf.data.Dataset` of rows, of
-            ragged batches or of padded ones; a `keras.utils.PyDataset`; a generator function; or an iterable that is
-            not an iterator, such as a list or a Hugging Face `IterableDataset`. It may be endless.
+            ragged batches or of padded ones; a `keras.utils.PyDataset`; a generator function, which may take the epoch
+            as its argument; or an iterable that is not an iterator, such as a list or a Hugging Face `IterableDataset`.
+            It may be endless.
         buffer_size: Int, the maximum number of rows in memory, beside one element of the source. A larger buffer pads
             less and shuffles better. Defaults to 4096.
         batched: As in `BucketedSequence.from_dataset`. Defaults to None.
@@ -118,7 +128,7 @@ class BucketedStream(PassDataset):
         Otherwise Keras learns it in the first epoch. An endless source is one pass: pass `steps_per_epoch` to `fit`.
 
         If a row cannot be read, the pass ends with `tf.errors.InvalidArgumentError`, or another error of TensorFlow,
-        with the number of the row and the traceback.
+        with the number of the row and the traceback. An error inside a `tf.data.Dataset` does not number the row.
 
         Several hosts: each reads its own stream, e.g. of `source.shard(num_hosts, host)`. They make the same number of
         steps only if they have the same number of rows and every batch has `batch_size` rows. Otherwise limit them with
@@ -239,11 +249,9 @@ class BucketedStream(PassDataset):
             [], {**_described(self._rules), "source": opened.description, "buffer_size": buffer_size}
         )
         self._counter = PassCounter(seed)
-        self._log = BatchLog(
-            [leaf.name for leaf in self._format.padded], boundaries, is_endless=True, forgets_unasked=True
-        )
+        self._log = StreamLog([leaf.name for leaf in self._format.padded], boundaries)
         self._stream = WindowStream(self._format, self._rules, self._boundaries_of, self._counter, self._log)
-        self._source = opened
+        self._source, self._buffer_size = opened, buffer_size
         self._windows = self._windows_of(_window_size(self._sizing, buffer_size, rows))
         self._num_batches = None if on_empty == "drop" else _num_batches(opened.num_rows, self._sizing, remainder)
         self._batches = self._stream.passes(self._windows, self._num_batches, opened.is_endless)
@@ -258,6 +266,20 @@ class BucketedStream(PassDataset):
             return (batch for _, batch in self._stream.preview(self._windows, epoch, first_batch, self.seed))
         iterator: Iterator[Any] = super().__iter__()
         return iterator
+
+    def __repr__(self) -> str:
+        """One line with what is known without reading."""
+        if not hasattr(self, "_batches"):  # in the middle of the constructor
+            return object.__repr__(self)
+        boundaries = self._boundaries
+        parts = [
+            _described_source(self._source),
+            _described_sizes(self._sizing),
+            f"a buffer of {self._buffer_size:,} rows",
+            "buckets not found yet" if boundaries is None else count_of(len(boundaries) + 1, "bucket"),
+            *([] if self._num_batches is None else [count_of(self._num_batches, "batch", "batches")]),
+        ]
+        return f"<{type(self).__name__}: {', '.join(parts)}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -287,8 +309,9 @@ class BucketedStream(PassDataset):
         """The padding of some batches of a pass, for a custom training loop; `fit` has `PaddingStatsCallback`.
 
         Ask in the order of the batches: everything before `start` is forgotten. Of passes that were not asked about, at
-        least the newest two are remembered, with their newest 65,536 batches. If `newest_pass` was called during or
-        before a pass, all of its batches are remembered.
+        least the newest two are remembered. If `newest_pass` was called during or before a pass, its batches are kept
+        one by one from then on. Otherwise the newest 1,024 or more are, and those before them only as one sum, which
+        counts with `start=0`.
 
         Args:
             position: The pass, from `newest_pass`.
@@ -297,6 +320,9 @@ class BucketedStream(PassDataset):
 
         Returns:
             The `PaddingStats` of those batches.
+
+        Raises:
+            ValueError: If they begin or end within batches that are not kept one by one any more.
 
         Example:
             >>> stream = BucketedStream([[1, 2, 3], [4], [5, 6]], batch_size=2, shuffle=False)
@@ -307,7 +333,7 @@ class BucketedStream(PassDataset):
         """
         return self._log.pass_stats(position, start, stop)
 
-    def _windows_of(self, size: int) -> tf.data.Dataset:
+    def _windows_of(self, size: int) -> Windows:
         return self._source.windows(self._format, size, self._rules.on_empty == "drop")
 
     def _first_rows(self, limit: int) -> tuple[list[Any], np.ndarray]:
@@ -348,9 +374,9 @@ class BucketedStream(PassDataset):
         """The position, the boundaries and what identifies the stream, as a small dictionary for JSON.
 
         Prefetching runs ahead of the model, so within an epoch only the consumer of the batches knows the position:
-        pass `epoch` and `batch`. A resumed pass yields the same batches if the source yields the same rows again; if it
-        draws them at random, batches and rows differ. `BackupAndRestoreSequence` saves the state together with the
-        model, for streams whose length is known.
+        pass `epoch` and `batch`. A resumed pass yields the same batches if the source yields the same rows again, as a
+        function of the epoch can; otherwise batches and rows differ. `BackupAndRestoreSequence` saves the state
+        together with the model, for streams whose length is known.
 
         A `tf.train.Checkpoint(iterator)` does not work: TensorFlow refuses to save an iterator over this dataset
         ("ReadVariableOp is stateful").
@@ -502,6 +528,22 @@ def _paths_of_entries(
     }
     entries = length_entries(inputs, include_lengths)
     return {name: None if leaf is None else paths[id(leaf)] for name, leaf in entries.items()}
+
+
+def _described_source(source: RowSource) -> str:
+    """What is read, and how many rows of it, as far as that is known."""
+    if source.is_endless:
+        return f"{source.type_name} without end"
+    return source.type_name if source.num_rows is None else f"{source.type_name} of {count_of(source.num_rows, 'row')}"
+
+
+def _described_sizes(sizing: BatchSizing) -> str:
+    if sizing.bucket_batch_sizes is not None:
+        return f"{list_some([str(size) for size in sizing.bucket_batch_sizes])} rows a batch"
+    if sizing.max_timesteps_per_batch is None:
+        return f"{count_of(_rows_of_batches(sizing, INT64_MAX)[0], 'row')} a batch"
+    most = "" if sizing.batch_size is None else f" of at most {count_of(sizing.batch_size, 'row')}"
+    return f"batches{most} of at most {count_of(sizing.max_timesteps_per_batch, 'timestep')}"
 
 
 def _described(rules: WindowRules) -> dict[str, object]:

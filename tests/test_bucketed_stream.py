@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing import BackupAndRestoreSequence, BucketedStream, PaddingStatsCallback
-from keras_bucketing.monitoring import graph_log
+from keras_bucketing.monitoring import stream_log
 
 STRUCTURES = ("x", "labels", "timestep labels", "weights", "own labels", "two sequences")
 KINDS = ("list", "function", "rows", "ragged batches", "padded batches", "PyDataset")
@@ -43,10 +43,10 @@ class Rows:
         if self.structure in ("x", "two sequences"):
             return x
         if self.structure == "labels":
-            return x, np.float32(row)
+            return x, np.float64(row)
         if self.structure == "own labels":
             return x, np.arange(1, self._second(row) + 1, dtype=np.int32) * (row + 1)
-        labels = (steps * 2).astype(np.float32)
+        labels = (steps * 2).astype(np.float64)
         if self.structure == "timestep labels":
             return x, labels
         return x, labels, np.full(length, row + 1, np.float32)
@@ -135,6 +135,7 @@ def check_passes(rows, kind, passes=2, **options):
         tokens = [(batch[0] if isinstance(batch, tuple) else batch)["tokens"] for batch in batches]
         stats = stream.pass_stats(stream.newest_pass(), 0, len(batches))
         assert stats.num_sequences == len(rows.elements)
+        assert sum(bucket.num_batches for bucket in stats.buckets) == len(batches)
         if not stats.leaves:
             assert stats.real_timesteps == rows.lengths.sum()
             assert stats.total_timesteps == sum(int(tf.size(each)) for each in tokens)
@@ -225,6 +226,33 @@ def test_the_same_seed_gives_the_same_boundaries_and_batches_and_epochs_differ(s
     assert found == fresh.bucket_boundaries == stream.bucket_boundaries
 
 
+def test_it_shows_in_a_line_what_is_known():
+    stream = BucketedStream([[1, 2], [3], [4, 5, 6]], batch_size=2, buffer_size=2000, seed=1)
+    shown = "<BucketedStream: list of 3 rows, 2 rows a batch, a buffer of 2,000 rows, {}, 2 batches>"
+    assert repr(stream) == shown.format("buckets not found yet")
+    list(stream)
+    assert repr(stream) == shown.format("1 bucket")
+
+
+@pytest.mark.fit
+@pytest.mark.parametrize(
+    ("source", "options", "texts"),
+    [
+        (lambda: iter([[1]]), {"max_timesteps_per_batch": 90}, ["function, batches of at most 90 timesteps, a"]),
+        (
+            [[1]],
+            {"max_timesteps_per_batch": 90, "batch_size": 3},
+            ["batches of at most 3 rows of at most 90"],
+        ),
+        ([[1]], {"bucket_batch_sizes": [4, 2], "bucket_boundaries": [3]}, ["4, 2 rows a batch", "2 buckets>"]),
+        (tf.data.Dataset.from_tensors([1]).repeat(), {}, ["tf.data.Dataset without end, 32 rows a batch"]),
+    ],
+)
+def test_it_shows_what_its_batches_are(source, options, texts):
+    shown = repr(BucketedStream(source, **options))
+    assert all(text in shown for text in texts), shown
+
+
 @pytest.mark.fit
 def test_a_list_gives_the_batches_of_a_dataset(stream):
     stream.seek(0)
@@ -244,9 +272,9 @@ def test_a_resumed_pass_has_the_rest(epoch, batch):
     stream.seek(epoch)
     batches = ids(stream)
     resumed.load_state_dict(json.loads(json.dumps(stream.state_dict(epoch, batch))))
+    assert resumed.bucket_boundaries == stream.bucket_boundaries
     assert ids(resumed) == batches[batch:]
     assert resumed.epoch == epoch + 1
-    assert resumed.bucket_boundaries == stream.bucket_boundaries
 
 
 @pytest.mark.fit
@@ -254,6 +282,7 @@ def test_lengths_are_known_where_rows_and_sizes_are(stream):
     three = BucketedStream(ROWS.source("list"), batch_size=5)
     assert len(three) == three.num_batches == 3
     assert len(BucketedStream(ROWS.source("list"), batch_size=5, remainder="drop")) == 2
+    assert len(BucketedStream(ROWS.source("list")[:11], batch_size=5)) == 3
     assert int(stream.cardinality()) == tf.data.UNKNOWN_CARDINALITY
     endless = tf.data.Dataset.from_tensors(tf.ones([3])).repeat().map(lambda x: tf.ensure_shape(x, [None]))
     assert int(BucketedStream(endless).cardinality()) == tf.data.INFINITE_CARDINALITY
@@ -274,6 +303,33 @@ def test_padding_to_the_boundary_bounds_the_shapes():
 
 
 @pytest.mark.fit
+@pytest.mark.parametrize(
+    ("rows_at_once", "most"), [(1, 64), (8, 8)]
+)  # with the element that the next window begins with
+def test_no_more_is_read_than_the_buffer_holds(rows_at_once, most):
+    read = []
+
+    def elements():
+        for row in range(400):
+            read.append(row)
+            yield np.ones((rows_at_once, 1)) if rows_at_once > 1 else np.ones(1)
+
+    options = {"bucket_batch_sizes": [2, 1], "bucket_boundaries": [5], "buffer_size": 64}
+    stream = BucketedStream(elements, batched=rows_at_once > 1, **options)
+    read.clear()
+    next(iter(stream))
+    assert len(read) <= most
+
+
+@pytest.mark.fit
+def test_each_window_has_an_order_of_its_own():
+    rows = [([1], row) for row in range(40)]
+    first, second = (labels.numpy() for _, labels in BucketedStream(rows, batch_size=20, buffer_size=20, seed=1))
+    assert sorted(first) == sorted(second - 20) == list(range(20))
+    assert (first != second - 20).any()
+
+
+@pytest.mark.fit
 def test_maxlen_minlen_and_empty_rows():
     source = [[1, 2, 3, 4, 5], [], [6, 7], [8]]
     options = {"batch_size": 4, "shuffle": False}
@@ -284,8 +340,12 @@ def test_maxlen_minlen_and_empty_rows():
         [6, 7, 0],
         [3, 4, 5],
     ]
-    assert next(iter(BucketedStream(source, minlen=7, on_empty="keep", **options))).shape == (4, 7)
+    kept = BucketedStream(source, minlen=7, on_empty="keep", **options)
+    assert next(iter(kept)).shape == (4, 7)
+    assert kept.pass_stats(kept.newest_pass(), 0, 1).real_timesteps == 5 + 1 + 2 + 1
     assert next(iter(BucketedStream(source, on_empty="drop", **options))).shape == (3, 5)
+    labeled = BucketedStream([(row, len(row)) for row in source], on_empty="drop", **options)
+    assert next(iter(labeled))[1].numpy().tolist() == [1, 2, 5]
     with pytest.raises(tf.errors.InvalidArgumentError, match="Sequences must not be empty"):
         list(BucketedStream(lambda: iter([[1]] * 9 + source), **options))
 
@@ -294,6 +354,37 @@ def test_maxlen_minlen_and_empty_rows():
 def test_a_multiple_leaves_out_less_than_one_of_it():
     stream = BucketedStream(ROWS.source("list")[:11], batch_size=4, batch_size_multiple=2, seed=1)
     assert [len(batch) for batch in ids(stream)] == [4, 4, 2]
+
+
+@pytest.mark.fit
+def test_rows_of_hugging_face_go_on_after_a_stop():
+    datasets = pytest.importorskip("datasets")
+    lengths = np.random.default_rng(0).integers(1, 12, 60).tolist()
+    rows = ({"ids": [row + 1] * length, "label": row} for row, length in enumerate(lengths))
+    dataset = datasets.Dataset.from_list(list(rows)).to_iterable_dataset()
+    x = next(iter(BucketedStream(dataset, batch_size=4)))
+    assert x["ids"][:, 0].numpy().tolist() == (x["label"].numpy() + 1).tolist()
+
+    class RowsOfEpoch:
+        def __len__(self):
+            return 60
+
+        def __call__(self, epoch):
+            shuffled = dataset.shuffle(seed=1, buffer_size=100)
+            shuffled.set_epoch(epoch)
+            return ((row["ids"], row["label"]) for row in shuffled)
+
+    def labels(stream):
+        return [labels.numpy().tolist() for _, labels in stream]
+
+    stream, resumed = (BucketedStream(RowsOfEpoch(), batch_size=4, buffer_size=16, seed=1) for _ in range(2))
+    assert len(stream) == 15
+    assert "RowsOfEpoch of 60 rows" in repr(stream)
+    first, second = labels(stream), labels(stream)
+    assert sorted(itertools.chain(*first)) == sorted(itertools.chain(*second)) == list(range(60))
+    assert first != second
+    resumed.load_state_dict(stream.state_dict(1, 4))
+    assert labels(resumed) == second[4:]
 
 
 BUFFERS = {
@@ -417,6 +508,8 @@ def disk_gone():
         (ragged(1, 2), {"bucket_boundaries": [3], "num_buckets": 3}, ValueError, "Expected 2"),
         (["text"], {}, TypeError, "numbers"),
         (7, {}, TypeError, "cannot be read"),
+        (lambda epoch, other: iter([[1]]), {}, TypeError, r"the epoch, as in source\(epoch\)\. .*\(epoch, other\)"),
+        (lambda *, epoch: iter([[1]]), {}, TypeError, r"the epoch, as in source\(epoch\)"),
     ],
 )
 def test_bad_input_is_refused_at_the_door(source, options, error, message):
@@ -433,7 +526,23 @@ def test_bad_input_is_refused_at_the_door(source, options, error, message):
         (
             lambda: iter([*np.ones((10, 3), int), np.ones(3)]),
             {"batch_size": 2, "buffer_size": 4},
-            "one dtype and shape",
+            r"one dtype and shape.*float32 of shape \(\) at x\[10\]",
+        ),
+        (
+            lambda: iter([*ragged(*[3] * 10), np.ones((3, 4))]),
+            {"batch_size": 2, "buffer_size": 4},
+            r"\(4,\) at x\[10\]",
+        ),
+        (
+            lambda: iter([*[(row, 1) for row in ragged(*[3] * 10)], ([1.0], [1, 2])]),
+            {"batch_size": 2, "buffer_size": 4},
+            r"\(2,\) at y\[10\]",
+        ),
+        (
+            # In the third window, after rows have waited.
+            tf.data.Dataset.range(1, 13).map(lambda size: (tf.ones([size]), tf.ones([tf.minimum(size, 9)]))),
+            {"bucket_batch_sizes": [3, 2], "bucket_boundaries": [4], "buffer_size": 6},
+            r"align_labels=False.*\[9\] \[10\] \[9\]",
         ),
         (lambda: iter([*[(row, 1) for row in ragged(1, 2)] * 5, ([1], [1, 2])]), {}, r"y\[10\]"),
         (ragged(9), {"max_timesteps_per_batch": 8}, "at least 9"),
@@ -573,7 +682,7 @@ def read_and_measure(batches, number):
 
 @pytest.mark.fit
 def test_memory_stays_flat_over_a_generator_without_end(monkeypatch):
-    monkeypatch.setattr(graph_log, "MAX_UNREAD_BATCHES", 40)
+    monkeypatch.setattr(stream_log, "KEPT_BATCHES", 40)
     alive = Alive()
     stream = BucketedStream(alive.rows, batch_size=8, buffer_size=64, seed=1)
     batches = iter(stream)
@@ -584,14 +693,18 @@ def test_memory_stays_flat_over_a_generator_without_end(monkeypatch):
         tracemalloc.stop()
     assert after - before < 16_000
     assert alive.most <= 2 * 64 + 8
-    assert int(stream._log._table.size()) <= 40 + 8 + 2  # those prefetched, and being made
-    stats = stream.pass_stats(stream.newest_pass(), 980, 1000)
-    assert stats.num_sequences == 160
+    assert int(stream._log._table.size()) <= 2 * 40 + 8 + 8 + 2  # those of a window, prefetched, and being made
+    newest = stream.newest_pass()
+    assert stream.pass_stats(newest, 980, 1000).num_sequences == 160
+    whole = stream.pass_stats(newest, 0, 1000)
+    assert (whole.num_batches, whole.num_sequences) == (1000, 8000)
+    with pytest.raises(ValueError, match=r"batches of this pass have been added up.*received 1 and 1000"):
+        stream.pass_stats(newest, 1, 1000)
 
 
 @pytest.mark.fit
 def test_a_pass_that_is_asked_about_keeps_all_batches(monkeypatch):
-    monkeypatch.setattr(graph_log, "MAX_UNREAD_BATCHES", 4)
+    monkeypatch.setattr(stream_log, "KEPT_BATCHES", 4)
     stream = BucketedStream(Alive().rows, batch_size=8, buffer_size=64, seed=1)
     callback = PaddingStatsCallback(stream)
     model = keras.Sequential(

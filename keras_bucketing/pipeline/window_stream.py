@@ -45,6 +45,8 @@ from keras_bucketing.planning.window_plan import WindowKey, WindowPlanner
 
 _ALL_ROWS = Shard(1, 0)
 
+Windows = Callable[[tf.Tensor], tf.data.Dataset]  # from an epoch, an int64 scalar, to the `Leaves` of its windows
+
 
 @dataclass(frozen=True)
 class WindowRules:
@@ -80,6 +82,9 @@ class BatchLog(Protocol):
     def forget_old_passes(self, newest_pass: tf.Tensor) -> tf.Tensor:
         """Makes room when a pass begins."""
 
+    def add_up(self, number: int, num_batches: int) -> None:
+        """Makes room in a pass of which about so many batches have been noted; in Python."""
+
 
 class WindowStream:
     """Makes batches of windows of rows.
@@ -105,43 +110,43 @@ class WindowStream:
         self._find_boundaries, self._counter, self._log = find_boundaries, counter, log
         self._graphs: list[Any] = []  # a graph that is gone takes the functions of Python that it calls along
 
-    def passes(self, windows: tf.data.Dataset, num_batches: int | None, is_endless: bool) -> tf.data.Dataset:
+    def passes(self, windows: Windows, num_batches: int | None, is_endless: bool) -> tf.data.Dataset:
         """The batches of one pass, and of the next one each time.
 
         Args:
-            windows: Datasets of `Leaves`, read from their beginning by each pass.
+            windows: Datasets of windows, read from their beginning by each pass.
             num_batches: How many batches a pass has, where that is known.
             is_endless: Whether a pass never ends.
         """
 
-        def passes_over(windows: tf.data.Dataset, zero: tf.Tensor) -> tf.data.Dataset:
+        def all_passes(zero: tf.Tensor) -> tf.data.Dataset:
             def windows_of_pass(start: PassStart, has_batches: tf.Tensor) -> tf.data.Dataset:
-                return _of_pass(start, windows).take(-has_batches)  # take(-1) takes all
+                return self._of_pass(start, windows).take(-has_batches)  # take(-1) takes all
 
             first_number = tf.constant(secrets.randbits(60), tf.int64)
             return self._cuts(refuse_restored_iterators(self._begin, windows_of_pass, first_number), zero)
 
         with tf.device("CPU:0"):
-            cuts = self._traced(passes_over, windows)
+            cuts = self._traced(all_passes)
             if is_endless or num_batches is not None:
                 cuts = declare_length(cuts, num_batches)
         gather = depend_on(self._counter.variable, self._gather_noted)
         batches_ahead = cuts.map(without_autograph(gather), num_parallel_calls=PARALLEL_GATHERS, deterministic=True)
         return batches_ahead.prefetch(PREFETCHED_BATCHES)
 
-    def preview(self, windows: tf.data.Dataset, epoch: int, first_batch: int, seed: int) -> tf.data.Dataset:
+    def preview(self, windows: Windows, epoch: int, first_batch: int, seed: int) -> tf.data.Dataset:
         """The batches of a pass that counts as none, each behind the timesteps that its rows need, `(batch,)`."""
         start = PassStart(*(tf.constant(part, tf.int64) for part in (0, epoch, first_batch, seed)))
 
-        def pass_over(windows: tf.data.Dataset, zero: tf.Tensor) -> tf.data.Dataset:
-            return self._cuts(_of_pass(start, windows), zero)
+        def one_pass(zero: tf.Tensor) -> tf.data.Dataset:
+            return self._cuts(self._of_pass(start, windows), zero)
 
         def gather(window: _PlannedWindow, _: tf.Tensor, cut: Cut) -> tuple[tf.Tensor, Any]:
             batch, _, _ = self._rows_of_batch(window, cut)
             return tf.gather(self._longest(window.rows), batch.rows), self._tables(window.rows).gather(batch)
 
         with tf.device("CPU:0"):
-            return self._traced(pass_over, windows).map(without_autograph(gather))
+            return self._traced(one_pass).map(without_autograph(gather))
 
     def _begin(self) -> PassStart:
         start = self._counter.begin_pass()
@@ -150,19 +155,23 @@ class WindowStream:
 
     # From windows to cuts.
 
-    def _traced(
-        self, pipeline: Callable[[tf.data.Dataset, tf.Tensor], tf.data.Dataset], windows: tf.data.Dataset
-    ) -> tf.data.Dataset:
-        """What `pipeline` makes of the windows and of 0, as a number that the graph does not know.
+    def _traced(self, pipeline: Callable[[tf.Tensor], tf.data.Dataset]) -> tf.data.Dataset:
+        """What `pipeline` makes of 0, as a number that the graph does not know.
 
         With shapes that it knows, `scan` would trace its function twice.
         """
-        not_last = tf.data.Dataset.from_tensors(tf.constant(False)).repeat()
-        last = tf.data.Dataset.from_tensors((self._no_rows(tf.constant(0)), tf.constant(True)))
-        windows = tf.data.Dataset.zip((windows, not_last)).concatenate(last)
-        traced = tf.function(pipeline, autograph=False).get_concrete_function(windows, tf.TensorSpec([], tf.int32))
+        traced = tf.function(pipeline, autograph=False).get_concrete_function(tf.TensorSpec([], tf.int32))
         self._graphs.append(traced)
-        return traced(windows, tf.constant(0))
+        return traced(tf.constant(0))
+
+    def _of_pass(self, start: PassStart, windows: Windows) -> tf.data.Dataset:
+        """The windows of a pass and one without rows behind them: each with the start, and whether it is that one."""
+        of_epoch = windows(start.epoch)
+        dtypes = [getattr(spec, "values", spec).dtype for spec in of_epoch.element_spec]  # before they are converted
+        not_last = tf.data.Dataset.from_tensors(tf.constant(False)).repeat()
+        last = tf.data.Dataset.from_tensors((self._no_rows(tf.constant(0), dtypes), tf.constant(True)))
+        with_end = tf.data.Dataset.zip((of_epoch, not_last)).concatenate(last)
+        return tf.data.Dataset.zip((tf.data.Dataset.from_tensors(start).repeat(), with_end))
 
     def _cuts(self, windows: tf.data.Dataset, zero: tf.Tensor) -> tf.data.Dataset:
         """For each batch of a pass: its window, its number in the pass, and the cut."""
@@ -171,17 +180,18 @@ class WindowStream:
             windows = tf.data.Dataset.from_tensors(window).repeat()
             return tf.data.Dataset.zip((windows, *map(tf.data.Dataset.from_tensor_slices, (numbers, cuts))))
 
-        state = _State(self._no_rows(zero), *(tf.constant(0, tf.int64) for _ in range(3)))
+        none_waits = self._no_rows(zero, [leaf.dtype for leaf in self._format.leaves])
+        state = _State(none_waits, *(tf.constant(0, tf.int64) for _ in range(3)))
         return windows.scan(state, without_autograph(self._plan)).flat_map(without_autograph(cuts))
 
-    def _no_rows(self, zero: tf.Tensor) -> Leaves:
-        def no_rows(leaf: LeafFormat) -> Any:
-            values = tf.zeros([zero, *leaf.shape], leaf.dtype)
+    def _no_rows(self, zero: tf.Tensor, dtypes: list[Any]) -> Leaves:
+        def no_rows(leaf: LeafFormat, dtype: Any) -> Any:
+            values = tf.zeros([zero, *leaf.shape], dtype)
             if not leaf.is_sequence:
                 return values
             return WindowLeaf(values, tf.zeros([zero], tf.int64), tf.zeros([zero], tf.int32))
 
-        return tuple(map(no_rows, self._format.leaves))
+        return tuple(map(no_rows, self._format.leaves, dtypes))
 
     def _plan(
         self, state: _State, of_pass: tuple[PassStart, tuple[Leaves, tf.Tensor]]
@@ -194,7 +204,7 @@ class WindowStream:
         num_waited, num_rows = tf.size(self._longest(state.waiting)), tf.size(lengths)
         has_rows = [tf.debugging.Assert(~is_last | (num_rows > 0) | (state.rows_read > 0), [_NO_SEQUENCES])]
         with tf.control_dependencies(has_rows):
-            position = tf.stack([start.seed, start.epoch, start.first_batch, state.windows, state.batches])
+            position = tf.stack([*start, state.windows, state.batches])
         order, waits, numbers, positions, padded, num_batches = tf.numpy_function(
             self._plan_window,
             [lengths, self._own_label_lengths(rows), num_waited, is_last, position],
@@ -224,7 +234,8 @@ class WindowStream:
         Returns the order of its rows, those that wait, the number of each batch in the pass, its start and size, to
         what it is padded at least, and how many batches the window has.
         """
-        seed, epoch, first_batch, window, batches_before = position.tolist()
+        pass_number, epoch, first_batch, seed, window, batches_before = position.tolist()
+        self._log.add_up(pass_number, batches_before - first_batch)
         lengths = lengths.astype(np.int64)
         plan = self._rules.planner.plan(
             lengths,
@@ -362,11 +373,6 @@ class _PlannedWindow(NamedTuple):
     order: tf.Tensor
 
 
-def _of_pass(start: PassStart, windows: tf.data.Dataset) -> tf.data.Dataset:
-    """The windows, each with the start of their pass."""
-    return tf.data.Dataset.zip((tf.data.Dataset.from_tensors(start).repeat(), windows))
-
-
 _NO_SEQUENCES = (
     "`source` has no sequences. Expected at least one row in every pass. If it is a function, it must begin anew at "
     "each call; if it is finished after one pass, use BucketedSequence.from_dataset."
@@ -402,7 +408,8 @@ def _assert_as_long(value: WindowLeaf, name: str, owner: WindowLeaf, what: str, 
     """Refuses labels, or weights, that are not as long as what they belong to."""
     is_other = tf.not_equal(value.sizes, owner.sizes)
     at = _first_true(is_other)
-    message = f"`{name}` must have one {what} a timestep. Row, expected and received timesteps:"
+    own = " Labels with lengths of their own, as of transcripts, need align_labels=False." if what == "label" else ""
+    message = f"`{name}` must have one {what} a timestep.{own} Row, expected and received timesteps:"
     data = [message, rows_read + at, _entry(owner.sizes, at), _entry(value.sizes, at)]
     return tf.debugging.Assert(~tf.reduce_any(is_other), data)
 

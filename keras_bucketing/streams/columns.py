@@ -37,10 +37,16 @@ class ColumnBuilder:
         store: Where its values go.
         is_ragged: Whether a row is a sequence `(length, *features)`, or one value `features`.
         hint: What else a message may suggest about rows of other shapes, behind a fix.
+
+    Attributes:
+        first_row: Int, what messages call the first row; 0 unless rows of the leaf have gone into another column.
+        row_of_dtype: Int, the row since which the dtype is what it is.
+        row_of_features: Int, the first row that says which shape a timestep, or a value, has.
     """
 
     def __init__(self, name: str, store: Store, is_ragged: bool, hint: str = ""):
         self.name = name
+        self.first_row = self.row_of_dtype = self.row_of_features = 0
         self._hint = hint
         self.is_ragged = is_ragged
         self.num_rows = 0
@@ -48,7 +54,6 @@ class ColumnBuilder:
         self._lengths = array("q")
         self._num_values = 0
         self._features: tuple[int, ...] | None = None
-        self._first_row_of_features = 0
         self._dtype: np.dtype | None = None  # common to the rows with timesteps, before standard_dtype
         self._first_dtype: np.dtype = np.dtype(np.float64)  # counts where no row has a timestep
         self._stored: np.dtype = self._first_dtype  # standard_dtype of _dtype
@@ -123,26 +128,29 @@ class ColumnBuilder:
 
     def _check_block(self, block: np.ndarray) -> None:
         """Takes over the features and the dtype of a block that differs from those before it, or refuses them."""
-        features = block.shape[1:]
+        features, row = block.shape[1:], self.first_row + self.num_rows
         if self._features is None:
-            self._features, self._first_row_of_features = features, self.num_rows
+            self._features, self.row_of_features = features, row
         elif features != self._features:
             raise ValueError(
                 f"All rows of `{self.name}` must share one {'feature ' if self.is_ragged else ''}shape. Expected "
-                f"{self._features} as in {self.name}[{self._first_row_of_features}], received {features} at "
-                f"{self.name}[{self.num_rows}]. Reshape or drop that row{self._hint}."
+                f"{self._features} as in {self.name}[{self.row_of_features}], received {features} at "
+                f"{self.name}[{row}]. Reshape or drop that row{self._hint}."
             )
         if not len(block):
             return
-        standard_dtype(block.dtype, f"{self.name}[{self.num_rows}]")  # says what is wrong with it
+        standard_dtype(block.dtype, f"{self.name}[{row}]")  # says what is wrong with it
         if self._dtype is None:
             self._set_dtype(block.dtype)
+            self.row_of_dtype = row
             return
         wider = common_dtype({self._dtype, block.dtype}, self.name)
         to_store = standard_dtype(wider, self.name)
         if self._stored != to_store:
             self._flush()
             self._store.convert(self._stored, to_store)
+        if wider != self._dtype:
+            self.row_of_dtype = row
         self._set_dtype(wider)
 
     def _set_dtype(self, dtype: np.dtype) -> None:

@@ -97,10 +97,7 @@ def read_stream(stream: Stream, options: BatchOptions, new_store: Callable[[Path
         return columns[-1]
 
     try:
-        try:
-            reader = make_reader(stream, options, ahead, new_column)
-        except UnclearError as error:
-            raise _all_questions(error, stream, options, ahead) from None
+        reader = open_reader(stream, options, ahead, new_column)
         progress = Progress(
             f"Reading `{name}`",
             "rows" if stream.counts_rows else "batches",
@@ -136,6 +133,16 @@ def _endless_hint(name: str) -> str:
 
 # What is assumed, where an argument should say it, to find out what else should be said.
 _ASSUMED: dict[str, Any] = {"batched": True, "timestep_labels": True, "padding": "post"}
+
+
+def open_reader(
+    stream: Stream, options: BatchOptions, ahead: Lookahead, new_column: NewColumn
+) -> BatchReader | RowReader:
+    """As `make_reader`; what the caller has to say is asked at once."""
+    try:
+        return make_reader(stream, options, ahead, new_column)
+    except UnclearError as error:
+        raise _all_questions(error, stream, options, ahead) from None
 
 
 def _all_questions(error: UnclearError, stream: Stream, options: BatchOptions, ahead: Lookahead) -> UnclearError:

@@ -207,7 +207,7 @@ def _open_iterable(source: Any, options: BatchOptions, name: str, may_be_endless
         elements = source if is_iterable else _call(source, name)
         return _split_elements(map(_with_tuples, elements) if is_collated else elements, list_is_tuple)
 
-    return Stream("iterable", read, options.batched, _length_of(source), not options.batched)
+    return Stream("iterable", read, options.batched, length_of(source), not options.batched)
 
 
 def _with_tuples(element: Any) -> Any:
@@ -216,7 +216,7 @@ def _with_tuples(element: Any) -> Any:
     return tuple(map(_with_tuples, element)) if isinstance(element, (list, tuple)) else element
 
 
-def _length_of(source: Any) -> int | None:
+def length_of(source: Any) -> int | None:
     """The number of elements; None if it is unknown, or if `__len__` raises, as a DataLoader's may."""
     try:
         return len(source)

@@ -6,8 +6,11 @@ Python by the readers of `from_dataset`, one window at a time.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,11 +26,12 @@ from keras_bucketing.data.tree import Path, Structure, leaves
 from keras_bucketing.streams.batch_reader import BatchReader
 from keras_bucketing.streams.columns import ColumnBuilder, MemoryStore
 from keras_bucketing.streams.elements import Element, leaves_of, map_element
+from keras_bucketing.streams.graph_windows import windows_of_rows
 from keras_bucketing.streams.lookahead import Lookahead
-from keras_bucketing.streams.reading import finish_columns, make_reader
+from keras_bucketing.streams.reading import finish_columns, make_reader, open_reader
 from keras_bucketing.streams.roles import Role, Roles, roles_in_batches, roles_in_rows
 from keras_bucketing.streams.row_reader import RowReader
-from keras_bucketing.streams.sources import Stream, open_stream
+from keras_bucketing.streams.sources import Stream, length_of, open_stream
 from keras_bucketing.unpadding.batches import BatchOptions
 from keras_bucketing.unpadding.entries import leaf_name
 from keras_bucketing.unpadding.unnoticed import warn_of
@@ -40,18 +44,21 @@ class RowSource(NamedTuple):
 
     Attributes:
         inputs: A few rows, or made-up ones of their structure: what a row is made of.
-        windows: Function from a number of rows to datasets of windows of so many, in the order of `RowFormat.leaves`.
+        windows: Function from a format, a number of rows, and whether to leave out empty ones, to windows of so many:
+            a dataset for each epoch, an int64 scalar in graph, with the leaves in the order of `RowFormat.leaves`.
         num_rows: How many rows a pass has, or None where that is unknown.
         is_endless: Whether it never ends.
+        type_name: What `repr` calls it.
         description: What can be compared with another source without reading either, for JSON.
         label_padding: What labels of the first padded batches were padded with; None where there is none.
         masks: What messages call the masks of `x`.
     """
 
     inputs: Inputs
-    windows: Callable[[RowFormat, int, bool], tf.data.Dataset]
+    windows: Callable[[RowFormat, int, bool], Callable[[tf.Tensor], tf.data.Dataset]]
     num_rows: int | None
     is_endless: bool
+    type_name: str
     description: dict[str, object]
     label_padding: Any = None
     masks: tuple[str, ...] = ()
@@ -75,7 +82,14 @@ def open_row_source(source: Any, options: BatchOptions, takes_label_padding: boo
             "the generator function instead of what it returned, or a list; or read it once with "
             "BucketedSequence.from_dataset."
         )
-    stream = open_stream(source, options, "source", may_be_endless=True)
+    takes_epoch = _takes_epoch(source)
+    stream = open_stream(functools.partial(source, 0) if takes_epoch else source, options, "source", True)
+    if takes_epoch:
+        stream = replace(stream, total=length_of(source))
+
+    def stream_of_epoch(epoch: int) -> Stream:
+        return open_stream(functools.partial(source, epoch), options, "source", True) if takes_epoch else stream
+
     if stream.total == 0:
         raise _no_sequences()
     is_endless = stream.total == tf.data.INFINITE_CARDINALITY
@@ -88,15 +102,44 @@ def open_row_source(source: Any, options: BatchOptions, takes_label_padding: boo
         inputs = _inputs_of_specs(stream, roles, options.labels_align) or _first_rows(stream, options)[0]
         return RowSource(
             inputs,
-            lambda row_format, size, drop_empty: _windows_in_graph(rows, row_format, size, drop_empty),
+            functools.partial(windows_of_rows, rows),
             num_rows,
             is_endless,
+            stream.kind,
             stream.describe(),
         )
     inputs, first, found = _first_rows(stream, options)
-    windows = _WindowReader(stream, options, first).windows
+    windows = _WindowReader(stream_of_epoch, options, first).windows
+    type_name = type(source).__name__ if stream.kind == "iterable" else stream.kind
     label_padding = found.label_padding() if takes_label_padding else None
-    return RowSource(inputs, windows, num_rows, is_endless, stream.describe(), label_padding, found.mask_names())
+    return RowSource(
+        inputs, windows, num_rows, is_endless, type_name, stream.describe(), label_padding, found.mask_names()
+    )
+
+
+def _takes_epoch(source: Any) -> bool:
+    """Whether a source is a function of the epoch; refuses one that needs more than that."""
+    if not callable(source) or hasattr(source, "__iter__"):
+        return False
+    try:
+        signature = inspect.signature(source)
+    except (TypeError, ValueError):  # a function in C that does not say
+        return False
+    required = [each for each in signature.parameters.values() if each.default is each.empty and each.kind in _REQUIRED]
+    by_name = [each for each in required if each.kind is each.KEYWORD_ONLY]
+    if by_name or len(required) > 1:
+        raise TypeError(
+            "`source` must take no argument, as in source(), or the epoch, as in source(epoch). Received a function of "
+            f"{shorten(str(signature))}. Give other parameters a default, or bind them with functools.partial."
+        )
+    return bool(required)
+
+
+_REQUIRED = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.KEYWORD_ONLY,
+)
 
 
 def _no_sequences() -> ValueError:
@@ -165,40 +208,6 @@ def _spec(stream: Stream) -> Element:
     return stream.spec
 
 
-def _windows_in_graph(rows: tf.data.Dataset, row_format: RowFormat, num_rows: int, drop_empty: bool) -> tf.data.Dataset:
-    """Windows of the rows of a dataset."""
-
-    def flat(*element: Any) -> list[Any]:
-        x, y, weights = (*element, None, None)[:3]
-        return [leaf for _, leaf in leaves((x, y, weights))]
-
-    def has_timesteps(*row: Any) -> tf.Tensor:
-        by_leaf = zip(row_format.leaves, flat(*row), strict=True)
-        lengths = [tf.shape(value)[0] for leaf, value in by_leaf if leaf in row_format.sequences]
-        return tf.reduce_all(tf.stack(lengths) > 0)
-
-    # Rows are taken apart a window at a time: a function that is called for each of them costs as much as reading it.
-    def window(*batch: Any) -> tuple[Any, ...]:
-        return tuple(
-            _as_window_leaf(value) if leaf.is_sequence else value
-            for leaf, value in zip(row_format.leaves, flat(*batch), strict=True)
-        )
-
-    if drop_empty:
-        rows = rows.filter(tf.autograph.experimental.do_not_convert(has_timesteps))
-    return rows.ragged_batch(num_rows).map(tf.autograph.experimental.do_not_convert(window))
-
-
-def _as_window_leaf(batch: Any) -> WindowLeaf:
-    """The rows of a ragged batch, or of one whose rows all have one length."""
-    if isinstance(batch, tf.RaggedTensor):
-        splits = tf.cast(batch.row_splits, tf.int64)
-        return WindowLeaf(batch.values, splits[:-1], tf.cast(splits[1:] - splits[:-1], tf.int32))
-    num_rows, time = tf.shape(batch)[0], tf.shape(batch)[1]
-    values = tf.reshape(batch, tf.concat([[num_rows * time], tf.shape(batch)[2:]], 0))
-    return WindowLeaf(values, tf.cast(tf.range(num_rows) * time, tf.int64), tf.fill([num_rows], time))
-
-
 # In Python.
 
 
@@ -209,7 +218,7 @@ def _first_rows(stream: Stream, options: BatchOptions) -> tuple[Inputs, Element,
         raise _no_sequences()
     if ahead.template[0] is None:
         raise TypeError("`source` must yield x, (x, y) or (x, y, sample_weight). Received None for x in element 0.")
-    reader = make_reader(stream, options, ahead, _new_column)
+    reader = open_reader(stream, options, ahead, _new_column)
     for element in itertools.islice(ahead, _LOOKAHEAD):
         reader.read(element)
     if len(ahead.specs) < _LOOKAHEAD:  # these are all: what is wrong is said before the first epoch
@@ -226,17 +235,17 @@ class _WindowReader:
     """Reads a source in Python, window by window.
 
     Args:
-        stream: What to read.
+        stream_of_epoch: What to read, from the epoch.
         options: What the caller said about its elements.
         template: The leaves of its first rows.
     """
 
-    def __init__(self, stream: Stream, options: BatchOptions, template: Element):
-        self._stream, self._options = stream, options
+    def __init__(self, stream_of_epoch: Callable[[int], Stream], options: BatchOptions, template: Element):
+        self._stream_of_epoch, self._options = stream_of_epoch, options
         self._is_ragged = {path: isinstance(leaf, Rows) for path, leaf in leaves_of(template).items()}
         self._warned: set[str] = set()  # each of them in one pass only
 
-    def windows(self, row_format: RowFormat, num_rows: int, drop_empty: bool) -> tf.data.Dataset:
+    def windows(self, row_format: RowFormat, num_rows: int, drop_empty: bool) -> Callable[[tf.Tensor], tf.data.Dataset]:
         """Datasets of windows; each begins to read the source."""
         signature = tuple(
             WindowLeaf(
@@ -248,28 +257,34 @@ class _WindowReader:
             else tf.TensorSpec((None, *leaf.shape), leaf.dtype)
             for leaf in row_format.leaves
         )
-        return tf.data.Dataset.from_generator(
-            lambda: self._read(row_format, num_rows, drop_empty), output_signature=signature
-        )
 
-    def _read(self, row_format: RowFormat, num_rows: int, drop_empty: bool) -> Iterator[tuple[Any, ...]]:
-        elements = _named(self._stream.elements())
+        def read(epoch: np.int64) -> Iterator[tuple[Any, ...]]:
+            return self._read(self._stream_of_epoch(int(epoch)), row_format, num_rows, drop_empty)
+
+        return lambda epoch: tf.data.Dataset.from_generator(read, output_signature=signature, args=(epoch,))
+
+    def _read(
+        self, stream: Stream, row_format: RowFormat, num_rows: int, drop_empty: bool
+    ) -> Iterator[tuple[Any, ...]]:
+        elements = _named(stream.elements())
         ahead = Lookahead(elements, _LOOKAHEAD)
         if ahead.template is None:
             return
-        reader = make_reader(self._stream, self._options, ahead, _new_column)
+        reader = make_reader(stream, self._options, ahead, _new_column)
         _check_same_structure(reader.columns, row_format)
         first_row = largest = 0
         for element in ahead:
             before = reader.num_rows
             if before > first_row and before + largest - first_row > num_rows:
-                yield self._window(reader.columns, row_format, drop_empty, first_row)
+                yield self._window(reader.columns, row_format, drop_empty)
                 reader.begin_columns()
                 first_row = before
+                for column in leaves_of(reader.columns).values():
+                    column.first_row = first_row
             reader.read(element)
             largest = max(largest, reader.num_rows - before)
         self._warn(reader.finish())
-        yield self._window(reader.columns, row_format, drop_empty, first_row)
+        yield self._window(reader.columns, row_format, drop_empty)
 
     def _warn(self, messages: list[str]) -> None:
         new = [message for message in messages if message not in self._warned]
@@ -286,12 +301,14 @@ class _WindowReader:
             )
         return column.finish(are_values)
 
-    def _window(self, columns: Structure, row_format: RowFormat, drop_empty: bool, first_row: int) -> tuple[Any, ...]:
-        values = leaves_of(map_element(self._finish, columns))
+    def _window(self, columns: Structure, row_format: RowFormat, drop_empty: bool) -> tuple[Any, ...]:
+        by_path, values = leaves_of(columns), leaves_of(map_element(self._finish, columns))
         keep = None
         if drop_empty:
             keep = np.all([values[leaf.path].sizes > 0 for leaf in row_format.sequences], axis=0)
-        return tuple(_converted(leaf, values[leaf.path], keep, first_row) for leaf in row_format.leaves)
+        for leaf in row_format.leaves:
+            _check_kind(leaf, values[leaf.path], by_path[leaf.path])
+        return tuple(_converted(leaf, values[leaf.path], keep) for leaf in row_format.leaves)
 
 
 def _check_same_structure(columns: Element, row_format: RowFormat) -> None:
@@ -331,24 +348,29 @@ def _named(elements: Iterator[Element]) -> Iterator[Element]:
         yield element
 
 
-def _converted(leaf: LeafFormat, value: Leaf, keep: Any, first_row: int) -> Any:
-    """A leaf of a window in the dtype and shape of the first rows, or an error where it has another."""
+def _converted(leaf: LeafFormat, value: Leaf, keep: Any) -> Any:
+    """A leaf of a window in the dtype of the first rows."""
     if isinstance(value, Rows):
-        if len(value.values):  # not nothing but empty rows
-            _check_kind(leaf, value.dtype, value.feature_shape, first_row)
         rows = value if keep is None else value.select(keep)
-        values = rows.values.astype(leaf.dtype, copy=False).reshape(-1, *leaf.shape)
+        values = rows.values.astype(leaf.dtype, copy=False).reshape(len(rows.values), *leaf.shape)
         return WindowLeaf(values, rows.starts.astype(np.int64), rows.sizes.astype(np.int32))
-    _check_kind(leaf, standard_dtype(value.dtype, leaf.name), value.shape[1:], first_row)
     array = value if keep is None else value[keep]
     return array.astype(leaf.dtype, copy=False)
 
 
-def _check_kind(leaf: LeafFormat, dtype: np.dtype, shape: tuple[int, ...], first_row: int) -> None:
+def _check_kind(leaf: LeafFormat, value: Leaf, column: ColumnBuilder) -> None:
+    """Refuses a leaf of a window of another dtype or shape than in the first rows."""
+    if isinstance(value, Rows):
+        if not len(value.values):  # nothing but empty rows
+            return
+        dtype, shape = value.dtype, value.feature_shape
+    else:
+        dtype, shape = standard_dtype(value.dtype, leaf.name), value.shape[1:]
     fits = np.can_cast(dtype, leaf.dtype) or (dtype.kind in "biu" and leaf.dtype.kind == "f")
     if shape != leaf.shape or not fits:
+        row = column.row_of_dtype if shape == leaf.shape else column.row_of_features
         raise ValueError(
             f"`{leaf.name}` must have one dtype and shape in all rows. Expected {leaf.dtype} of shape {leaf.shape} as "
-            f"in the first rows, received {dtype} of shape {shape} in the rows from {first_row} on. Convert them all, "
-            "e.g. with np.asarray(row, np.float32)."
+            f"in the first rows, received {dtype} of shape {shape} at {leaf.name}[{row}]. Convert them all, e.g. with "
+            "np.asarray(row, np.float32)."
         )

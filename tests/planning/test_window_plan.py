@@ -160,6 +160,9 @@ def test_random_numbers_are_those_of_the_window():
 
 def test_random_numbers_stay_those_of_earlier_versions():
     assert WindowKey(1, 2, 3).permutation(12, 0).tolist() == [5, 0, 1, 2, 7, 8, 6, 4, 11, 3, 9, 10]
+    planned = plan(planner_of([2]), [3, 9, 3, 9, 3, 9, 3, 9, 3, 9, 3, 9], [5], key=WindowKey(1, 2, 3))
+    assert planned.order.tolist() == [2, 0, 6, 4, 10, 8, 1, 3, 9, 7, 5, 11]
+    assert planned.starts.tolist() == [0, 6, 4, 2, 8, 10]
 
 
 def test_rows_that_fill_up_a_batch_bring_their_labels_into_the_budget():
