@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.sequences import Sequences
+from keras_bucketing import BucketedStream
 
 SHUFFLE_BUFFER = 2_000
 
@@ -28,6 +29,22 @@ def bucket_by_sequence_length(
         lambda x, y: tf.shape(x)[0], bucket_boundaries=boundaries, bucket_batch_sizes=batch_sizes
     )
     return bucketed.prefetch(tf.data.AUTOTUNE)
+
+
+def bucketed_stream(sequences: Sequences, batch_size: int) -> BucketedStream:
+    """A stream over the rows that `bucket_by_sequence_length` gets."""
+    return BucketedStream(_shuffled_rows(sequences), batch_size=batch_size, seed=0)
+
+
+def bucketed_stream_of_generator(sequences: Sequences, batch_size: int, seed: int = 0) -> BucketedStream:
+    """A stream over a generator function that yields the shuffled rows which `from_generator` buckets by hand."""
+    random = np.random.default_rng(seed)
+
+    def rows() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for row in random.permutation(len(sequences.arrays)):
+            yield sequences.arrays[row], sequences.labels[row]
+
+    return BucketedStream(rows, batch_size=batch_size, seed=0)
 
 
 def shuffled_padded_batch(sequences: Sequences, batch_size: int) -> tf.data.Dataset:

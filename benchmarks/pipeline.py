@@ -4,7 +4,8 @@ Sequences have lognormal lengths (mean 75, median 55, at most 1000 timesteps). E
 loop, whose cost for each batch, the "empty loop", is the ceiling: with few rows a batch it decides, so there are
 several sizes. `bucket_by_sequence_length` gets ten buckets picked by hand, BucketedSequence chooses its own. The
 contenders other than BucketedSequence are slow, so they read a random sample of the sequences: the rate is what counts.
-contenders.py shows how each is set up. streams.py measures what a stream costs.
+contenders.py shows how each is set up. One `BucketedStream` reads the rows of `bucket_by_sequence_length`, another one
+those that `from_generator` buckets by hand; streams.py measures the processor time and the memory of both.
 
     python -m benchmarks.pipeline
 """
@@ -21,6 +22,8 @@ import tensorflow as tf
 from benchmarks import harness
 from benchmarks.contenders import (
     bucket_by_sequence_length,
+    bucketed_stream,
+    bucketed_stream_of_generator,
     from_generator,
     py_dataset,
     ready_batches,
@@ -112,6 +115,8 @@ def contenders(sequences: Sequences, sample: int, batch_size: int) -> dict[str, 
     datasets = {
         CEILING: (ceiling, sequences),
         OURS: (ours, sequences),
+        "`BucketedStream`, tf.data rows": (bucketed_stream(few, batch_size), few),
+        "`BucketedStream`, generator": (bucketed_stream_of_generator(few, batch_size), few),
         "`from_generator`, NumPy": (from_generator(few, batch_size), few),
         "`PyDataset`, `pad_sequences`": (py_dataset(few, batch_size), few),
         "shuffled `padded_batch`": (shuffled_padded_batch(few, batch_size), few),
