@@ -52,10 +52,10 @@ def as_regular_array(values: Any, name: str, fix: str) -> np.ndarray:
         ) from error
     if array.dtype == np.float64 and isinstance(values, (list, tuple)):
         return _unrounded_integers(values, array, name)
-    return _as_numbers(array, name) if array.dtype == object and array.ndim else array
+    return as_numbers(array, name) if array.dtype == object and array.ndim else array
 
 
-def _as_numbers(array: np.ndarray, name: str) -> np.ndarray:
+def as_numbers(array: np.ndarray, name: str) -> np.ndarray:
     """An array of objects, all of which are numbers, as an array of numbers; any other as it is."""
     values = array.reshape(-1).tolist()
     if not values or not isinstance(values[0], NUMBERS) or not all(isinstance(value, NUMBERS) for value in values):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from keras_bucketing.checks import show
 from keras_bucketing.data import tree
+from keras_bucketing.data.arrays import as_numbers
 from keras_bucketing.data.row_splits import row_splits_of
 from keras_bucketing.data.tree import Path, name_of
 from keras_bucketing.padding.stats import PaddingStats
@@ -198,6 +199,8 @@ def flat_keys(sequences: EntryKeys, names: dict[Path, str]) -> Any:
 
 def as_host_array(leaf: Any) -> Any:
     """A leaf of a batch as something with a shape and a dtype in host memory; ragged and sparse tensors stay."""
+    if isinstance(leaf, np.ndarray) and leaf.dtype == object and leaf.ndim:
+        return as_numbers(leaf, "x")
     if isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor, tf.Tensor, np.ndarray)):
         return leaf
     if hasattr(leaf, "detach"):  # a torch.Tensor, which may need gradients or lie on a GPU

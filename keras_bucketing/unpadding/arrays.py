@@ -137,6 +137,11 @@ def _has_several(labels: Any) -> bool:
 
 def _as_array(leaf: object, name: str) -> np.ndarray:
     array = as_regular_array(as_dense(leaf), name, "Pass sequences that are not padded to BucketedSequence itself.")
+    if array.dtype == object and not array.ndim:
+        raise TypeError(
+            f"`{name}` must be padded. Expected an array of shape (num_sequences, time, ...), received "
+            f"{type(leaf).__name__}. Pass sequences that are not padded to BucketedSequence itself."
+        )
     if array.dtype.kind not in "biuf":
         standard_dtype(array.dtype, name)
     if array.ndim and not len(array):

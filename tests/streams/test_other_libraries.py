@@ -87,6 +87,9 @@ def test_an_array_of_objects_is_one_of_numbers():
     assert read(rows)[0].values.tolist() == [1, 2.5, 1, 3]
     assert BucketedSequence(rows, shuffle=False).lengths.tolist() == [2, 2]
     assert read([IDS.astype(object)], batched=True)[0].lengths.tolist() == LENGTHS
+    monitored = monitor_padding(IDS.astype(object) for _ in range(1))
+    list(monitored)
+    assert monitored.padding_stats().real_timesteps == 3
     for large in ([2**70], np.array([2**64, -1], object)):
         with pytest.raises(ValueError, match=r"`x\[0\]` must hold integers .*64 bits"):
             read([large])
@@ -114,6 +117,12 @@ class Structure:
 def test_rows_that_are_no_sequences(row, text):
     with pytest.raises(TypeError, match=text):
         read([row])
+
+
+@pytest.mark.parametrize("x", [tf.ragged.constant([[1], [2, 3]]), None, Structure()])
+def test_what_is_no_padded_array(x):
+    with pytest.raises(TypeError, match=r"`x` must be padded. Expected an array of shape .*received \w+\. Pass seq"):
+        BucketedSequence.from_padded(x)
 
 
 def test_sources_that_cannot_be_read_say_how():
