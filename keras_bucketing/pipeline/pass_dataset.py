@@ -60,7 +60,7 @@ class PassDataset(tf.data.Dataset):
 
     @property
     def next_first_batch(self) -> int:
-        """The batch with which the next pass begins: 0, except after `seek` or `load_state_dict`."""
+        """The batch with which the next pass begins, which is 0 except after `seek` or `load_state_dict`."""
         return self._counter.next_position.first_batch
 
     @property
