@@ -90,8 +90,8 @@ class BucketedSequence(PassDataset):
     Batch size arguments:
         batch_size: Int, the rows of a batch, of all shards together. Defaults to 32 if no other size is given.
         bucket_batch_sizes: Ints, the rows of a batch for each bucket, as in tf.data. Defaults to None.
-        max_timesteps_per_batch: Int, a budget: rows x padded length never exceed it. In rows with several sequences the
-            longest one counts, labels of their own length included. `batch_size` beside it limits the rows, as
+        max_timesteps_per_batch: Int, a budget that rows x padded length never exceeds. In rows with several sequences
+            the longest one counts, labels of their own length included. `batch_size` beside it limits the rows, as
             `max_sentences` does in fairseq. Defaults to None.
         quadratic_length: Int, in timesteps, for attention. In the budget, a row of padded length L counts as
             L + L^2 / quadratic_length, as with `quadratic_duration` in lhotse. At this length, pairs of timesteps cost
@@ -1122,8 +1122,8 @@ class BucketedSequence(PassDataset):
                 it is padded like, and an array holds values of a row.
 
         Returns:
-            The same structure, in which row i belongs to `x[i]`: a list of arrays `(length, ...)` for a
-            `tf.RaggedTensor` and for every output whose rows have a length by `lengths`; else an array.
+            The same structure, in which row i belongs to `x[i]`. An output is a list of arrays `(length, ...)` if it
+            was a `tf.RaggedTensor` or its rows have a length by `lengths`, else an array.
 
         Raises:
             TypeError: If `outputs` holds something other than arrays, or `lengths` is something else.

@@ -29,8 +29,8 @@ class BatchLog:
         is_endless: Whether a pass has no end, or its figures as a whole are not asked for.
         forgets_unasked: Whether a pass that is not asked about keeps its newest batches only; `expect_questions` says
             which ones are.
-        adds_up: Function that says which leaf's lengths are whose, for a pass of unknown length: where nobody asks
-            about it, its batches but the newest are added up, for its figures as a whole. None: they are kept.
+        adds_up: Function that returns the leaf whose lengths each leaf has, for a pass of unknown length: if it is not
+            asked about, all batches but the newest are added up, for its figures as a whole. None: they are kept.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class BatchLog:
             )
 
     def _add_up_table(self, number: np.int64, stop: np.int64) -> np.int64:
-        """Adds up what nobody has read of the batches before `stop` of a pass, and takes it out of the log."""
+        """Adds up the unread batches before `stop` of a pass, and removes them from the log."""
         first = int(number) << _PASS_SHIFT
         keys = tf.range(first + max(int(stop) - MAX_UNREAD_BATCHES, 0), first + int(stop), dtype=tf.int64)
         entries = [tf.io.parse_tensor(entry, tf.int32).numpy() for entry in self._table.lookup(keys).numpy() if entry]

@@ -138,10 +138,10 @@ class MonitoredPyDataset(keras.utils.PyDataset):
             return PassPosition(self._newest, self._newest - 1, 0)
 
     def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
-        """What the batches `start` to `stop - 1` of a pass padded, in the order in which they were asked for.
+        """The padding of the batches `start` to `stop - 1` of a pass, in the order in which they were asked for.
 
-        They can be asked for again, until batches after them are: what lies before `start` is forgotten. Of passes that
-        nobody asks about, the newest four are remembered.
+        Ask in the order of the batches: everything before `start` is forgotten. Of passes that were not asked about,
+        the newest four are remembered.
 
         Args:
             position: The pass, from `newest_pass`.
@@ -181,13 +181,13 @@ class MonitoredPyDataset(keras.utils.PyDataset):
         return self._measure.stats(entries)
 
     def padding_stats(self) -> PaddingStats:
-        """What the last finished pass padded: one of which all batches were handed out.
+        """The padding of the last finished pass, that is, one of which all batches were yielded.
 
-        A loop `for batch in monitored` is a pass of its own. Batches that are asked for by their index belong to a new
-        pass as soon as one is asked for again, or all have been.
+        Each loop `for batch in monitored` is a pass. Batches that are asked for by their index belong to a new pass as
+        soon as one is asked for again, or all have been.
 
         Returns:
-            A `PaddingStats`, that of no batch before the first pass is finished.
+            A `PaddingStats`, which is empty before the first pass is finished.
 
         Example:
             >>> class Batches(keras.utils.PyDataset):

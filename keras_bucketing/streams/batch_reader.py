@@ -129,8 +129,8 @@ class BatchReader:
                 sequences = [padded[1] for padded in self._padded if len(padded) > 1]
                 raise UnclearError(
                     f"`{leaf_name(path)}` may hold sequences, or values of one shape, since all batches have a second "
-                    f"axis of {unsure.time} beside another entry of varying length. Say which entries are sequences: "
-                    f"sequences={show(sequences)}, or without this one.",
+                    f"axis of {unsure.time} beside another entry of varying length. Pass the entries that are "
+                    f"sequences: sequences={show(sequences)}, or without this one.",
                     "sequences",
                     f"sequences={show(sequences)}, or without `{leaf_name(path)}`",
                 )

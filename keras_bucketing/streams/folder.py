@@ -80,7 +80,7 @@ def is_marked(folder: Path, name: str) -> bool:
 
 
 def own_description(folder: Path) -> dict[str, Any] | None:
-    """The description of a folder of sequences, as far as it is one; None where there is none."""
+    """The description of a folder of sequences; None if there is none."""
     try:
         description = json.loads((folder / DESCRIPTION).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):  # neither JSON nor text

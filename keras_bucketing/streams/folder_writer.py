@@ -240,7 +240,7 @@ class FolderWriter:
             pass
 
     def _refuse_strangers(self) -> None:
-        """Refuses a folder that is somebody's own before anything in it is touched."""
+        """Refuses a folder of other files before anything in it is touched."""
         for _ in range(3):  # its files may come and go while they are listed
             try:
                 self._check_owned(self._work)

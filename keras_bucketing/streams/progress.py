@@ -20,7 +20,7 @@ class Progress:
     Args:
         what: What is being done, e.g. "Reading".
         unit: What is counted, in the plural.
-        total: How many there will be, or None where nobody knows.
+        total: Their final number, or None if it is unknown.
         stream: Where to write. Defaults to None: standard error.
         clock: Function that returns seconds.
         hint: What to say, once, where `total` is None and it takes long.

@@ -81,7 +81,7 @@ def unclear_elements(received: str) -> UnclearError:
     question = "batched=False if it is one sequence (time, features), batched=True if it is a batch (rows, time)"
     return UnclearError(
         "It is not clear whether an element of the dataset is one sequence or a batch of sequences. Received "
-        f"{received}. Say which: {question}.",
+        f"{received}. Pass {question}.",
         "batched",
         question,
     )
@@ -174,7 +174,7 @@ def unclear_labels(path: Path, specs: Specs) -> UnclearError:
     """The error where labels may hold one value per timestep or values of a row."""
     return UnclearError(
         f"`{leaf_name(path)}` may hold one label per timestep, or {specs[path].shape[1]} values per row, as one-hot "
-        f"labels do. Received {describe_shapes(specs)}. Say which it is: timestep_labels=True or "
+        f"labels do. Received {describe_shapes(specs)}. Pass timestep_labels=True or "
         "timestep_labels=False.",
         "timestep_labels",
         f"timestep_labels=True if `{leaf_name(path)}` holds one label per timestep, timestep_labels=False if it holds "

@@ -118,7 +118,7 @@ def load_sequences(path: str | os.PathLike[str]) -> Any:
         path: The folder.
 
     Returns:
-        For a folder of sequences, a `StoredSequences`: read-only arrays `sequences[i]`, with `len` and `lengths`. For
+        A `StoredSequences` for a folder of sequences, with read-only arrays `sequences[i]`, `len` and `lengths`. For
         one of dicts or tuples, a dict or tuple of these and of arrays with one value per row. Each is a leaf of `x`,
         `y` or `sample_weight`: `BucketedSequence(*load_sequences(path))` for a folder of `(x, y)`.
 

@@ -53,7 +53,7 @@ def _batch_of(
 
 
 def without_prefetch(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The dataset without the prefetch that TensorFlow would put behind it, which holds elements nobody asked for."""
+    """The dataset without the prefetch that TensorFlow would add, which reads elements before they are asked for."""
     options = tf.data.Options()
     options.experimental_optimization.inject_prefetch = False
     return dataset.with_options(options)

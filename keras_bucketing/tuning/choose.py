@@ -93,8 +93,8 @@ class StepCosts:
             longest: Int, the longest padded length, in timesteps.
 
         Returns:
-            Int, in timesteps; None if attention does not show: less than a tenth of the cost of the longest row grows
-            with the square.
+            Int, in timesteps; None if attention does not show, that is, if less than a tenth of the cost of the longest
+            row grows with the square.
         """
         squared = self.per_squared_length * longest**2
         if squared == 0 or squared < ATTENTION_SHOWS * (self.per_padded_timestep * longest + squared):

@@ -213,7 +213,7 @@ def _unclear(array: np.ndarray, padded: list[PaddedSequences], name: str) -> Unc
     return UnclearError(
         f"`{name}` may hold one label per timestep, or {time} values per row, as one-hot labels do: received shape "
         f"{array.shape} for sequences padded to {time}, {'without one' if is_padded else 'with no'} constant in the "
-        "padding. Say which it is: timestep_labels=True or timestep_labels=False.",
+        "padding. Pass timestep_labels=True or timestep_labels=False.",
         "timestep_labels",
         f"timestep_labels=True if `{name}` holds one label per timestep, timestep_labels=False if it holds {time} "
         "values per row",

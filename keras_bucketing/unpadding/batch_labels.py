@@ -61,10 +61,10 @@ class PaddedLabels:
 
     def _unclear(self, path: Path, are_several: bool, shape: tuple[int, ...]) -> ValueError:
         return ValueError(
-            f"`{leaf_name(path)}` seems to be padded, but {'several leaves' if are_several else 'no leaf'} of `x` may "
-            f"be what its timesteps belong to. Received shape {shape} in element 0. Pass timestep_labels=False if it "
-            "holds values of a row, align_labels=False if it has lengths of its own, as transcripts and translations "
-            "do, or single sequences instead of padded batches."
+            f"`{leaf_name(path)}` seems to be padded, but its timesteps may belong to "
+            f"{'several leaves' if are_several else 'no leaf'} of `x`. Received shape {shape} in element 0. Pass "
+            "timestep_labels=False if it holds values of a row, align_labels=False if it has lengths of its own, as "
+            "transcripts and translations do, or single sequences instead of padded batches."
         )
 
     def _fitting(self, path: Path, batches: list[tuple[Batch, Spans]]) -> list[Path]:

@@ -46,7 +46,7 @@ _MAX_VALUES_OF_SAMPLE = 2**16  # unless a single row has more
 class RowSample:
     """Every n-th row of a padded leaf, at most 1,024, and whether all rows have the same amount of padding.
 
-    The rows come from all of the data: as more arrive, n doubles. Of a row of very many values, both ends are kept.
+    The rows come from the whole data: as more arrive, n doubles.
     """
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ class UnderMask:
         return self._rest
 
     def add(self, array: np.ndarray, span: Span) -> None:
-        """Takes rows of the leaf, and what the mask calls real of them."""
+        """Adds rows of the leaf, and which of their timesteps the mask calls real."""
         self._num_real += int(span.lengths.sum())
         self._real.add_parts(real_timesteps(array, span))
         self._rest.add_parts(padding_of(array, span))
