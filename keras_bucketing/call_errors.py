@@ -173,7 +173,7 @@ _NAMES_FOR_STREAMS: tuple[tuple[str, _Hint], ...] = (
     ("cache", "Pass source.cache(), or read it once: BucketedSequence.from_dataset(source, cache=...)."),
     ("output_signature", "Elements tell their own shapes: leave it out."),
     ("shuffle_buffer_size shuffle_buffer shuffle_size", "Pass buffer_size=..., how many rows are mixed."),
-    ("reshuffle_each_iteration", "The rows of a buffer are shuffled, anew each epoch: pass shuffle=True or False."),
+    ("reshuffle_each_iteration", "Each epoch shuffles the rows of a buffer: pass shuffle=True or False."),
     ("validation_split test_size train_size", "Pass two streams to fit(), e.g. of source.skip(n) and source.take(n)."),
     (
         "lengths length sequence_length sequence_lengths seq_lens mask attention_mask sequences",

@@ -374,8 +374,8 @@ class _PlannedWindow(NamedTuple):
 
 
 _NO_SEQUENCES = (
-    "`source` has no sequences. Expected at least one row in every pass. If it is a function, it must begin anew at "
-    "each call; if it is finished after one pass, use BucketedSequence.from_dataset."
+    "`source` has no sequences. Expected at least one row in every pass. If it is a function, each call must return a "
+    "new generator; if it is finished after one pass, use BucketedSequence.from_dataset."
 )
 
 

@@ -1,4 +1,4 @@
-"""A source of rows as windows of so many rows, read anew by each pass: what `BucketedStream` is made of.
+"""A source of rows in windows, which each pass reads from the beginning: what `BucketedStream` is made of.
 
 A `tf.data.Dataset` of rows or of ragged batches stays in graph. Everything else, padded batches among it, is read in
 Python by the readers of `from_dataset`, one window at a time.
@@ -78,7 +78,7 @@ def open_row_source(source: Any, options: BatchOptions, takes_label_padding: boo
     """
     if isinstance(source, Iterator):
         raise TypeError(
-            f"`source` must be read anew in every epoch, and {type(source).__name__} is finished after the first. Pass "
+            f"`source` must start again in every epoch, and {type(source).__name__} is finished after the first. Pass "
             "the generator function instead of what it returned, or a list; or read it once with "
             "BucketedSequence.from_dataset."
         )
