@@ -610,3 +610,12 @@ def test_a_validation_on_another_py_dataset_leaves_the_figures_exact():
     callback = PaddingStatsCallback(trained, validated)
     model.fit(trained, validation_data=validated, callbacks=[callback], **arguments)
     assert [stats.real_timesteps for stats in callback.history] == [1 + 2 + 3 + 3, 4 + 5 + 6 + 3]
+
+
+@pytest.mark.parametrize("source", ["tf.data", "generator"])
+def test_finished_passes_count_leaves_that_are_padded_alike_by_the_longer_one(source):
+    batch = {"ids": np.array([[5, 6, 7, 0], [8, 9, 0, 0]]), "segments": np.array([[0, 1, 0, 0], [0, 0, 0, 0]])}
+    dataset = tf.data.Dataset.from_tensors(batch) if source == "tf.data" else (each for each in [batch])
+    monitored = monitor_padding(dataset)
+    list(monitored)
+    assert monitored.padding_stats().real_timesteps == 2 * (3 + 2)

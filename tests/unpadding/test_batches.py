@@ -138,3 +138,9 @@ def test_which_leaves_are_padded_alike(batch, expected):
         return
     found = spans_of([batch])
     assert {key: [stop - start for start, stop in spans] for key, spans in found.items()} == expected
+
+
+def test_a_leaf_that_is_short_of_one_without_padding_is_asked_for():
+    batches = [{"a": [[1, 2], [3, 4]], "b": [[5, 0], [0, 0]]}]  # padded on its own, or like "a", with 0 as data
+    with pytest.raises(ValueError, match=r"`lengths` must be given"):
+        spans_of(batches)
