@@ -37,7 +37,7 @@ RECORDS, CHARTS = ROOT / "docs" / "figures", ROOT / "docs" / "charts"
 BENCHMARKS = (
     *("training", "transformer_training", "compilation_cache", "pipeline", "streams", "fit_overhead", "user_stages"),
     *("padding", "two_lengths", "scale", "larger_than_memory", "randomness", "few_buckets", "automatic_buckets"),
-    *("tuned_sizes", "callback_cost", "construction", "many_lengths", "alternatives", "frames"),
+    *("tuned_sizes", "tuned_backends", "callback_cost", "construction", "many_lengths", "alternatives", "frames"),
     "rare_classes",
 )
 # What draws the pictures of the pages.

@@ -51,6 +51,7 @@ def fewer_recordings(monkeypatch):
         ("rare_classes", ["average precision", "`class_weight`"], ["results", "epochs"]),
         ("frames", ["argsort of the ids, s", "pandas, ids in order"], ["results", "rows"]),
         ("tuned_sizes", ["seconds an epoch", "after the last"], ["epochs", "accuracies"]),
+        ("tuned_backends", ["backend and model", "proposed"], ["results"]),
         ("callback_cost", ["microseconds a step", "x the step without"], ["results"]),
         ("construction", ["milliseconds of processor time", "the same boundaries"], ["results"]),
         ("many_lengths", ["seconds of processor time", "budget of 32 rows"], ["results"]),
