@@ -139,7 +139,7 @@ def spec_of_dataset(element_spec: Any) -> Element | None:
     """
 
     def convert(path: Path, spec: Any) -> LeafSpec | None:
-        if is_none(spec):
+        if _is_none(spec):
             return None
         ragged_rank = spec.ragged_rank if isinstance(spec, tf.RaggedTensorSpec) else 0
         return LeafSpec(tuple(spec.shape), tf.as_dtype(spec.dtype).name, ragged_rank)
@@ -147,7 +147,7 @@ def spec_of_dataset(element_spec: Any) -> Element | None:
     element = split_element(element_spec)
     check_element(element, 0)
     for path, spec in leaves_of(element).items():
-        if is_none(spec):
+        if _is_none(spec):
             continue
         if isinstance(spec, tf.SparseTensorSpec):
             raise TypeError(
@@ -189,7 +189,7 @@ def _dense(spec: Any, text: str) -> str:
     return text
 
 
-def is_none(spec: Any) -> bool:
+def _is_none(spec: Any) -> bool:
     """Whether this is the spec of None; by name, since `tf.NoneTensorSpec` is younger than TensorFlow 2.18."""
     return type(spec).__name__ == "NoneTensorSpec"
 
