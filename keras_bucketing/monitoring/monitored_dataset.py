@@ -29,7 +29,8 @@ class MonitoredDataset(tf.data.Dataset):
         num_batches: Int, the batches of a pass; None if that is unknown or infinite.
 
     Example:
-        >>> monitored = monitor_padding(tf.data.Dataset.from_tensor_slices([[7, 8, 0], [5, 0, 0]]).batch(1))
+        >>> dataset = tf.data.Dataset.from_tensor_slices([[7, 8, 0], [5, 0, 0]]).batch(1)
+        >>> monitored = keras_bucketing.monitor_padding(dataset)
         >>> for batch in monitored:
         ...     pass  # a training step
         >>> monitored.padding_stats().padding_efficiency
@@ -98,7 +99,8 @@ class MonitoredDataset(tf.data.Dataset):
             A `PaddingStats`, which is empty before the first pass is finished.
 
         Example:
-            >>> monitored = monitor_padding(tf.data.Dataset.from_tensor_slices([[7, 8, 0], [5, 0, 0]]).batch(1))
+            >>> dataset = tf.data.Dataset.from_tensor_slices([[7, 8, 0], [5, 0, 0]]).batch(1)
+            >>> monitored = keras_bucketing.monitor_padding(dataset)
             >>> for epoch in range(2):
             ...     for batch in monitored:
             ...         pass  # a training step
@@ -119,7 +121,8 @@ class MonitoredDataset(tf.data.Dataset):
             `number - 1`, and `first_batch` 0.
 
         Example:
-            >>> monitored = monitor_padding(tf.data.Dataset.from_tensor_slices([[7, 0], [5, 6]]).batch(1))
+            >>> dataset = tf.data.Dataset.from_tensor_slices([[7, 0], [5, 6]]).batch(1)
+            >>> monitored = keras_bucketing.monitor_padding(dataset)
             >>> monitored.newest_pass().number
             0
             >>> batches = list(monitored)
@@ -149,7 +152,7 @@ class MonitoredDataset(tf.data.Dataset):
             A training loop counts the batches that it consumes, whatever was prefetched:
 
             >>> dataset = tf.data.Dataset.from_tensor_slices([[7, 8, 0], [5, 0, 0], [1, 2, 3]]).batch(1)
-            >>> monitored = monitor_padding(dataset)
+            >>> monitored = keras_bucketing.monitor_padding(dataset)
             >>> for step, batch in enumerate(monitored.prefetch(3)):
             ...     if step == 1:
             ...         break

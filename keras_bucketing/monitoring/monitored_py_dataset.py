@@ -128,7 +128,7 @@ class MonitoredPyDataset(keras.utils.PyDataset):
             ...
             ...     def __getitem__(self, index):
             ...         return np.array([[7, 8, 0], [5, 0, 0]])
-            >>> monitored = monitor_padding(Batches())
+            >>> monitored = keras_bucketing.monitor_padding(Batches())
             >>> for index in range(monitored.num_batches):  # asking for `num_batches` begins a pass
             ...     batch = monitored[index]
             >>> monitored.newest_pass()
@@ -158,7 +158,7 @@ class MonitoredPyDataset(keras.utils.PyDataset):
             ...
             ...     def __getitem__(self, index):
             ...         return np.array([[7, 8, 0], [5, 0, 0]])
-            >>> monitored = monitor_padding(Batches())
+            >>> monitored = keras_bucketing.monitor_padding(Batches())
             >>> batches = [monitored[index] for index in range(monitored.num_batches)]
             >>> stats = monitored.pass_stats(monitored.newest_pass(), start=0, stop=len(batches))
             >>> stats.num_sequences, stats.real_timesteps, stats.total_timesteps
@@ -196,7 +196,7 @@ class MonitoredPyDataset(keras.utils.PyDataset):
             ...
             ...     def __getitem__(self, index):
             ...         return np.array([[7, 8, 0], [5, 0, 0]])
-            >>> monitored = monitor_padding(Batches())
+            >>> monitored = keras_bucketing.monitor_padding(Batches())
             >>> for batch in monitored:
             ...     pass  # a training step
             >>> monitored.padding_stats().padding_efficiency
