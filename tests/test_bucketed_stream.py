@@ -691,7 +691,7 @@ def test_memory_stays_flat_over_a_generator_without_end(monkeypatch):
         before, after = (read_and_measure(batches, number) for number in (200, 800))
     finally:
         tracemalloc.stop()
-    assert after - before < 16_000
+    assert after - before < 50 * 800  # a batch leaves nothing; but a buffer of rows more may be alive
     assert alive.most <= 2 * 64 + 8
     assert int(stream._log._table.size()) <= 2 * 40 + 8 + 8 + 2  # those of a window, prefetched, and being made
     newest = stream.newest_pass()

@@ -92,6 +92,7 @@ def run(path: str, blocks: list[Block], printed: list[str] | None = None) -> dic
             `printed`.
     """
     names: dict[str, object] = {}
+    keras.backend.clear_session()  # names of layers are counted from the beginning
     for block in blocks:
         names |= {name: value for name, value in make_given(block.given).items() if value is not None}
         with contextlib.redirect_stdout(io.StringIO()) as stream:
