@@ -296,8 +296,10 @@ def test_training_and_validation_on_generators_of_their_own():
     model.fit(train, validation_data=validation, callbacks=[callback], **arguments)
     assert [figures(stats) for stats in callback.history] == [counted(LENGTHS[:3]), counted(LENGTHS[3:6])]
     assert [figures(stats) for stats in callback.val_history] == [counted(LENGTHS[:2])] * 2
-    model.evaluate(monitor_padding(iter(batches)), steps=2, callbacks=[callback], verbose=0)  # another one
-    assert callback.evaluate_history == []
+    # Of others: Keras 3.11 may still be reading ahead of the last validation.
+    others = PaddingStatsCallback(monitor_padding(itertools.cycle(batches)), monitor_padding(itertools.cycle(batches)))
+    model.evaluate(monitor_padding(iter(batches)), steps=2, callbacks=[others], verbose=0)
+    assert others.evaluate_history == []
 
 
 @pytest.mark.fit
