@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,16 @@ from keras_bucketing.pipeline.passes import PassPosition, outside_of_scopes
 # far more than the batches which can be waiting to be read.
 MAX_UNREAD_BATCHES = 65536
 _PASS_SHIFT = 32  # an entry's key: pass number << 32 | index in the pass
+
+
+def key_of(number: int, index: int) -> int:
+    """The key of a batch of a pass."""
+    return (number << _PASS_SHIFT) + index
+
+
+def _parsed(entry: bytes) -> LogEntry:
+    parsed: LogEntry = tf.io.parse_tensor(entry, tf.int32).numpy()
+    return parsed
 
 
 class BatchLog:
@@ -82,12 +92,17 @@ class BatchLog:
 
     def _add_up_table(self, number: np.int64, stop: np.int64) -> np.int64:
         """Adds up the unread batches before `stop` of a pass, and removes them from the log."""
-        first = int(number) << _PASS_SHIFT
-        keys = tf.range(first + max(int(stop) - MAX_UNREAD_BATCHES, 0), first + int(stop), dtype=tf.int64)
-        entries = [tf.io.parse_tensor(entry, tf.int32).numpy() for entry in self._table.lookup(keys).numpy() if entry]
-        self._table.remove(keys)
-        self._add_up(int(number), entries, self._adds_up() if self._adds_up is not None else [])
+        start = max(int(stop) - MAX_UNREAD_BATCHES, 0)
+        taken = self._take(range(key_of(int(number), start), key_of(int(number), int(stop))))
+        self._add_up(int(number), list(taken.values()), self._adds_up() if self._adds_up is not None else [])
         return np.int64(0)
+
+    def _take(self, keys: Sequence[int]) -> dict[int, LogEntry]:
+        """Takes entries out of the table, as far as it has them."""
+        wanted = tf.constant(keys, tf.int64)
+        found = self._table.lookup(wanted).numpy()
+        self._table.remove(wanted)
+        return {key: _parsed(entry) for key, entry in zip(keys, found, strict=True) if entry}
 
     def _add_up(self, number: int, entries: list[LogEntry], owners: list[int] | None) -> None:
         stats = stats_of_entries(entries, self._names, self.bucket_boundaries, owners)
@@ -131,7 +146,7 @@ class BatchLog:
         if number != self._finished_stats[0]:
             keys, values = (part.numpy() for part in self._table.export())
             unread = {
-                int(key): tf.io.parse_tensor(value, tf.int32).numpy()
+                int(key): _parsed(value)
                 for key, value in zip(keys.reshape(-1), values.reshape(-1), strict=True)
                 if key >> _PASS_SHIFT == number
             }
@@ -148,23 +163,16 @@ class BatchLog:
 
         What was read leaves the log; it can be asked for again until batches after it are.
         """
-        first = position.number << _PASS_SHIFT
-        entries = self._read(list(range(first + start, first + stop)), owners)
+        keys = list(range(key_of(position.number, start), key_of(position.number, stop)))
+        entries = self._read(keys, owners)
         return stats_of_entries(entries, self._names, self.bucket_boundaries, owners)
 
     def _read(self, keys: list[int], owners: list[int] | None) -> list[LogEntry]:
         if not keys:
             return []
-        end_of_pass = ((keys[0] >> _PASS_SHIFT) + 1) << _PASS_SHIFT
+        end_of_pass = key_of((keys[0] >> _PASS_SHIFT) + 1, 0)
         self._kept = {key: entry for key, entry in self._kept.items() if keys[0] <= key < end_of_pass}
-        unread = [key for key in keys if key not in self._kept]
-        found = self._table.lookup(tf.constant(unread, tf.int64))
-        self._table.remove(tf.constant(unread, tf.int64))
-        read = {
-            key: tf.io.parse_tensor(entry, tf.int32).numpy()
-            for key, entry in zip(unread, found.numpy(), strict=True)
-            if entry
-        }
+        read = self._take([key for key in keys if key not in self._kept])
         self._kept |= read
         self._remember(keys[0] >> _PASS_SHIFT, read, owners)
         return [self._kept[key] for key in keys if key in self._kept]

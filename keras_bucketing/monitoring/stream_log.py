@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import threading
 
-import tensorflow as tf
-
-from keras_bucketing.monitoring.batch_log import LogEntry, stats_of_entries
-from keras_bucketing.monitoring.graph_log import BatchLog
+from keras_bucketing.monitoring.batch_log import stats_of_entries
+from keras_bucketing.monitoring.graph_log import BatchLog, key_of
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.passes import PassPosition
 
@@ -15,11 +13,6 @@ from keras_bucketing.pipeline.passes import PassPosition
 # of a window at most. Prefetching is not so far ahead of a model.
 KEPT_BATCHES = 1024
 _KEPT_PASSES = 2
-
-
-def _key(number: int, index: int) -> int:
-    """The key of a batch in the table of `BatchLog`."""
-    return number << 32 | index
 
 
 class StreamLog(BatchLog):
@@ -47,17 +40,11 @@ class StreamLog(BatchLog):
             if number <= self._last_expected or num_batches - num_added < 2 * KEPT_BATCHES:
                 return
             stop = num_batches - KEPT_BATCHES
-            entries = self._take(range(_key(number, num_added), _key(number, stop)))
-            self._sums[number] = stop, total + stats_of_entries(entries, self._names, self.bucket_boundaries)
+            entries = self._take(range(key_of(number, num_added), key_of(number, stop)))
+            added = stats_of_entries(list(entries.values()), self._names, self.bucket_boundaries)
+            self._sums[number] = stop, total + added
             for old in sorted(self._sums)[:-_KEPT_PASSES]:
                 del self._sums[old]
-
-    def _take(self, keys: range) -> list[LogEntry]:
-        """Takes entries out of the table, as far as it has them."""
-        wanted = tf.constant(list(keys), tf.int64)
-        found = self._table.lookup(wanted).numpy()
-        self._table.remove(wanted)
-        return [tf.io.parse_tensor(entry, tf.int32).numpy() for entry in found if entry]
 
     def pass_stats(
         self, position: PassPosition, start: int, stop: int, owners: list[int] | None = None

@@ -20,6 +20,8 @@ from keras_bucketing.data.tree import leaves
 # So many rows are padded to the longest of them, as in a batch of a model. More take more memory, fewer take more time.
 _ROWS_OF_GROUP = 32
 
+_do_not_convert = tf.autograph.experimental.do_not_convert
+
 
 def windows_of_rows(
     rows: tf.data.Dataset, row_format: RowFormat, num_rows: int, drop_empty: bool
@@ -36,7 +38,7 @@ def windows_of_rows(
 
     def window_of_groups(*parts: Any) -> Leaves:
         groups = tuple(map(_in_groups, specs, _flat(parts)))
-        in_groups = tf.data.Dataset.zip(groups).map(_without_autograph(group))
+        in_groups = tf.data.Dataset.zip(groups).map(_do_not_convert(group))
         whole = in_groups.ragged_batch(-(-num_rows // _ROWS_OF_GROUP)).get_single_element()
         return tuple(map(_joined, formats, whole))
 
@@ -44,19 +46,14 @@ def windows_of_rows(
         return tuple(map(_leaf_of_group, formats, padded))
 
     if drop_empty:
-        rows = rows.filter(_without_autograph(has_timesteps))
+        rows = rows.filter(_do_not_convert(has_timesteps))
     if all(map(_can_be_batched, specs)):
-        windows = rows.batch(num_rows).map(_without_autograph(window))
+        windows = rows.batch(num_rows).map(_do_not_convert(window))
     elif any(0 in leaf.shape for leaf in row_format.sequences):  # where there is nothing, there is no padding to see
-        windows = rows.ragged_batch(num_rows).map(_without_autograph(window))
+        windows = rows.ragged_batch(num_rows).map(_do_not_convert(window))
     else:
-        windows = rows.window(num_rows).map(_without_autograph(window_of_groups))
+        windows = rows.window(num_rows).map(_do_not_convert(window_of_groups))
     return lambda _: windows
-
-
-def _without_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
-    converted: Callable[..., Any] = tf.autograph.experimental.do_not_convert(function)
-    return converted
 
 
 def _flat(element: Any) -> list[Any]:
