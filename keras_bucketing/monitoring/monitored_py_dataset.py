@@ -35,6 +35,25 @@ class MonitoredPyDataset(keras.utils.PyDataset):
     `PyDataset` has no hook between two passes. Keras asks for `num_batches` when one begins; with several threads it
     does so in the middle as well, but there it stops them all before `on_epoch_end`
     (keras/src/trainers/data_adapters/py_dataset_adapter.py).
+
+    Example:
+        >>> class Batches(keras.utils.PyDataset):
+        ...     def __len__(self):
+        ...         return 2
+        ...
+        ...     def __getitem__(self, index):
+        ...         return np.array([[7, 8, 0], [5, 0, 0]])
+        >>> monitored = keras_bucketing.monitor_padding(Batches())
+        >>> batches = [monitored[index] for index in range(monitored.num_batches)]  # `num_batches` begins a pass
+        >>> monitored.newest_pass()
+        PassPosition(number=1, epoch=0, first_batch=0)
+        >>> stats = monitored.pass_stats(monitored.newest_pass(), start=0, stop=len(batches))
+        >>> stats.num_sequences, stats.real_timesteps, stats.total_timesteps
+        (4, 6, 12)
+        >>> for batch in monitored:
+        ...     pass  # a training step
+        >>> monitored.padding_stats().padding_efficiency
+        0.5
     """
 
     def __init__(
@@ -120,19 +139,6 @@ class MonitoredPyDataset(keras.utils.PyDataset):
         Returns:
             A tuple of ints `(number, epoch, first_batch)`: how many passes have begun so far, 0 before the first;
             `number - 1`; and 0, the batch that the pass began with.
-
-        Example:
-            >>> class Batches(keras.utils.PyDataset):
-            ...     def __len__(self):
-            ...         return 2
-            ...
-            ...     def __getitem__(self, index):
-            ...         return np.array([[7, 8, 0], [5, 0, 0]])
-            >>> monitored = keras_bucketing.monitor_padding(Batches())
-            >>> for index in range(monitored.num_batches):  # asking for `num_batches` begins a pass
-            ...     batch = monitored[index]
-            >>> monitored.newest_pass()
-            PassPosition(number=1, epoch=0, first_batch=0)
         """
         with self._lock:
             return PassPosition(self._newest, self._newest - 1, 0)
@@ -150,19 +156,6 @@ class MonitoredPyDataset(keras.utils.PyDataset):
 
         Returns:
             A `PaddingStats` of these batches, of every entry of `x` that holds sequences.
-
-        Example:
-            >>> class Batches(keras.utils.PyDataset):
-            ...     def __len__(self):
-            ...         return 2
-            ...
-            ...     def __getitem__(self, index):
-            ...         return np.array([[7, 8, 0], [5, 0, 0]])
-            >>> monitored = keras_bucketing.monitor_padding(Batches())
-            >>> batches = [monitored[index] for index in range(monitored.num_batches)]
-            >>> stats = monitored.pass_stats(monitored.newest_pass(), start=0, stop=len(batches))
-            >>> stats.num_sequences, stats.real_timesteps, stats.total_timesteps
-            (4, 6, 12)
         """
         with self._lock:
             delivered = self._entries.get(position.number, {})
@@ -188,19 +181,6 @@ class MonitoredPyDataset(keras.utils.PyDataset):
 
         Returns:
             A `PaddingStats`, which is empty before the first pass is finished.
-
-        Example:
-            >>> class Batches(keras.utils.PyDataset):
-            ...     def __len__(self):
-            ...         return 2
-            ...
-            ...     def __getitem__(self, index):
-            ...         return np.array([[7, 8, 0], [5, 0, 0]])
-            >>> monitored = keras_bucketing.monitor_padding(Batches())
-            >>> for batch in monitored:
-            ...     pass  # a training step
-            >>> monitored.padding_stats().padding_efficiency
-            0.5
         """
         self._measure.warn_once()
         with self._lock:
