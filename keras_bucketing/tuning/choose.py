@@ -192,7 +192,8 @@ def fit_memory_costs(
     rows, lengths, peak_bytes = rows[known], padded_lengths[known].astype(np.float64), peak_bytes[known]
     parts = [np.ones_like(lengths), rows * lengths, rows * lengths**2]
     costs = MemoryCosts(limit, *_fit_costs(parts, peak_bytes))
-    return costs if misfit(costs.peak_bytes(rows, lengths), peak_bytes) <= MAX_MISFIT else None
+    worst = np.abs(costs.peak_bytes(rows, lengths) / peak_bytes - 1).max()
+    return costs if worst <= MAX_MISFIT else None
 
 
 def _fit_costs(parts: list[Figures], totals: Figures) -> list[float]:
@@ -212,11 +213,6 @@ def _fit_costs(parts: list[Figures], totals: Figures) -> list[float]:
                 best[kept] = found
     costs: list[float] = (best / scale).tolist()
     return costs
-
-
-def misfit(predicted: Figures, measured: Figures) -> float:
-    """By what share of it the worst prediction misses what was measured."""
-    return float(np.abs(predicted / measured - 1).max())
 
 
 def forecast_error(errors: Sequence[float]) -> float:

@@ -83,6 +83,10 @@ def tune_batch_sizes(
     come from the short sequences. The further `min_rows` and `max_rows` are apart, the shorter an epoch may be, and the
     more this may cost in accuracy.
 
+    If a row has several sequences, such as a question and an answer, or a label of its own length, the costs are those
+    of its longest one in `x`, and what the others cost on average is part of them and of `slowdown`. Predicted epochs
+    stay right, but the fewer proposals are trusted the less the lengths have to do with each other.
+
     Args:
         model: A compiled `keras.Model`, on TensorFlow, JAX or PyTorch.
         dataset: The `BucketedSequence` that the model trains on.
@@ -135,14 +139,7 @@ def tune_batch_sizes(
     probes = [probe._replace(rows=order[_neighbors(dataset, order, probe.rows)]) for probe in probes]
     times = time_steps(model, dataset, probes, repeats, verbose)
     costs, steps = times.costs, times.steps
-    memory = fit_memory_costs(times.rows, times.padded_lengths, times.peak_bytes, times.usable_bytes)
-    bounds = replace(bounds, memory=memory)
-    if times.too_large is not None and memory is None:
-        fitting = times.probes[-1].padded_timesteps
-        _check_longest_fits(fitting, rules.multiple * longest)
-        bounds = replace(bounds, max_timesteps_per_batch=fitting)
-    if memory is not None:
-        _check_longest_fits(int(memory.max_rows(lengths[-1:])[0] * longest), rules.multiple * longest)
+    bounds = _within_memory(bounds, times, longest, rules.multiple)
 
     choose, in_buckets, (buckets, now) = _current_and_others(dataset, lengths, costs)
     said = replace(bounds, min_rows=min_rows or 1, max_rows=max_rows or len(lengths))
@@ -162,7 +159,7 @@ def tune_batch_sizes(
         times.too_large,
         reason,
         quadratic_length,
-        max_timesteps_per_batch=None if memory is None else memory.max_timesteps(lengths, quadratic_length),
+        max_timesteps_per_batch=bounds.memory.max_timesteps(lengths, quadratic_length) if bounds.memory else None,
         epoch_seconds=times.epoch_seconds,
         slowdown=times.slowdown,
         given_sizes=_given_sizes(dataset) if reason is not None and dataset._buckets.mixed_sizes else None,
@@ -515,13 +512,20 @@ def _check_bounds(
     )
 
 
-def _check_longest_fits(fitting: int, needed: int) -> None:
-    """Refuses too few padded timesteps, of those that fit into memory, for the longest sequence."""
+def _within_memory(bounds: SizeBounds, times: StepTimes, longest: int, multiple: int) -> SizeBounds:
+    """Adds to the bounds what the steps say of the memory: what they take of it, or else the largest that did fit."""
+    memory = fit_memory_costs(times.rows, times.padded_lengths, times.peak_bytes, times.usable_bytes)
+    if memory is None and times.too_large is None:
+        return bounds
+    needed = multiple * longest
+    # Infinite where the memory of a step does not grow with its batch.
+    fitting = times.probes[-1].padded_timesteps if memory is None else longest * memory.max_rows(np.array([longest]))[0]
     if fitting < needed:
         raise ValueError(
             f"The longest sequence does not fit into memory. Expected room for {needed} timesteps, but the largest "
-            f"batch that fits has {fitting}. Cut long sequences with maxlen."
+            f"batch that fits has {int(fitting)}. Cut long sequences with maxlen."
         )
+    return replace(bounds, max_timesteps_per_batch=fitting) if memory is None else replace(bounds, memory=memory)
 
 
 def _shortest_epoch(

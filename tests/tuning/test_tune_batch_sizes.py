@@ -13,11 +13,11 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_bucketing import BucketedSequence, EpochForecast, MeasuredStep, tune_batch_sizes
+from keras_bucketing import BucketedSequence, EpochForecast, MeasuredStep, TunedBatchSizes, tune_batch_sizes
 from keras_bucketing.planning.buckets import Buckets
 from keras_bucketing.tuning import measure
-from keras_bucketing.tuning.choose import StepCosts
-from keras_bucketing.tuning.measure import DeviceMemory, StepTimes, probe_batches
+from keras_bucketing.tuning.choose import SizeBounds, StepCosts, fit_memory_costs
+from keras_bucketing.tuning.measure import DeviceMemory, ProbeBatch, StepTimes, probe_batches
 from tests.support.default_layer import examples
 from tests.support.processes import run_on_backend
 
@@ -217,7 +217,8 @@ def test_what_would_not_fit_into_memory_is_never_tried(monkeypatch):
     monkeypatch.setattr(Failing, "note", lambda self, cells: held.append(1_000.0 + 100 * cells), raising=False)
     memory = DeviceMemory(limit / measure._USABLE_MEMORY, lambda: held[-1], lambda: held.append(0.0))
     monkeypatch.setattr(measure, "device_memory", lambda: memory)
-    tuned = tune_batch_sizes(model, make_dataset(), repeats=1, verbose=0)
+    # The dataset as it is has batches of 96 timesteps, so that it is not trained on either.
+    tuned = tune_batch_sizes(model, make_dataset(batch_size=8), repeats=1, verbose=0)
     assert max(held) <= limit
     assert tuned.too_large > 80 >= max(step.rows * step.padded_length for step in tuned.steps)
     # Where these few times, noisy as they are, show a square of the length, the budget counts it.
@@ -231,6 +232,34 @@ def test_what_would_not_fit_into_memory_is_never_tried(monkeypatch):
     assert tuned.compiled is None  # eager
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to")])
+def test_errors_that_say_that_memory_is_short(error):
+    assert measure._is_out_of_memory(error)
+    assert not measure._is_out_of_memory(RuntimeError("no kernel"))
+
+
+def test_steps_are_timed_after_a_first_round(monkeypatch):
+    """The first step of a batch may hold its compilation; one call of the hooks stands for several steps."""
+    model, dataset = make_model(next(iter(MODELS))), make_dataset()
+    model.build((None, None, 2))
+    probes = probe_batches(np.sort(dataset.lengths), 6, 6)
+
+    def train(model, dataset, batches, meter):
+        meter.seconds[:] = [15.0 if number < len(probes) else 6.0 for number in range(len(batches))]
+        meter.peak_bytes[:] = [np.nan] * len(probes)
+
+    monkeypatch.setattr(measure, "_train", train)
+    times = measure.time_steps(model, dataset, probes, repeats=1, measures_epoch=False)
+    assert times.seconds.tolist() == [2.0] * len(probes)
+    assert times.compile_seconds == 3.0
+
+
+def test_corners_are_few_rows_and_many_short_and_long():
+    probes = [ProbeBatch(np.arange(rows), length) for length in (2, 5, 9) for rows in (1, 3, 8)]
+    corners = [(len(probes[index].rows), probes[index].padded_length) for index in measure.corner_batches(probes)]
+    assert corners == [(1, 2), (8, 2), (3, 5), (1, 9), (8, 9)]
+
+
 def faked_times(probes, seconds, **others):
     nothing = np.full(len(probes), np.nan)
     return StepTimes(probes, np.asarray(seconds, float), np.asarray(seconds, float), nothing, **others)
@@ -240,10 +269,10 @@ def faked_times(probes, seconds, **others):
 def fake_steps(monkeypatch):
     """Returns a function that says what every step takes from then on, given rows and padded lengths."""
 
-    def fake(seconds):
+    def fake(seconds, **others):
         def time_steps(model, dataset, probes, repeats, verbose, **options):
-            rows, lengths = np.array([(len(probe.rows), probe.padded_length) for probe in probes]).T
-            return faked_times(probes, seconds(rows, lengths))
+            rows, lengths = shapes_of(probes)
+            return replace(faked_times(probes, seconds(rows, lengths)), **others)
 
         monkeypatch.setattr(f"{MODULE}.time_steps", time_steps)
 
@@ -322,6 +351,91 @@ def test_the_epoch_is_what_was_predicted_and_no_slower(fake_steps, costs, noise,
         assert f"quadratic_length={tuned.quadratic_length}" in str(tuned)
 
 
+def test_forecasts_hold_what_an_epoch_takes_besides_its_steps(fake_steps):
+    seconds = []
+    for others in ({}, {"slowdown": 2.0, "epoch_seconds": 0.5}):
+        fake_steps(RECURRENT.seconds, **others)
+        tuned = tune_batch_sizes(make_model(SUBCLASSED), make_dataset(), measure_xla=False)
+        seconds.append(np.array([tuned.current.seconds, tuned.proposed.seconds]))
+    np.testing.assert_allclose(seconds[1], 2 * seconds[0] + 0.5)
+
+
+@pytest.fixture
+def fake_memory(fake_steps, monkeypatch):
+    """Returns a function that says what memory a step of one padded timestep takes from then on, of 1,100 bytes."""
+
+    def fake(peak_bytes):
+        def fit(rows, lengths, peaks, limit):
+            return fit_memory_costs(rows, lengths, peak_bytes(rows * lengths), 1_100.0)
+
+        fake_steps(RECURRENT.seconds)
+        monkeypatch.setattr(f"{MODULE}.fit_memory_costs", fit)
+
+    return fake
+
+
+def test_the_longest_sequence_must_fit_into_the_measured_memory(fake_memory):
+    fake_memory(lambda timesteps: 100.0 * timesteps)
+    with pytest.raises(ValueError, match=r"Expected room for 12 timesteps, but the largest batch that fits has 11\."):
+        tune_batch_sizes(make_model(SUBCLASSED), make_dataset(), measure_xla=False)
+
+
+def test_memory_that_does_not_grow_with_the_batch_bounds_nothing(fake_memory):
+    fake_memory(lambda timesteps: 1_000.0 - 0.1 * timesteps)  # none of its parts is negative
+    tuned = tune_batch_sizes(make_model(SUBCLASSED), make_dataset(), measure_xla=False)
+    assert tuned.max_timesteps_per_batch is None
+
+
+def shapes_of(probes):
+    return np.array([(len(probe.rows), probe.padded_length) for probe in probes]).T
+
+
+def test_more_updates_may_have_fewer_batchmates():
+    now, bounds = EpochForecast(1.0, 10, 99, 90.0), SizeBounds(30, 1, 9)
+    batchmates = sys.modules[MODULE]._batchmates
+    assert batchmates(now, bounds) == 30.0
+    assert batchmates(now, replace(bounds, min_updates=5)) == 90.0
+
+
+def test_epochs_of_compiling_pay_against_the_proposal():
+    now, then, compiled = (EpochForecast(seconds, 9, 99, 9.0) for seconds in (9.0, 5.0, 3.0))
+    tuned = TunedBatchSizes(
+        [], [9], (), DENSE, now, then, compile_seconds=1.5, num_shapes=3, compiled=compiled, compiled_options={}
+    )
+    assert tuned.compiled_pays_after == 3
+
+
+@pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.fit), {"num_buckets": (4, 3)}])
+def test_epochs_of_rows_with_several_sequences_are_what_was_predicted(monkeypatch, options):
+    """The costs are those of the longest sequence; what the other one costs is in the slowdown of the epoch."""
+    rng = np.random.default_rng(0)
+    both = rng.multivariate_normal([0, 0], [[1, 0.9], [0.9, 1]], 600)
+    a, b = np.minimum(np.exp(4 + 0.6 * both.T).astype(int) + 1, 400)
+    x = {key: [np.zeros(length, np.int8) for length in lengths] for key, lengths in (("a", a), ("b", b))}
+
+    def seconds_of(dataset):
+        plan = dataset.epoch_plan(0)
+        return sum(RECURRENT.seconds(np.diff(plan.batch_splits), each) for each in plan.leaf_padded_lengths.values())
+
+    def time_steps(model, dataset, probes, repeats, verbose, **options):
+        rows, plan = shapes_of(probes)[0], dataset.epoch_plan(0)
+        padded = [np.array([lengths[probe.rows].max() for probe in probes]) for lengths in (a, b)]
+        seconds = sum(RECURRENT.seconds(rows, each) for each in padded)
+        times = faked_times(probes, seconds)
+        expected = times.costs.seconds(np.diff(plan.batch_splits), plan.padded_lengths)
+        return replace(times, slowdown=float(seconds_of(dataset).sum() / expected.sum()))
+
+    monkeypatch.setattr(f"{MODULE}.time_steps", time_steps)
+    dataset = BucketedSequence(x, np.zeros(600), batch_size=16, seed=0, **options)
+    tuned = tune_batch_sizes(make_model(SUBCLASSED), dataset, measure_xla=False)
+    assert tuned.reason is None
+    proposed = BucketedSequence(x, np.zeros(600), seed=0, **tuned.options)
+    now, then = seconds_of(dataset).sum(), seconds_of(proposed).sum()
+    assert tuned.current.seconds == pytest.approx(now, rel=0.03)
+    assert tuned.proposed.seconds == pytest.approx(then, rel=0.05)
+    assert then < now
+
+
 @pytest.mark.parametrize(
     ("error", "proposed", "reason"),
     [
@@ -330,6 +444,7 @@ def test_the_epoch_is_what_was_predicted_and_no_slower(fake_steps, costs, noise,
         (0.0, 1.0, "no other sizes within the bounds are predicted to be faster"),
         (0.1, None, "no other sizes within the bounds are predicted to be faster"),
         (0.31, 0.1, "misses the step of 2 rows x 3 timesteps by 31%, more than 30%"),
+        (-0.31, 0.1, "misses the step of 2 rows x 3 timesteps by 31%, more than 30%"),
     ],
 )
 def test_why_what_there_is_stays(error, proposed, reason):
@@ -347,7 +462,7 @@ def test_xla_pays_where_it_saves_more_than_compiling_takes(monkeypatch, factor):
 
     def time_steps(model, dataset, probes, repeats, verbose, measures_epoch=True):
         assert measures_epoch != bool(model.jit_compile)
-        rows, lengths = np.array([(len(probe.rows), probe.padded_length) for probe in probes]).T
+        rows, lengths = shapes_of(probes)
         times_of.append((model.jit_compile, model.train_function))
         seconds = DENSE.seconds(rows, lengths) * (factor if model.jit_compile else 1)
         return StepTimes(probes, seconds, seconds + 3.0 * model.jit_compile, np.full(len(rows), np.nan))
@@ -408,9 +523,17 @@ def test_xla_is_tried_and_leaves_no_trace(fails, monkeypatch):
 
 
 ON_ANOTHER_BACKEND = """
-import keras, numpy as np, random
+import keras, numpy as np, random, threading
 from keras_bucketing import BucketedSequence, tune_batch_sizes
+from keras_bucketing.tuning.measure import _EpochMeter
 
+step_ends, threads = _EpochMeter.on_train_batch_end, set()
+
+def on_train_batch_end(self, batch, logs=None):
+    threads.add(threading.current_thread())
+    step_ends(self, batch, logs)
+
+_EpochMeter.on_train_batch_end = on_train_batch_end
 rng = np.random.default_rng(0)
 x = [rng.normal(size=(length, 2)).astype("float32") for length in rng.integers(1, 5, 24)]
 on_torch = keras.backend.backend() == "torch"
@@ -445,6 +568,7 @@ def trained(tunes):
 
 for one, other in zip(trained(False), trained(True), strict=True):
     np.testing.assert_array_equal(one, other)
+assert threads and threading.main_thread() not in threads  # `fit` goes ahead of its steps, as it does for a user
 print("as if nothing had happened")
 """
 
@@ -507,6 +631,8 @@ def test_the_proposal_makes_the_dataset_that_was_forecast(recurrent_costs, optio
     assert proposed.num_batches == tuned.proposed.num_updates >= dataset.num_batches
     assert tuned.proposed.distinct_batchmates >= tuned.current.distinct_batchmates
     assert tuned.speedup >= 1
+    if "pad_to_bucket_boundary" in options:  # each bucket is a shape to compile
+        assert len(tuned.bucket_batch_sizes) <= len(dataset.bucket_batch_sizes)
     plan = proposed.epoch_plan(0)
     rows = np.diff(plan.batch_splits) * options.get("num_shards", 1)
     assert (rows * plan.padded_lengths).max() <= tuned.proposed.largest_batch
@@ -558,6 +684,13 @@ def test_what_stays_keeps_its_budget(any_costs):
     assert tuned.options == {"bucket_boundaries": dataset.bucket_boundaries, "max_timesteps_per_batch": 90}
     proposed = make_pairs(25, batch_size=None, num_buckets=None, **tuned.options)
     assert proposed.state_dict() == dataset.state_dict()
+
+
+def test_what_is_proposed_in_place_of_a_budget_are_sizes(recurrent_costs):
+    dataset = make_pairs(25, batch_size=None, max_timesteps_per_batch=90)
+    tuned = tune_batch_sizes(make_model(SUBCLASSED), dataset, verbose=0)
+    assert tuned.reason is None
+    assert tuned.options["bucket_batch_sizes"] == tuned.bucket_batch_sizes
 
 
 def planned_rows(dataset):
@@ -631,8 +764,18 @@ def model_and_dataset():
         ({"min_rows": 2.5}, TypeError, "`min_rows` must be an integer"),
         ({"min_rows": 8, "max_rows": 4}, ValueError, "`min_rows` must not exceed `max_rows`. Expected at most 4"),
         ({"min_rows": 61}, ValueError, "`min_rows` must not exceed the 60 sequences"),
+        (
+            {"dataset": make_dataset(batch_size=7, batch_size_multiple=7), "min_rows": 63},
+            ValueError,
+            "`min_rows` must not exceed the 56 sequences",
+        ),
         ({"max_rows": "many"}, TypeError, "`max_rows` must be an integer"),
         ({"max_timesteps_per_batch": 11}, ValueError, "A batch has at least 1 row of the longest sequence."),
+        (
+            {"dataset": make_dataset(batch_size_multiple=2), "max_timesteps_per_batch": 23},
+            ValueError,
+            "A batch has at least 2 rows of the longest sequence.",
+        ),
         ({"max_step_seconds": 0}, ValueError, "`max_step_seconds` must be positive. Received 0."),
         ({"max_step_seconds": "1"}, TypeError, "`max_step_seconds` must be a number"),
         ({"max_step_seconds": 0.001}, ValueError, "`max_step_seconds` is too short for 1 row of the longest sequence."),
@@ -674,8 +817,8 @@ def test_an_epoch_takes_more_than_its_steps(steps_of_epoch, num_epochs, slowdown
     meter.set_model(model)
     steps = 0
     for of_epoch in expected:
+        clock[0] += extra / 3  # between two epochs
         meter.on_epoch_begin(0)
-        clock[0] += extra / 3
         for step in of_epoch:
             # The first steps compile and fill caches, the others do not.
             clock[0] += slowdown * step + 100 * (steps < 1)
@@ -695,6 +838,19 @@ def test_an_epoch_takes_more_than_its_steps(steps_of_epoch, num_epochs, slowdown
         assert total == pytest.approx(slowdown * expected[0].sum() + extra)
     elif steps - len(meter._times) >= 3:
         assert meter.slowdown == pytest.approx(slowdown)
+
+
+def test_the_first_quarter_of_the_epochs_is_not_counted():
+    clock, meter = [0.0], measure._EpochMeter([np.ones(9)] * 8, 1000.0, lambda: clock[0])
+    meter.set_model(SimpleNamespace(stop_training=False))
+    for extra in (90.0, 80.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0):
+        meter.on_epoch_begin(0)
+        clock[0] += extra
+        for step in range(9):
+            clock[0] += 1
+            meter.on_train_batch_end(step)
+        meter.on_epoch_end(0)
+    assert meter.epoch_seconds == pytest.approx(3.5)
 
 
 @pytest.mark.parametrize("repeats", [1, 3])
