@@ -286,7 +286,14 @@ def any_costs(fake_steps):
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.fit) for seed in range(1, 4))])
-@pytest.mark.parametrize("sizing", [{"batch_size": 1}, {"batch_size": 9}, {"max_timesteps_per_batch": 20}])
+@pytest.mark.parametrize(
+    "sizing",
+    [
+        {"batch_size": 1},
+        {"bucket_boundaries": [10], "bucket_batch_sizes": [1, 20]},  # outside of the default bounds of a proposal
+        {"max_timesteps_per_batch": 20},
+    ],
+)
 def test_what_no_costs_explain_changes_nothing(any_costs, sizing, seed):
     lengths = np.random.default_rng(seed).geometric(0.1, 50)
     if "max_timesteps_per_batch" in sizing:
@@ -465,7 +472,8 @@ def test_xla_pays_where_it_saves_more_than_compiling_takes(monkeypatch, factor):
         rows, lengths = shapes_of(probes)
         times_of.append((model.jit_compile, model.train_function))
         seconds = DENSE.seconds(rows, lengths) * (factor if model.jit_compile else 1)
-        return StepTimes(probes, seconds, seconds + 3.0 * model.jit_compile, np.full(len(rows), np.nan))
+        unknown, first = np.full(len(rows), np.nan), seconds + 3.0 * model.jit_compile
+        return StepTimes(probes, seconds, first, unknown, epoch_seconds=100.0 * measures_epoch)
 
     monkeypatch.setattr(f"{MODULE}.time_steps", time_steps)
     model, dataset = make_model(SUBCLASSED), long_tail(120, longest=200)
@@ -476,6 +484,7 @@ def test_xla_pays_where_it_saves_more_than_compiling_takes(monkeypatch, factor):
     assert tuned.compile_seconds == pytest.approx(3.0)
     assert 1 < tuned.num_shapes == len(tuned.compiled_options["bucket_batch_sizes"]) + 1 <= 9
     assert tuned.compiled.num_updates >= dataset.num_batches
+    assert tuned.compiled.seconds > 100.0  # an epoch begins and ends as without XLA
     if factor > 1:
         assert tuned.compiled_pays_after is None
         assert "XLA would not pay" in str(tuned)
