@@ -51,6 +51,16 @@ def test_masks_that_are_no_lengths_are_refused(mask, message):
         lengths_of_mask(np.array(mask, bool), "mask")
 
 
+@given(st.data(), lengths_lists(min_length=0, max_length=9))
+def test_spans_are_alike_if_the_same_timesteps_are_real(data, lengths):
+    others = data.draw(st.sampled_from([lengths, [max(length - 1, 0) for length in lengths]]))
+    one, other = (
+        span_of_lengths(np.array(each), max(lengths) + data.draw(st.integers(0, 1)), data.draw(sides))
+        for each in (lengths, others)
+    )
+    assert one.is_like(other) == (one.is_real.tolist() == other.is_real.tolist())
+
+
 # Blocks.
 
 
