@@ -17,7 +17,6 @@ from keras_bucketing.checks import (
     check_choice,
     check_flag,
     check_integer,
-    check_number,
     count_of,
     list_some,
     show,
@@ -40,6 +39,7 @@ from keras_bucketing.planning.window_plan import WindowPlanner
 from keras_bucketing.streams.saved_sequences import check_batch_options
 from keras_bucketing.streams.windows import RowSource, format_of_rows, open_row_source
 from keras_bucketing.unpadding.arrays import refuse_padding_of_masks
+from keras_bucketing.unpadding.labels import check_label_padding
 
 # A window has few rows, so padding decides: on lengths like those of IMDB, 64 buckets of two batches each in 4,096 rows
 # leave 6 % padding, 32 buckets 8 %, and sorted rows 4 %.
@@ -98,9 +98,9 @@ class BucketedStream(PassDataset):
             JAX backend if `maxlen` is given, else False.
 
     Padding and label arguments:
-        padding_value: Number behind the end of a sequence. Defaults to None: `mask_value`.
-        label_padding_value: Number behind the end of ragged labels. Defaults to None: the value that padded the labels
-            per timestep in padded batches, else 0.
+        padding_value: As in `BucketedSequence`. Defaults to None: `mask_value`.
+        label_padding_value: As in `BucketedSequence`. Defaults to None: the value that padded the labels per timestep
+            in padded batches, else 0.
         maxlen: As in `BucketedSequence`. Defaults to None.
         truncating: As in `BucketedSequence`. Defaults to "post".
         minlen: As in `BucketedSequence`. Defaults to None.
@@ -164,8 +164,8 @@ class BucketedStream(PassDataset):
         num_buckets: int | None = None,
         buffer_size: int = 4096,
         pad_to_bucket_boundary: bool | None = None,
-        padding_value: float | None = None,
-        label_padding_value: float | None = None,
+        padding_value: Any = None,
+        label_padding_value: Any = None,
         maxlen: int | None = None,
         truncating: Literal["post", "pre"] = "post",
         minlen: int | None = None,
@@ -177,7 +177,7 @@ class BucketedStream(PassDataset):
         shuffle: bool = True,
         seed: int | None = None,
         batched: bool | None = None,
-        mask_value: float = 0,
+        mask_value: Any = 0,
         padding: Literal["post", "pre"] | None = None,
         timestep_labels: bool | None = None,
     ):
@@ -212,11 +212,9 @@ class BucketedStream(PassDataset):
             padding,
             timestep_labels,
             labels_align=align_labels,
-            label_mask_value=check_number(
-                "label_padding_value", 0 if label_padding_value is None else label_padding_value
-            ),
+            label_mask_value=check_label_padding(0 if label_padding_value is None else label_padding_value),
         )
-        padding_value = mask_value if padding_value is None else padding_value
+        padding_value = options.mask_value if padding_value is None else padding_value
 
         opened = open_row_source(source, options, takes_label_padding=label_padding_value is None)
         if label_padding_value is None:
@@ -548,7 +546,8 @@ def _described_sizes(sizing: BatchSizing) -> str:
 
 def _described(rules: WindowRules) -> dict[str, object]:
     """The options that batches depend on, as they are part of saved states."""
-    return {**vars(rules), "length_entries": sorted(rules.length_entries)}
+    options = {**vars(rules), "length_entries": sorted(rules.length_entries)}
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in options.items()}
 
 
 def _check_position(epoch: object, batch: object) -> tuple[int, int]:

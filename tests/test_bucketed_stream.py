@@ -727,6 +727,33 @@ def test_labels_of_padded_batches_keep_what_they_were_padded_with():
     assert next(iter(stream))[1].numpy().tolist() == [[7, 9], [5, 6]]
 
 
+def test_batches_that_are_padded_with_a_symbol_are_padded_with_it_again():
+    symbol = [0.0, 0.0, 1.0]
+    batch = np.array([[[1, 0, 0], symbol], [[0, 1, 0], [1, 0, 0]]], np.float32)
+    options = {"mask_value": symbol, "batch_size": 2, "shuffle": False, "seed": 1}
+    streams = [BucketedStream(Padded([batch]), **options) for _ in range(2)]
+    assert next(iter(streams[0])).numpy().tolist() == batch.tolist()
+    streams[1].load_state_dict(streams[0].state_dict())
+    zeros = BucketedStream(Padded([batch]), padding_value=0, **options)
+    assert next(iter(zeros)).numpy()[0, 1].tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match="belongs to another dataset"):
+        zeros.load_state_dict(streams[0].state_dict())
+
+
+class Miscounted(list):
+    """Says that it has a row less."""
+
+    def __len__(self):
+        return super().__len__() - 1
+
+
+@pytest.mark.parametrize("num_rows", [3, 12])
+def test_rows_beyond_the_length_of_a_source_are_not_left_out(num_rows):
+    stream = BucketedStream(Miscounted([[row] for row in range(num_rows)]), batch_size=2, buffer_size=num_rows - 1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"Expected {num_rows - 1}, its length, received more"):
+        list(stream)
+
+
 def test_masks_of_padded_batches_are_not_padded_with_true():
     x = {"tokens": np.array([[5, 6], [7, 1]]), "padding_mask": np.array([[True, True], [True, False]])}
     with pytest.raises(ValueError, match="`padding_value` must be 0 where `x` has a mask"):

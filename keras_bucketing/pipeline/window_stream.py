@@ -65,8 +65,8 @@ class WindowRules:
     planner: WindowPlanner
     truncating: str
     on_empty: str
-    padding_value: float
-    label_padding_value: float
+    padding_value: Any
+    label_padding_value: Any
     timestep_weights: bool
     length_entries: dict[str, Path | None]
 

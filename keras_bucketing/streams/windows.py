@@ -109,7 +109,7 @@ def open_row_source(source: Any, options: BatchOptions, takes_label_padding: boo
             stream.describe(),
         )
     inputs, first, found = _first_rows(stream, options)
-    windows = _WindowReader(stream_of_epoch, options, first).windows
+    windows = _WindowReader(stream_of_epoch, options, first, num_rows).windows
     type_name = type(source).__name__ if stream.kind == "iterable" else stream.kind
     label_padding = found.label_padding() if takes_label_padding else None
     return RowSource(
@@ -238,10 +238,17 @@ class _WindowReader:
         stream_of_epoch: What to read, from the epoch.
         options: What the caller said about its elements.
         template: The leaves of its first rows.
+        num_rows: Optional int, how many rows the source says that it has. More would be left out of every pass.
     """
 
-    def __init__(self, stream_of_epoch: Callable[[int], Stream], options: BatchOptions, template: Element):
-        self._stream_of_epoch, self._options = stream_of_epoch, options
+    def __init__(
+        self,
+        stream_of_epoch: Callable[[int], Stream],
+        options: BatchOptions,
+        template: Element,
+        num_rows: int | None = None,
+    ):
+        self._stream_of_epoch, self._options, self._num_rows = stream_of_epoch, options, num_rows
         self._is_ragged = {path: isinstance(leaf, Rows) for path, leaf in leaves_of(template).items()}
         self._warned: set[str] = set()  # each of them in one pass only
 
@@ -275,6 +282,11 @@ class _WindowReader:
         first_row = largest = 0
         for element in ahead:
             before = reader.num_rows
+            if before == self._num_rows:
+                raise ValueError(
+                    f"`source` must have as many rows as it says. Expected {before}, its length, received more. "
+                    "Correct its __len__, or pass a function that yields its rows, lambda: iter(source)."
+                )
             if before > first_row and before + largest - first_row > num_rows:
                 yield self._window(reader.columns, row_format, drop_empty)
                 reader.begin_columns()
