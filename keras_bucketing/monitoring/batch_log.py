@@ -21,6 +21,7 @@ from keras_bucketing.pipeline.passes import PassPosition
 from keras_bucketing.unpadding.evidence import Evidence
 from keras_bucketing.unpadding.graph import (
     check_padding_of,
+    dtype_of,
     entry_name,
     evidence_of,
     leaves_at,
@@ -114,7 +115,10 @@ class BatchMeasure:
         flat, names = flatten(x, as_host_array)
         with tf.device("CPU:0"):
             paths = self._find_paths(flat, names)
-            leaves = [tf.convert_to_tensor(leaf) for leaf in leaves_at(flat, paths)]
+            leaves = [
+                _in_dtype_of_first(tf.convert_to_tensor(leaf), dtype, name)
+                for leaf, dtype, name in zip(leaves_at(flat, paths), self._dtypes, self._names, strict=True)
+            ]
             measured = measure_rows(flat, self._evidence_of(flat, paths), self._mask_value, self._padding)
             self._padding_check.sample(pass_number, index, leaves, measured)
             self._newest_pass = pass_number
@@ -148,7 +152,7 @@ class BatchMeasure:
                 paths = sequence_paths(x, flat_keys(self._sequences, names))
                 check_padding_of(x, paths, self._mask_value)
                 self._names = [names[path] for path in paths]
-                self._dtypes = [tf.as_dtype(leaf.dtype) for leaf in leaves_at(x, paths)]
+                self._dtypes = [dtype_of(leaf) for leaf in leaves_at(x, paths)]
                 self._paths = paths
             elif self._sequences is None and sequence_paths(x) != self._paths:
                 raise ValueError(
@@ -157,6 +161,16 @@ class BatchMeasure:
                     "list of several."
                 )
             return self._paths
+
+
+def _in_dtype_of_first(leaf: tf.Tensor, dtype: tf.DType, name: str) -> tf.Tensor:
+    """A leaf, for the sample of the first batches, in the dtype that it had in the first of all."""
+    if (leaf.dtype == tf.string) != (dtype == tf.string):
+        raise ValueError(
+            f"`{name}` must hold strings in all batches, or numbers in all. Expected {dtype.name} as in the first one, "
+            f"received {leaf.dtype.name}."
+        )
+    return leaf if leaf.dtype == dtype else tf.cast(leaf, dtype)
 
 
 def flatten(x: Batch, convert: Callable[[Any], Any]) -> tuple[Batch, dict[Path, str]]:

@@ -12,7 +12,7 @@ from keras_bucketing.monitoring.batch_log import BatchMeasure, EntryKeys, LogEnt
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.passes import PassPosition
 from keras_bucketing.planning.boundaries import check_boundaries
-from keras_bucketing.unpadding.spans import Side
+from keras_bucketing.unpadding.spans import Side, check_mask_value
 
 
 class CountedArrays:
@@ -49,6 +49,8 @@ class CountedArrays:
         padding: Side | None = None,
     ):
         boundaries = None if bucket_boundaries is None else check_boundaries(bucket_boundaries)
+        if isinstance(mask_value, (list, tuple, np.ndarray)):
+            mask_value = check_mask_value(mask_value)
         self.num_rows = _num_rows(name, x)
         measure = BatchMeasure(mask_value, sequences, boundaries, padding)
         entry: LogEntry = measure.measure(x, pass_number=1, index=0)

@@ -26,11 +26,11 @@ from keras_bucketing.streams.elements import (
     refuse_text,
     scalar_in_batch,
 )
-from keras_bucketing.streams.roles import Role, Roles
+from keras_bucketing.streams.roles import Role, Roles, kinds_of
 from keras_bucketing.streams.row_reader import NewColumn
 from keras_bucketing.unpadding.batch_labels import PaddedLabels
 from keras_bucketing.unpadding.batches import Batch, BatchOptions, HostLeaf, Spans, Unpadder, fitting_table
-from keras_bucketing.unpadding.entries import EntryKind, EntryTable, leaf_name, read_table
+from keras_bucketing.unpadding.entries import EntryKind, EntryTable, leaf_name, read_table, refuse_columns_of_lengths
 from keras_bucketing.unpadding.spans import Span, blocks_of, real_timesteps
 
 
@@ -227,7 +227,10 @@ def _table_of(specs: Specs, roles: Roles, padded: list[Path], options: BatchOpti
         if not spec.ragged_rank and (spec.rank < 2 or roles[path] is Role.PADDED)
     }
     labels = [path for path, role in roles.items() if role is not Role.VALUE and path[0] == "y"]
-    return read_table(kinds, [] if options.labels_align else labels, _of_one_size(specs, padded, options))
+    own_length_labels = [] if options.labels_align else labels
+    if options.sequences is None:
+        refuse_columns_of_lengths(kinds_of(specs), own_length_labels)
+    return read_table(kinds, own_length_labels, _of_one_size(specs, padded, options))
 
 
 def _on_host(leaf: Any, path: Path) -> HostLeaf:

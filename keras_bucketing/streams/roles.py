@@ -15,7 +15,7 @@ from keras_bucketing.streams.elements import (
     kind_of_dtype,
     scalar_in_batch,
 )
-from keras_bucketing.unpadding.entries import EntryKind, leaf_name, read_table
+from keras_bucketing.unpadding.entries import EntryKind, leaf_name, read_table, refuse_columns_of_lengths
 
 
 class Role(Enum):
@@ -115,7 +115,7 @@ def roles_in_batches(
     Raises:
         ValueError: If an axis may be time or something else.
     """
-    _refuse_scalars(specs)
+    _check_ranks(specs, sequences)
     in_x = inputs_of(specs)
     times = {path: spec.shape[1] for path, spec in in_x.items() if spec.rank > 1 and not spec.ragged_rank}
     has_time = any(spec.ragged_rank for spec in in_x.values()) or None in times.values()
@@ -148,9 +148,18 @@ def roles_in_batches(
     return {path: role_of(path, spec) for path, spec in specs.items()}
 
 
+def kinds_of(specs: Specs) -> dict[Path, EntryKind]:
+    """What the table of names needs to know of the leaves of `x` that are not ragged."""
+    return {
+        path: EntryKind(spec.rank, kind_of_dtype(spec.dtype), spec.shape[1] if spec.rank > 1 else None)
+        for path, spec in inputs_of(specs).items()
+        if not spec.ragged_rank
+    }
+
+
 def _all_are_told(in_x: Specs, paths: list[Path]) -> bool:
     """Whether a mask or "<name>_lengths" tells the lengths of each of these leaves of `x`."""
-    table = read_table({path: EntryKind(spec.rank, kind_of_dtype(spec.dtype)) for path, spec in in_x.items()})
+    table = read_table(kinds_of(in_x))
     sizes = {path: in_x[path].shape[:2] for path in paths}
     return all(
         path in table.lengths or (path in table.masks and sizes[table.masks[path]] == sizes[path]) for path in paths
@@ -182,7 +191,10 @@ def unclear_labels(path: Path, specs: Specs) -> UnclearError:
     )
 
 
-def _refuse_scalars(specs: Specs) -> None:
+def _check_ranks(specs: Specs, sequences: tuple[str | int, ...] | None) -> None:
+    """Refuses scalars, and lengths `(rows, 1)` unless `sequences` says that they are none."""
+    if sequences is None:
+        refuse_columns_of_lengths(kinds_of(specs))
     for path, spec in specs.items():
         if not spec.rank:
             raise scalar_in_batch(path)

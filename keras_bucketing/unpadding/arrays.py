@@ -105,7 +105,10 @@ def unpad_arrays(
     tree.check_structure(x, "x")
     x = tree.map_leaves(lambda path, leaf: _as_array(leaf, leaf_name(("x", *path))), x, none_is_leaf=True)
     arrays = {("x", *path): array for path, array in tree.leaves(x)}
-    kinds = {path: EntryKind(array.ndim, array.dtype.kind) for path, array in arrays.items()}
+    kinds = {
+        path: EntryKind(array.ndim, array.dtype.kind, array.shape[1] if array.ndim > 1 and sequences is None else None)
+        for path, array in arrays.items()
+    }
     table = fitting_table(
         read_table(kinds, [("y", *path) for path, leaf in tree.leaves(own_length_labels) if _has_several(leaf)]),
         [arrays],

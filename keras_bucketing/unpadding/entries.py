@@ -45,10 +45,11 @@ def leaf_name(path: Path) -> str:
 
 
 class EntryKind(NamedTuple):
-    """The part of a leaf that the table needs: its number of axes, and the kind of its dtype as in NumPy."""
+    """The part of a leaf that the table needs: its rank, the kind of its dtype as in NumPy, and its second axis."""
 
     rank: int
     dtype_kind: str
+    time: int | None = None  # where it varies or is not known
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def read_table(
         ('x', 'padding_mask')
     """
     padded = [path for path, kind in kinds.items() if kind.rank >= 2]
+    refuse_columns_of_lengths(kinds, own_length_labels)
     counts = _integers(kinds)
     own = _own_lengths(padded, counts)
     masks, doubtful = _masks_among(kinds, padded)
@@ -126,6 +128,31 @@ def read_table(
 def _integers(kinds: Mapping[Path, EntryKind]) -> set[Path]:
     """The leaves with one integer per row."""
     return {path for path, kind in kinds.items() if kind.rank == 1 and kind.dtype_kind in "iu"}
+
+
+def refuse_columns_of_lengths(kinds: Mapping[Path, EntryKind], own_length_labels: Collection[Path] = ()) -> None:
+    """Refuses lengths `(num_rows, 1)`, as Keras' inputs have: they would be read as data, and padding with them."""
+    padded = [path for path, kind in kinds.items() if kind.rank >= 2]
+    label_lengths = {_in_x(name + _OF_ENTRY) for name in _label_names(list(own_length_labels)).values()}
+    for path in padded:
+        kind, key = kinds[path], path[-1]
+        if (
+            len(path) != 2
+            or not isinstance(key, str)
+            or kind.dtype_kind not in "iu"
+            or (kind.rank, kind.time) != (2, 1)
+        ):
+            continue
+        owners = [
+            other
+            for other in padded
+            if other != path and key in (LENGTHS, f"{other[1] if other[1:] else ''}{_OF_ENTRY}")
+        ]
+        if path in label_lengths or any(kinds[other].time != 1 for other in owners):
+            raise ValueError(
+                f"`{leaf_name(path)}` must hold one integer per row, as lengths do. Expected the shape (num_rows,), "
+                f"received (num_rows, 1). Pass {key}[:, 0], or rename the entry if it is data."
+            )
 
 
 def _named_by_lengths(own: Mapping[Path, Path], rivals: Mapping[Path, list[Path]], shared: set[Path]) -> list[Path]:

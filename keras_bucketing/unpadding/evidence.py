@@ -18,7 +18,7 @@ from keras_bucketing.data.tree import Path
 from keras_bucketing.unpadding.entries import EntryTable, leaf_name, unclear_longest, unclear_rivals
 from keras_bucketing.unpadding.pairs import NUM_COUNTS, PairOfLeaves, owners_of
 from keras_bucketing.unpadding.sides import SideOfRuns
-from keras_bucketing.unpadding.spans import Side
+from keras_bucketing.unpadding.spans import Side, show_mask_value
 
 COUNTS = NUM_COUNTS + 1  # the most that is counted of anything
 
@@ -100,7 +100,9 @@ class Evidence:
             if next(rows)[0]:
                 raise unclear_rivals(("x", *self.paths[index]), masks)
         for index, at in self.lengths:
-            self._check_lengths(("x", *self.paths[index]), at, *next(rows)[:2])
+            negative, unclear, *beyond = next(rows)[:6]
+            self._check_lengths(("x", *self.paths[index]), at, negative, unclear)
+            self._check_cut(names[index], at, beyond, mask_value, padding)
         return owners
 
     @staticmethod
@@ -112,6 +114,19 @@ class Evidence:
             )
         if unclear:
             raise unclear_longest(path, at, f"{unclear} rows in which the two differ")
+
+    @staticmethod
+    def _check_cut(name: str, at: Path, counts: list[int], mask_value: Any, padding: Side | None) -> None:
+        """Checks that rows whose lengths say that they were cut have no padding, as `batches.Unpadder` does."""
+        ending, beginning, *contradictions = counts
+        side = padding or ("pre" if beginning > ending else "post")
+        if contradictions[side == "pre"]:
+            where = "end" if side == "post" else "begin"
+            raise ValueError(
+                f"`{leaf_name(at)}` must not exceed the padded length where a row has padding. Received "
+                f"{contradictions[side == 'pre']} such rows of `{name}`, which {where} in "
+                f"mask_value={show_mask_value(mask_value)}. Correct the lengths."
+            )
 
     def _owners(self, counts: list[list[int]], mask_value: Any, unnoticed: Collection[int]) -> list[int]:
         pairs = []

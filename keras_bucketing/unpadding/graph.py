@@ -62,18 +62,37 @@ def _entries_named(x: Structure, sequences: object) -> Entries:
     return {path: entries[path] for path in paths}
 
 
-def table_of(x: Structure) -> EntryTable:
-    """The entries with the lengths of a model's input; their paths begin with "x"."""
+def table_of(x: Structure, is_named: bool = False) -> EntryTable:
+    """The entries with the lengths of a model's input; their paths begin with "x".
+
+    `is_named` says that the caller has named the sequences, so that a column is data whatever its name is.
+    """
     kinds = {
-        ("x", *path): EntryKind(_rank(leaf), _kind_of_dtype(leaf))
+        ("x", *path): EntryKind(
+            _rank(leaf), _kind_of_dtype(leaf), None if is_named or _rank(leaf) < 2 else leaf.shape[1]
+        )
         for path, leaf in _entries(x).items()
         if _rank(leaf) >= 0
     }
     return read_table(kinds)
 
 
+def dtype_of(leaf: TensorOrSpec) -> tf.DType:
+    """The dtype of an entry; refuses what neither counts nor spells."""
+    try:
+        dtype = tf.as_dtype(leaf.dtype)
+    except TypeError:
+        dtype = None
+    if dtype is None or not (dtype.is_integer or dtype.is_floating or dtype in (tf.bool, tf.string)):
+        raise TypeError(
+            "A batch's x must hold numbers or strings. Received the dtype "
+            f"{leaf.dtype if dtype is None else dtype.name}. Convert it to numbers first."
+        )
+    return dtype
+
+
 def _kind_of_dtype(leaf: TensorOrSpec) -> str:
-    dtype = tf.as_dtype(leaf.dtype)
+    dtype = dtype_of(leaf)
     if dtype.is_integer:
         return "i"
     return "b" if dtype == tf.bool else "f"
@@ -115,7 +134,7 @@ def check_padding_of(x: Structure, paths: list[Path], mask_value: Any) -> None:
     """
     entries = _entries(x)
     for path in paths:
-        dtype = tf.as_dtype(entries[path].dtype)
+        dtype = dtype_of(entries[path])
         is_number = isinstance(mask_value, (bool, int, float, np.number, np.ndarray))
         if dtype == tf.string:
             if not isinstance(mask_value, (str, bytes)) and mask_value != 0:
@@ -184,7 +203,7 @@ def measure_rows(x: Structure, evidence: Evidence, mask_value: Any, padding: Sid
         lengths.append(tf.clip_by_value(own, 1, tf.maximum(padded_lengths[index], 1)))
         runs.append(counts)
     sided = {index: _at_one_side(core, padding) for index, core in cores.items()}
-    counted = [*runs, *_count_evidence(entries, evidence, sided, is_longest)]
+    counted = [*runs, *_count_evidence(entries, evidence, sided, is_longest, mask_value)]
     rows = [tf.pad(row, [[0, COUNTS - row.shape[0]]]) for row in counted]
     return MeasuredRows(tf.stack(lengths), padded_lengths, tf.stack(rows), under)
 
@@ -198,7 +217,7 @@ def row_lengths(x: Structure, paths: list[Path], mask_value: Any) -> tuple[tf.Te
 def evidence_of(x: Structure, paths: list[Path], is_named: bool = False) -> Evidence:
     """The possible evidence about the entries of an input, or of its specs; arrays also show what is not a mask."""
     entries = _entries(x)
-    table = table_of(x)
+    table = table_of(x, is_named)
     wrong = [
         path
         for path, mask in table.masks.items()
@@ -232,7 +251,7 @@ def _is_longest(evidence: Evidence, padded_lengths: tf.Tensor) -> dict[int, tf.T
 
 
 def _count_evidence(
-    entries: Entries, evidence: Evidence, cores: dict[int, Core], is_longest: dict[int, tf.Tensor]
+    entries: Entries, evidence: Evidence, cores: dict[int, Core], is_longest: dict[int, tf.Tensor], mask_value: Any
 ) -> list[tf.Tensor]:
     """The counts of pairs, masks, rivals and lengths, in the order of `Evidence`."""
 
@@ -252,13 +271,30 @@ def _count_evidence(
         counted.append(tf.stack([_count_unlike_rivals(shape, [entries[rival[1:]] for rival in rivals])]))
     for index, at in evidence.lengths:
         given = _as_lengths(entries[at[1:]])
-        counts = [count(given < 0)]
+        unclear, beyond = tf.zeros([], tf.int64), _count_beyond(entries[evidence.paths[index]], given, mask_value)
         if index in is_longest:
-            counts.append(
-                count(_is_unclear(index, given, entries, evidence, cores)) * tf.cast(is_longest[index], tf.int64)
-            )
-        counted.append(tf.stack(counts))
+            is_told = tf.cast(is_longest[index], tf.int64)
+            unclear = count(_is_unclear(index, given, entries, evidence, cores)) * is_told
+            beyond *= is_told
+        counted.append(tf.concat([[count(given < 0), unclear], beyond], 0))
     return counted
+
+
+def _count_beyond(leaf: TensorOrSpec, lengths: tf.Tensor, mask_value: Any) -> tf.Tensor:
+    """Of a batch with lengths beyond its padded length, the rows that speak for either end, and that contradict it.
+
+    Shorter rows show the end that is padded; at that end, a row that was cut has no padding.
+    """
+
+    def count() -> tf.Tensor:
+        core = _core(tf.convert_to_tensor(leaf), mask_value)
+        is_cut, is_short = (lengths > core.time) & ~core.is_empty, (lengths > 0) & (lengths < core.time)
+        ends_at, begins_at = core.stop <= lengths, core.time - core.first <= lengths
+        rows = [is_short & ends_at, is_short & begins_at, is_cut & (core.stop < core.time), is_cut & (core.first > 0)]
+        return tf.stack([tf.math.count_nonzero(each) for each in rows])
+
+    time = tf.shape(leaf)[1]
+    return tf.cond(tf.reduce_any(lengths > time), count, lambda: tf.zeros([4], tf.int64))
 
 
 def _count_mask(entries: Entries, evidence: Evidence, index: int, mask: Path) -> tf.Tensor:
@@ -396,10 +432,13 @@ def _entries(x: Structure) -> Entries:
     return {(): x}
 
 
+_NOT_DENSE = (tf.RaggedTensorSpec, tf.SparseTensorSpec, tf.RaggedTensor, tf.SparseTensor)
+
+
 def _rank(leaf: TensorOrSpec) -> int:
     """The number of axes; -1 if it is unknown, or if this is not a dense tensor."""
     shape = getattr(leaf, "shape", None)
-    if shape is None or isinstance(leaf, (tf.RaggedTensorSpec, tf.SparseTensorSpec)):
+    if shape is None or isinstance(leaf, _NOT_DENSE):
         return -1
     rank = getattr(shape, "rank", None) if isinstance(shape, tf.TensorShape) else len(shape)
     return -1 if rank is None else int(rank)

@@ -33,6 +33,12 @@ def counted(x, **options):
     return PaddingStatsCallback(x, **options).dataset.stats
 
 
+@pytest.mark.parametrize("mask_value", [[0, 0, 1], np.array([0, 0, 1])])
+def test_padding_may_be_a_symbol(mask_value):
+    x = np.array([[[1, 0, 0], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 0, 1], [0, 0, 1]]])
+    assert counted(x, mask_value=mask_value).real_timesteps == 3
+
+
 @settings(max_examples=examples(80))
 @given(
     st.lists(st.integers(1, 6), min_size=2, max_size=8),

@@ -350,11 +350,36 @@ def test_unclear_batches_are_refused(x, options, message):
         (np.ones((4, 5), int), {"mask_value": ""}, "`mask_value` must be a number"),
         (np.full((4, 5), "a"), {"mask_value": 3}, "`mask_value` must be a string where the sequences are strings"),
         (np.ones((4, 5)), {"bucket_boundaries": 5}, "`bucket_boundaries` must be a flat list of integers"),
+        (np.ones((4, 5), complex), {}, "x must hold numbers or strings. Received the dtype complex128"),
     ],
 )
 def test_padding_of_another_kind_is_refused(x, options, message):
     with pytest.raises(TypeError, match=message):
         monitor_padding(tf.data.Dataset.from_tensor_slices((x, np.ones(4))).batch(2), **options)
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (np.ones((4, 5), complex), TypeError, "Received the dtype complex128. Convert it to numbers first"),
+        (np.zeros((4, 5), "datetime64[s]"), TypeError, r"Received the dtype datetime64\[s\]"),
+        (np.zeros((4, 5), [("a", "i4")]), TypeError, "must hold numbers or strings"),
+        (tf.ragged.constant([[1], [2, 3]]), ValueError, "No entry of the batches' x has a time axis"),
+        (tf.sparse.from_dense([[1, 0], [2, 3]]), ValueError, "No entry of the batches' x has a time axis"),
+    ],
+)
+def test_what_is_no_padded_array_is_refused_in_batches_of_python(x, error, message):
+    with pytest.raises(error, match=message):
+        next(monitor_padding(iter([x])))
+
+
+def test_batches_of_python_may_change_their_dtype():
+    batches = [np.array([[1, 2, 0]]), np.array([[0.5, 0, 0]]), np.array([[True, False, False]])]
+    monitored = monitor_padding(iter(batches))
+    assert list(monitored) == batches
+    assert monitored.padding_stats().real_timesteps == 2 + 1 + 1
+    with pytest.raises(ValueError, match="`x` must hold strings in all batches, or numbers in all"):
+        list(monitor_padding(iter([batches[0], np.array([["a"]])])))
 
 
 @pytest.mark.parametrize("dataset", [np.ones((3, 4)), [1, 2], None])

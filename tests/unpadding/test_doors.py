@@ -1,5 +1,7 @@
 """One answer at every door: rows that were padded in any way come back, or are asked for, wherever they enter."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from keras_bucketing.data import tree
 from keras_bucketing.data.collect import collect_inputs
 from keras_bucketing.monitoring.monitor_padding import monitor_padding
 from keras_bucketing.streams.saved_sequences import load_sequences, read_dataset, save_sequences
+from keras_bucketing.streams.windows import format_of_rows, open_row_source
 from keras_bucketing.unpadding.array_labels import unpad_labels
 from keras_bucketing.unpadding.arrays import unpad_arrays
 from keras_bucketing.unpadding.batches import BatchOptions
@@ -208,13 +211,33 @@ def test_rows_come_back_or_are_asked_for(case, door):
             raise
 
 
+def through_windows(case):
+    """What `BucketedStream` makes its batches of."""
+    source = open_row_source(lambda: iter(batches_of(case)), options_of(case), takes_label_padding=True)
+    row_format = format_of_rows(source.inputs)
+    parts: dict = {"x": {}}
+    windows = list(source.windows(row_format, 4, False)(tf.constant(0, tf.int64)))
+    for leaf, window in zip(row_format.leaves, zip(*windows, strict=True), strict=True):
+        place = parts if len(leaf.path) == 1 else parts[leaf.path[0]]
+        if leaf.is_sequence:
+            values, sizes = (np.concatenate([getattr(part, name) for part in window]) for name in ("values", "sizes"))
+            place[leaf.path[-1]] = SimpleNamespace(
+                values=values, sizes=sizes, starts=np.cumsum(sizes) - sizes, dtype=leaf.dtype
+            )
+        else:
+            place[leaf.path[-1]] = np.concatenate(window)
+    check(case, parts["x"], parts.get("y"), parts.get("sample_weight"), source.label_padding)
+
+
 @pytest.mark.fit
 @pytest.mark.filterwarnings("ignore:All rows of:UserWarning")
 @settings(max_examples=60, deadline=None)
-@given(padded_rows(), st.booleans())
-def test_tf_data_and_folders_too(tmp_path_factory, case, is_saved):
+@given(padded_rows(), st.sampled_from(["tf.data", "saved", "windows"]))
+def test_tf_data_folders_and_streams_too(tmp_path_factory, case, door):
     try:
-        if is_saved and case["labels"] != "own":
+        if door == "windows":
+            through_windows(case)
+        elif door == "saved" and case["labels"] != "own":
             folder = tmp_path_factory.mktemp("doors") / "saved"
             given = {} if case["labels"] in ("none", "rows") else {"timestep_labels": True}
             save_sequences(folder, dataset_of(batches_of(case)), batched=True, **given, **arguments_of(case))
@@ -224,7 +247,7 @@ def test_tf_data_and_folders_too(tmp_path_factory, case, is_saved):
             check(case, inputs.x, inputs.y, inputs.sample_weight)
         else:
             through_stream(case, dataset_of(batches_of(case)))
-    except ValueError as error:
+    except (ValueError, tf.errors.InvalidArgumentError) as error:
         check_question(error)
 
 
@@ -551,6 +574,13 @@ def test_padding_that_was_not_noticed_is_pointed_out_at_every_door(tmp_path):
         assert caught[0].filename == __file__
 
 
+def test_data_at_the_other_end_than_the_padded_one_make_no_leaf_shorter():
+    x = {"ids": np.array([[5, 6, 7, 0], [8, 9, 1, 2]]), "flags": np.array([[0, 0, 1, 0], [1, 0, 0, 1]])}
+    unpadded = unpad_arrays(x, padding="post").x
+    assert plain(rows_of(unpadded["flags"])) == [[0, 0, 1], [1, 0, 0, 1]]
+    assert rows_through_dataset([x], padding="post")["flags"] == [[0, 0, 1], [1, 0, 0, 1]]
+
+
 def test_a_leaf_that_may_hold_padding_as_data_is_asked_for():
     x = {"ids": np.array([[5, 6, 7, 0], [8, 9, 0, 0]]), "flags": np.array([[1, 0, 1, 0], [1, 0, 0, 0]])}
     for enter in (unpad_arrays, lambda x: rows_through_dataset([x])):
@@ -598,13 +628,13 @@ def test_entries_of_unlike_sizes_are_read_where_each_is_told():
     assert {leaf.name: leaf.real_timesteps for leaf in counted(x).leaves} == {"x['source']": 3, "x['target']": 5}
 
 
-SEGMENTS = {"ids": np.array([[5, 6, 7, 0], [5, 0, 0, 0]]), "segments": np.array([[0, 0, 1, 0], [0, 0, 0, 0]])}
+SEGMENTS = {"ids": np.array([[5, 6, 7, 0], [5, 6, 0, 0]]), "segments": np.array([[0, 0, 1, 0], [0, 0, 0, 0]])}
 
 
 def test_leaves_that_are_padded_alike_count_alike():
-    assert plain_lengths(rows_through_dataset([SEGMENTS])["segments"]) == [3, 1]
+    assert plain_lengths(rows_through_dataset([SEGMENTS])["segments"]) == [3, 2]
     for stats in (counted(SEGMENTS), counted_by_tf_data(SEGMENTS)):
-        assert {leaf.name: leaf.real_timesteps for leaf in stats.leaves} == {"x['ids']": 4, "x['segments']": 4}
+        assert {leaf.name: leaf.real_timesteps for leaf in stats.leaves} == {"x['ids']": 5, "x['segments']": 5}
 
 
 def counted_by_tf_data(x, *arguments):
@@ -613,7 +643,33 @@ def counted_by_tf_data(x, *arguments):
     return monitored.padding_stats()
 
 
+def test_lengths_of_labels_in_a_column_are_refused():
+    x, y = {"a": np.array([[5, 6], [7, 0]]), "label_lengths": np.array([[2], [1]])}, np.array([[1, 2, 0], [3, 0, 0]])
+    with pytest.raises(ValueError, match=r"`x\['label_lengths'\]` must hold one integer per row"):
+        unpad_arrays(x, own_length_labels=y)
+    shorter = {**x, "a": x["a"][:, :1]}
+    with pytest.raises(ValueError, match=r"`x\['label_lengths'\]` must hold one integer per row"):
+        read_dataset(Batches([(x, y), (shorter, y[:, :2])]), None, BatchOptions(batched=True, labels_align=False))
+    assert BucketedSequence.from_padded(x, [0, 1], sequences="a").element_spec[0]["label_lengths"].shape == (None, 1)
+
+
 UNCERTAIN = {
+    "lengths in a column": (
+        {"a": np.array([[5, 6, 0], [7, 0, 0]]), "lengths": np.array([[2], [1]])},
+        r"`x\['lengths'\]` must hold one integer per row",
+    ),
+    "lengths of an entry in a column": (
+        {"a": np.array([[5, 6, 0], [7, 0, 0]]), "a_lengths": np.array([[2], [1]])},
+        r"Pass a_lengths\[:, 0\]",
+    ),
+    "lengths beyond padding": (
+        {"a": np.array([[5, 6, 0], [7, 8, 9]]), "lengths": np.array([9, 9])},
+        "must not exceed the padded length where a row has padding",
+    ),
+    "lengths of an entry beyond padding in front": (
+        {"a": np.array([[0, 5, 0], [0, 8, 9], [0, 0, 4]]), "a_lengths": np.array([2, 9, 1])},
+        "must not exceed the padded length where a row has padding",
+    ),
     "a leaf with padding or data": (
         {"ids": np.array([[5, 6, 7, 0], [8, 9, 0, 0]]), "flags": np.array([[1, 0, 1, 0], [1, 0, 0, 0]])},
         "`lengths` must be given",
