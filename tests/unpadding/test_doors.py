@@ -520,10 +520,11 @@ def test_a_symbol_of_its_own_as_padding_is_noticed_and_said():
 def test_labels_that_were_sliced_after_padding_are_refused(side):
     padded = pad([np.arange(1, 1 + length) for length in [4, 2, 6, 3]], side)
     if side == "post":
-        with pytest.raises(ValueError, match=r"`y` holds its padding, 0.*sample_weight"):
-            BucketedSequence.from_padded(padded[:, :-1], padded[:, 1:], timestep_labels=True)
-        with pytest.raises(ValueError, match=r"`y` holds its padding, 0.*sample_weight"):
-            BucketedSequence.from_dataset(Batches([(padded[:, :-1], padded[:, 1:])]), timestep_labels=True)
+        for labels in (padded[:, 1:], 3 * padded[:, 1:]):  # the next timesteps, and something else of them
+            with pytest.raises(ValueError, match=r"`y` holds its padding, 0.*sample_weight"):
+                BucketedSequence.from_padded(padded[:, :-1], labels, timestep_labels=True)
+            with pytest.raises(ValueError, match=r"`y` holds its padding, 0.*sample_weight"):
+                BucketedSequence.from_dataset(Batches([(padded[:, :-1], labels)]), timestep_labels=True)
         weights = (padded[:, 1:] != 0).astype("float32")
         dataset = BucketedSequence.from_padded(padded[:, :-1], padded[:, 1:], weights, timestep_labels=True)
         assert sum(float(tf.reduce_sum(batch[2])) for batch in dataset) == 3 + 1 + 5 + 2
