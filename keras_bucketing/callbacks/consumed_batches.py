@@ -260,7 +260,8 @@ class ConsumedGenerator(ConsumedBatches):
     Args:
         dataset: What `monitor_padding` made of the generator.
         expected_steps: Optional int, the steps of an epoch that Keras announced.
-        is_known: Whether it is read without a doubt; otherwise only a pass that no call was followed through counts.
+        is_known: Whether it is what the call was given; otherwise a generator may have been made of it, and only a pass
+            that another reader than Keras has begun, and that no call was followed through, counts.
     """
 
     def __init__(self, dataset: MonitoredGenerator, expected_steps: int | None, is_known: bool):
@@ -375,13 +376,13 @@ class ConsumedArrays(ConsumedBatches):
         return False
 
 
-def follow(dataset: CountedDataset, steps: int | None, is_training: bool, is_known: bool) -> ConsumedBatches:
+def follow(dataset: CountedDataset, steps: int | None, is_known: bool) -> ConsumedBatches:
     """What follows a reader of a dataset of any kind.
 
     `steps` are those of an epoch that Keras announced; `is_known` says that nothing else than this dataset is read.
     """
     if isinstance(dataset, MonitoredGenerator):
-        return ConsumedGenerator(dataset, steps, is_known and not is_training)
+        return ConsumedGenerator(dataset, steps, is_known)
     if isinstance(dataset, CountedArrays):
         return ConsumedArrays(dataset, is_known)
     return ConsumedBatches(dataset)
@@ -390,7 +391,8 @@ def follow(dataset: CountedDataset, steps: int | None, is_training: bool, is_kno
 class RunningCall:
     """A running call of `fit`, `evaluate` or `predict`: what it reads, its position, and its duration.
 
-    Which of several datasets it reads is known only when one of them begins a pass; if several have, the first counts.
+    Where it was given something that was made of one of several datasets, which one it reads is known only when one of
+    them begins a pass; if several have, the first counts.
 
     Args:
         datasets: The datasets that may be read.
@@ -419,10 +421,7 @@ class RunningCall:
         self.overran = False
         self.num_missing_rows = 0
         self._expected_steps: int | None = (params or {}).get("steps")
-        is_training = not is_validation and known is not None
-        self._candidates = [
-            follow(dataset, self._expected_steps, is_training, is_known=dataset is known) for dataset in datasets
-        ]
+        self._candidates = [follow(dataset, self._expected_steps, is_known=dataset is known) for dataset in datasets]
         self._needs_rows = any(isinstance(candidate, ConsumedArrays) for candidate in self._candidates)
         self._model = model
         self._rows_before_reset = 0  # what the loss metric had counted before callbacks' evaluations reset it

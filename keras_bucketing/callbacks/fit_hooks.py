@@ -1,13 +1,14 @@
 """Changes to the calling `fit` for which Keras has no hook.
 
-They run code after all other callbacks, delay SIGTERM until a step has ended, and choose the first epoch. The module
-also copies callbacks, as tuners do for each trial.
+They run code after all other callbacks, delay SIGTERM until a step has ended, choose the first epoch, and tell which
+data are read. The module also copies callbacks, as tuners do for each trial.
 """
 
 from __future__ import annotations
 
 import copy
 import signal
+import sys
 import tempfile
 import threading
 import weakref
@@ -151,6 +152,23 @@ def set_first_epoch(model: keras.Model, epoch: int) -> None:
         callback.on_epoch_end(epoch - 1)  # writes that the epoch after it is the next
         callback.set_model(model)
         callback.on_train_begin()
+
+
+def data_of_call(model: keras.Model) -> Any:
+    """The `x` of the running `fit`, `evaluate` or `predict` of a model, called in one of its hooks; None if none runs.
+
+    Callbacks are not told it. What has been read meanwhile is no evidence: the data of a call that has ended may still
+    be read ahead by a thread of tf.data.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        is_of_keras = str(frame.f_globals.get("__name__", "")).startswith("keras.")
+        if is_of_keras and frame.f_code.co_name in ("fit", "evaluate", "predict"):
+            local = frame.f_locals
+            if local.get("self") is model:
+                return local.get("x")
+        frame = frame.f_back
+    return None
 
 
 class _ModelWithoutWeights:

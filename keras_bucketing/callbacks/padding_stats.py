@@ -12,7 +12,7 @@ from typing import Any, Literal
 import keras
 
 from keras_bucketing.callbacks.consumed_batches import RunningCall
-from keras_bucketing.callbacks.fit_hooks import Logs, copy_callback
+from keras_bucketing.callbacks.fit_hooks import Logs, copy_callback, data_of_call
 from keras_bucketing.checks import check_choice, show, show_typed, write_text
 from keras_bucketing.monitoring.batch_log import EntryKeys, MaskValue
 from keras_bucketing.monitoring.counted_arrays import CountedArrays, is_arrays
@@ -236,7 +236,10 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         self._begins_call = False
         self._calls = []
         self._unprinted, self._first_epoch = "", len(self.history)
-        self._training = RunningCall([self.dataset], self.model, self.params, known=self.dataset)
+        # A generator that `fit` was not given may still be read, by another one.
+        is_known = not isinstance(self.dataset, MonitoredGenerator) or data_of_call(self.model) is self.dataset
+        known = self.dataset if is_known else None
+        self._training = RunningCall([self.dataset], self.model, self.params, known=known)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Marks where the epoch begins."""
@@ -350,8 +353,11 @@ class PaddingStatsCallback(keras.callbacks.Callback):
         candidates = [self.dataset]
         if self.validation_data is not None and self.validation_data is not self.dataset:
             candidates.insert(0, self.validation_data)
+        given = data_of_call(self.model)
         known = self.validation_data if is_validation else None
-        if is_validation and isinstance(known, (CountedArrays, MonitoredGenerator)):
+        if any(given is candidate for candidate in candidates):
+            known, candidates = given, [given]
+        elif is_validation and isinstance(known, (CountedArrays, MonitoredGenerator)):
             candidates = [known]
         elif is_validation and isinstance(self.dataset, CountedArrays):
             candidates.remove(self.dataset)  # validation_split, or other arrays

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import threading
 import types
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -80,9 +82,9 @@ class MonitoredGenerator(Generator[Batch, Any, Any]):
         self._lock = threading.RLock()  # of what follows
         self._is_exhausted = False
         self._own: _Pass | None = None  # what `next` reads
-        self._peeked: _Pass | None = None  # what Keras has taken the first batches of
-        self._prefix: list[LogEntry] | None = None  # these, once Keras has asked for more
-        self._followed = 0  # the newest pass that a call of Keras has been followed through
+        self._peeks: list[_Peek] = []  # what Keras has taken the first batches of, in the newest call and that before
+        self._newest_of_others = 0  # the newest pass that another reader than Keras has begun
+        self._followed = 0  # the newest of them that a call of Keras has been followed through
 
     __class__ = property(lambda self: types.GeneratorType)
 
@@ -101,11 +103,12 @@ class MonitoredGenerator(Generator[Batch, Any, Any]):
         reader = reader_of_iterator()
         with self._lock:
             if reader == "peek":
-                self._peeked, self._prefix, self._own = self._new_pass(), None, None
-                self._peeked.is_peek = True
-                return self._peeked
-            if reader == "keras" and self._peeked is not None:
-                return self._next_pass_of_keras(self._peeked)
+                return self._peek()
+            peek = self._peeks[-1] if self._peeks else None
+            if reader == "keras" and peek is not None:
+                if peek.reader() is not None and len(self._peeks) > 1:
+                    peek = self._peeks[0]  # Keras still takes batches out, and reads ahead for the call before
+                return self._next_pass_of_keras(peek)
             return self if self._make is None else self._new_pass()
 
     def __next__(self) -> Batch:
@@ -186,10 +189,13 @@ class MonitoredGenerator(Generator[Batch, Any, Any]):
         return self._log.finished_stats()
 
     def follow_newest(self) -> bool:
-        """Notes that a call of Keras is followed through the newest pass, and whether it is the first one to be."""
+        """Notes that a call of Keras is followed through the newest pass, and whether it is the first one to be.
+
+        Only passes count that Keras reads through something else: those of its own may begin late, in a thread that
+        reads ahead for a call that has ended.
+        """
         with self._lock:
-            newest = self.newest_pass().number
-            is_first, self._followed = newest > self._followed, newest
+            is_first, self._followed = self._newest_of_others > self._followed, self._newest_of_others
             return is_first
 
     def _read(self, advance: Callable[[Any], Batch]) -> Batch:
@@ -210,18 +216,28 @@ class MonitoredGenerator(Generator[Batch, Any, Any]):
         iterator = self._make()
         return _Pass(self, itertools.islice(iterator, len(prefix), None) if prefix else iterator, prefix)
 
-    def _next_pass_of_keras(self, peeked: _Pass) -> _Pass:
-        """Keras begins with what it has taken out, and asks here for more: at first for the rest of that pass."""
-        if self._prefix is None:
-            self._prefix, peeked.is_peek = self._log.entries(peeked.number, 0), False
-            return peeked
-        return self._new_pass(self._prefix)
+    def _peek(self) -> Iterator[Batch]:
+        """An iterator of which Keras takes out the first batches, to begin each pass of a call with them."""
+        peeked = self._new_pass()
+        peeked.is_peek = True
+        reader = (batch for batch in peeked)  # Keras lets go of it when it has them
+        self._peeks, self._own = [*self._peeks[-1:], _Peek(peeked, weakref.ref(reader))], None
+        return reader
 
-    def note(self, batch: Batch, number: int, index: int) -> int:
+    def _next_pass_of_keras(self, peek: _Peek) -> _Pass:
+        """Keras begins with what it has taken out, and asks here for more: at first for the rest of that pass."""
+        if peek.prefix is None:
+            peek.prefix, peek.peeked.is_peek = self._log.entries(peek.peeked.number, 0), False
+            return peek.peeked
+        return self._new_pass(peek.prefix)
+
+    def note(self, batch: Batch, number: int, index: int, is_of_keras: bool) -> int:
         """Notes a batch of a pass, of a new one where the number is 0; returns the pass' number."""
         with self._lock:
             entry = self._measure.measure(x_of(batch), number or self.newest_pass().number + 1, index)
-            number = number or self._log.begin()
+            if not number:
+                number = self._log.begin()
+                self._newest_of_others = self._newest_of_others if is_of_keras else number
             self._log.note(number, index, entry)
             return number
 
@@ -235,6 +251,15 @@ class MonitoredGenerator(Generator[Batch, Any, Any]):
             if number and not self._is_exhausted:
                 self._log.finish(number)
             self._is_exhausted = self._make is None
+
+
+@dataclasses.dataclass
+class _Peek:
+    """The pass of which Keras takes out the first batches, what reads them, and these once it has asked for more."""
+
+    peeked: _Pass
+    reader: weakref.ref[Iterator[Batch]]
+    prefix: list[LogEntry] | None = None
 
 
 class _Pass:
@@ -261,6 +286,6 @@ class _Pass:
             if not self.is_peek:
                 self._owner.finish(self.number)
             raise
-        self.number = self._owner.note(batch, self.number, self._index)
+        self.number = self._owner.note(batch, self.number, self._index, self.is_peek)
         self._index += 1
         return batch
