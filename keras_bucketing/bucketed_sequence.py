@@ -55,6 +55,7 @@ from keras_bucketing.streams.saved_sequences import check_batch_options, read_da
 from keras_bucketing.unpadding.array_labels import unpad_all
 from keras_bucketing.unpadding.arrays import refuse_padding_of_masks
 from keras_bucketing.unpadding.labels import check_label_padding
+from keras_bucketing.unpadding.spans import check_mask_value
 from keras_bucketing.unpadding.unnoticed import level_of_caller, warn_of
 
 
@@ -441,7 +442,7 @@ class BucketedSequence(PassDataset):
         unpadded, y, sample_weight, label_padding = unpad_all(
             (x, y, sample_weight), lengths, mask_value, padding, sequences, timestep_labels, options, align_labels
         )
-        options.setdefault("padding_value", mask_value)
+        options.setdefault("padding_value", check_mask_value(mask_value))
         if label_padding is not None:
             options.setdefault("label_padding_value", label_padding)
         refuse_padding_of_masks([entry.name for entry in unpadded.padded if entry.is_mask], options["padding_value"])

@@ -65,7 +65,8 @@ def _difference(element: Element, cached: Element, is_batch: bool) -> str:
         template_of(element)
         found = list(leaves_like(cached, (x, y, weights)))
     except (ValueError, TypeError) as error:
-        return f"Expected the structure {_describe(cached)}, received {_describe(element)} ({error})"
+        structure, other = _describe(cached), _describe(element)
+        return f"Expected the structure {structure}, received {error if other == structure else other}"
     for (path, stored), leaf in zip(leaves_of(cached).items(), found, strict=True):
         is_ragged = isinstance(stored, StoredSequences)
         values = stored.values if isinstance(stored, StoredSequences) else stored

@@ -506,7 +506,7 @@ def test_a_symbol_of_its_own_as_padding_is_noticed_and_said():
     with pytest.warns(UserWarning, match="looks like padding"):
         monitored.pass_stats(monitored.newest_pass(), 0, 1)
     symbol = np.eye(8)[7]
-    dataset = BucketedSequence.from_padded(SYMBOLS, mask_value=symbol, shuffle=False, batch_size=40)
+    dataset = BucketedSequence.from_padded(SYMBOLS, mask_value=symbol.tolist(), shuffle=False, batch_size=40)
     assert dataset.lengths.sum() == REAL
     batch = next(iter(dataset)).numpy()
     assert batch[:, :, 7].sum() == batch.shape[0] * batch.shape[1] - REAL
