@@ -25,8 +25,8 @@ from keras_bucketing.data.collect import Inputs, check_include_lengths, check_pa
 from keras_bucketing.data.row_format import RowFormat
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.tree import Path, leaves
-from keras_bucketing.monitoring.stream_log import StreamLog
-from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.monitoring.counted_passes import CountedPasses
+from keras_bucketing.monitoring.graph_log import BatchLog
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
 from keras_bucketing.pipeline.pass_dataset import PassDataset, check_pad_to_bucket_boundary
 from keras_bucketing.pipeline.passes import PassCounter, PassPosition, is_symbolic_build
@@ -47,10 +47,12 @@ _BATCHES_A_BUCKET = 2
 _MAX_BUCKETS = 64
 # Of a budget without `batch_size`: short sequences would fill batches that are larger than the buffer.
 _PARTS_OF_BUFFER = 8
+# Prefetching is not so far ahead of a model.
+_KEPT_BATCHES = 1024
 
 
 @refuse_inherited_constructors
-class BucketedStream(PassDataset):
+class BucketedStream(CountedPasses, PassDataset):
     """Batches of sequences of similar length, from a source that is read row by row.
 
     `model.fit(BucketedStream(source))` trains on rows that are generated, augmented, read from files or endless, and
@@ -150,6 +152,8 @@ class BucketedStream(PassDataset):
         [[3, 3, 3, 0], [4, 4, 4, 4]] [1, 0]
     """
 
+    _log: BatchLog
+
     @explain_calls
     def __init__(
         self,
@@ -247,7 +251,9 @@ class BucketedStream(PassDataset):
             [], {**_described(self._rules), "source": opened.description, "buffer_size": buffer_size}
         )
         self._counter = PassCounter(seed)
-        self._log = StreamLog([leaf.name for leaf in self._format.padded], boundaries)
+        self._log = BatchLog(
+            [leaf.name for leaf in self._format.padded], boundaries, is_endless=True, num_kept=_KEPT_BATCHES
+        )
         self._stream = WindowStream(self._format, self._rules, self._boundaries_of, self._counter, self._log)
         self._source, self._buffer_size = opened, buffer_size
         self._windows = self._windows_of(_window_size(self._sizing, buffer_size, rows))
@@ -297,39 +303,8 @@ class BucketedStream(PassDataset):
         """Bucket i holds `boundaries[i - 1] <= length < boundaries[i]`; None before they have been found."""
         return None if self._boundaries is None else list(self._boundaries)
 
-    def newest_pass(self) -> PassPosition:
-        """The newest pass that has yielded a batch, as in `BucketedSequence`."""
-        newest = self._counter.newest_pass()
-        self._log.expect_questions(newest.number)
-        return newest
-
-    def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
-        """The padding of some batches of a pass, for a custom training loop; `fit` has `PaddingStatsCallback`.
-
-        Ask in the order of the batches: everything before `start` is forgotten. Of passes that were not asked about, at
-        least the newest two are remembered. If `newest_pass` was called during or before a pass, its batches are kept
-        one by one from then on. Otherwise the newest 1,024 or more are, and those before them only as one sum, which
-        counts with `start=0`.
-
-        Args:
-            position: The pass, from `newest_pass`.
-            start: Int, the first batch, counted from where the pass began.
-            stop: Int, one after the last batch. Batches that were never delivered do not count.
-
-        Returns:
-            The `PaddingStats` of those batches.
-
-        Raises:
-            ValueError: If they begin or end within batches that are not kept one by one any more.
-
-        Example:
-            >>> stream = BucketedStream([[1, 2, 3], [4], [5, 6]], batch_size=2, shuffle=False)
-            >>> batches = list(stream)
-            >>> stats = stream.pass_stats(stream.newest_pass(), 0, len(batches))
-            >>> stats.real_timesteps, stats.total_timesteps
-            (6, 7)
-        """
-        return self._log.pass_stats(position, start, stop)
+    def _newest_pass(self) -> PassPosition:
+        return self._counter.newest_pass()
 
     def _windows_of(self, size: int) -> Windows:
         return self._source.windows(self._format, size, self._rules.on_empty == "drop")

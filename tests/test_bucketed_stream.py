@@ -17,8 +17,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_bucketing import BackupAndRestoreSequence, BucketedStream, PaddingStatsCallback
-from keras_bucketing.monitoring import stream_log
+from keras_bucketing import BackupAndRestoreSequence, BucketedStream, PaddingStatsCallback, bucketed_stream
 
 STRUCTURES = ("x", "labels", "timestep labels", "weights", "own labels", "two sequences")
 KINDS = ("list", "function", "rows", "ragged batches", "padded batches", "PyDataset")
@@ -682,7 +681,7 @@ def read_and_measure(batches, number):
 
 @pytest.mark.fit
 def test_memory_stays_flat_over_a_generator_without_end(monkeypatch):
-    monkeypatch.setattr(stream_log, "KEPT_BATCHES", 40)
+    monkeypatch.setattr(bucketed_stream, "_KEPT_BATCHES", 40)
     alive = Alive()
     stream = BucketedStream(alive.rows, batch_size=8, buffer_size=64, seed=1)
     batches = iter(stream)
@@ -704,7 +703,7 @@ def test_memory_stays_flat_over_a_generator_without_end(monkeypatch):
 
 @pytest.mark.fit
 def test_a_pass_that_is_asked_about_keeps_all_batches(monkeypatch):
-    monkeypatch.setattr(stream_log, "KEPT_BATCHES", 4)
+    monkeypatch.setattr(bucketed_stream, "_KEPT_BATCHES", 4)
     stream = BucketedStream(Alive().rows, batch_size=8, buffer_size=64, seed=1)
     callback = PaddingStatsCallback(stream)
     model = keras.Sequential(

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from keras_bucketing.checks import show
 from keras_bucketing.data import tree
 from keras_bucketing.data.arrays import as_numbers
 from keras_bucketing.data.row_splits import row_splits_of
 from keras_bucketing.data.tree import Path, name_of
+from keras_bucketing.monitoring.pass_log import KEPT_PASSES, LogEntry, PassLog
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.passes import PassPosition
 from keras_bucketing.unpadding.evidence import Evidence
@@ -34,8 +34,6 @@ from keras_bucketing.unpadding.unnoticed import UnnoticedPaddingCheck
 MaskValue = Any  # a number, a string, or an array of the shape of a timestep
 EntryKeys = str | int | list[str | int] | None  # which entries of x are sequences
 Batch = Any  # x, (x, y) or (x, y, sample_weight), x being a tensor or a dict, tuple or list of tensors
-
-LogEntry = NDArray[np.int32]  # (num_leaves, 1 + rows): the padded length of each leaf and the lengths of its rows
 
 
 def x_of(batch: Batch) -> Batch:
@@ -228,28 +226,18 @@ def as_host_array(leaf: Any) -> Any:
     return array
 
 
-# A dataset that is iterated without a callback would fill its log for ever. This many entries are a few megabytes and
-# far more than the batches which can be waiting to be read.
-MAX_KEPT_BATCHES = 65536
-KEPT_PASSES = 4
-
-
-class PassLog:
-    """The entries of the newest passes, and the figures of the last finished one; thread-safe.
-
-    Passes are numbered from 1. In a pass with very many batches the oldest are added up; they cannot be asked for
-    singly any more.
+class HostLog(PassLog):
+    """The entries of batches that Python code reads, and the figures of the last finished pass.
 
     Args:
         measure: Makes figures from entries.
     """
 
     def __init__(self, measure: BatchMeasure):
+        super().__init__()
         self._measure = measure
-        self._lock = threading.RLock()
         self._newest = 0
         self._entries: dict[int, dict[int, LogEntry]] = {}
-        self._folded: dict[int, PaddingStats] = {}
         self._finished = PaddingStats()
 
     def begin(self, prefix: list[LogEntry] | None = None) -> int:
@@ -258,41 +246,51 @@ class PassLog:
             self._newest += 1
             self._entries[self._newest] = dict(enumerate(prefix or []))
             self._entries.pop(self._newest - KEPT_PASSES, None)
-            self._folded.pop(self._newest - KEPT_PASSES, None)
             return self._newest
 
     def note(self, number: int, index: int, entry: LogEntry) -> None:
         """Notes the entry of a batch."""
         with self._lock:
-            entries = self._entries.get(number)
-            if entries is None:  # so many passes at once that this one is forgotten
-                return
-            entries[index] = entry
-            if len(entries) > 2 * MAX_KEPT_BATCHES:
-                old = [entries.pop(at) for at in sorted(entries)[:MAX_KEPT_BATCHES]]
-                self._folded[number] = self._folded.get(number, PaddingStats()) + self._measure.stats(old)
+            if number in self._entries:  # unless so many passes are read at once that this one is forgotten
+                self._entries[number][index] = entry
+                self.add_up(number, index + 1)
+
+    def num_noted(self, number: int) -> int:
+        """How many batches of a pass have been noted."""
+        with self._lock:
+            return self._sum_of(number)[0] + len(self._entries.get(number, {}))
 
     def finish(self, number: int) -> None:
         """Notes that a pass is finished."""
         with self._lock:
             if number in self._entries:
-                whole = self._measure.stats([entry for _, entry in sorted(self._entries[number].items())])
-                self._finished = self._folded[number] + whole if number in self._folded else whole
+                self._finished = self._sum_of(number)[1] + self._stats(self.entries(number))
 
     def newest_pass(self) -> PassPosition:
         """The newest pass that has begun."""
         with self._lock:
             return PassPosition(self._newest, self._newest - 1, 0)
 
-    def entries(self, number: int, start: int, stop: int | None = None) -> list[LogEntry]:
-        """The entries of the batches `start` to `stop - 1` of a pass, as far as it has them."""
+    def entries(self, number: int) -> list[LogEntry]:
+        """The entries of a pass, as far as they have not been added up."""
         with self._lock:
-            entries = self._entries.get(number, {})
-            end = max(entries, default=-1) + 1
-            stop = end if stop is None else min(stop, end)
-            return [entries[index] for index in range(start, stop) if index in entries]
+            return self._read(number, 0, max(self._entries.get(number, {}), default=-1) + 1)
 
     def finished_stats(self) -> PaddingStats:
         """The figures of the pass that was finished last; those of no batch before the first."""
         with self._lock:
             return self._finished
+
+    def _stats(self, entries: list[LogEntry]) -> PaddingStats:
+        return self._measure.stats(entries)
+
+    def _read(self, number: int, start: int, stop: int) -> list[LogEntry]:
+        entries = self._entries.get(number, {})
+        return [entries[index] for index in sorted(entries) if start <= index < stop]
+
+    def _take(self, number: int, start: int, stop: int) -> list[LogEntry]:
+        entries = self._entries[number]
+        return [entries.pop(index) for index in sorted(entries) if index < stop]
+
+    def _num_remembered(self, number: int) -> int:
+        return len(self._entries.get(number, {}))

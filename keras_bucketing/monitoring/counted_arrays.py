@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_bucketing.checks import show
-from keras_bucketing.monitoring.batch_log import BatchMeasure, EntryKeys, LogEntry, MaskValue, as_host_array
+from keras_bucketing.monitoring.batch_log import BatchMeasure, EntryKeys, MaskValue, as_host_array
+from keras_bucketing.monitoring.pass_log import LogEntry
 from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.passes import PassPosition
 from keras_bucketing.planning.boundaries import check_boundaries

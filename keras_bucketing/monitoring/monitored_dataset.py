@@ -8,8 +8,8 @@ from typing import Any
 import tensorflow as tf
 
 from keras_bucketing.monitoring.batch_log import Batch, EntryKeys, MaskValue, flat_keys, flatten, x_of
+from keras_bucketing.monitoring.counted_passes import MonitoredPasses
 from keras_bucketing.monitoring.graph_log import BatchLog
-from keras_bucketing.padding.stats import PaddingStats
 from keras_bucketing.pipeline.passes import PassCounter, PassPosition, without_autograph
 from keras_bucketing.unpadding.graph import check_padding_of, evidence_of, leaves_at, measure_rows, sequence_paths
 from keras_bucketing.unpadding.spans import Side
@@ -20,7 +20,7 @@ def _unchanged(leaf: Any) -> Any:
     return leaf
 
 
-class MonitoredDataset(tf.data.Dataset):
+class MonitoredDataset(MonitoredPasses, tf.data.Dataset):
     """A `tf.data.Dataset` that counts the padding of the batches that it yields; made by `monitor_padding`.
 
     A monitored `keras.utils.PyDataset` and a monitored generator have the same three methods.
@@ -36,6 +36,8 @@ class MonitoredDataset(tf.data.Dataset):
         >>> monitored.padding_stats().padding_efficiency
         0.5
     """
+
+    _log: BatchLog
 
     def __init__(
         self,
@@ -57,8 +59,8 @@ class MonitoredDataset(tf.data.Dataset):
         self._counter = PassCounter()
         num_batches = int(dataset.cardinality())
         is_endless = num_batches == tf.data.INFINITE_CARDINALITY
-        adds_up = self._owners_so_far if num_batches == tf.data.UNKNOWN_CARDINALITY else None
-        self._log = BatchLog(self._names, bucket_boundaries, is_endless, forgets_unasked=is_endless, adds_up=adds_up)
+        self._adds_up = num_batches < 0
+        self._log = BatchLog(self._names, bucket_boundaries, is_endless, self._owners_so_far)
         self._padding_check = UnnoticedPaddingCheck(mask_value, padding)
         if num_batches == tf.data.UNKNOWN_CARDINALITY:
             self._inner = tf.data.Dataset.range(1).flat_map(without_autograph(self._pass_of_unknown_length))
@@ -89,84 +91,12 @@ class MonitoredDataset(tf.data.Dataset):
         cardinality = int(self.cardinality())
         return cardinality if cardinality >= 0 else None
 
-    def padding_stats(self) -> PaddingStats:
-        """The padding of the last finished pass, that is, one whose last batch was yielded.
+    def _newest_pass(self) -> PassPosition:
+        return self._counter.newest_pass()
 
-        A pass that is left early is not finished, and an endless dataset has no finished pass: use `pass_stats`. A
-        `.prefetch()` on top finishes a pass when it has read all of it.
-
-        Returns:
-            A `PaddingStats`, which is empty before the first pass is finished.
-
-        Example:
-            >>> dataset = tf.data.Dataset.from_tensor_slices([[7, 8, 0], [5, 0, 0]]).batch(1)
-            >>> monitored = keras_bucketing.monitor_padding(dataset)
-            >>> for epoch in range(2):
-            ...     for batch in monitored:
-            ...         pass  # a training step
-            ...     print(monitored.padding_stats().padding_efficiency)
-            0.5
-            0.5
-        """
-        return self._log.finished_stats(self._check_padding())
-
-    def newest_pass(self) -> PassPosition:
-        """The newest pass that has yielded a batch.
-
-        An iterator becomes a pass when its first batch is read. A prefetch, `.prefetch()` on top or that of Keras,
-        reads it as soon as the iterator is made.
-
-        Returns:
-            A `PassPosition`, a named tuple. Its `number` counts the passes from 1 on (0 before the first); `epoch` is
-            `number - 1`, and `first_batch` 0.
-
-        Example:
-            >>> dataset = tf.data.Dataset.from_tensor_slices([[7, 0], [5, 6]]).batch(1)
-            >>> monitored = keras_bucketing.monitor_padding(dataset)
-            >>> monitored.newest_pass().number
-            0
-            >>> batches = list(monitored)
-            >>> monitored.newest_pass()
-            PassPosition(number=1, epoch=0, first_batch=0)
-        """
-        newest = self._counter.newest_pass()
-        self._log.expect_questions(newest.number)
-        return newest
-
-    def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
-        """The padding of the batches `start` to `stop - 1` of a pass.
-
-        Ask in the order of the batches: everything before `start` is forgotten. Of passes that were not asked about, at
-        least the newest two are remembered; of an endless one, the newest 65,536 batches, unless `newest_pass` was
-        called during or before it.
-
-        Args:
-            position: The pass, from `newest_pass`.
-            start: Int, the first batch, counted from where the pass began.
-            stop: Int, one after the last batch. Batches that were never delivered do not count.
-
-        Returns:
-            The `PaddingStats` of these batches, over every entry of `x` that holds sequences.
-
-        Example:
-            A training loop counts the batches that it consumes, whatever was prefetched:
-
-            >>> dataset = tf.data.Dataset.from_tensor_slices([[7, 8, 0], [5, 0, 0], [1, 2, 3]]).batch(1)
-            >>> monitored = keras_bucketing.monitor_padding(dataset)
-            >>> for step, batch in enumerate(monitored.prefetch(3)):
-            ...     if step == 1:
-            ...         break
-            >>> stats = monitored.pass_stats(monitored.newest_pass(), start=0, stop=step + 1)
-            >>> stats.num_batches, stats.real_timesteps, stats.total_timesteps
-            (2, 3, 6)
-        """
-        return self._log.pass_stats(position, start, stop, self._check_padding())
-
-    def _check_padding(self) -> list[int]:
-        """Warns of unnoticed padding and refuses uncertain lengths. Returns the leaf whose lengths each leaf has."""
-        owners = self._judge()
+    def _before_figures(self) -> None:
+        self._judge()
         self._padding_check.warn_once(self._names, self._dtypes)
-        return owners
 
     def _judge(self) -> list[int]:
         number = self._counter.newest_pass().number
@@ -195,7 +125,11 @@ class MonitoredDataset(tf.data.Dataset):
         x, _ = flatten(x_of(batch), _unchanged)
         measured = measure_rows(x, self._evidence, self.mask_value, self._padding)
         sampled = self._padding_check.sample(number, index, leaves_at(x, self._paths), measured)
-        return [sampled, self._log.write(number, index, measured.lengths, measured.padded_lengths)]
+        written = self._log.write(number, index, measured.lengths, measured.padded_lengths)
+        if not self._adds_up:
+            return [sampled, written]
+        with tf.control_dependencies([written]):
+            return [sampled, self._log.add_up_now_and_then(number, index)]
 
     def _hand_out(self, num_batches: int, number: tf.Tensor, count: tf.Tensor, batch: Batch) -> Batch:
         """Notes that a pass is finished, with the last of its `num_batches`, -1 for an endless one; in graph."""

@@ -11,8 +11,9 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from keras_bucketing.checks import check_no_arguments
-from keras_bucketing.monitoring.batch_log import Batch, BatchMeasure, EntryKeys, LogEntry, MaskValue, PassLog, x_of
-from keras_bucketing.padding.stats import PaddingStats
+from keras_bucketing.monitoring.batch_log import Batch, BatchMeasure, EntryKeys, HostLog, MaskValue, x_of
+from keras_bucketing.monitoring.counted_passes import MonitoredPasses
+from keras_bucketing.monitoring.pass_log import LogEntry
 from keras_bucketing.pipeline.passes import PassPosition, reader_of_iterator
 from keras_bucketing.unpadding.spans import Side
 
@@ -51,7 +52,7 @@ def _iterator_of_result(result: object) -> Iterator[Batch]:
     return iterator
 
 
-class MonitoredGenerator(Generator[Batch, Any, Any]):
+class MonitoredGenerator(MonitoredPasses, Generator[Batch, Any, Any]):
     """Yields the batches of a Python generator, and notes the lengths of each; made by `monitor_padding`.
 
     To `fit` it is a generator: Keras asks `isinstance(x, types.GeneratorType)` and takes no other iterator. A real
@@ -66,6 +67,8 @@ class MonitoredGenerator(Generator[Batch, Any, Any]):
     over a function, they replace the first two.
     """
 
+    _log: HostLog
+
     def __init__(
         self,
         source: Any,
@@ -78,7 +81,7 @@ class MonitoredGenerator(Generator[Batch, Any, Any]):
         self.unmonitored = source
         self.mask_value = mask_value
         self._measure = BatchMeasure(mask_value, sequences, bucket_boundaries, padding)
-        self._log = PassLog(self._measure)
+        self._log = HostLog(self._measure)
         self._lock = threading.RLock()  # of what follows
         self._is_exhausted = False
         self._own: _Pass | None = None  # what `next` reads
@@ -130,63 +133,11 @@ class MonitoredGenerator(Generator[Batch, Any, Any]):
         if close is not None:
             close()
 
-    def newest_pass(self) -> PassPosition:
-        """The newest pass that has yielded a batch.
-
-        Returns:
-            A `PassPosition`, a named tuple. Its `number` counts the passes from 1 on (0 before the first); `epoch` is
-            `number - 1`, and `first_batch` 0.
-
-        Example:
-            >>> import numpy as np, keras_bucketing
-            >>> monitored = keras_bucketing.monitor_padding(np.ones((2, 3)) for _ in range(4))
-            >>> batches = list(monitored)
-            >>> monitored.newest_pass()
-            PassPosition(number=1, epoch=0, first_batch=0)
-        """
+    def _newest_pass(self) -> PassPosition:
         return self._log.newest_pass()
 
-    def pass_stats(self, position: PassPosition, start: int, stop: int) -> PaddingStats:
-        """What the batches `start` to `stop - 1` of a pass padded, while it goes on or afterwards.
-
-        The newest four passes are remembered, each with at least its last 65,536 batches.
-
-        Args:
-            position: The pass, from `newest_pass`.
-            start: Int, the first batch, counted from where the pass began.
-            stop: Int, one after the last batch. Batches that were never yielded do not count.
-
-        Returns:
-            A `PaddingStats` of these batches, of every entry of `x` that holds sequences.
-
-        Example:
-            >>> import numpy as np, keras_bucketing
-            >>> monitored = keras_bucketing.monitor_padding(np.ones((2, 3)) for _ in range(4))
-            >>> for step, batch in enumerate(monitored):
-            ...     if step == 1:
-            ...         break
-            >>> monitored.pass_stats(monitored.newest_pass(), start=0, stop=step + 1).num_batches
-            2
-        """
+    def _before_figures(self) -> None:
         self._measure.warn_once()
-        return self._measure.stats(self._log.entries(position.number, start, stop))
-
-    def padding_stats(self) -> PaddingStats:
-        """What the last finished pass padded: one that was read until the iterator had no more batches.
-
-        Returns:
-            A `PaddingStats`, that of no batch before the first pass is finished.
-
-        Example:
-            >>> import numpy as np, keras_bucketing
-            >>> monitored = keras_bucketing.monitor_padding(np.tri(2, 3) for _ in range(4))
-            >>> for batch in monitored:
-            ...     pass  # a training step
-            >>> monitored.padding_stats().real_timesteps, monitored.padding_stats().total_timesteps
-            (12, 24)
-        """
-        self._measure.warn_once()
-        return self._log.finished_stats()
 
     def follow_newest(self) -> bool:
         """Notes that a call of Keras is followed through the newest pass, and whether it is the first one to be.
@@ -227,7 +178,7 @@ class MonitoredGenerator(Generator[Batch, Any, Any]):
     def _next_pass_of_keras(self, peek: _Peek) -> _Pass:
         """Keras begins with what it has taken out, and asks here for more: at first for the rest of that pass."""
         if peek.prefix is None:
-            peek.prefix, peek.peeked.is_peek = self._log.entries(peek.peeked.number, 0), False
+            peek.prefix, peek.peeked.is_peek = self._log.entries(peek.peeked.number), False
             return peek.peeked
         return self._new_pass(peek.prefix)
 

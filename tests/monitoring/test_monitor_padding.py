@@ -428,7 +428,7 @@ def test_the_same_batches_can_be_asked_for_again_until_others_are():
 
 
 def test_a_log_that_nobody_reads_stays_small(monkeypatch):
-    monkeypatch.setattr("keras_bucketing.monitoring.graph_log.MAX_UNREAD_BATCHES", 10)
+    monkeypatch.setattr("keras_bucketing.monitoring.pass_log.KEPT_BATCHES", 10)
     monitored = monitor_padding(fixed_batches(4))
     for _ in range(8):
         list(monitored)
@@ -437,21 +437,23 @@ def test_a_log_that_nobody_reads_stays_small(monkeypatch):
     assert stats_of_pass(monitored).num_batches == 4
 
 
-def test_an_endless_pass_that_nobody_asks_about_keeps_its_newest_batches(monkeypatch):
-    monkeypatch.setattr("keras_bucketing.monitoring.graph_log.MAX_UNREAD_BATCHES", 10)
+def test_an_endless_pass_that_is_not_asked_about_keeps_its_newest_batches_and_a_sum(monkeypatch):
+    monkeypatch.setattr("keras_bucketing.monitoring.pass_log.KEPT_BATCHES", 10)
     monitored = monitor_padding(fixed_batches(4).repeat())
     list(monitored.take(60))
-    assert int(monitored._log._table.size()) <= 10 + 2  # those prefetched as well
+    assert int(monitored._log._table.size()) <= 2 * 10 + 2  # those prefetched as well
     asked = monitored.newest_pass()
-    assert monitored.pass_stats(asked, 0, 60).num_batches <= 10
+    assert monitored.pass_stats(asked, 0, 60).num_batches == 60
     assert monitored.pass_stats(asked, 55, 60).num_batches == 5
+    with pytest.raises(ValueError, match=r"50 batches of this pass have been added up.*received 45 and 60"):
+        monitored.pass_stats(asked, 45, 60)
     list(monitored.take(60))  # in the pass after it, somebody may ask about all
     assert monitored.pass_stats(monitored.newest_pass(), 0, 60).num_batches == 60
 
 
 @pytest.mark.parametrize("asks", [False, True])
 def test_a_pass_of_unknown_length_is_added_up(monkeypatch, asks):
-    monkeypatch.setattr("keras_bucketing.monitoring.graph_log.MAX_UNREAD_BATCHES", 3)
+    monkeypatch.setattr("keras_bucketing.monitoring.pass_log.KEPT_BATCHES", 3)
     batches = fixed_batches(4).repeat(5)
     whole = monitor_padding(batches)
     list(whole)
@@ -463,7 +465,7 @@ def test_a_pass_of_unknown_length_is_added_up(monkeypatch, asks):
         assert int(monitored._log._table.size()) <= 2 * 3 + 2  # those prefetched as well
         if asks and count % 4 == 3:
             assert monitored.pass_stats(PassPosition(1, 0, 0), count - 3, count + 1).num_batches == 4
-            assert len(monitored._log._read_entries[1]) <= 2 * 3
+            assert len(monitored._log._remembered[1]) <= 2 * 3
     found, expected = monitored.padding_stats(), whole.padding_stats()
     assert found.num_batches == expected.num_batches == 20
     assert (found.real_timesteps, found.total_timesteps) == (expected.real_timesteps, expected.total_timesteps)
@@ -482,7 +484,7 @@ def test_what_was_prefetched_does_not_count():
 
 
 def test_the_pass_before_the_newest_is_kept_even_if_too_much_is_unread(monkeypatch):
-    monkeypatch.setattr("keras_bucketing.monitoring.graph_log.MAX_UNREAD_BATCHES", 3)
+    monkeypatch.setattr("keras_bucketing.monitoring.pass_log.KEPT_BATCHES", 3)
     monitored = monitor_padding(fixed_batches(4))
     list(monitored)
     of_first = monitored.newest_pass()
