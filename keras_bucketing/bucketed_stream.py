@@ -30,7 +30,7 @@ from keras_bucketing.monitoring.graph_log import BatchLog
 from keras_bucketing.pipeline.dataset_state import check_state, fingerprint, make_state
 from keras_bucketing.pipeline.pass_dataset import PassDataset, check_pad_to_bucket_boundary
 from keras_bucketing.pipeline.passes import PassCounter, PassPosition, is_symbolic_build
-from keras_bucketing.pipeline.window_stream import WindowRules, Windows, WindowStream
+from keras_bucketing.pipeline.window_stream import WindowRules, Windows, WindowStream, too_few_rows
 from keras_bucketing.planning.boundaries import check_boundaries
 from keras_bucketing.planning.bucket_arguments import check_bucket_arguments
 from keras_bucketing.planning.bucket_choice import choose_buckets
@@ -127,7 +127,9 @@ class BucketedStream(CountedPasses, PassDataset):
 
     Notes:
         `len(stream)` is known if the number of the source's rows is known and every batch has `batch_size` rows.
-        Otherwise Keras learns it in the first epoch. An endless source is one pass: pass `steps_per_epoch` to `fit`.
+        Otherwise Keras learns it in the first epoch. A source with a length must have so many rows in every pass. An
+        endless source is one pass: pass `steps_per_epoch` to `fit`. A pass calls `on_epoch_begin` and `on_epoch_end` of
+        a `PyDataset`.
 
         If a row cannot be read, the pass ends with `tf.errors.InvalidArgumentError`, or another error of TensorFlow,
         with the number of the row and the traceback. An error inside a `tf.data.Dataset` does not number the row.
@@ -258,6 +260,8 @@ class BucketedStream(CountedPasses, PassDataset):
         self._source, self._buffer_size = opened, buffer_size
         self._windows = self._windows_of(_window_size(self._sizing, buffer_size, rows))
         self._num_batches = None if on_empty == "drop" else _num_batches(opened.num_rows, self._sizing, remainder)
+        if self._num_batches == 0 and opened.num_rows is not None:
+            raise too_few_rows(opened.num_rows, self._sizing)
         self._batches = self._stream.passes(self._windows, self._num_batches, opened.is_endless)
         super().__init__(tf.data.experimental.to_variant(self._batches))
 

@@ -273,6 +273,8 @@ def test_a_resumed_pass_has_the_rest(epoch, batch):
     resumed.load_state_dict(json.loads(json.dumps(stream.state_dict(epoch, batch))))
     assert resumed.bucket_boundaries == stream.bucket_boundaries
     assert ids(resumed) == batches[batch:]
+    counted = resumed.pass_stats(resumed.newest_pass(), 0, len(batches) - batch)  # from where the pass began
+    assert counted.num_sequences == sum(map(len, batches[batch:]))
     assert resumed.epoch == epoch + 1
 
 
@@ -505,6 +507,8 @@ def disk_gone():
         (ragged(1, 2), {"bucket_batch_sizes": [2, 4]}, ValueError, "must not grow"),
         (ragged(1, 2), {"pad_to_bucket_boundary": True}, ValueError, "Pass maxlen"),
         (ragged(1, 2), {"bucket_boundaries": [3], "num_buckets": 3}, ValueError, "Expected 2"),
+        (ragged(1, 2), {"batch_size": 3, "remainder": "drop"}, ValueError, 'Received 2 rows. .*remainder="spill"'),
+        (ragged(1), {"batch_size": 2, "batch_size_multiple": 2}, ValueError, "at least batch_size_multiple=2"),
         (["text"], {}, TypeError, "numbers"),
         (7, {}, TypeError, "cannot be read"),
         (lambda epoch, other: iter([[1]]), {}, TypeError, r"the epoch, as in source\(epoch\)\. .*\(epoch, other\)"),
@@ -544,6 +548,13 @@ def test_bad_input_is_refused_at_the_door(source, options, error, message):
             r"align_labels=False.*\[9\] \[10\] \[9\]",
         ),
         (lambda: iter([*[(row, 1) for row in ragged(1, 2)] * 5, ([1], [1, 2])]), {}, r"y\[10\]"),
+        (
+            lambda: iter([(np.ones(size), np.ones(min(size, 3))) for size in (0, 1, 2, 0, *[1] * 9, 4)]),
+            {"on_empty": "drop"},
+            r"Row, without those that were dropped as empty.*\[11\] \[4\] \[3\]",
+        ),
+        (lambda: iter(ragged(1, 2)), {"batch_size": 3, "remainder": "drop"}, "Received 2 rows"),
+        (lambda: iter(ragged(0, 0)), {"on_empty": "drop"}, 'on_empty=."drop." has left out all'),
         (ragged(9), {"max_timesteps_per_batch": 8}, "at least 9"),
         (lambda: iter([*ragged(*[1] * 20), *ragged(9)]), {"max_timesteps_per_batch": 8, "buffer_size": 16}, "at least"),
     ],
@@ -739,18 +750,16 @@ def test_batches_that_are_padded_with_a_symbol_are_padded_with_it_again():
         zeros.load_state_dict(streams[0].state_dict())
 
 
-class Miscounted(list):
-    """Says that it has a row less."""
-
-    def __len__(self):
-        return super().__len__() - 1
-
-
-@pytest.mark.parametrize("num_rows", [3, 12])
-def test_rows_beyond_the_length_of_a_source_are_not_left_out(num_rows):
-    stream = BucketedStream(Miscounted([[row] for row in range(num_rows)]), batch_size=2, buffer_size=num_rows - 1)
-    with pytest.raises(tf.errors.InvalidArgumentError, match=f"Expected {num_rows - 1}, its length, received more"):
-        list(stream)
+@pytest.mark.fit
+def test_labels_may_be_padded_with_a_class_of_their_own():
+    rows = [([1] * length, np.eye(3, dtype=int)[[1] * length]) for length in (1, 2)]
+    streams = [BucketedStream(rows, batch_size=2, label_padding_value=np.eye(3, dtype=int)[end]) for end in (0, 2)]
+    _, labels, _ = next(iter(streams[0]))
+    assert sorted(np.argmax(labels, axis=-1).tolist()) == [[1, 0], [1, 1]]
+    state = json.loads(json.dumps(streams[0].state_dict()))
+    streams[0].load_state_dict(state)
+    with pytest.raises(ValueError, match="another"):
+        streams[1].load_state_dict(state)
 
 
 def test_masks_of_padded_batches_are_not_padded_with_true():

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import tensorflow as tf
 
+from keras_bucketing.checks import count_of
 from keras_bucketing.data.row_format import LeafFormat, Leaves, RowFormat, WindowLeaf
 from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.data.rows import RowTensors
@@ -39,7 +40,7 @@ from keras_bucketing.pipeline.passes import (
     without_autograph,
 )
 from keras_bucketing.pipeline.stream import PARALLEL_GATHERS, PREFETCHED_BATCHES, declare_length
-from keras_bucketing.planning.buckets import Shard
+from keras_bucketing.planning.buckets import BatchSizing, Shard
 from keras_bucketing.planning.epoch_plan import Cut
 from keras_bucketing.planning.window_plan import WindowKey, WindowPlanner
 
@@ -55,9 +56,9 @@ class WindowRules:
     Attributes:
         planner: Cuts windows into batches; it knows the longest and the least padded length as well.
         truncating: Str, "post" or "pre".
-        on_empty: Str, "raise" or "keep"; rows that are dropped have been by then.
-        padding_value: Number behind the end of sequences.
-        label_padding_value: Number behind the end of labels.
+        on_empty: Str, "raise", "keep" or "drop"; rows that are dropped have been by then.
+        padding_value: Number behind the end of sequences, or an array of the shape of a timestep.
+        label_padding_value: The same of labels.
         timestep_weights: Bool, whether per-timestep labels come with weights.
         length_entries: The entries of lengths that `x` gains, and the path of the leaf; None for each row's longest.
     """
@@ -202,7 +203,8 @@ class WindowStream:
         rows = tuple(map(_concatenated, state.waiting, window))
         lengths = self._longest(rows)
         num_waited, num_rows = tf.size(self._longest(state.waiting)), tf.size(lengths)
-        has_rows = [tf.debugging.Assert(~is_last | (num_rows > 0) | (state.rows_read > 0), [_NO_SEQUENCES])]
+        message = _NO_SEQUENCES if self._rules.on_empty != "drop" else _ALL_EMPTY
+        has_rows = [tf.debugging.Assert(~is_last | (num_rows > 0) | (state.rows_read > 0), [message])]
         with tf.control_dependencies(has_rows):
             position = tf.stack([*start, state.windows, state.batches])
         order, waits, numbers, positions, padded, num_batches = tf.numpy_function(
@@ -246,6 +248,8 @@ class WindowStream:
             bool(is_last),
         )
         num_batches = len(plan.starts)
+        if is_last and not batches_before + num_batches:
+            raise too_few_rows(len(lengths), self._rules.planner.sizing)
         skipped = min(max(first_batch - batches_before, 0), num_batches)
         order = plan.order.astype(np.int32)
         return (
@@ -264,10 +268,11 @@ class WindowStream:
         formats = self._format.leaves
         by_path = self._by_path(window)
         checks: list[tf.Operation] = []
+        row = "Row" if self._rules.on_empty != "drop" else "Row, without those that were dropped as empty"
         for owners, what in ((self._format.label_owners, "label"), (self._format.weight_owners, "weight")):
             for path, owner in owners.items():
                 name = self._format.leaf(path).name
-                checks.append(_assert_as_long(by_path[path], name, by_path[owner], what, rows_read))
+                checks.append(_assert_as_long(by_path[path], name, by_path[owner], what, rows_read, row))
         if self._rules.on_empty == "raise":
             checks += [_assert_not_empty(by_path[leaf.path], leaf.name, rows_read) for leaf in self._format.sequences]
         with tf.control_dependencies(checks):
@@ -379,6 +384,26 @@ _NO_SEQUENCES = (
 )
 
 
+_ALL_EMPTY = (
+    '`source` has no sequences, or on_empty="drop" has left out all of them. Expected at least one row with timesteps '
+    "in every pass. If it is a function, each call must return a new generator."
+)
+
+
+_OTHER_LABELS = (
+    " Labels with lengths of their own, as of transcripts, need align_labels=False; values of one shape, as one-hot "
+    "labels, need timestep_labels=False."
+)
+
+
+def too_few_rows(num_rows: int, sizing: BatchSizing) -> ValueError:
+    """The error where a pass has no batch, since its rows fill none, or are fewer than a batch is a multiple of."""
+    fix = 'Lower the batch size, or pass remainder="spill".'
+    if num_rows < sizing.multiple:
+        fix = f"Expected at least batch_size_multiple={sizing.multiple} of them."
+    return ValueError(f"`source` has too few rows for a batch. Received {count_of(num_rows, 'row')}. {fix}")
+
+
 def _next_power_of_2(lengths: tf.Tensor) -> tf.Tensor:
     """The least powers of 2 that are at least so large; 0 of 0."""
     powers = 2 ** tf.cast(tf.math.ceil(tf.math.log(tf.cast(tf.maximum(lengths, 1), tf.float64)) / np.log(2)), tf.int32)
@@ -404,12 +429,14 @@ def _picked(leaf: Any, rows: tf.Tensor) -> Any:
     return WindowLeaf(tf.gather(leaf.values, timesteps.values), timesteps.row_splits[:-1], tf.gather(leaf.sizes, rows))
 
 
-def _assert_as_long(value: WindowLeaf, name: str, owner: WindowLeaf, what: str, rows_read: tf.Tensor) -> tf.Operation:
+def _assert_as_long(
+    value: WindowLeaf, name: str, owner: WindowLeaf, what: str, rows_read: tf.Tensor, row: str
+) -> tf.Operation:
     """Refuses labels, or weights, that are not as long as what they belong to."""
     is_other = tf.not_equal(value.sizes, owner.sizes)
     at = _first_true(is_other)
-    own = " Labels with lengths of their own, as of transcripts, need align_labels=False." if what == "label" else ""
-    message = f"`{name}` must have one {what} a timestep.{own} Row, expected and received timesteps:"
+    own = "" if what == "weight" else _OTHER_LABELS
+    message = f"`{name}` must have one {what} a timestep.{own} {row}, expected and received timesteps:"
     data = [message, rows_read + at, _entry(owner.sizes, at), _entry(value.sizes, at)]
     return tf.debugging.Assert(~tf.reduce_any(is_other), data)
 

@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_bucketing.data.row_format import LeafFormat, Leaves, RowFormat, WindowLeaf
-from keras_bucketing.data.tree import leaves
+from keras_bucketing.data.tree import Path, leaves, map_leaves
 
 # So many rows are padded to the longest of them, as in a batch of a model. More take more memory, fewer take more time.
 _ROWS_OF_GROUP = 32
@@ -54,6 +54,51 @@ def windows_of_rows(
     else:
         windows = rows.window(num_rows).map(_do_not_convert(window_of_groups))
     return lambda _: windows
+
+
+def with_shapes_of_format(rows: tf.data.Dataset, row_format: RowFormat) -> tf.data.Dataset:
+    """Rows whose shapes are not declared, with those of the format; others are refused, with the number of the row."""
+
+    def check(number: tf.Tensor, element: Any) -> Any:
+        element = element if isinstance(element, tuple) else (element,)
+        formats = dict(zip([path for path, _ in leaves(element)], row_format.leaves, strict=True))
+        checks = [
+            _assert_shape(formats[path], value, number) for path, value in leaves(element) if not _is_ragged(value)
+        ]
+
+        def declare(path: Path, value: Any) -> Any:
+            shape = _shape_in_rows(formats[path])
+            return value if _is_ragged(value) else tf.ensure_shape(value, shape)
+
+        with tf.control_dependencies(checks):
+            return map_leaves(declare, element)
+
+    return rows.enumerate().map(_do_not_convert(check))
+
+
+def _is_ragged(value: Any) -> bool:
+    return isinstance(value, tf.RaggedTensor)
+
+
+def _shape_in_rows(leaf: LeafFormat) -> tuple[int | None, ...]:
+    return (None, *leaf.shape) if leaf.is_sequence else leaf.shape
+
+
+def _assert_shape(leaf: LeafFormat, value: tf.Tensor, row: tf.Tensor) -> tf.Operation:
+    expected, received = _shape_in_rows(leaf), tf.shape(value)
+    sizes = [(axis, size) for axis, size in enumerate(expected) if size is not None]
+    fits = tf.cond(
+        tf.equal(tf.size(received), len(expected)),
+        lambda: tf.reduce_all(tf.stack([tf.constant(True), *(tf.equal(received[axis], size) for axis, size in sizes)])),
+        lambda: tf.constant(False),
+    )
+    is_label = leaf.path[0] == "y" and not leaf.is_sequence
+    hint = " If these are labels of timesteps, pass timestep_labels=True." if is_label and expected else ""
+    message = (
+        f"`{leaf.name}` must have one shape in all rows. Expected {expected} as in the first rows.{hint} Row and "
+        "received shape:"
+    )
+    return tf.debugging.Assert(fits, [message, row, received])
 
 
 def _flat(element: Any) -> list[Any]:

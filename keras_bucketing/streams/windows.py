@@ -1,7 +1,7 @@
 """A source of rows in windows, which each pass reads from the beginning: what `BucketedStream` is made of.
 
-A `tf.data.Dataset` of rows or of ragged batches stays in graph. Everything else, padded batches among it, is read in
-Python by the readers of `from_dataset`, one window at a time.
+A `tf.data.Dataset` of rows or of ragged batches stays in graph; shapes that it does not declare are those of the first
+rows. Everything else, padded batches among it, is read in Python by the readers of `from_dataset`, window by window.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -26,7 +27,7 @@ from keras_bucketing.data.tree import Path, Structure, leaves
 from keras_bucketing.streams.batch_reader import BatchReader
 from keras_bucketing.streams.columns import ColumnBuilder, MemoryStore
 from keras_bucketing.streams.elements import Element, leaves_of, map_element
-from keras_bucketing.streams.graph_windows import windows_of_rows
+from keras_bucketing.streams.graph_windows import windows_of_rows, with_shapes_of_format
 from keras_bucketing.streams.lookahead import Lookahead
 from keras_bucketing.streams.reading import finish_columns, make_reader, open_reader
 from keras_bucketing.streams.roles import Role, Roles, roles_in_batches, roles_in_rows
@@ -82,14 +83,7 @@ def open_row_source(source: Any, options: BatchOptions, takes_label_padding: boo
             "the generator function instead of what it returned, or a list; or read it once with "
             "BucketedSequence.from_dataset."
         )
-    takes_epoch = _takes_epoch(source)
-    stream = open_stream(functools.partial(source, 0) if takes_epoch else source, options, "source", True)
-    if takes_epoch:
-        stream = replace(stream, total=length_of(source))
-
-    def stream_of_epoch(epoch: int) -> Stream:
-        return open_stream(functools.partial(source, epoch), options, "source", True) if takes_epoch else stream
-
+    stream, stream_of_epoch = _open_epochs(source, options)
     if stream.total == 0:
         raise _no_sequences()
     is_endless = stream.total == tf.data.INFINITE_CARDINALITY
@@ -109,12 +103,42 @@ def open_row_source(source: Any, options: BatchOptions, takes_label_padding: boo
             stream.describe(),
         )
     inputs, first, found = _first_rows(stream, options)
-    windows = _WindowReader(stream_of_epoch, options, first, num_rows).windows
+    if isinstance(source, tf.data.Dataset) and isinstance(found, RowReader):  # of unknown shapes
+        rows = with_shapes_of_format(source, format_of_rows(inputs))
+        return RowSource(
+            inputs, functools.partial(windows_of_rows, rows), num_rows, is_endless, stream.kind, stream.describe()
+        )
+    if isinstance(found, BatchReader):
+        num_rows = None
+    windows = _WindowReader(stream_of_epoch, options, first).windows
     type_name = type(source).__name__ if stream.kind == "iterable" else stream.kind
     label_padding = found.label_padding() if takes_label_padding else None
     return RowSource(
         inputs, windows, num_rows, is_endless, type_name, stream.describe(), label_padding, found.mask_names()
     )
+
+
+def _open_epochs(source: Any, options: BatchOptions) -> tuple[Stream, Callable[[int], Stream]]:
+    """What is known of a source, and what is read of it in an epoch."""
+    if _takes_epoch(source):
+        total = length_of(source)
+
+        def stream_of_epoch(epoch: int) -> Stream:
+            return replace(open_stream(functools.partial(source, epoch), options, "source", True), total=total)
+
+        return stream_of_epoch(0), stream_of_epoch
+    stream = open_stream(source, options, "source", True)
+    if isinstance(source, keras.utils.PyDataset):
+        told = replace(stream, elements=functools.partial(_epoch_of, source, stream.elements))
+        return stream, lambda _: told
+    return stream, lambda _: stream
+
+
+def _epoch_of(dataset: keras.utils.PyDataset, elements: Callable[[], Iterator[Element]]) -> Iterator[Element]:
+    """An epoch of a `PyDataset`, which may shuffle where `fit` would tell it that one begins or ends."""
+    dataset.on_epoch_begin()
+    yield from elements()
+    dataset.on_epoch_end()
 
 
 def _takes_epoch(source: Any) -> bool:
@@ -279,14 +303,12 @@ class _WindowReader:
             return
         reader = make_reader(stream, self._options, ahead, _new_column)
         _check_same_structure(reader.columns, row_format)
+        total = stream.total if stream.kind == "iterable" and stream.counts_rows else None
         first_row = largest = 0
         for element in ahead:
             before = reader.num_rows
-            if before == self._num_rows:
-                raise ValueError(
-                    f"`source` must have as many rows as it says. Expected {before}, its length, received more. "
-                    "Correct its __len__, or pass a function that yields its rows, lambda: iter(source)."
-                )
+            if before == total:
+                raise _wrong_length(total, "more")
             if before > first_row and before + largest - first_row > num_rows:
                 yield self._window(reader.columns, row_format, drop_empty)
                 reader.begin_columns()
@@ -295,6 +317,8 @@ class _WindowReader:
                     column.first_row = first_row
             reader.read(element)
             largest = max(largest, reader.num_rows - before)
+        if total is not None and reader.num_rows < total:
+            raise _wrong_length(total, str(reader.num_rows))
         self._warn(reader.finish())
         yield self._window(reader.columns, row_format, drop_empty)
 
@@ -321,6 +345,13 @@ class _WindowReader:
         for leaf in row_format.leaves:
             _check_kind(leaf, values[leaf.path], by_path[leaf.path])
         return tuple(_converted(leaf, values[leaf.path], keep) for leaf in row_format.leaves)
+
+
+def _wrong_length(total: int, received: str) -> ValueError:
+    return ValueError(
+        f"`source` must have as many rows in every pass as its length says. Expected {total}, received {received}. "
+        "Correct its __len__, or pass a function, which has none: then the number of batches is unknown."
+    )
 
 
 def _check_same_structure(columns: Element, row_format: RowFormat) -> None:
@@ -381,8 +412,9 @@ def _check_kind(leaf: LeafFormat, value: Leaf, column: ColumnBuilder) -> None:
     fits = np.can_cast(dtype, leaf.dtype) or (dtype.kind in "biu" and leaf.dtype.kind == "f")
     if shape != leaf.shape or not fits:
         row = column.row_of_dtype if shape == leaf.shape else column.row_of_features
+        common = np.float32 if "f" in (dtype.kind, leaf.dtype.kind) else np.result_type(dtype, leaf.dtype)
         raise ValueError(
             f"`{leaf.name}` must have one dtype and shape in all rows. Expected {leaf.dtype} of shape {leaf.shape} as "
             f"in the first rows, received {dtype} of shape {shape} at {leaf.name}[{row}]. Convert them all, e.g. with "
-            "np.asarray(row, np.float32)."
+            f"np.asarray(row, np.{np.dtype(common)})."
         )

@@ -83,3 +83,41 @@ def test_features_that_are_none(feature_shape):
     source = tf.data.Dataset.from_tensor_slices([2, 1]).map(lambda length: tf.ones([length, *feature_shape]))
     _, windows = windows_of(source, 3, batched=False)
     assert windows[0][0].sizes.numpy().tolist() == [2, 1]
+
+
+def undeclared(dataset):
+    """The same elements, of unknown rank, as those of `tf.numpy_function` are."""
+    return dataset.map(
+        lambda *leaves: tuple(tf.raw_ops.PlaceholderWithDefault(input=leaf, shape=None) for leaf in leaves)
+    )
+
+
+def test_shapes_that_are_not_declared_are_those_of_the_first_rows_and_nothing_is_read_in_python(monkeypatch):
+    rows = tf.data.Dataset.range(1, 22).map(lambda row: (tf.fill([row % 5, 2], row), tf.one_hot(row % 3, 3), row))
+    expected = windows_of(rows, 8, batched=False)[1]
+    monkeypatch.setattr(tf.data.Dataset, "from_generator", None)
+    formats, windows = windows_of(undeclared(rows), 8, batched=False)
+    assert [(leaf.is_sequence, leaf.shape) for leaf in formats] == [(True, (2,)), (False, (3,)), (False, ())]
+    for window, other in zip(windows, expected, strict=True):
+        for leaf, value in zip(window, other, strict=True):
+            assert [row.tolist() for row in rows_of_leaf(leaf)] == [row.tolist() for row in rows_of_leaf(value)]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (lambda row: ([row, 2], [tf.where(row < 20, 3, 4)]), r"`y`.*\(3,\).*timestep_labels=True.*\[20\] \[4\]"),
+        (lambda row: (tf.stack([row, 2])[: 1 + tf.cast(row < 20, tf.int32)], []), r"`x`.*\(None, 2\).*\[20\] \[20\]"),
+        (lambda row: ([row, tf.where(row < 20, 2, 1)], []), r"`x`.*\[20\] \[20 1\]"),
+    ],
+)
+def test_rows_of_another_shape_than_the_first_are_refused_with_their_number(shapes, message):
+    rows = tf.data.Dataset.range(30, output_type=tf.int32).map(lambda row: tuple(map(tf.ones, shapes(row))))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        windows_of(undeclared(rows), 8, batched=False)
+
+
+def test_batches_whose_shapes_are_not_declared_do_not_count_as_rows():
+    batches = tf.data.Dataset.range(1, 6).map(lambda size: (tf.ones([4, size]), tf.ones([4])))
+    opened = open_row_source(undeclared(batches), BatchOptions())
+    assert opened.num_rows is None
