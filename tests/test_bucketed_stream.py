@@ -73,23 +73,41 @@ class Rows:
         padded = dataset.padded_batch(rows_at_once)
         return padded if kind == "padded batches" else Padded(list(padded.as_numpy_iterator()))
 
-    def check_batch(self, batch):
+    def cut(self, maxlen=None, truncating="post", **others):
+        """The same rows, none of which is longer than that; labels of their own length are not cut."""
+        if maxlen is None:
+            return self
+
+        def cut_leaf(leaf):
+            return leaf if not np.ndim(leaf) else leaf[:maxlen] if truncating == "post" else leaf[-maxlen:]
+
+        rows = Rows([], self.structure)
+        rows.lengths = np.minimum(self.lengths, maxlen)
+        for element in self.elements:
+            x, *rest = element if isinstance(element, tuple) else (element,)
+            rest = rest if self.structure == "own labels" else tf.nest.map_structure(cut_leaf, rest)
+            x = tf.nest.map_structure(cut_leaf, x)
+            rows.elements.append((x, *rest) if rest else x)
+        return rows
+
+    def check_batch(self, batch, minlen=1, padding_value=0, label_padding_value=0, **others):
         """Checks a batch of `include_lengths=True` entry by entry; returns which rows it has."""
         x, *rest = batch if isinstance(batch, tuple) else (batch,)
         x = {name: entry.numpy() for name, entry in x.items()}
         rest = [part.numpy() for part in rest]
         longest = [self.lengths[row] for row in x["id"]]
         if self.structure == "two sequences":
-            longest = np.maximum(longest, [self._second(row) for row in x["id"]])
+            longest = np.maximum(longest, [len(self.elements[row]["vectors"]) for row in x["id"]])
         assert x["lengths"].tolist() == list(longest)
+        assert x["tokens"].shape[1] == max(minlen, *(self.lengths[row] for row in x["id"]))
         for at, row in enumerate(x["id"]):
             expected_x, *expected = (
                 self.elements[row] if isinstance(self.elements[row], tuple) else (self.elements[row],)
             )
             for name, entry in expected_x.items():
-                check_row(x[name][at], entry)
-            for part, entry in zip(rest, expected, strict=False):
-                check_row(part[at], entry)
+                check_row(x[name][at], entry, padding_value)
+            for part, entry, padding in zip(rest, expected, (label_padding_value, 0), strict=False):
+                check_row(part[at], entry, padding)
         if self.structure == "timestep labels":
             is_real = np.arange(x["tokens"].shape[1]) < np.array(longest)[:, np.newaxis]
             assert np.array_equal(rest[1], is_real)
@@ -108,12 +126,12 @@ class Padded(keras.utils.PyDataset):
         return self.batches[index]
 
 
-def check_row(padded, row):
+def check_row(padded, row, padding):
     if not np.ndim(row):
         assert padded == row
         return
     assert np.array_equal(padded[: len(row)], row)
-    assert not padded[len(row) :].any()
+    assert (padded[len(row) :] == padding).all()
 
 
 def is_served(kind, structure):
@@ -127,9 +145,10 @@ def check_passes(rows, kind, passes=2, **options):
     if kind == "ragged batches" or rows.structure in ("x", "labels", "two sequences"):
         reading.pop("timestep_labels", None)
     stream = BucketedStream(rows.source(kind), include_lengths=True, **reading, **options)
+    rows = rows.cut(**options)
     for _ in range(passes):
         batches = list(stream)
-        seen = [rows.check_batch(batch) for batch in batches]
+        seen = [rows.check_batch(batch, **options) for batch in batches]
         assert sorted(itertools.chain(*seen)) == list(range(len(rows.elements)))
         tokens = [(batch[0] if isinstance(batch, tuple) else batch)["tokens"] for batch in batches]
         stats = stream.pass_stats(stream.newest_pass(), 0, len(batches))
@@ -188,11 +207,21 @@ sizings = st.one_of(
     st.integers(12, 50),
     st.booleans(),
     st.integers(0, 3),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "maxlen": st.integers(3, 9),
+            "truncating": st.sampled_from(["pre", "post"]),
+            "minlen": st.integers(1, 3),
+            "padding_value": st.just(7),
+            "label_padding_value": st.just(-1),
+        },
+    ),
 )
-def test_whatever_the_source_and_the_sizes(lengths, kind_and_structure, sizing, buffer_size, shuffle, seed):
+def test_whatever_the_source_and_the_sizes(lengths, kind_and_structure, sizing, buffer_size, shuffle, seed, more):
     kind, structure = kind_and_structure
     # That a second pass begins with nothing of the first is what the random runs of passes are about.
-    options = {"buffer_size": buffer_size, "shuffle": shuffle, "seed": seed}
+    options = {"buffer_size": buffer_size, "shuffle": shuffle, "seed": seed, **more}
     check_passes(Rows(lengths, structure), kind, passes=1, **options, **sizing)
 
 
