@@ -122,7 +122,7 @@ class BatchLog(PassLog):
 
     def _read(self, number: int, start: int, stop: int) -> list[LogEntry]:
         """What is read leaves the table; it can be read again until batches after it are."""
-        end_of_pass = _key_of(number + 1, 0)
+        end_of_pass, stop = _key_of(number + 1, 0), min(stop, 1 << _PASS_SHIFT)
         if start < stop:
             self._kept = {k: entry for k, entry in self._kept.items() if _key_of(number, start) <= k < end_of_pass}
         read = self._take_out(self._keys(number, start, stop))
