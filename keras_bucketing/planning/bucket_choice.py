@@ -32,7 +32,14 @@ from keras_bucketing.planning.boundaries import (
 )
 from keras_bucketing.planning.bucket_arguments import check_bucket_arguments, check_nested_number, is_one_number
 from keras_bucketing.planning.buckets import BatchSizing, Buckets
-from keras_bucketing.planning.cuts import BatchRules, BatchSpans, batch_spans, longest_since, spans_of
+from keras_bucketing.planning.cuts import (
+    BatchRules,
+    BatchSpans,
+    batch_spans,
+    longest_within,
+    passage_of,
+    spans_of,
+)
 from keras_bucketing.planning.draws import Sampling, count_weights, expected_draws, typical_lengths
 from keras_bucketing.planning.forecast import LengthTable, ShuffledBatches
 from keras_bucketing.planning.nested_buckets import (
@@ -52,8 +59,8 @@ ENOUGH_EFFICIENCY = 0.95
 SHARE_OF_BEST = 0.975
 # Buckets of a batch of rows at least stay where they reach this share of what smaller ones reach as well.
 SHARE_OF_SMALLER = 0.965
-# Nested buckets have a batch of rows each, which bounds their number: the fewest that are this close to the best.
-SHARE_OF_NESTED = 0.999
+# Of nested buckets, at most as many as batches, the fewest that are this close to the best.
+SHARE_OF_NESTED = 0.99
 # A few rows are kept apart from those that would spill into their bucket where that saves so much of the timesteps.
 SAVED_APART = 0.1
 MAX_OUTLIER_SHARE = 0.01  # of the rows
@@ -179,17 +186,19 @@ class _Rows:
         longest = np.maximum.reduce([padded_lengths, *others])
         sizes = rows_at(longest)
         spilled = np.where(buckets.counts > 0, longest, 0)
-        filled, ends, mixed = np.flatnonzero(buckets.counts), np.cumsum(buckets.counts), sizes
+        order, last = passage_of(buckets, self.rules.remainder)
+        in_order, mixed = buckets.counts[order], sizes
+        filled, row_ends = np.flatnonzero(in_order), np.cumsum(in_order)
         are_mixed = not buckets.levels  # as if all batches of a bucket held such rows, so that they have one size
         # Which rows spill into a bucket depends on how those of the shorter ones are cut: each turn settles one bucket
         # more, as a rule nearly all.
         while True:
             sizes = mixed if are_mixed else sizes
             sized = replace(buckets, batch_sizes=sizes.tolist(), mixed_sizes=mixed.tolist())
-            begins = spans_of(sized, self.rules.remainder, self.rules.multiple).begins[filled]
-            first = np.minimum(np.searchsorted(ends, begins, side="right"), filled)
+            begins = spans_of(sized, self.rules.remainder, self.rules.multiple).begins[order[filled]]
+            first = np.minimum(np.searchsorted(row_ends, begins, side="right"), filled)
             settled = mixed.copy()
-            settled[filled] = rows_at(longest_since(spilled, first, filled))
+            settled[order[filled]] = rows_at(longest_within(spilled[order], first, last[filled]))
             if np.array_equal(settled, mixed):
                 return replace(sized, mixed_sizes=None if np.array_equal(mixed, sizes) else mixed.tolist())
             mixed = settled
@@ -232,19 +241,19 @@ def _nested_if_better(rows: _Rows, buckets: Buckets) -> Buckets:
     num_batches = _num_batches(buckets, rows.rules)
     if num_batches < _MIN_BATCHES_TO_NEST:
         return buckets
-    now = rows.drawn.efficiency(buckets, rows.rules, buckets.apart)
+    now = rows.drawn.efficiency(buckets, rows.rules)
     if now >= ENOUGH_EFFICIENCY:
         return buckets
     most = optimal_bucket_boundaries(np.maximum(rows.lengths, rows.rules.min_length), MAX_BUCKETS)
     of_most = rows.with_sizes(Buckets.from_lengths(rows.lengths, most))
-    now = max(now, rows.drawn.efficiency(of_most, rows.rules, of_most.apart))
+    now = max(now, rows.drawn.efficiency(of_most, rows.rules))
     max_batches = _MORE_BATCHES * num_batches + 1
     found: list[tuple[Buckets, float]] = []
     padded = padded_at_least(outer, rows.rules.min_length), padded_at_least(inner, rows.rules.min_length)
-    for boundaries in nested_candidates(*padded, rows.sizing):
+    for boundaries in nested_candidates(*padded, num_batches):
         nested = rows.with_sizes(Buckets.nested(outer, inner, boundaries))
         if _num_batches(nested, rows.rules) <= max_batches:
-            found.append((nested, rows.drawn.efficiency(nested, rows.rules, nested.apart)))
+            found.append((nested, rows.drawn.efficiency(nested, rows.rules)))
     best = max((efficiency for _, efficiency in found), default=0.0)
     if now >= SHARE_OF_BEST * best:
         return buckets

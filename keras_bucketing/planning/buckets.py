@@ -46,8 +46,8 @@ class Buckets:
         apart: Int, the first bucket of a few outliers, which no rows spill into; None without outliers.
         draws: Int64 array `(num_buckets,)`: how many rows of each bucket an epoch draws by weights; None if it reads
             each row once.
-        mixed_sizes: Ints, rows, one for each bucket: the size of a batch that rows of shorter buckets have spilled
-            into, if a budget holds fewer of them; None if this happens nowhere.
+        mixed_sizes: Ints, rows, one for each bucket: the size of a batch with rows of other buckets, if a budget holds
+            fewer of them; None if this happens nowhere.
         levels: The outer and the inner leaf of nested buckets, which are numbered in lexicographic order; else empty.
     """
 
@@ -107,6 +107,14 @@ class Buckets:
         if self.draws is not None:
             return self.draws
         return np.bincount(self.row_buckets, minlength=len(self.upper_lengths))
+
+    @property
+    def outer_buckets(self) -> Counts:
+        """Int array `(num_buckets,)`: the outer bucket of each one; without nested buckets, each is its own."""
+        if not is_nested(self.boundaries):
+            return np.arange(len(self.upper_lengths))
+        inner = self.boundaries[1]
+        return np.repeat(np.arange(len(inner)), [len(boundaries) + 1 for boundaries in inner])
 
     def longest(self, lengths: Lengths) -> Lengths:
         """Int64 array `(num_buckets,)`: the longest of the lengths `(num_rows,)` in each bucket; 0 for an empty one."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from keras_bucketing.data.row_splits import Lengths, row_splits_of
 from keras_bucketing.data.rows import RowLengths
+from keras_bucketing.planning.boundaries import Counts
 from keras_bucketing.planning.buckets import Buckets, Shard
 from keras_bucketing.planning.cuts import BatchCuts, min_padded_lengths
 from keras_bucketing.planning.draws import RowDraws
@@ -199,8 +200,8 @@ class EpochTensors(NamedTuple):
     """The tensors that order and cut the epochs of one dataset: a structure, so that one graph can serve all datasets.
 
     Attributes:
-        row_buckets: Int32 `(num_rows,)`, the bucket of each row, or of each one that may be drawn; None if rows stay
-            sorted by length.
+        row_places: Int32 `(num_rows,)`, the place of each row's bucket in the order of the cuts, or of that of each row
+            that may be drawn; None if rows stay sorted by length.
         sorted_rows: Int32 `(num_rows,)`, the rows, shortest first; None if they are shuffled.
         num_partitions: Int, at least the number of buckets. A power of two, so that there are few graphs.
         num_used: Int32 scalar, the number of rows in batches; None if that is all of them.
@@ -209,7 +210,7 @@ class EpochTensors(NamedTuple):
         draws: The tensors that draw rows; None if each row is read once.
     """
 
-    row_buckets: tf.Tensor | None
+    row_places: tf.Tensor | None
     sorted_rows: tf.Tensor | None
     num_partitions: int
     num_used: tf.Tensor | None
@@ -233,13 +234,13 @@ class EpochTensors(NamedTuple):
         self, epoch: tf.Tensor, seed: tf.Tensor, has_batches: tf.Tensor | int
     ) -> tuple[tf.Tensor, tf.Tensor]:
         batches = tf.range(tf.size(self.cuts.start) * has_batches)
-        if self.row_buckets is None:
+        if self.row_places is None:
             return self.sorted_rows, batches
         # One shuffle of all rows, then a stable split by bucket: every operation is part of the graph that each new
         # iterator prepares, at a tenth of a millisecond each, and a loop over the buckets took three times as long.
         key = tf.reshape(tf.cast(seed, tf.uint64), [1])
         stream = tf.cast(2 * epoch, tf.uint64)
-        used = rows = shuffled(tf.range(tf.size(self.row_buckets) * has_batches), key, stream)
+        used = rows = shuffled(tf.range(tf.size(self.row_places) * has_batches), key, stream)
         spare = []
         if self.num_used is not None:
             used, spare = rows[: self.num_used], [rows[self.num_used :]]
@@ -253,7 +254,7 @@ class EpochTensors(NamedTuple):
         return tf.concat([*by_bucket, *spare], 0), batch_order
 
     def _by_bucket(self, rows: tf.Tensor) -> list[tf.Tensor]:
-        parts: list[tf.Tensor] = tf.dynamic_partition(rows, tf.gather(self.row_buckets, rows), self.num_partitions)
+        parts: list[tf.Tensor] = tf.dynamic_partition(rows, tf.gather(self.row_places, rows), self.num_partitions)
         return parts
 
     def batches(
@@ -298,10 +299,11 @@ class EpochPlanner:
         min_lengths = min_padded_lengths(planned, buckets, cuts, pad_to_bucket_boundary, minlen)
         starts, sizes = (part[:, np.newaxis] for part in (cuts.starts, cuts.stops - cuts.starts))
         self._cuts = Cut(starts, sizes, min_lengths)
+        row_places = cuts.places[buckets.row_buckets]
         with tf.device("CPU:0"):
             self.tensors = EpochTensors(
-                row_buckets=tf.constant(buckets.row_buckets, tf.int32) if shuffle else None,
-                sorted_rows=None if shuffle else tf.constant(_sorted_rows(lengths, buckets), tf.int32),
+                row_places=tf.constant(row_places, tf.int32) if shuffle else None,
+                sorted_rows=None if shuffle else tf.constant(_sorted_rows(lengths, buckets, row_places), tf.int32),
                 num_partitions=max(32, 1 << (len(buckets.upper_lengths) - 1).bit_length()),
                 num_used=tf.constant(len(buckets.row_buckets) - cuts.num_spare) if cuts.num_spare else None,
                 cuts=Cut(*(tf.constant(part, tf.int32) for part in self._cuts)),
@@ -359,12 +361,12 @@ def _in_graph(draws: RowDraws) -> DrawTensors:
     return DrawTensors(*(tf.constant(part, dtype) for part, dtype in parts))
 
 
-def _sorted_rows(lengths: RowLengths, buckets: Buckets) -> NDArray[np.int64]:
-    """The rows by length; in nested buckets by bucket, and in each by length."""
+def _sorted_rows(lengths: RowLengths, buckets: Buckets, row_places: Counts) -> NDArray[np.int64]:
+    """The rows by length; in nested buckets in their order, and in each bucket by length."""
     by_length = np.argsort(lengths.longest, kind="stable")
     if not buckets.levels:
         return by_length
-    return by_length[np.argsort(buckets.row_buckets[by_length], kind="stable")]
+    return by_length[np.argsort(row_places[by_length], kind="stable")]
 
 
 def shuffled(values: tf.Tensor, key: tf.Tensor, stream: tf.Tensor) -> tf.Tensor:

@@ -122,18 +122,19 @@ class ShuffledBatches:
     def kinds(self) -> BatchKinds:
         """The kinds of batches, in which all expectations are summed up."""
         cuts = BatchCuts.from_spans(self.spans, num_spare=0)
-        starts, stops, ends = cuts.starts, cuts.stops, np.cumsum(self.counts)
+        starts, stops, counts = cuts.starts, cuts.stops, self.counts[cuts.order]
+        ends = np.cumsum(counts)
         first = np.searchsorted(ends, starts, side="right")
         last = np.searchsorted(ends, stops - 1, side="right")
         # Two batches are of one kind where they agree on these: between its first and its last bucket one takes all.
         first_rows = np.minimum(stops, ends[first]) - starts
-        last_rows = stops - np.maximum(starts, ends[last] - self.counts[last])
+        last_rows = stops - np.maximum(starts, ends[last] - counts[last])
         _, index, numbers = np.unique(
             np.stack([cuts.buckets, first, last, first_rows, last_rows]), axis=1, return_index=True, return_counts=True
         )
-        begins = ends - self.counts
+        begins = ends - counts
         rows = np.minimum(stops[index, np.newaxis], ends) - np.maximum(starts[index, np.newaxis], begins)
-        return BatchKinds(cuts.buckets[index], np.maximum(rows, 0), numbers)
+        return BatchKinds(cuts.buckets[index], np.maximum(rows, 0)[:, cuts.places], numbers)
 
     @cached_property
     def padded_lengths(self) -> Figures:

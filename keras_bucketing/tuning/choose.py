@@ -26,7 +26,7 @@ from keras_bucketing.data.row_splits import Lengths
 from keras_bucketing.planning.boundaries import Counts, boundaries_after, count_lengths
 from keras_bucketing.planning.bucket_choice import MAX_BUCKETS, keep_outliers_apart
 from keras_bucketing.planning.buckets import Buckets
-from keras_bucketing.planning.cuts import BatchRules, batch_spans
+from keras_bucketing.planning.cuts import BatchRules, Passage, batch_spans
 from keras_bucketing.planning.forecast import Figures, ShuffledBatches
 
 MAX_MISFIT = 0.3  # of a measured step; costs that miss one by more tell nothing about other steps
@@ -462,15 +462,16 @@ def fitted_sizes(
     min_updates: int,
     rules: BatchRules,
     order: Sequence[int] | None = None,
+    passage: Passage | None = None,
 ) -> list[int] | None:
     """The sizes of buckets of so many rows, which come in as few batches as hold them, all of one size, where they can.
 
     Where an epoch must have more of them, the buckets in this order, by default from first to last, have the least
-    rows. None where that makes too few as well.
+    rows. None where that makes too few as well. The rows are cut in the order of `passage`, as of `batch_spans`.
     """
     num_batches = np.maximum(-(-in_bucket // max_rows), min_batches)
     max_rows = np.clip(-(-in_bucket // num_batches // rules.multiple) * rules.multiple, min_rows, max_rows)
-    return _sizes(in_bucket, min_rows, max_rows, min_updates, rules, order)
+    return _sizes(in_bucket, min_rows, max_rows, min_updates, rules, order, passage)
 
 
 def _sizes(
@@ -480,11 +481,12 @@ def _sizes(
     min_updates: int,
     rules: BatchRules,
     order: Sequence[int] | None = None,
+    passage: Passage | None = None,
 ) -> list[int] | None:
     """The least rows for as few of the first buckets as make enough updates; for the last of them, as many as do."""
 
     def makes_enough(sizes: Counts) -> bool:
-        spans = batch_spans(in_bucket, sizes, rules.remainder, rules.multiple)
+        spans = batch_spans(in_bucket, sizes, rules.remainder, rules.multiple, passage=passage)
         return int(spans.num_batches.sum()) >= min_updates
 
     sizes = max_rows.copy()

@@ -18,7 +18,7 @@ from keras_bucketing.padding.text_table import ShownInNotebooks, format_table
 from keras_bucketing.planning.bucket_arguments import check_row_bounds
 from keras_bucketing.planning.bucket_choice import MAX_BUCKETS, keep_outliers_apart
 from keras_bucketing.planning.buckets import Buckets
-from keras_bucketing.planning.cuts import cut_batches
+from keras_bucketing.planning.cuts import cut_batches, passage_of
 from keras_bucketing.planning.epoch_plan import EpochPlanner
 from keras_bucketing.planning.forecast import ShuffledBatches
 from keras_bucketing.predicting.batch_runs import always_compiles, compiled_by_xla, may_be_compiled
@@ -420,9 +420,11 @@ def _choose_nested_sizes(dataset: BucketedSequence, costs: StepCosts, bounds: Si
         return None
     row_bounds = np.minimum(bounds.min_rows, max_rows), max_rows
     found: list[Choice] = []
+    passage = passage_of(own, rules.remainder)
     for min_batches in (1, *MIN_BATCHES):
         short_first = np.argsort(longest, kind="stable").tolist()
-        sizes = fitted_sizes(own.counts, *row_bounds, min_batches, bounds.min_updates, rules, short_first)
+        min_numbers = min_batches, bounds.min_updates
+        sizes = fitted_sizes(own.counts, *row_bounds, *min_numbers, rules, short_first, passage)
         if sizes is not None:
             buckets = dataset._choose_buckets(dataset._sampling, own.boundaries, None, dataset._stored.levels, sizes)
             forecast = _forecast_nested(dataset, buckets, costs)
