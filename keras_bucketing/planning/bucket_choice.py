@@ -238,31 +238,28 @@ def _nested_if_better(rows: _Rows, buckets: Buckets) -> Buckets:
     outer, inner = levels
     if np.array_equal(outer.lengths, inner.lengths):
         return buckets
-    num_batches = _num_batches(buckets, rows.rules)
+    num_batches = int(spans_of(buckets, rows.rules.remainder, rows.rules.multiple).num_batches.sum())
     if num_batches < _MIN_BATCHES_TO_NEST:
         return buckets
-    now = rows.drawn.efficiency(buckets, rows.rules)
+    now = rows.drawn.timesteps(buckets, rows.rules).efficiency
     if now >= ENOUGH_EFFICIENCY:
         return buckets
     most = optimal_bucket_boundaries(np.maximum(rows.lengths, rows.rules.min_length), MAX_BUCKETS)
     of_most = rows.with_sizes(Buckets.from_lengths(rows.lengths, most))
-    now = max(now, rows.drawn.efficiency(of_most, rows.rules))
+    now = max(now, rows.drawn.timesteps(of_most, rows.rules).efficiency)
     max_batches = _MORE_BATCHES * num_batches + 1
     found: list[tuple[Buckets, float]] = []
     padded = padded_at_least(outer, rows.rules.min_length), padded_at_least(inner, rows.rules.min_length)
     for boundaries in nested_candidates(*padded, num_batches):
         nested = rows.with_sizes(Buckets.nested(outer, inner, boundaries))
-        if _num_batches(nested, rows.rules) <= max_batches:
-            found.append((nested, rows.drawn.efficiency(nested, rows.rules)))
+        epoch = rows.drawn.timesteps(nested, rows.rules)
+        if epoch.num_batches <= max_batches:
+            found.append((nested, epoch.efficiency))
     best = max((efficiency for _, efficiency in found), default=0.0)
     if now >= SHARE_OF_BEST * best:
         return buckets
     enough = min(ENOUGH_EFFICIENCY, SHARE_OF_NESTED * best)
     return min((choice for choice, efficiency in found if efficiency >= enough), key=lambda choice: len(choice.counts))
-
-
-def _num_batches(buckets: Buckets, rules: BatchRules) -> int:
-    return int(spans_of(buckets, rules.remainder, rules.multiple).num_batches.sum())
 
 
 def _find_boundaries(

@@ -86,7 +86,8 @@ class Buckets:
         outer_buckets = Buckets.from_lengths(outer.lengths, boundaries[0])
         lowers = np.array([1, *boundaries[0]])
         first_rows = row_splits_of(outer_buckets.counts.astype(np.int64))
-        by_outer = np.argsort(outer_buckets.row_buckets, kind="stable")
+        dtype = np.int16 if len(lowers) < 2**15 else np.int32  # NumPy sorts small integers the fastest
+        by_outer = np.argsort(outer_buckets.row_buckets.astype(dtype), kind="stable")
         row_buckets = np.zeros(len(by_outer), np.int32)
         ranges: list[tuple[int, int, int, int]] = []
         for number, inner_boundaries in enumerate(boundaries[1]):

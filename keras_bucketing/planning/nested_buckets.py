@@ -33,6 +33,7 @@ from keras_bucketing.planning.draws import Weights, count_weights
 
 _MAX_ENDS = 200  # that buckets of an automatic choice may have
 _NUMBERS = (4, 8, 12, 16, 24, 32, 48, 64)  # of outer buckets, and of inner ones in each
+_MOST_ROWS = 8  # of a bucket on average, in batches
 
 
 def two_levels(leaves: Sequence[LeafLengths], names: Sequence[str] = ()) -> tuple[LeafLengths, LeafLengths] | None:
@@ -80,34 +81,38 @@ def optimal_nested_boundaries(
 
 
 def nested_candidates(outer: Lengths, inner: Lengths, max_buckets: int) -> Iterator[NestedBoundaries]:
-    """Minimum-padding boundaries with several numbers of outer and inner buckets, in all at most `max_buckets`."""
-    outer_choices = _partitions(outer, _NUMBERS[-1])
-    for number in _NUMBERS:
-        inner_numbers = [of for of in _NUMBERS if of <= 4 * number <= 16 * of and number * of <= max_buckets]
-        if number > len(outer_choices) or not inner_numbers:
+    """Minimum-padding boundaries with several numbers of outer and inner buckets.
+
+    In all at most `max_buckets`, and no fewer than an eighth of them; at most three times as many of one leaf as of the
+    other.
+    """
+    for number, outer_boundaries in zip(_NUMBERS, _partitions(outer, _NUMBERS), strict=True):
+        numbers = [of for of in _NUMBERS if max_buckets <= _MOST_ROWS * number * of <= _MOST_ROWS * max_buckets]
+        numbers = [of for of in numbers if of <= 3 * number <= 9 * of]
+        if len(outer_boundaries) + 1 < number or not numbers:
             continue
-        of_row = np.searchsorted(outer_choices[number - 1], outer, side="right")
-        choices = [_partitions(inner[of_row == bucket], inner_numbers[-1]) for bucket in range(number)]
-        for of_inner in inner_numbers:
-            # An outer bucket with few lengths has as many inner ones as these allow.
-            yield [outer_choices[number - 1], [choice[min(of_inner, len(choice)) - 1] for choice in choices]]
+        of_row = np.searchsorted(outer_boundaries, outer, side="right")
+        choices = [_partitions(inner[of_row == bucket], numbers) for bucket in range(number)]
+        for of_inner in zip(*choices, strict=True):
+            yield [outer_boundaries, list(of_inner)]
 
 
-def _partitions(lengths: Lengths, max_buckets: int) -> list[list[int]]:
-    """Minimum-padding boundaries of 1, 2, ... buckets; of many lengths, only some are possible boundaries."""
+def _partitions(lengths: Lengths, numbers: Sequence[int]) -> list[list[int]]:
+    """Minimum-padding boundaries of these increasing numbers of buckets, or of as many as there are lengths.
+
+    Of many lengths, only some are possible boundaries.
+    """
     distinct, rows = _possible_ends(lengths)
     before = np.concatenate([[0], rows])
     # cost[i, j]: of one bucket from the i-th to the j-th end. So few ends that each step is one operation.
     cost = (rows - before[:-1, np.newaxis]) * distinct.astype(np.float64)
     cost[np.tril_indices(len(distinct), -1)] = np.inf
     best, starts = cost[0], list[Counts]()
-    found = [list[int]()]
-    for _ in range(2, min(max_buckets, len(distinct)) + 1):
+    for _ in range(2, min(numbers[-1], len(distinct)) + 1):
         total = best[:-1, np.newaxis] + cost[1:]
         starts.append(np.argmin(total, axis=0) + 1)
         best = total.min(axis=0)
-        found.append(boundaries_after(distinct, _ends(starts, len(distinct))))
-    return found
+    return [boundaries_after(distinct, _ends(starts[: number - 1], len(distinct))) for number in numbers]
 
 
 def _possible_ends(lengths: Lengths) -> tuple[Lengths, Counts]:
@@ -132,6 +137,30 @@ def _ends(starts: list[Counts], size: int) -> list[int]:
     return ends[::-1]
 
 
+class Timesteps(NamedTuple):
+    """Timesteps of all leaves in an epoch.
+
+    Attributes:
+        real: Int, those of the sequences.
+        padded: Int64 array `(num_batches,)`, those of each batch, padded to its own longest.
+        buckets: Int64 array `(num_batches,)`, the bucket of each batch.
+    """
+
+    real: int
+    padded: Counts
+    buckets: Counts
+
+    @property
+    def efficiency(self) -> float:
+        """Real over padded timesteps; 1 if there are too few rows for a batch."""
+        return self.real / int(self.padded.sum()) if self.padded.size else 1.0
+
+    @property
+    def num_batches(self) -> int:
+        """The number of batches."""
+        return len(self.padded)
+
+
 class DrawnEpoch(NamedTuple):
     """One epoch of rows with several leaves, drawn the same way in every process, to judge buckets by.
 
@@ -149,25 +178,18 @@ class DrawnEpoch(NamedTuple):
         rows = np.argsort(np.random.PCG64(0).random_raw(len(leaves[0].lengths)), kind="stable")
         return cls(rows, tuple(padded_at_least(leaf, minlen)[rows] for leaf in leaves))
 
-    def efficiency(self, buckets: Buckets, rules: BatchRules) -> float:
-        """Real over padded timesteps of all leaves, if rows spill and each batch is padded to its own longest.
-
-        1 if there are too few rows for a batch.
-        """
-        real, padded, _ = self.timesteps(buckets, rules)
-        return real / int(padded.sum()) if padded.size else 1.0
-
-    def timesteps(self, buckets: Buckets, rules: BatchRules) -> tuple[int, Counts, Counts]:
-        """The real timesteps, and of each batch the padded ones and the bucket, int64 `(num_batches,)`."""
+    def timesteps(self, buckets: Buckets, rules: BatchRules) -> Timesteps:
+        """What this epoch comes to in these buckets, if rows spill."""
         spans = spans_of(buckets, "spill", rules.multiple)
         cuts = BatchCuts.from_spans(spans, count_spare_rows(len(self.rows), "spill", rules.multiple))
         if not cuts.stops.size:
-            return 0, cuts.stops, cuts.buckets
+            return Timesteps(0, cuts.stops, cuts.buckets)
         places = cuts.places.astype(np.int16 if len(buckets.counts) < 2**15 else np.int32)
         order = np.argsort(places[buckets.row_buckets][self.rows], kind="stable")[: cuts.stops[-1]]
         leaves = [lengths[order] for lengths in self.leaves]
         longest = np.sum([np.maximum.reduceat(lengths, cuts.starts) for lengths in leaves], axis=0)
-        return sum(int(lengths.sum()) for lengths in leaves), (cuts.stops - cuts.starts) * longest, cuts.buckets
+        real = sum(int(lengths.sum()) for lengths in leaves)
+        return Timesteps(real, (cuts.stops - cuts.starts) * longest, cuts.buckets)
 
 
 def first_outlier_bucket(
@@ -183,9 +205,9 @@ def first_outlier_bucket(
     candidates = filled[begins_outer & (num_behind <= max_share * len(drawn.rows))].tolist()
     if not candidates:
         return None
-    _, padded, of_batch = drawn.timesteps(replace(buckets, apart=None), rules)
-    enough = saved * int(padded.sum())
-    if padded[of_batch >= candidates[0]].sum() < enough:  # it cannot be saved there
+    now = drawn.timesteps(replace(buckets, apart=None), rules)
+    enough = saved * int(now.padded.sum())
+    if now.padded[now.buckets >= candidates[0]].sum() < enough:  # it cannot be saved there
         return None
-    alone = [int(drawn.timesteps(replace(buckets, apart=bucket), rules)[1].sum()) for bucket in candidates]
-    return candidates[int(np.argmin(alone))] if min(alone) <= int(padded.sum()) - enough else None
+    alone = [int(drawn.timesteps(replace(buckets, apart=bucket), rules).padded.sum()) for bucket in candidates]
+    return candidates[int(np.argmin(alone))] if min(alone) <= int(now.padded.sum()) - enough else None

@@ -45,7 +45,8 @@ def bucketings(draw, *, sizings=SIZINGS):
     """Lengths, buckets, what to do with remainders, the multiple, and the options they were made from."""
     lengths = draw(length_arrays(max_size=60))
     options = draw(bucket_options(sizings=sizings)) | {"pad_to_bucket_boundary": draw(st.booleans())}
-    return lengths, *make_buckets(lengths, options), draw(remainders()), options
+    remainder = draw(remainders())
+    return lengths, *make_buckets(lengths, options | {"remainder": remainder}), remainder, options
 
 
 def cut_or_reject(buckets, remainder, multiple):
