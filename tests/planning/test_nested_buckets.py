@@ -15,6 +15,7 @@ from keras_bucketing.planning.buckets import check_sizing
 from keras_bucketing.planning.cuts import BatchCuts, batch_spans, cut_batches, snake
 from keras_bucketing.planning.draws import RowDraws, Sampling, expected_draws
 from keras_bucketing.planning.epoch_plan import EpochPlanner
+from keras_bucketing.planning.forecast import ShuffledBatches
 from keras_bucketing.planning.nested_buckets import optimal_nested_boundaries
 from tests.support.default_layer import examples
 from tests.support.planning import make_buckets, make_planner, plan
@@ -256,6 +257,12 @@ def test_rows_that_spill_meet_their_neighbors(nested, seed):
         assert rows[start:stop].max() <= bucket
         if multiple == 1 and mixed == sizes == sizes[:1] * len(sizes):
             assert rows[start:stop].max() == bucket
+    if batches:  # the forecast knows which rows share a batch
+        in_order = np.repeat(passage.order, counts[passage.order])
+        spans_of_rows = zip(cuts.starts, cuts.stops, strict=True)
+        expected = [np.bincount(in_order[begin:end], minlength=len(counts)).tolist() for begin, end in spans_of_rows]
+        kinds = ShuffledBatches(spans, counts, counts).kinds
+        assert sorted(expected) == sorted(np.repeat(kinds.rows, kinds.numbers, axis=0).tolist())
 
 
 def outer_of(buckets, bucket):
