@@ -104,14 +104,15 @@ def _partitions(lengths: Lengths, numbers: Sequence[int]) -> list[list[int]]:
     """
     distinct, rows = _possible_ends(lengths)
     before = np.concatenate([[0], rows])
-    # cost[i, j]: of one bucket from the i-th to the j-th end. So few ends that each step is one operation.
-    cost = (rows - before[:-1, np.newaxis]) * distinct.astype(np.float64)
-    cost[np.tril_indices(len(distinct), -1)] = np.inf
-    best, starts = cost[0], list[Counts]()
+    # cost[i, j]: of one bucket up to the i-th end, from the j-th on. So few ends that each step is one operation.
+    cost = (rows[:, np.newaxis] - before[:-1]) * distinct.astype(np.float64)[:, np.newaxis]
+    cost[before[:-1] >= rows[:, np.newaxis]] = np.inf
+    best, starts, ends = cost[:, 0], list[Counts](), np.arange(len(distinct))
     for _ in range(2, min(numbers[-1], len(distinct)) + 1):
-        total = best[:-1, np.newaxis] + cost[1:]
-        starts.append(np.argmin(total, axis=0) + 1)
-        best = total.min(axis=0)
+        total = best[:-1] + cost[:, 1:]
+        start = np.argmin(total, axis=1)
+        best = total[ends, start]
+        starts.append(start + 1)
     return [boundaries_after(distinct, _ends(starts[: number - 1], len(distinct))) for number in numbers]
 
 
@@ -205,9 +206,13 @@ def first_outlier_bucket(
     candidates = filled[begins_outer & (num_behind <= max_share * len(drawn.rows))].tolist()
     if not candidates:
         return None
+    # What is padded in their batches is all that can be saved: first by a bound, then as it is.
+    most_rows = int(buckets.counts[candidates[0] :].sum()) + max(buckets.batch_sizes)
+    if most_rows * sum(int(of.max()) for of in drawn.leaves) < saved * sum(int(of.sum()) for of in drawn.leaves):
+        return None
     now = drawn.timesteps(replace(buckets, apart=None), rules)
     enough = saved * int(now.padded.sum())
-    if now.padded[now.buckets >= candidates[0]].sum() < enough:  # it cannot be saved there
+    if now.padded[now.buckets >= candidates[0]].sum() < enough:
         return None
     alone = [int(drawn.timesteps(replace(buckets, apart=bucket), rules).padded.sum()) for bucket in candidates]
     return candidates[int(np.argmin(alone))] if min(alone) <= int(now.padded.sum()) - enough else None
