@@ -12,7 +12,7 @@ from keras_bucketing import BucketedSequence
 from keras_bucketing.data.rows import LeafLengths, RowLengths
 from keras_bucketing.planning.bucket_choice import choose_buckets
 from keras_bucketing.planning.buckets import check_sizing
-from keras_bucketing.planning.cuts import BatchCuts, batch_spans, cut_batches, snake
+from keras_bucketing.planning.cuts import BatchCuts, batch_spans, cut_batches, min_padded_lengths, snake
 from keras_bucketing.planning.draws import RowDraws, Sampling, expected_draws
 from keras_bucketing.planning.epoch_plan import EpochPlanner
 from keras_bucketing.planning.forecast import ShuffledBatches
@@ -263,6 +263,18 @@ def test_rows_that_spill_meet_their_neighbors(nested, seed):
         expected = [np.bincount(in_order[begin:end], minlength=len(counts)).tolist() for begin, end in spans_of_rows]
         kinds = ShuffledBatches(spans, counts, counts).kinds
         assert sorted(expected) == sorted(np.repeat(kinds.rows, kinds.numbers, axis=0).tolist())
+
+
+def test_rows_that_fill_up_a_batch_count_in_its_size_and_padding():
+    # Row 0 is alone in the longer inner bucket; the labels of the rows behind it are twice as long as its sequences.
+    sequences = LeafLengths("a", np.array([10] * 4 + [20] * 4)), LeafLengths("b", np.array([9, 1, 1, 1] + [15] * 4))
+    lengths = RowLengths((*sequences, LeafLengths("y", np.array([1, 20, 20, 20] + [1] * 4), is_label=True)))
+    options = {"bucket_boundaries": [[11], [[5], [5]]], "max_timesteps_per_batch": 40, "pad_to_bucket_boundary": True}
+    buckets, _ = make_buckets(lengths, options)
+    assert (buckets.batch_sizes[1], buckets.mixed_sizes[1]) == (4, 2)
+    cuts = cut_batches(buckets, "spill", 1)
+    padded = min_padded_lengths(lengths, buckets, cuts, pad_to_bucket_boundary=True)
+    assert padded[cuts.buckets == 1].tolist() == [[10, 9, 20]]
 
 
 def outer_of(buckets, bucket):
