@@ -18,6 +18,7 @@ as well.
 
 from __future__ import annotations
 
+import bisect
 import time
 from typing import Any, NamedTuple
 
@@ -119,7 +120,7 @@ def time_epochs(kind: str, sequences: Sequences, scale: Scale) -> dict[str, Any]
     model = make_model(kind)
     plain = bucketed(sequences, batch_size=BATCH_SIZE)
     begin = time.perf_counter()
-    tuned = tune_batch_sizes(model, plain)
+    tuned = tune_batch_sizes(model, plain, measure_xla=scale == FULL)
     tuning_seconds = time.perf_counter() - begin
     print(f"\n{kind}\n\n{tuned}", flush=True)
     budget = largest_budget(sequences, plain.num_batches)
@@ -151,10 +152,14 @@ def time_epochs(kind: str, sequences: Sequences, scale: Scale) -> dict[str, Any]
 
 def largest_budget(sequences: Sequences, min_updates: int) -> int:
     """The largest budget, in steps of 2 % or a timestep, that makes so many updates an epoch."""
-    budget = int(sequences.lengths.max())
-    while bucketed(sequences, max_timesteps_per_batch=budget + max(budget // 50, 1)).num_batches >= min_updates:
-        budget += max(budget // 50, 1)
-    return budget
+    budgets = [int(sequences.lengths.max())]
+    while budgets[-1] < sequences.lengths.sum():
+        budgets.append(budgets[-1] + max(budgets[-1] // 50, 1))
+
+    def has_fewer(budget: int) -> bool:
+        return bool(bucketed(sequences, max_timesteps_per_batch=budget).num_batches < min_updates)
+
+    return budgets[max(bisect.bisect_left(budgets, True, key=has_fewer) - 1, 0)]
 
 
 def learn(sequences: Sequences, tuned: dict[str, Any], scale: Scale) -> dict[str, list[list[float]]]:
