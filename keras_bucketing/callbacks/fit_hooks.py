@@ -7,12 +7,12 @@ data are read. The module also copies callbacks, as tuners do for each trial.
 from __future__ import annotations
 
 import copy
+import inspect
 import signal
-import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -132,11 +132,15 @@ class PreemptionSignal:
 
 
 def _is_in_fit(frame: FrameType | None, model: keras.Model) -> bool:
+    return any(_calls_of(model, frame, ("fit",)))
+
+
+def _calls_of(model: keras.Model, frame: FrameType | None, methods: Collection[str]) -> Iterator[FrameType]:
+    """The running calls of these methods of a model, from a frame outwards."""
     while frame is not None:
-        if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
-            return True
+        if frame.f_code.co_name in methods and frame.f_locals.get("self") is model:
+            yield frame
         frame = frame.f_back
-    return False
 
 
 def set_first_epoch(model: keras.Model, epoch: int) -> None:
@@ -160,14 +164,9 @@ def data_of_call(model: keras.Model) -> Any:
     Callbacks are not told it. What has been read meanwhile is no evidence: the data of a call that has ended may still
     be read ahead by a thread of tf.data.
     """
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        is_of_keras = str(frame.f_globals.get("__name__", "")).startswith("keras.")
-        if is_of_keras and frame.f_code.co_name in ("fit", "evaluate", "predict"):
-            local = frame.f_locals
-            if local.get("self") is model:
-                return local.get("x")
-        frame = frame.f_back
+    for call in _calls_of(model, inspect.currentframe(), ("fit", "evaluate", "predict")):
+        if str(call.f_globals.get("__name__", "")).startswith("keras."):  # not a method of a subclass around it
+            return call.f_locals.get("x")
     return None
 
 

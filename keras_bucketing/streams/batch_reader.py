@@ -19,7 +19,6 @@ from keras_bucketing.streams.elements import (
     Specs,
     inputs_of,
     is_list_of_rows,
-    kind_of_dtype,
     leaves_in_order,
     leaves_of,
     map_element,
@@ -30,7 +29,7 @@ from keras_bucketing.streams.roles import Role, Roles, kinds_of
 from keras_bucketing.streams.row_reader import NewColumn
 from keras_bucketing.unpadding.batch_labels import PaddedLabels
 from keras_bucketing.unpadding.batches import Batch, BatchOptions, HostLeaf, Spans, Unpadder, fitting_table
-from keras_bucketing.unpadding.entries import EntryKind, EntryTable, leaf_name, read_table, refuse_columns_of_lengths
+from keras_bucketing.unpadding.entries import EntryTable, leaf_name, read_table, refuse_columns_of_lengths
 from keras_bucketing.unpadding.spans import Span, blocks_of, real_timesteps
 
 
@@ -221,16 +220,17 @@ def _of_one_size(specs: Specs, padded: list[Path], options: BatchOptions) -> lis
 
 def _table_of(specs: Specs, roles: Roles, padded: list[Path], options: BatchOptions) -> EntryTable:
     """What tells the lengths of the padded leaves; "lengths" are not those of leaves that may be no sequences."""
-    kinds = {
-        path: EntryKind(spec.rank, kind_of_dtype(spec.dtype))
-        for path, spec in inputs_of(specs).items()
-        if not spec.ragged_rank and (spec.rank < 2 or roles[path] is Role.PADDED)
-    }
+    kinds = kinds_of(specs)
     labels = [path for path, role in roles.items() if role is not Role.VALUE and path[0] == "y"]
     own_length_labels = [] if options.labels_align else labels
     if options.sequences is None:
-        refuse_columns_of_lengths(kinds_of(specs), own_length_labels)
-    return read_table(kinds, own_length_labels, _of_one_size(specs, padded, options))
+        refuse_columns_of_lengths(kinds, own_length_labels)
+    named = {
+        path: kind._replace(time=None)  # that has been looked at
+        for path, kind in kinds.items()
+        if kind.rank < 2 or roles[path] is Role.PADDED
+    }
+    return read_table(named, own_length_labels, _of_one_size(specs, padded, options))
 
 
 def _on_host(leaf: Any, path: Path) -> HostLeaf:

@@ -262,17 +262,10 @@ class _WindowReader:
         stream_of_epoch: What to read, from the epoch.
         options: What the caller said about its elements.
         template: The leaves of its first rows.
-        num_rows: Optional int, how many rows the source says that it has. More would be left out of every pass.
     """
 
-    def __init__(
-        self,
-        stream_of_epoch: Callable[[int], Stream],
-        options: BatchOptions,
-        template: Element,
-        num_rows: int | None = None,
-    ):
-        self._stream_of_epoch, self._options, self._num_rows = stream_of_epoch, options, num_rows
+    def __init__(self, stream_of_epoch: Callable[[int], Stream], options: BatchOptions, template: Element):
+        self._stream_of_epoch, self._options = stream_of_epoch, options
         self._is_ragged = {path: isinstance(leaf, Rows) for path, leaf in leaves_of(template).items()}
         self._warned: set[str] = set()  # each of them in one pass only
 
