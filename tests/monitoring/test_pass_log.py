@@ -67,12 +67,21 @@ def entry_of(index):
 
 @pytest.mark.parametrize("make", [OnHost, InGraph])
 @settings(max_examples=examples(12))
-@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 3), st.booleans(), st.booleans()), min_size=1, max_size=3))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 40), st.integers(0, 4), st.sampled_from([-1, 3, 9, None]), st.booleans()),
+        min_size=1,
+        max_size=3,
+    )
+)
 def test_figures_are_those_of_the_batches_whatever_was_added_up(make, passes):
-    """In each pass so many batches; asked about every so many, from the last question on or as a whole; or never."""
+    """In each pass so many batches; asked about every so many, from the last question on or as a whole; or never.
+
+    The first question comes before the pass, which is announced, or without a word after one of its batches.
+    """
     log = make()
-    for num_batches, every, is_asked_before, asks_for_parts in passes:
-        if is_asked_before:
+    for num_batches, every, first_question, asks_for_parts in passes:
+        if first_question == -1:
             log.expect_questions(log.number + 1)
         log.begin_pass()
         position, start = PassPosition(log.number, log.number - 1, 0), 0
@@ -81,10 +90,15 @@ def test_figures_are_those_of_the_batches_whatever_was_added_up(make, passes):
             log.write_entry(index, entry_of(index))
             if not is_asked:
                 assert log.num_in_memory() <= 2 * KEPT + sum(number for number, *_ in passes)
-            if is_asked and every and index % (4 * every) == 4 * every - 1:
+            if not is_asked and index == first_question:
+                expected = Measure().stats([entry_of(each) for each in range(index + 1)])
+                assert figures(log.pass_stats(position, 0, 10**12)) == figures(expected)
+                is_asked, start = True, index + 1 if asks_for_parts else 0
+            elif is_asked and every and index % (4 * every) == 4 * every - 1:
                 expected = Measure().stats([entry_of(each) for each in range(start, index + 1)])
-                assert log.pass_stats(position, start, 10**12) == expected
-                assert log.pass_stats(position, start, index + 1) == expected
+                for stop in (10**12, index + 1):
+                    received = log.pass_stats(position, start, stop)
+                    assert received == expected if asks_for_parts else figures(received) == figures(expected)
                 start = index + 1 if asks_for_parts else 0
         if not (is_asked and asks_for_parts):
             whole = Measure().stats([entry_of(each) for each in range(num_batches)])
@@ -115,3 +129,14 @@ def test_parts_of_a_sum_are_refused(make):
     log.begin_pass()
     log.write_entry(0, entry_of(0))
     assert log.pass_stats(position, num_added, 10**12).num_batches == 12 - num_added  # none of the next pass
+
+
+def test_the_pass_that_was_finished_last_is_remembered_beside_those_begun_since():
+    log = InGraph()
+    for number in range(1, 3 + KEPT_PASSES):
+        log.begin_pass()
+        for index in range(12):
+            log.write_entry(index, entry_of(index))
+        if number == 1:
+            log.end_pass()
+    assert figures(log.finished_stats()) == figures(Measure().stats(list(map(entry_of, range(12)))))

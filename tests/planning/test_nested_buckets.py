@@ -307,6 +307,40 @@ def test_padded_to_the_boundary_a_bucket_has_one_shape_but_for_what_spills_from_
         assert {bucket for bucket, of_bucket in shapes.items() if len(of_bucket) > 1} <= first_filled
 
 
+@settings(max_examples=examples(100), deadline=None)
+@given(two_lengths(), nested_options(), st.integers(0, 6))
+@example(
+    # Two rows of the shorter outer bucket fill no batch there, and two batches of the next bucket: of one shape.
+    RowLengths(
+        (LeafLengths("a", np.array([10, 10, 20, 20, 20])), LeafLengths("b", np.array([18, 3, 3, 3, 18]))),
+    ),
+    {
+        "bucket_boundaries": [[11], [[10], [10]]],
+        "bucket_batch_sizes": [4, 4, 1, 1],
+        "batch_size_multiple": 1,
+    },
+    1,
+)
+def test_padded_to_the_boundary_is_to_what_the_buckets_of_the_rows_allow(lengths, options, minlen):
+    with enough_rows():
+        buckets, _ = make_buckets(lengths, options)
+        cuts = cut_batches(buckets, "spill", options["batch_size_multiple"])
+    in_order = np.repeat(cuts.order, buckets.counts[cuts.order]).tolist()
+    padded = min_padded_lengths(lengths, buckets, cuts, pad_to_bucket_boundary=True, minlen=minlen)
+    names, labels = zip(*((leaf.name, leaf.is_label) for leaf in lengths.leaves), strict=True)
+    for bucket in set(cuts.buckets.tolist()):
+        batches = np.flatnonzero(cuts.buckets == bucket)
+        # What is behind the bucket in the order fills up its batches, and has no say.
+        until = in_order.index(bucket) + int(buckets.counts[bucket])
+        of_all = set(in_order[cuts.starts[batches].min() : until]) | {bucket}
+        for batch in batches:
+            is_mixed = outer_of(buckets, in_order[cuts.starts[batch]]) < outer_of(buckets, bucket)
+            for level in buckets.levels:
+                at = names.index(level.name)
+                allowed = max(int(level.upper_lengths[each]) for each in (of_all if is_mixed else {bucket}))
+                assert padded[batch, at] == max(1 if labels[at] else minlen, allowed)
+
+
 @settings(max_examples=examples(40), deadline=None)
 @given(two_lengths(), st.integers(1, 4), st.integers(1, 4), st.integers(1, 6), st.booleans(), seeds())
 def test_rows_drawn_by_weights_meet_in_nested_buckets(lengths, outer, inner, batch_size, to_boundary, seed):
