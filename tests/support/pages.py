@@ -13,6 +13,7 @@ A run of the page fails where that has changed. `python -m tests.support.pages d
 """
 
 import contextlib
+import gc
 import importlib.util
 import io
 import math
@@ -92,6 +93,7 @@ def run(path: str, blocks: list[Block], printed: list[str] | None = None) -> dic
             `printed`.
     """
     names: dict[str, object] = {}
+    gc.freeze()  # `clear_session` collects garbage, and need not look at the graphs of all tests before
     keras.backend.clear_session()  # names of layers are counted from the beginning
     for block in blocks:
         names |= {name: value for name, value in make_given(block.given).items() if value is not None}
