@@ -4,6 +4,9 @@ Token ids of lognormal length (mean 75, median 55, at most 1000 timesteps), 32 r
 gets ten buckets picked by hand, with a shuffle in front and a prefetch behind; BucketedSequence gets the same ones, or
 chooses its own. The first BucketedSequence of a process traces what the later ones share.
 
+Pairs of such lengths that have nothing to do with each other, 64 rows a batch: buckets by the longer of the two with the
+same ten, beside what BucketedSequence chooses, which is nested buckets.
+
     python -m benchmarks.construction
 """
 
@@ -21,12 +24,14 @@ from benchmarks.tables import Record, Table, median, times
 from keras_bucketing import BucketedSequence
 from keras_bucketing.pipeline import stream
 
-BATCH_SIZE = 32
+BATCH_SIZE, PAIRS_BATCH_SIZE = 32, 64
 BOUNDARIES = [20, 40, 60, 80, 100, 150, 200, 300, 500]
 RIVAL = "`bucket_by_sequence_length`"
 SAME, CHOSEN, FIRST = (
     f"`BucketedSequence`, {how}" for how in ("the same boundaries", "chosen boundaries", "the first of a process")
 )
+
+GIVEN, NESTED = "pairs, the same boundaries", "pairs, chosen boundaries"
 
 
 def main() -> None:
@@ -35,8 +40,8 @@ def main() -> None:
     sizes, rounds = ([100, 200], 2) if arguments.quick else ([1_000, 10_000, 100_000], 21)
     results = {}
     for num_sequences in sizes:
-        lengths = lognormal_lengths(num_sequences, mean=75, median=55, longest=1000)
-        figures = harness.interleave(contenders(token_sequences(lengths)), rounds)
+        sequences, others = (sequences_of(num_sequences, seed) for seed in (0, 1))
+        figures = harness.interleave({**contenders(sequences), **contenders_on_pairs(sequences, others)}, rounds)
         results[num_sequences] = summarize(figures)
     harness.publish(arguments.output, "construction", {"rounds": rounds, "results": results}, tables)
     harness.write_picture(arguments.output, "construction", lambda axes: draw(axes, results), panels=len(results))
@@ -50,14 +55,42 @@ def tables(record: Record) -> list[Table]:
             "construction",
             f"milliseconds of processor time, x {RIVAL}, by number of sequences",
             ["dataset", *(f"{int(size):,}" for size in results)],
-            [[name, *(_cell(rows[name]) for rows in results.values())] for name in next(iter(results.values()))],
+            _lines(results, [RIVAL, SAME, CHOSEN, FIRST]),
             note=f"Medians over {record['rounds']} rounds; ratios are formed within a round.",
-        )
+        ),
+        Table(
+            "construction_of_pairs",
+            "the same for pairs, x the same boundaries",
+            ["dataset", *(f"{int(size):,}" for size in results)],
+            _lines(results, [GIVEN, NESTED]),
+        ),
     ]
 
 
+def _lines(results: Record, names: list[str]) -> list[list[str]]:
+    return [[name, *(_cell(rows[name]) for rows in results.values())] for name in names]
+
+
 def _cell(row: Record) -> str:
-    return f"{median(row['milliseconds'])}, {times(row['times_rival'][0])}"
+    return f"{median(row['milliseconds'])}, {times(row['times'][0])}"
+
+
+def sequences_of(num_sequences: int, seed: int) -> Sequences:
+    """The sequences of one seed."""
+    return token_sequences(lognormal_lengths(num_sequences, mean=75, median=55, longest=1000, seed=seed), seed=seed)
+
+
+def contenders_on_pairs(first: Sequences, second: Sequences) -> dict[str, Callable[[], float]]:
+    """The same for rows with two sequences."""
+    x = (first.ragged, second.ragged)
+
+    def bucketed(**options: Any) -> BucketedSequence:
+        return BucketedSequence(x, first.labels, batch_size=PAIRS_BATCH_SIZE, **options)
+
+    def same() -> BucketedSequence:
+        return bucketed(bucket_boundaries=BOUNDARIES)
+
+    return {GIVEN: timer(same, prepare=same), NESTED: timer(bucketed, prepare=bucketed)}
 
 
 def contenders(sequences: Sequences) -> dict[str, Callable[[], float]]:
@@ -93,11 +126,11 @@ def timer(make: Callable[[], Any], prepare: Callable[[], Any] = lambda: None) ->
 
 
 def summarize(figures: dict[str, list[float]]) -> dict[str, Any]:
-    """The times of everybody with one number of sequences."""
+    """The times of everybody with one number of sequences, and how many times those of a rival on the same data."""
     return {
         name: {
             "milliseconds": harness.spread_of(of),
-            "times_rival": harness.ratios_within_rounds(of, figures[RIVAL]),
+            "times": harness.ratios_within_rounds(of, figures[GIVEN if name in (GIVEN, NESTED) else RIVAL]),
         }
         for name, of in figures.items()
     }

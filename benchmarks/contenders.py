@@ -38,11 +38,12 @@ def bucketed_stream(sequences: Sequences, batch_size: int) -> BucketedStream:
 
 def bucketed_stream_of_generator(sequences: Sequences, batch_size: int, seed: int = 0) -> BucketedStream:
     """A stream over a generator function that yields the shuffled rows which `from_generator` buckets by hand."""
+    arrays, labels = sequences.arrays, sequences.labels
     random = np.random.default_rng(seed)
 
     def rows() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for row in random.permutation(len(sequences.arrays)):
-            yield sequences.arrays[row], sequences.labels[row]
+        for row in random.permutation(len(arrays)):
+            yield arrays[row], labels[row]
 
     return BucketedStream(rows, batch_size=batch_size, seed=0)
 
