@@ -1,10 +1,12 @@
 """What `tune_batch_sizes` predicts of an epoch against what the epoch takes, on TensorFlow, JAX and PyTorch.
 
 Embedding(32) in front of an LSTM(64), of the same in both directions, of a Conv1D(64), or of a Transformer encoder of
-two blocks with four heads, on 400 sequences whose lengths are lognormal with mean 40, cut at 200. Each backend has a
-process of its own, in which each model is tuned once, for batches of 16 rows; then the dataset as it was and the
-proposal train it in turns, with one seed of the order after the other: three epochs each, of which the last two count.
-On JAX both are padded to the boundaries of their buckets, at first four. XLA is not measured on TensorFlow.
+two blocks with four heads, on 400 sequences whose lengths are lognormal with mean 40, cut at 200, for batches of 16
+rows. Each backend has a process of its own. A round has a seed of the order, and a model trains in it on the dataset as
+it was, is tuned, and trains on the proposal and on the dataset as it was: each of them an epoch that does not count,
+and as many more as take a second, two to six. What is predicted is compared with what is measured in the same round,
+and between two rounds of a model lie those of all others, so that no one moment decides. On JAX the batches are padded
+to the boundaries of their buckets, at first four. XLA is not measured on TensorFlow.
 
     python -m benchmarks.tuned_backends
 """
@@ -16,7 +18,7 @@ from typing import Any
 
 from benchmarks import harness
 from benchmarks.harness import spread_of
-from benchmarks.tables import Record, Table, significant, spread
+from benchmarks.tables import Record, Table, spread
 from benchmarks.tuned_backends_worker import NOW, TUNED
 
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
@@ -48,51 +50,38 @@ def tables(record: Record) -> list[Table]:
     """One line a backend and a model."""
     rows = []
     for backend, of_backend in record["results"].items():
-        for kind, figures in of_backend.items():
-            now, tuned = (spread_of(figures["seconds"][name]) for name in (NOW, TUNED))
-            predicted = figures["predicted"]
+        for kind, rounds in of_backend.items():
+            others = [each for each in rounds if not each["stays"]]
             rows.append(
                 [
                     f"{BACKENDS[backend]}, {kind}",
-                    spread(now),
-                    significant(predicted[NOW]),
-                    _miss(predicted[NOW], now.median),
-                    "as it was" if figures["stays"] else spread(tuned),
-                    "" if figures["stays"] else significant(predicted[TUNED]),
-                    "" if figures["stays"] else _miss(predicted[TUNED], tuned.median),
-                    "" if figures["stays"] else f"{now.median / tuned.median:.2f} x",
+                    spread(spread_of([each["seconds"][NOW] for each in rounds])),
+                    _shares(rounds, "predicted", NOW, "seconds", NOW),
+                    f"{len(others)} of {len(rounds)}",
+                    _shares(others, "predicted", TUNED, "seconds", TUNED),
+                    _shares(others, "seconds", NOW, "seconds", TUNED),
                 ]
             )
-    return [
-        Table(
-            "tuned_backends",
-            "seconds an epoch",
-            [
-                "backend and model",
-                "as it was",
-                "predicted",
-                "misses by",
-                "proposed",
-                "predicted",
-                "misses by",
-                "faster",
-            ],
-            rows,
-        )
-    ]
+    heads = ["backend and model", "seconds an epoch", "predicted / measured"]
+    more_heads = ["other sizes proposed", "predicted / measured", "times faster"]
+    return [Table("tuned_backends", "an epoch as it was, and as proposed", [*heads, *more_heads], rows)]
 
 
-def _miss(predicted: float, measured: float) -> str:
-    return f"{predicted / measured - 1:+.0%}"
+def _shares(rounds: list[dict[str, Any]], above: str, of: str, below: str, by: str) -> str:
+    """The median of a share over the rounds, with its quartiles; nothing without rounds."""
+    if not rounds:
+        return ""
+    median, lower, upper = spread_of([each[above][of] / each[below][by] for each in rounds])
+    return f"{median:.2f} ({lower:.2f} - {upper:.2f})"
 
 
 def draw(axes: Any, results: dict[str, Any]) -> None:
     """Bars of the seconds of an epoch, one panel a backend."""
     for axis, (backend, of_backend) in zip(axes, results.items(), strict=True):
         bars = {
-            f"{kind}, {name}": spread_of(seconds)
-            for kind, figures in of_backend.items()
-            for name, seconds in figures["seconds"].items()
+            f"{kind}, {name}": spread_of([each["seconds"][name] for each in rounds])
+            for kind, rounds in of_backend.items()
+            for name in (NOW, TUNED)
         }
         harness.draw_bars(axis, bars, "seconds per epoch", "", "{:,.3g}")
         axis.set_title(BACKENDS[backend], loc="left")

@@ -3,70 +3,84 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
-from benchmarks import harness
 from keras_bucketing import BucketedSequence, tune_batch_sizes
 
 NOW, TUNED = "as it was", "proposed"
 BATCH_SIZE, VOCABULARY_SIZE, WIDTH, NUM_HEADS = 16, 1000, 32, 4
 MEAN_SHARE, SIGMA = 0.2, 0.7  # of the longest; of the logarithm
-TIMED_EPOCHS = 2
+TIMED_SECONDS, TIMED_EPOCHS = 1.0, (2, 6)  # so long, but so many epochs at least and at most
 
 
 def run(num_sequences: str, longest: str, seeds: str, *kinds: str) -> dict[str, Any]:
-    """Tunes and times each model."""
+    """Tunes and times each model once a seed: between two rounds of a model lie those of the others."""
     rng = np.random.default_rng(0)
     median = np.log(MEAN_SHARE * int(longest)) - SIGMA**2 / 2
     lengths = np.clip(rng.lognormal(median, SIGMA, int(num_sequences)).astype(int), 1, int(longest))
     x = [rng.integers(1, VOCABULARY_SIZE, length) for length in lengths]
     y = rng.integers(0, 2, len(x))
-    return {kind: measure(kind, x, y, int(seeds)) for kind in kinds}
+    models = {kind: MeasuredModel(kind, x, y) for kind in kinds}
+    rounds = [{kind: model.measure(seed) for kind, model in models.items()} for seed in range(int(seeds))]
+    return {kind: [each[kind] for each in rounds] for kind in kinds}
 
 
-def measure(kind: str, x: list[np.ndarray], y: np.ndarray, num_seeds: int) -> dict[str, Any]:
-    """Tunes a model once, and times both datasets in turns, with one seed after the other."""
-    model = make_model(kind)
-    common = {"pad_to_bucket_boundary": True} if keras.backend.backend() == "jax" else {}
-    now = {"batch_size": BATCH_SIZE, **({"num_buckets": 4} if common else {})}
-    dataset = BucketedSequence(x, y, seed=0, **common, **now)
-    begin = time.perf_counter()
-    tuned = tune_batch_sizes(model, dataset, measure_xla=False, verbose=0)
-    tuning_seconds = time.perf_counter() - begin
-    print(f"\n{keras.backend.backend()}, {kind}\n\n{tuned}", file=sys.stderr, flush=True)
+class MeasuredModel:
+    """A model, which is traced and compiled once, with the data it trains on."""
 
-    def epochs_of(options: dict[str, Any]) -> Callable[[], float]:
-        seeds = iter([0, *range(num_seeds)])  # the first round traces and compiles
+    def __init__(self, kind: str, x: list[np.ndarray], y: np.ndarray):
+        self._kind, self._x, self._y = kind, x, y
+        self._model = make_model(kind)
+        on_jax = keras.backend.backend() == "jax"
+        self._common = {"pad_to_bucket_boundary": True} if on_jax else {}
+        self._now = {"batch_size": BATCH_SIZE, **({"num_buckets": 4} if on_jax else {})}
+        self._num_epochs = TIMED_EPOCHS[0]
+        epoch = np.median(self._epochs(self._dataset(0, self._now)))
+        self._num_epochs = int(np.clip(math.ceil(TIMED_SECONDS / epoch), *TIMED_EPOCHS))
 
-        def mean_seconds() -> float:
-            clock = EpochClock()
-            of_seed = BucketedSequence(x, y, seed=next(seeds), **common, **options)
-            model.fit(of_seed, epochs=1 + TIMED_EPOCHS, shuffle=False, verbose=0, callbacks=[clock])
-            return clock.mean_seconds
+    def measure(self, seed: int) -> dict[str, Any]:
+        """One round: epochs as it was, the tuner, epochs of its proposal, epochs as it was.
 
-        return mean_seconds
+        What is predicted lies in time between what is measured: a machine that gets slower or faster does so for both.
+        """
+        now = self._dataset(seed, self._now)
+        before = self._epochs(now)
+        begin = time.perf_counter()
+        tuned = tune_batch_sizes(self._model, now, measure_xla=False, verbose=0)
+        tuning_seconds = time.perf_counter() - begin
+        proposed = self._epochs(self._dataset(seed, tuned.options))
+        after = self._epochs(now)
+        name = f"{keras.backend.backend()}, {self._kind}, seed {seed}"
+        print(f"\n{name}\n\n{tuned}\n\n{before}\n{proposed}\n{after}", file=sys.stderr, flush=True)
+        return {
+            "seconds": {NOW: float(np.median(before + after)), TUNED: float(np.median(proposed))},
+            "epochs": {NOW: [before, after], TUNED: proposed},
+            "predicted": {NOW: tuned.current.seconds, TUNED: tuned.proposed.seconds},
+            "stays": tuned.reason is not None,
+            "reason": tuned.reason,
+            "tuning_seconds": tuning_seconds,
+            "quadratic_length": tuned.quadratic_length,
+            "epoch_seconds": tuned.epoch_seconds,
+            "slowdown": tuned.slowdown,
+            "options": tuned.options,
+            "steps": [vars(step) for step in tuned.steps],
+        }
 
-    contenders = {NOW: epochs_of(now), TUNED: epochs_of(tuned.options)}
-    seconds = harness.interleave(contenders, num_seeds)
-    print(seconds, file=sys.stderr, flush=True)
-    return {
-        "seconds": seconds,
-        "predicted": {NOW: tuned.current.seconds, TUNED: tuned.proposed.seconds},
-        "stays": tuned.reason is not None,
-        "reason": tuned.reason,
-        "tuning_seconds": tuning_seconds,
-        "quadratic_length": tuned.quadratic_length,
-        "epoch_seconds": tuned.epoch_seconds,
-        "slowdown": tuned.slowdown,
-        "options": tuned.options,
-        "steps": [vars(step) for step in tuned.steps],
-    }
+    def _dataset(self, seed: int, options: dict[str, Any]) -> BucketedSequence:
+        return BucketedSequence(self._x, self._y, seed=seed, **self._common, **options)
+
+    def _epochs(self, dataset: BucketedSequence) -> list[float]:
+        """The seconds of some epochs, after one that traces and compiles."""
+        clock = EpochClock()
+        dataset.seek(0)
+        self._model.fit(dataset, epochs=1 + self._num_epochs, shuffle=False, verbose=0, callbacks=[clock])
+        return clock.seconds
 
 
 def make_model(kind: str) -> keras.Model:
@@ -110,9 +124,10 @@ class EpochClock(keras.callbacks.Callback):
         self._ends.append(time.perf_counter())
 
     @property
-    def mean_seconds(self) -> float:
-        """Float, of these epochs."""
-        return (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
+    def seconds(self) -> list[float]:
+        """Floats, of these epochs."""
+        seconds: list[float] = np.diff(self._ends).tolist()
+        return seconds
 
 
 if __name__ == "__main__":
