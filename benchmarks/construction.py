@@ -4,8 +4,8 @@ Token ids of lognormal length (mean 75, median 55, at most 1000 timesteps), 32 r
 gets ten buckets picked by hand, with a shuffle in front and a prefetch behind; BucketedSequence gets the same ones, or
 chooses its own. The first BucketedSequence of a process traces what the later ones share.
 
-Pairs of such lengths that have nothing to do with each other, 64 rows a batch: buckets by the longer of the two with the
-same ten, beside what BucketedSequence chooses, which is nested buckets.
+Pairs of such lengths that have nothing to do with each other, 64 rows a batch: the same ten buckets by the longer of
+the two, beside what BucketedSequence chooses, which is nested buckets.
 
     python -m benchmarks.construction
 """

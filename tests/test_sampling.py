@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from keras_bucketing import BucketedSequence, PaddingStats
@@ -48,8 +48,17 @@ def sampled(draw):
     return lengths, weights, options
 
 
+ONE_ROW = {"batch_size": 1, "batch_size_multiple": 1, "remainder": "spill", "rows_per_epoch": None}
+
+
 @settings(max_examples=examples(30))
-@given(sampled(), seeds(), st.integers(0, 2**20))
+@given(data=sampled(), seed=seeds(), epoch=st.integers(0, 2**20))
+@example(
+    # The smallest number that there is, alone in its bucket: one over it is infinite.
+    data=(np.array([2, 1]), np.array([1, 5e-324]), {**ONE_ROW, "num_buckets": 2}),
+    seed=0,
+    epoch=1,
+)
 def test_each_bucket_has_its_draws_and_each_row_its_share_in_every_epoch(data, seed, epoch):
     lengths, weights, options = data
     with enough_rows():
@@ -73,7 +82,7 @@ def test_each_bucket_has_its_draws_and_each_row_its_share_in_every_epoch(data, s
         assert len(plan) == dataset.num_batches
         assert plan.left_out.size == 0
         times = np.bincount(plan.rows, minlength=len(lengths))
-        expected = weights * (draws[0] / np.where(sums > 0, sums, 1))[buckets]
+        expected = weights / np.where(sums > 0, sums, 1)[buckets] * draws[0][buckets]
         assert (np.abs(times - expected) < 1 + 1e-6).all()
         assert not times[weights == 0].any()
         for rows, bucket, padded in zip(plan, plan.buckets, plan.padded_lengths, strict=True):

@@ -188,7 +188,8 @@ def typical_rows(lengths: Lengths, expected: Weights) -> RowIndices:
 def expected_draws(weights: Weights, row_buckets: NDArray[np.int32], draws: Counts) -> Weights:
     """The mean number of draws of each row in an epoch."""
     sums = np.bincount(row_buckets, weights, minlength=len(draws))
-    expected: Weights = weights * (draws / np.where(sums > 0, sums, 1.0))[row_buckets]
+    # Shares first: the weights of a bucket may be so tiny beside those of others that one over their sum is infinite.
+    expected: Weights = weights / np.where(sums > 0, sums, 1.0)[row_buckets] * draws[row_buckets]
     return expected
 
 
