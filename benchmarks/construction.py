@@ -41,8 +41,10 @@ def main() -> None:
     results = {}
     for num_sequences in sizes:
         sequences, others = (sequences_of(num_sequences, seed) for seed in (0, 1))
-        figures = harness.interleave({**contenders(sequences), **contenders_on_pairs(sequences, others)}, rounds)
-        results[num_sequences] = summarize(figures)
+        results[num_sequences] = {
+            **summarize(harness.interleave(contenders(sequences), rounds), RIVAL),
+            **summarize(harness.interleave(contenders_on_pairs(sequences, others), rounds), GIVEN),
+        }
     harness.publish(arguments.output, "construction", {"rounds": rounds, "results": results}, tables)
     harness.write_picture(arguments.output, "construction", lambda axes: draw(axes, results), panels=len(results))
 
@@ -125,12 +127,12 @@ def timer(make: Callable[[], Any], prepare: Callable[[], Any] = lambda: None) ->
     return milliseconds
 
 
-def summarize(figures: dict[str, list[float]]) -> dict[str, Any]:
-    """The times of everybody with one number of sequences, and how many times those of a rival on the same data."""
+def summarize(figures: dict[str, list[float]], rival: str) -> dict[str, Any]:
+    """The times of everybody with one number of sequences, and how many times those of the rival they are."""
     return {
         name: {
             "milliseconds": harness.spread_of(of),
-            "times": harness.ratios_within_rounds(of, figures[GIVEN if name in (GIVEN, NESTED) else RIVAL]),
+            "times": harness.ratios_within_rounds(of, figures[rival]),
         }
         for name, of in figures.items()
     }

@@ -71,7 +71,8 @@ def _shares(rounds: list[dict[str, Any]], above: str, of: str, below: str, by: s
     """The median of a share over the rounds, with its quartiles; nothing without rounds."""
     if not rounds:
         return ""
-    median, lower, upper = spread_of([each[above][of] / each[below][by] for each in rounds])
+    dividends, divisors = [each[above][of] for each in rounds], [each[below][by] for each in rounds]
+    median, lower, upper = harness.ratios_within_rounds(dividends, divisors)
     return f"{median:.2f} ({lower:.2f} - {upper:.2f})"
 
 

@@ -53,7 +53,7 @@ def fewer_recordings(monkeypatch):
         ("tuned_sizes", ["seconds an epoch", "after the last"], ["epochs", "accuracies"]),
         ("tuned_backends", ["backend and model", "proposed"], ["results"]),
         ("callback_cost", ["microseconds a step", "x the step without"], ["results"]),
-        ("construction", ["milliseconds of processor time", "the same for pairs"], ["results"]),
+        ("construction", ["milliseconds of processor time", "the same boundaries", "the same for pairs"], ["results"]),
         ("many_lengths", ["seconds of processor time", "budget of 32 rows"], ["results"]),
         ("scale", ["construction, s", "steady state", "of it in use"], ["results", "measurements"]),
         ("larger_than_memory", ["construction, s", "sequences/s, warm", "cold"], ["results"]),
