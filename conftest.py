@@ -31,10 +31,10 @@ def _names_in_docstrings(doctest_namespace):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _graphs_are_not_rewritten():
-    from tests.support.models import rewrite_no_graphs  # not at the top, as it imports TensorFlow
+def _tensorflow_runs_plainly():
+    from tests.support import runtime  # not at the top, as it imports TensorFlow
 
-    rewrite_no_graphs()
+    runtime.begin()
 
 
 @pytest.fixture(autouse=True)

@@ -99,7 +99,7 @@ def distributions(quick: bool) -> dict[str, LabeledLengths]:
         "Weibull, heavy": 40 * random.weibull(0.4, 3000 // scale),
     }
     data |= {name: with_labels(np.maximum(np.rint(x), 1).astype(np.int64)) for name, x in drawn.items()}
-    return dict(list(data.items())[::4]) if quick else data
+    return dict(list(data.items())[::8]) if quick else data
 
 
 def with_labels(lengths: np.ndarray) -> LabeledLengths:

@@ -1,6 +1,7 @@
 """The pages in docs/ are executed: the blocks of each in one go, from top to bottom, and their links checked."""
 
 import contextlib
+import functools
 import importlib.util
 import pickle
 import re
@@ -25,6 +26,7 @@ BLOCKS = {page: python_blocks(text) for page, text in TEXTS.items() if "```pytho
 EAGER = {"migration.md", "guide/transformer.md"}  # they train for a few steps what takes longer to trace
 BACKENDS = {page: backend_of(TEXTS[page]) for page in BLOCKS}
 LIBRARIES = sorted({(page, block.library) for page, blocks in BLOCKS.items() for block in blocks if block.library})
+TUNE_BATCH_SIZES = keras_bucketing.tune_batch_sizes
 # <!-- raised by: expression -->, and the text of the error.
 ERRORS = re.findall(r"^<!-- raised by: (.*) -->\n> (.*)$", TEXTS["troubleshooting.md"], flags=re.MULTILINE)
 
@@ -38,9 +40,11 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
 @pytest.mark.fit
 @pytest.mark.parametrize("page", [page for page, backend in BACKENDS.items() if backend == "tensorflow"])
-def test_a_page_runs_from_top_to_bottom(page: str):
+def test_a_page_runs_from_top_to_bottom(page: str, monkeypatch: pytest.MonkeyPatch):
     if any(".plot(" in block.code for block in BLOCKS[page]):
         pytest.importorskip("matplotlib")
+    # XLA would compile for eight seconds; tests/tuning has tests of it.
+    monkeypatch.setattr(keras_bucketing, "tune_batch_sizes", functools.partial(TUNE_BATCH_SIZES, measure_xla=False))
     with eager_models() if page in EAGER else contextlib.nullcontext():
         run(f"docs/{page}", blocks_with(None, BLOCKS[page]))
 

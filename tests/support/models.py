@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -20,16 +19,6 @@ def token_model() -> keras.Model:
 def vector_model() -> keras.Model:
     """Timesteps of 3 features -> the probability of class 1, as if it had just been made."""
     return _begin_anew(*_compiled(_vector_layers))
-
-
-def rewrite_no_graphs() -> None:
-    """Runs graphs as they are traced, unless `REWRITE_GRAPHS` is set in the environment.
-
-    To rewrite them takes a seventh of all processor time, and tests run them too few times for it to pay. How tf.data
-    rewrites its pipelines is not concerned.
-    """
-    if not os.environ.get("REWRITE_GRAPHS"):
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 @contextlib.contextmanager

@@ -169,7 +169,7 @@ def _server_environment(backend: str) -> dict[str, str]:
 def serve() -> None:
     """Imports what takes long, and forks for every request until there are none; a fork returns when it is done."""
     import keras_bucketing  # noqa: F401
-    from tests.support import models  # noqa: F401
+    from tests.support import runtime  # noqa: F401
 
     requests = socket.socket(fileno=os.dup(0))
     while True:
@@ -211,7 +211,7 @@ def _fork() -> int:
 
 def _run(request: dict[str, object], files: list[int]) -> None:
     """What `python *arguments` does."""
-    from tests.support.models import rewrite_no_graphs
+    from tests.support import runtime
 
     nothing = os.open(os.devnull, os.O_RDONLY)
     for number, file in enumerate([nothing, *files[:2]]):
@@ -220,7 +220,7 @@ def _run(request: dict[str, object], files: list[int]) -> None:
         os.close(file)
     os.environ.clear()
     os.environ.update(request["environment"])
-    rewrite_no_graphs()
+    runtime.begin()
     os.chdir(request["cwd"])
     first, *rest = request["arguments"]
     if first == "-c":
