@@ -199,7 +199,7 @@ sizings = st.one_of(
 
 
 @pytest.mark.fit
-@settings(max_examples=16)
+@settings(max_examples=12)
 @given(
     st.lists(st.integers(1, 12), min_size=1, max_size=40),
     st.sampled_from([(kind, each) for kind in KINDS for each in STRUCTURES if is_served(kind, each)]),

@@ -272,7 +272,7 @@ class PaddingStatsMachine(RuleBasedStateMachine):
             history.clear()
 
 
-BOUNDED = settings(max_examples=12, stateful_step_count=5, deadline=None)
+BOUNDED = settings(max_examples=8, stateful_step_count=5, deadline=None)
 
 
 @pytest.mark.fit

@@ -118,7 +118,7 @@ class RestartedRuns(RuleBasedStateMachine):
 def test_restarted_runs_end_like_the_uninterrupted_one(request: pytest.FixtureRequest):
     is_soak = request.config.getoption("--hypothesis-profile") == "soak"
     bounded = settings(
-        max_examples=settings.default.max_examples if is_soak else 4,
+        max_examples=settings.default.max_examples if is_soak else 3,
         stateful_step_count=settings.default.stateful_step_count if is_soak else 4,
         suppress_health_check=list(HealthCheck),
     )

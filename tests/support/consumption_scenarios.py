@@ -332,10 +332,8 @@ def all_cases() -> list[tuple[str, Callable[..., None], int]]:
             scenarios: tuple[Callable[..., None], ...] = (repeated,)
         elif kind == "py_dataset":
             scenarios = (*ANY, shuffled_by_keras)
-        elif kind in ("bucketed_to_boundary", "monitored_left"):
+        elif kind in ("bucketed_to_boundary", "monitored_left", "py_dataset_threads"):
             scenarios = (validated,)
-        elif kind == "py_dataset_threads":
-            scenarios = (plain, validated, weighted)
         elif kind == "bucketed":
             scenarios = (*ANY, *OF_TF_DATASETS, sought)
         elif kind == "monitored_right" and backend == "tensorflow":
