@@ -26,7 +26,8 @@ def _tune_no_pipelines() -> None:
 
     The autotuner's thread sleeps for up to a minute, the longer the older its pass is, and a pass that is given up
     waits for the end of that thread. TensorFlow wakes it before it says that it is to end; where the thread is fast, it
-    goes to sleep again. In a busy minute single tests stood still for up to 80 seconds so, in the garbage collector.
+    goes to sleep again (docs/decisions/autotuner.md). In a busy minute single tests stood still for up to 80 seconds
+    so, in the garbage collector.
     """
     begin_pass = tf.data.Dataset.__iter__
     options = tf.data.Options()
