@@ -58,6 +58,7 @@ VERDICTS = ("found", "timeout", "survived", "not found")
 _PLUGIN = ["-p", "benchmarks.mutation_plugin", "-p", "no:cacheprovider"]
 _FIRST_SECONDS = (8.0, 60.0)  # how long the tests of the first rounds take; the last one has all others
 _FIRST_TESTS = 60
+_NOTHING_RAN = (4, 5)  # how pytest ends where its arguments are wrong or select nothing
 _PATIENCE = 90.0  # seconds; with ten times what a test takes without a fault, it is taken to hang
 
 
@@ -404,6 +405,8 @@ class Examiner:
             return Run("found", list(dict.fromkeys(note["test"] for note in failed)), failed[0]["error"])
         if hangs:
             return Run("timeout", begun[-1:], "did not end")
+        if status and os.waitstatus_to_exitcode(status) in _NOTHING_RAN:
+            raise RuntimeError(f"pytest ran no test: see {file.with_suffix('.log')}.")
         if status:
             return Run("found", begun[-1:], f"the process ended with status {status}")
         return Run("survived", [], "")
@@ -444,7 +447,8 @@ def _run_in_this_process(tree: Path, file: Path, tests: Sequence[str], first_onl
         import pytest
 
         files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
-        arguments = ["-q", *_PLUGIN, f"--basetemp={file.with_suffix('.tmp')}", *(["-x"] if first_only else []), *files]
+        # `-m ""`: in whatever layer they are.
+        arguments = ["-q", "-m", "", *_PLUGIN, f"--basetemp={file.with_suffix('.tmp')}", *["-x"] * first_only, *files]
         status = int(pytest.main(arguments))
         shutil.rmtree(file.with_suffix(".tmp"), ignore_errors=True)
     except BaseException:

@@ -210,18 +210,20 @@ class UnnoticedPaddingCheck:
                 key = tf.cast(index, tf.int64) * len(leaves) + number
                 padding = tf.shape(leaf)[1] - lengths[number]
                 rows = _sample(leaf)
-                kept.append(self._samples.insert(key, tf.io.serialize_tensor(rows)))
-                kept.append(self._padding.insert(key, tf.io.serialize_tensor(padding)))
+                of_sample = [self._padding.insert(key, tf.io.serialize_tensor(padding))]
                 if number in measured.is_under_mask:
                     mask = measured.is_under_mask[number][: tf.shape(rows)[0]]
-                    kept.append(self._masks.insert(key, tf.io.serialize_tensor(mask)))
-            with tf.control_dependencies([operation for operation in kept if operation is not None]):
+                    of_sample.append(self._masks.insert(key, tf.io.serialize_tensor(mask)))
+                # The sample comes last: whoever finds its key finds the rest, too. Passes are read in other threads.
+                with tf.control_dependencies(_operations(of_sample)):
+                    kept.append(self._samples.insert(key, tf.io.serialize_tensor(rows)))
+            with tf.control_dependencies(_operations(kept)):
                 return tf.constant(True)
 
         is_first = tf.logical_and(tf.equal(pass_number, 1), tf.less(index, _MAX_BATCHES))
         keys = self._keys_of_pass(pass_number, measured.counts.shape[0])
         counted = self._runs.insert(keys, self._runs.lookup(keys) + measured.counts)
-        with tf.control_dependencies([] if counted is None else [counted]):
+        with tf.control_dependencies(_operations([counted])):
             return tf.cond(tf.logical_and(is_first, tf.size(lengths) > 0), keep, lambda: tf.constant(False))
 
     @staticmethod
@@ -272,11 +274,10 @@ class UnnoticedPaddingCheck:
         return bool(self._unnoticed)
 
     def _under_mask(self, number: int, label: str, names: list[str], dtypes: list[tf.DType]) -> UnderMask:
-        keys = self._masks.export()[0]
-        keys = tf.sort(tf.boolean_mask(keys, keys % len(names) == number))
+        keys = self._keys_of_leaf(number, len(names))
         under = UnderMask(label, names[number], checks_itself=False)
         for sample, mask in zip(self._samples.lookup(keys), self._masks.lookup(keys), strict=True):
-            if sample.numpy():
+            if mask.numpy():
                 rows = tf.io.parse_tensor(sample, dtypes[number]).numpy()
                 is_real = tf.io.parse_tensor(mask, tf.bool).numpy()
                 if is_real.shape == rows.shape[:2]:  # without gaps, or it would have been refused
@@ -300,21 +301,29 @@ class UnnoticedPaddingCheck:
                     return
 
     def _kept(self, number: int, num_leaves: int, dtype: tf.DType) -> tuple[list[tf.Tensor], np.ndarray]:
-        """The samples of a leaf, and the amount of padding of each row."""
-        keys = self._samples.export()[0]
-        keys = tf.sort(tf.boolean_mask(keys, keys % num_leaves == number))
+        """The samples of a leaf, and the amount of padding of each row; none while its first batch is being kept."""
+        keys = self._keys_of_leaf(number, num_leaves)
         samples = [tf.io.parse_tensor(entry, dtype) for entry in self._samples.lookup(keys)]
         padding = [tf.io.parse_tensor(entry, tf.int32).numpy() for entry in self._padding.lookup(keys)]
-        return samples, np.concatenate(padding)
+        return samples, np.concatenate([np.zeros(0, np.int32), *padding])
+
+    def _keys_of_leaf(self, number: int, num_leaves: int) -> tf.Tensor:
+        keys = self._samples.export()[0]
+        return tf.sort(tf.boolean_mask(keys, keys % num_leaves == number))
 
     def _message(self, name: str, samples: list[tf.Tensor], padding: np.ndarray) -> str | None:
         samples = [sample for sample in samples if sample.shape.num_elements()]
-        if (padding != padding[0]).any():
+        if (padding != padding[:1]).any():
             return None
         runs = runs_like_padding(samples)
         if runs is None:
             return None
         return unnoticed_message(name, self._mask_value, runs)
+
+
+def _operations(operations: list[tf.Operation | None]) -> list[tf.Operation]:
+    """Those that there are: eagerly, a table returns None."""
+    return [operation for operation in operations if operation is not None]
 
 
 def _sample(leaf: tf.Tensor) -> tf.Tensor:

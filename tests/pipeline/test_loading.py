@@ -41,6 +41,16 @@ def test_waiting_ends_after_the_last_call():
     assert events == ["first call", "second call", "waited"]
 
 
+def test_the_interpreter_is_told_once_to_wait(monkeypatch):
+    told = []
+    monkeypatch.setattr("atexit.register", told.append)
+    calls = PendingCalls()
+    assert told == []
+    for _ in range(2):
+        with calls.track():
+            assert told == [calls.wait]
+
+
 def test_a_call_that_fails_has_ended():
     calls = PendingCalls()
     with pytest.raises(OSError, match="early"), calls.track():

@@ -1,5 +1,7 @@
 """Runs of one timestep at the rows' ends or beginnings, against a plain loop; and what is taken for padding."""
 
+import threading
+import time
 import warnings
 
 import keras
@@ -12,6 +14,9 @@ from hypothesis import strategies as st
 from keras_bucketing.callbacks.padding_stats import PaddingStatsCallback
 from keras_bucketing.monitoring.monitor_padding import monitor_padding
 from keras_bucketing.unpadding.constant_runs import ConstantRuns, add_up_runs, count_runs, runs_like_padding
+from keras_bucketing.unpadding.evidence import COUNTS
+from keras_bucketing.unpadding.graph import MeasuredRows
+from keras_bucketing.unpadding.unnoticed import UnnoticedPaddingCheck
 from tests.support.default_layer import examples
 from tests.support.strategies import DTYPES, seeds
 
@@ -229,3 +234,41 @@ def test_only_the_first_batches_are_looked_at(monkeypatch):
 def test_batches_without_rows_or_timesteps_pass():
     assert read(monitor_padding(dataset_of(np.ones((3, 5))).map(lambda x, y: (x[:0], y[:0])))).num_sequences == 0
     assert read(monitor_padding(dataset_of(np.zeros((3, 0))))).num_sequences == 3
+
+
+def test_samples_may_be_looked_at_while_a_batch_is_being_kept(monkeypatch):
+    """As when Keras reads ahead in another thread. What belongs to a sample is written late, one after the other."""
+    table = tf.lookup.experimental.MutableHashTable
+    insert, may_write, has_written, num_late = table.insert, threading.Semaphore(0), threading.Semaphore(0), 0
+    leaves = list(tf.unstack(tf.random.stateless_normal([2, 8, 20], seed=[0, 1])))
+    lengths = tf.stack([tf.fill([8], 20), tf.range(3, 11)])
+    check = UnnoticedPaddingCheck(0)
+
+    def write(to, keys, values, name=None):
+        nonlocal num_late
+        if values.dtype != tf.string or to is check._samples:
+            return insert(to, keys, values, name)
+        num_late += 1
+        with tf.control_dependencies([tf.py_function(lambda: may_write.acquire(timeout=10), [], tf.bool)]):
+            written = insert(to, keys, values, name)
+        with tf.control_dependencies([written]):
+            return tf.py_function(lambda: has_written.release() is None, [], tf.bool).op
+
+    monkeypatch.setattr(table, "insert", write)
+
+    @tf.function(autograph=False)
+    def keep_a_batch():
+        counts = tf.zeros([2, COUNTS], tf.int64)
+        measured = MeasuredRows(lengths, tf.constant([20, 20]), counts, {1: tf.sequence_mask(lengths[1], 20)})
+        return check.sample(1, 0, leaves, measured)
+
+    keeping = threading.Thread(target=keep_a_batch.get_concrete_function(), daemon=True)
+    keeping.start()
+    for _ in range(num_late):
+        time.sleep(0.1)  # for a sample that does not wait for them
+        check.warn_once(["x", "y"], [tf.float32, tf.float32])
+        may_write.release()
+        assert has_written.acquire(timeout=10)
+    keeping.join()
+    check.warn_once(["x", "y"], [tf.float32, tf.float32])
+    assert num_late == 3  # the padding of each leaf, and a mask of one
