@@ -26,7 +26,6 @@ BLOCKS = {page: python_blocks(text) for page, text in TEXTS.items() if "```pytho
 EAGER = {"migration.md", "guide/transformer.md"}  # they train for a few steps what takes longer to trace
 BACKENDS = {page: backend_of(TEXTS[page]) for page in BLOCKS}
 LIBRARIES = sorted({(page, block.library) for page, blocks in BLOCKS.items() for block in blocks if block.library})
-TUNE_BATCH_SIZES = keras_bucketing.tune_batch_sizes
 # <!-- raised by: expression -->, and the text of the error.
 ERRORS = re.findall(r"^<!-- raised by: (.*) -->\n> (.*)$", TEXTS["troubleshooting.md"], flags=re.MULTILINE)
 
@@ -44,7 +43,8 @@ def test_a_page_runs_from_top_to_bottom(page: str, monkeypatch: pytest.MonkeyPat
     if any(".plot(" in block.code for block in BLOCKS[page]):
         pytest.importorskip("matplotlib")
     # XLA would compile for eight seconds; tests/tuning has tests of it.
-    monkeypatch.setattr(keras_bucketing, "tune_batch_sizes", functools.partial(TUNE_BATCH_SIZES, measure_xla=False))
+    without_xla = functools.partial(keras_bucketing.tune_batch_sizes, measure_xla=False)
+    monkeypatch.setattr(keras_bucketing, "tune_batch_sizes", without_xla)
     with eager_models() if page in EAGER else contextlib.nullcontext():
         run(f"docs/{page}", blocks_with(None, BLOCKS[page]))
 

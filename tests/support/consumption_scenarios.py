@@ -1,9 +1,9 @@
 """Ways of feeding a model, each with an independent count of what the model received.
 
-Run by test_padding_stats_callback.py, in its own process for TensorFlow, and as a script for the other backends and for
-distribution strategies:
+Run by callbacks/test_padding_stats.py, in its own process for TensorFlow, and as a script for the other backends and
+for distribution strategies:
 
-    KERAS_BACKEND=jax python tests/consumption_scenarios.py default bucketed monitored_right
+    KERAS_BACKEND=jax python -m tests.support.consumption_scenarios default bucketed monitored_right
 """
 
 from __future__ import annotations
